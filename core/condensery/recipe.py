@@ -1,0 +1,384 @@
+"""Recipes: stages and rounds one after another, on a model and a task. Pure data; imports no torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from hashlib import sha256
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from condensery.errors import UnknownKey, UsageError
+
+SCHEMA = 1
+T = TypeVar("T", bound=BaseModel)
+
+
+class Strict(BaseModel):
+    """A model that refuses unknown fields."""
+
+    model_config = ConfigDict(extra="forbid", validate_default=True)
+
+
+class OptimizerSpec(Strict):
+    """An optimizer of torch, by name. ``options`` go to its constructor."""
+
+    name: Literal["sgd", "adam", "adamw", "rmsprop"] = "sgd"
+    lr: float = Field(0.1, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    options: dict[str, Any] = {}
+
+
+class ScheduleSpec(Strict):
+    """A learning-rate factor over training time.
+
+    :param milestones: shares of the stage's epochs, for ``step``.
+    :param warmup: share of the stage that rises linearly from 0.
+    """
+
+    name: Literal["constant", "cosine", "step", "linear"] = "constant"
+    milestones: list[Annotated[float, Field(gt=0, lt=1)]] = [0.5, 0.75]
+    gamma: float = Field(0.1, gt=0)
+    warmup: float = Field(0.0, ge=0, lt=1)
+
+
+class TrainSpec(Strict):
+    """How a stage trains.
+
+    :param batch_size: examples per optimizer step.
+    :param accumulate: the batch is played in this many parts, gradients summed.
+    :param workers: workers simulated in this process, between which gradients are exchanged.
+    :param max_steps: stop an epoch after this many batches.
+    :param carry_optimizer: keep momentum from the stage before, by parameter name.
+    """
+
+    epochs: int = Field(1, ge=0)
+    batch_size: int = Field(128, ge=1)
+    max_steps: int | None = Field(None, ge=1)
+    optimizer: OptimizerSpec = OptimizerSpec()
+    schedule: ScheduleSpec = ScheduleSpec()
+    accumulate: int = Field(1, ge=1)
+    workers: int = Field(1, ge=1)
+    autocast: Literal["none", "bf16"] = "none"
+    channels_last: bool = False
+    clip_norm: float | None = Field(None, gt=0)
+    carry_optimizer: bool = False
+
+
+class SubsetSpec(Strict):
+    """A fixed part of the training split, see :class:`condensery.tasks.Subset`."""
+
+    size: int | None = Field(None, ge=1)
+    per_class: int | None = Field(None, ge=1)
+    without: list[int] = []
+
+
+class DataSpec(Strict):
+    """Which data a stage sees.
+
+    :param labels: ``false`` hides the labels: the task loss isn't computed.
+    """
+
+    subset: SubsetSpec | None = None
+    labels: bool = True
+
+
+class ModelSpec(BaseModel):
+    """A model: its key, where its weights come from, and its builder's own settings.
+
+    :param weights: a safetensors file, ``hub`` for the builder's published weights, or nothing.
+    :param init_from: ``student`` or ``teacher``: start from the weights of that role's net.
+    :param layers: keep these layers of the ``init_from`` net, ``[0, 2, 4]``.
+    :param width: multiply the builder's widths.
+    :param seed: of the random initial weights, added to the run's seed.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    key: str
+    weights: str | None = None
+    init_from: str | None = None
+    layers: list[int] | None = None
+    width: float | None = Field(None, gt=0)
+    seed: int = 0
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The builder's own settings."""
+        return dict(self.model_extra or {})
+
+
+class TaskSpec(BaseModel):
+    """A task: its key and its own settings."""
+
+    model_config = ConfigDict(extra="allow")
+
+    key: str
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The task's own settings."""
+        return dict(self.model_extra or {})
+
+
+def _keyed(value: Any) -> Any:
+    return {"key": value} if isinstance(value, str) else value
+
+
+Model = Annotated[ModelSpec, BeforeValidator(_keyed)]
+TaskField = Annotated[TaskSpec, BeforeValidator(_keyed)]
+Role = str | ModelSpec
+"""``previous``, ``input``, ``original``, ``stage:<name>[.<player>][@epoch=N]``, or a model."""
+
+
+class PlayerSpec(Strict):
+    """How one player of a stage trains, where it differs from the stage.
+
+    :param train: whether it has an optimizer; the student always has.
+    :param every: steps its optimizer takes per batch, ``"1"`` or ``"1/5"`` (one each five batches).
+    """
+
+    train: bool = False
+    optimizer: OptimizerSpec | None = None
+    every: str = Field("1", pattern=r"^[1-9]\d*(/[1-9]\d*)?$")
+
+
+class MethodSpec(Strict):
+    """One method of a stage with its settings; a setting may be a list or a ``=formula`` of ``round``."""
+
+    key: str
+    settings: dict[str, Any] = {}
+
+
+def _method(value: Any) -> Any:
+    """Accept ``hinton-kd``, ``{hinton-kd: {T: 4}}`` and ``{key: ..., settings: ...}``."""
+    if isinstance(value, str):
+        return {"key": value}
+    if isinstance(value, Mapping) and len(value) == 1 and "key" not in value:
+        ((key, settings),) = value.items()
+        return {"key": key, "settings": settings or {}}
+    return value
+
+
+class StageSpec(Strict):
+    """Methods that act at the same time for some epochs.
+
+    :param train: fields of :class:`TrainSpec` that differ from the recipe's.
+    """
+
+    name: str = ""
+    methods: list[Annotated[MethodSpec, BeforeValidator(_method)]] = []
+    student: Any = "previous"
+    teacher: Any = None
+    players: dict[str, PlayerSpec] = {}
+    data: DataSpec | None = None
+    train: dict[str, Any] = {}
+    epochs: int | None = Field(None, ge=0)
+
+    @model_validator(mode="after")
+    def _roles(self) -> StageSpec:
+        self.student = _role(self.student)
+        if isinstance(self.teacher, list):
+            self.teacher = [_role(t) for t in self.teacher]
+        elif self.teacher is not None:
+            self.teacher = _role(self.teacher)
+        return self
+
+    @property
+    def teachers(self) -> list[Role]:
+        """The teacher roles, none, one or many."""
+        if self.teacher is None:
+            return []
+        return list(self.teacher) if isinstance(self.teacher, list) else [self.teacher]
+
+
+ROLE_WORDS = ("previous", "input", "original")
+
+
+def _role(value: Any) -> Role:
+    if isinstance(value, ModelSpec):
+        return value
+    if isinstance(value, Mapping):
+        return ModelSpec.model_validate(dict(value))
+    if not isinstance(value, str):
+        raise ValueError(f"a role is a word or a model, got {value!r}")
+    if value == "self":
+        raise ValueError("teacher 'self' is not possible: one net can't be in train and eval mode; say 'input'")
+    if value in ROLE_WORDS or value.startswith("stage:"):
+        return value
+    return ModelSpec(key=value)
+
+
+class RoundSpec(Strict):
+    """A group of stages that is repeated.
+
+    :param repeat: this often at most.
+    :param until: stop when this holds after a pass, e.g. ``sparsity >= 0.9``.
+    :param over: ``layers``: once for each layer with weights, ``stage.layer`` names it.
+    """
+
+    stages: list[StageSpec | RoundSpec]
+    repeat: int = Field(1, ge=1)
+    until: str | None = None
+    over: Literal["layers"] | None = None
+
+
+def _item(value: Any) -> Any:
+    if isinstance(value, Mapping) and ({"stages", "repeat", "until", "over"} & set(value)):
+        return RoundSpec.model_validate(dict(value))
+    if isinstance(value, (str, Mapping)) and not isinstance(value, (StageSpec, RoundSpec)):
+        plain = {"methods": [value]} if isinstance(value, str) else dict(value)
+        return StageSpec.model_validate(plain)
+    return value
+
+
+class Recipe(Strict):
+    """Stages and rounds, one after another, on a model and a task.
+
+    :param base: how a net without trained weights is trained first: fields of :class:`TrainSpec` laid over the
+        task's own; ``none`` starts from random weights.
+    """
+
+    name: str = ""
+    paper: str | None = None
+    model: Model
+    task: TaskField
+    seed: int = Field(0, ge=0)
+    data: DataSpec = DataSpec()
+    base: dict[str, Any] | Literal["none"] = {}
+    train: dict[str, Any] = {}
+    stages: list[Annotated[StageSpec | RoundSpec, BeforeValidator(_item)]] = []
+
+    @model_validator(mode="after")
+    def _names(self) -> Recipe:
+        taken: set[str] = set()
+        _name_stages(self.stages, taken)
+        return self
+
+    def train_of(self, stage: StageSpec) -> TrainSpec:
+        """Return how a stage trains: its own fields over the recipe's."""
+        merged = merge(self.train, stage.train)
+        if stage.epochs is not None:
+            merged["epochs"] = stage.epochs
+        return checked(TrainSpec, merged, f"stage {stage.name!r}: train")
+
+    def dump(self) -> dict[str, Any]:
+        """Return the resolved recipe as plain data."""
+        return self.model_dump(mode="json", exclude_defaults=True) | {"seed": self.seed}
+
+
+def _name_stages(items: list[StageSpec | RoundSpec], taken: set[str]) -> None:
+    for item in items:
+        if isinstance(item, RoundSpec):
+            _name_stages(item.stages, taken)
+            continue
+        wanted = item.name or "+".join(m.key for m in item.methods) or "train"
+        if item.name and item.name in taken:
+            raise ValueError(f"two stages are named {item.name!r}")
+        name, number = wanted, 2
+        while name in taken:
+            name, number = f"{wanted}#{number}", number + 1
+        item.name = name
+        taken.add(name)
+
+
+def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay one nested mapping over another."""
+    out = dict(below)
+    for key, value in above.items():
+        old = out.get(key)
+        out[key] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return out
+
+
+def checked(model: type[T], data: Any, where: str) -> T:
+    """Validate plain data.
+
+    :raises UnknownKey: naming the nearest valid field.
+    :raises UsageError: naming the field and what is wrong.
+    """
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(p) for p in first["loc"] if not _is_tag(p))
+        if first["type"] == "extra_forbidden":
+            *parents, name = [p for p in first["loc"] if not _is_tag(p)]
+            path = f"{where}: {'.'.join(map(str, parents))}" if parents else where
+            raise UnknownKey("field", str(name), _fields_at(model, data, parents), where=path) from None
+        message = first["msg"].removeprefix("Value error, ")
+        raise UsageError(f"{where}: {place + ': ' if place else ''}{message} (got {_short(first['input'])})") from None
+
+
+def _is_tag(part: int | str) -> bool:
+    """Tell the names that pydantic adds to a path for the members of a union."""
+    return isinstance(part, str) and (
+        part.startswith("function-") or part in {"StageSpec", "RoundSpec", "dict[str,any]"}
+    )
+
+
+def _fields_at(model: type[BaseModel], data: Any, parents: list[int | str]) -> list[str]:
+    known = {
+        "optimizer": OptimizerSpec,
+        "schedule": ScheduleSpec,
+        "subset": SubsetSpec,
+        "data": DataSpec,
+        "methods": MethodSpec,
+    }
+    names = [p for p in parents if isinstance(p, str)]
+    if not names:
+        return list(model.model_fields)
+    if names[-1] == "stages":
+        return [*StageSpec.model_fields, *RoundSpec.model_fields]
+    if "players" in names:
+        return list(PlayerSpec.model_fields)
+    return list(known.get(names[-1], model).model_fields)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def parse_recipe(data: Any, where: str = "recipe") -> Recipe:
+    """Turn plain data into a recipe.
+
+    :raises UsageError: one line that names the place.
+    """
+    if not isinstance(data, Mapping):
+        raise UsageError(f"{where}: a recipe is a mapping with model, task and stages, got {_short(data)}")
+    return checked(Recipe, dict(data), where)
+
+
+def load_yaml(path: Path) -> Any:
+    """Read one YAML file.
+
+    :raises UsageError: if it is missing or broken, with the line.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        near = sorted(p.name for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
+        raise UsageError(f"no such file: {path}" + (f"; there are {', '.join(near[:5])}" if near else "")) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: can't be read: {error}") from None
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" line {mark.line + 1}:" if mark else ""
+        raise UsageError(f"{path}:{line} not YAML: {getattr(error, 'problem', None) or error}") from None
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Read a recipe from a YAML file."""
+    return parse_recipe(load_yaml(path), str(path))
+
+
+def fingerprint(data: Any) -> str:
+    """Return a short stable hash of plain data, for cache keys."""
+    text = json.dumps([SCHEMA, data], sort_keys=True, default=str)
+    return sha256(text.encode()).hexdigest()[:20]
