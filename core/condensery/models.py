@@ -1,0 +1,81 @@
+"""Nets from specs: builder, width, depth, initial weights."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from condensery.clone import clone
+from condensery.errors import UsageError
+from condensery.recipe import ModelSpec, TaskSpec, fingerprint
+from condensery.registry import Registry
+from condensery.roles import resolve
+from condensery.tasks import Task
+from condensery.weights import load_weights
+
+
+def build_task(spec: TaskSpec, registry: Registry) -> Task:
+    """Build a task; its data are not read yet.
+
+    :raises UsageError: for an unknown task or a setting that it doesn't have.
+    """
+    cls = registry.load("tasks", spec.key)
+    try:
+        task = cls(**spec.config)
+    except TypeError as error:
+        raise UsageError(f"task {spec.key!r}: {error}") from None
+    assert isinstance(task, Task)
+    return task
+
+
+def derive_seed(*parts: object) -> int:
+    """Return a seed that depends on all parts."""
+    return int(fingerprint([str(p) for p in parts])[:12], 16)
+
+
+def build_net(spec: ModelSpec, task: Task, registry: Registry, seed: int) -> nn.Module:
+    """Build a net with random weights, or the spec's. The initial weights depend on the seed and spec alone.
+
+    :raises UsageError: for an unknown model, a setting it doesn't have, or weights that don't fit.
+    """
+    builder = registry.load("models", spec.key)
+    family, _, rest = spec.key.partition("/")
+    name = rest if f"{family}/*" in registry.entries["models"] and rest else spec.key
+    config = spec.config
+    if spec.width is not None:
+        config["width"] = spec.width
+    if spec.layers is not None:
+        config["depth"] = len(spec.layers)
+    if spec.weights == "hub":
+        config["pretrained"] = True
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed("init", seed, spec.seed, spec.key))
+        try:
+            model = builder(task.facts, name, **config)
+        except TypeError as error:
+            raise UsageError(f"model {spec.key!r}: {error}") from None
+    if spec.weights and spec.weights != "hub":
+        load_weights(model, spec.weights)
+    return clone(model)
+
+
+def copy_from(model: nn.Module, source: nn.Module, layers: list[int] | None) -> None:
+    """Start a net from another one's weights, keeping some of its layers.
+
+    :param layers: numbers of the source's stages that become the net's, in order; all where ``None``.
+    :raises UsageError: naming the first tensor that doesn't fit.
+    """
+    have: dict[str, Tensor] = source.state_dict()
+    renamed: dict[str, str] = {}
+    if layers is not None:
+        theirs, mine = resolve(source, "stages"), resolve(model, "stages")
+        if len(mine) != len(layers) or max(layers) >= len(theirs):
+            raise UsageError(f"layers {layers}: the source has {len(theirs)} layers, the net {len(mine)}")
+        renamed = {m: theirs[i] for m, i in zip(mine, layers, strict=True)}
+    values = model.state_dict()
+    for name in values:
+        origin = next((s + name[len(m) :] for m, s in renamed.items() if name.startswith(f"{m}.")), name)
+        if origin not in have or have[origin].shape != values[name].shape:
+            raise UsageError(f"init_from: tensor {name!r} doesn't fit the source's {origin!r}")
+        values[name] = have[origin]
+    model.load_state_dict(values)
