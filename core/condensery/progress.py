@@ -1,0 +1,74 @@
+"""How a long run shows itself: a bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import Any
+
+
+class Progress:
+    """Shows stages and epochs. Use as a context; on a terminal it draws a rich bar, else it prints one line an epoch.
+
+    :param quiet: show nothing.
+    """
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.quiet = quiet
+        self._bar: Any = None
+        self._task: Any = None
+        self._started = time.monotonic()
+
+    def __enter__(self) -> Progress:
+        if not self.quiet and sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+            from rich.progress import Progress as Bar
+
+            self._bar = Bar(
+                TextColumn("[bold]{task.description}"),
+                BarColumn(),
+                TextColumn("{task.completed:.0f}/{task.total:.0f} steps"),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[note]}"),
+                console=Console(stderr=True),
+            )
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def start(self, title: str, steps: int) -> None:
+        """Begin a stage of some steps."""
+        if self._bar is not None:
+            self._task = self._bar.add_task(title, total=max(steps, 1), note="")
+        else:
+            self.line(f"{title}: {steps} steps")
+
+    def advance(self, steps: int = 1) -> None:
+        """Count steps."""
+        if self._bar is not None and self._task is not None:
+            self._bar.advance(self._task, steps)
+
+    def epoch(self, title: str, epoch: int, epochs: int, note: str) -> None:
+        """Say how an epoch ended."""
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, note=note)
+        else:
+            self.line(f"{title}: epoch {epoch}/{epochs}  {note}  ({time.monotonic() - self._started:.0f} s)")
+
+    def line(self, text: str) -> None:
+        """Say one thing."""
+        if self.quiet:
+            return
+        if self._bar is not None:
+            self._bar.console.print(text)
+        else:
+            print(text, file=sys.stderr, flush=True)
