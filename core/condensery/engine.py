@@ -1,0 +1,590 @@
+"""The engine: runs a recipe from its first stage to the report, and goes on where it was stopped."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+import torch
+from torch import Tensor, nn
+
+from condensery.checkpoint import describe_net, load_tree, rebuild_net, save_tree
+from condensery.clone import clone, frozen
+from condensery.data import cache_dir, write_atomic
+from condensery.errors import CondenseryError, MethodError, UsageError
+from condensery.facts import Facts, check_words
+from condensery.formula import evaluate as evaluate_formula
+from condensery.formula import setting_at
+from condensery.hookspecs import STAGE_HOOKS
+from condensery.managers import DEFAULTS, StageManager
+from condensery.measure import counts, evaluate, measure, ratios
+from condensery.methods import Method, build_method
+from condensery.models import build_net, build_task, copy_from, derive_seed
+from condensery.players import Player
+from condensery.progress import Progress
+from condensery.recipe import ModelSpec, PlayerSpec, Recipe, Role, StageSpec, TrainSpec, checked, fingerprint, merge
+from condensery.registry import Registry
+from condensery.report import environment, versions
+from condensery.resume import lay_progress, progress_of
+from condensery.roles import is_attention
+from condensery.rounds import Unit, unroll
+from condensery.stage import BATCH_NORMS, WEIGHTED, Stage
+from condensery.steps import Defaults, parse_every
+from condensery.tasks import Subset
+from condensery.transforms import broken_promises, detach_temporary
+
+DRY_STEPS = 2
+REFERENCE = re.compile(r"stage:(?P<stage>[^@]+?)(?:\.(?P<player>[a-z#0-9]+))?(?:@epoch=(?P<epoch>\d+))?")
+
+
+@dataclasses.dataclass
+class Net:
+    """A net between two stages, with how it was built."""
+
+    module: nn.Module
+    spec: ModelSpec
+    optimizer: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+class Run:
+    """One run of one recipe.
+
+    :param out: folder for the report, the log and the checkpoints.
+    :param device: ``cpu``, ``cuda``, or ``auto``.
+    :param resume: go on with what ``out`` holds; refused if it holds another recipe.
+    :param tier: noted in the report.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        registry: Registry,
+        *,
+        out: Path,
+        device: str = "auto",
+        resume: bool = False,
+        tier: str | None = None,
+        show: Progress | None = None,
+        dry: bool = False,
+    ) -> None:
+        self.recipe, self.registry, self.out, self.resume, self.tier = recipe, registry, Path(out), resume, tier
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        if device.startswith("cuda") and not torch.cuda.is_available():
+            raise UsageError(f"device {device!r}: no CUDA device here; say --device cpu")
+        self.device = torch.device("cpu" if dry else device)
+        self.dry = dry
+        self.show = show or Progress(quiet=True)
+        self.task = build_task(recipe.task, registry)
+        self.stages: list[dict[str, Any]] = []
+        self.decisions: dict[str, Any] = {}
+        self.snapshots: dict[str, Net] = {}
+        self._wanted = _references(recipe)
+        self._facts: Facts | None = None
+        self._checked = False
+        self._calls: list[dict[str, Any]] = []
+
+    # ---------------------------------------------------------------- what a user calls
+
+    def check(self) -> None:
+        """Run the whole recipe dry, on a copy with two batches a stage: everything that can be wrong fails here.
+
+        :raises CondenseryError: with one line; nothing was trained or written.
+        """
+        if self._checked:
+            return
+        dry = Run(self.recipe, self.registry, out=self.out, device="cpu", dry=True)
+        with torch.random.fork_rng(devices=[]):
+            net = Net(dry._build(self.recipe.model), self.recipe.model)
+            dry.snapshots["original"] = Net(frozen(clone(net.module)), net.spec)
+            for _ in dry._units(net):
+                pass
+        self._calls = dry._calls
+        self._checked = True
+
+    def explain(self) -> dict[str, Any]:
+        """Return the resolved recipe and, for each stage, which methods each hook calls, in call order."""
+        self.check()
+        return {"recipe": self.recipe.dump(), "stages": self._calls}
+
+    def execute(self) -> dict[str, Any]:
+        """Run the recipe and return the report, which is also ``report.json`` in the out folder."""
+        self._open_folder()
+        started = time.time()
+        self.check()
+        self.show.line(f"model {self.recipe.model.key}, task {self.recipe.task.key}, on {self.device}")
+        net = self._original()
+        before = measure(self.task, net.module, self.device)
+        for _ in self._units(net):
+            pass
+        after = measure(self.task, net.module, self.device)
+        report = {
+            "recipe": self.recipe.dump(),
+            "seed": self.recipe.seed,
+            "tier": self.tier,
+            "device": str(self.device),
+            "versions": versions(),
+            "environment": environment(),
+            "before": before,
+            "after": after,
+            "ratios": ratios(before, after),
+            "stages": self.stages,
+            "wall_s": round(self._earlier_s() + time.time() - started, 2),
+        }
+        self._write("report.json", report)
+        for name in ("run.json", "progress.safetensors", "net.safetensors", "original.safetensors"):
+            (self.out / name).unlink(missing_ok=True)
+        for path in self.out.glob("snapshot-*.safetensors"):
+            path.unlink()
+        return report
+
+    # ---------------------------------------------------------------- nets
+
+    def _build(self, spec: ModelSpec) -> nn.Module:
+        return build_net(spec, self.task, self.registry, self.recipe.seed)
+
+    def _original(self) -> Net:
+        """Return the net at the recipe's start, trained where it came without trained weights."""
+        path = self.out / "original.safetensors"
+        if self.resume and path.is_file():
+            module, spec = rebuild_net(load_tree(path), self._build, self.registry)
+            net = Net(module.to(self.device), spec)
+            saved = json.loads((self.out / "run.json").read_text())
+            self.stages = [s for s in saved["stages"] if s["unit"] == "base"]
+        elif self.recipe.base == "none":
+            net = Net(self._build(self.recipe.model).to(self.device), self.recipe.model)
+        else:
+            net = self._trained(self.recipe.model, "base")
+        self.snapshots["original"] = Net(frozen(clone(net.module)), net.spec)
+        if not path.is_file():
+            save_tree(path, describe_net(net.module, net.spec, self.registry))
+        return net
+
+    def _trained(self, spec: ModelSpec, label: str) -> Net:
+        """Return a net with its own trained weights, or one that the task's base recipe trains first (cached)."""
+        module = self._build(spec).to(self.device)
+        if spec.weights or self.dry:
+            return Net(module, spec)
+        over = {} if self.recipe.base == "none" else self.recipe.base
+        train = checked(TrainSpec, merge(self.task.base, over), "base")
+        identity = {
+            "task": self.task.describe(),
+            "data": self.recipe.data.model_dump(mode="json"),
+            "model": spec.model_dump(mode="json"),
+            "train": train.model_dump(mode="json"),
+            "seed": self.recipe.seed,
+        }
+        path = cache_dir() / "nets" / f"{fingerprint(identity)}.safetensors"
+        if path.is_file():
+            saved = load_tree(path)
+            module, _ = rebuild_net(saved["net"], self._build, self.registry)
+            self.show.line(f"{label}: {spec.key} trained before, taken from the cache")
+            self.stages.append({**saved["stage"], "cached": True})
+            return Net(module.to(self.device), spec)
+        unit = Unit(label, StageSpec(name=label))
+        net = Net(module, spec)
+        self._run(unit, net, train)
+        # Tensors under one name belong to one recipe: what else changes the result is part of the fingerprint.
+        save_tree(path, {"net": describe_net(net.module, spec, self.registry), "stage": self.stages[-1]})
+        return net
+
+    def _role(self, role: Role, previous: Net, label: str) -> Net:
+        """Return a frozen net for a teacher role."""
+        if isinstance(role, ModelSpec):
+            if f"teacher:{fingerprint(role.model_dump(mode='json'))}" not in self.snapshots:
+                trained = self._trained(role, f"base:{role.key}")
+                self.snapshots[f"teacher:{fingerprint(role.model_dump(mode='json'))}"] = trained
+            found = self.snapshots[f"teacher:{fingerprint(role.model_dump(mode='json'))}"]
+        elif role in ("previous", "input"):
+            found = previous
+        elif role in self.snapshots:
+            found = self.snapshots[role]
+        else:
+            known = [*self.snapshots, "input", "original"]
+            near = ", ".join(k for k in known if not k.startswith("teacher:"))
+            raise UsageError(f"stage {label!r}: no net {role!r} at this point; there are {near}")
+        return Net(frozen(clone(found.module)), found.spec)
+
+    # ---------------------------------------------------------------- units
+
+    def _units(self, net: Net) -> Iterator[Unit]:
+        """Run every unit in order; ``net`` is replaced in place by each one's student."""
+        done = self._load_run(net)
+        seen_pass: set[str] = set()
+        for unit in unroll(
+            self.recipe.stages,
+            decide=self._decide,
+            layers=lambda: self._layers(net),
+            holds=lambda condition: self._holds(condition, net),
+        ):
+            if self.dry:
+                key = f"{unit.spec.name}:{min(unit.round, 1)}"
+                if key in seen_pass:
+                    continue  # a later pass of the same stage meets nothing that the second didn't
+                seen_pass.add(key)
+            if unit.id in done:
+                continue
+            self._run(unit, net, self.recipe.train_of(unit.spec))
+            if not self.dry:
+                self._save_run(net)
+            yield unit
+
+    def _decide(self, key: str, ask: Any) -> Any:
+        if key not in self.decisions:
+            answer = ask()
+            if self.dry:
+                return answer[:2] if isinstance(answer, list) else True
+            self.decisions[key] = answer
+        return self.decisions[key]
+
+    @staticmethod
+    def _layers(net: Net) -> list[str]:
+        return [p for p, m in net.module.named_modules() if isinstance(m, WEIGHTED)]
+
+    def _holds(self, condition: str, net: Net) -> bool:
+        size = counts(net.module)
+        names = {"sparsity": 1 - size["nonzeros"] / size["parameters"], **size}
+        if "quality" in condition or any(m.name in condition for m in self.task.metrics):
+            names |= evaluate(self.task, net.module, self.device)
+        return bool(evaluate_formula(condition, names))
+
+    def _run(self, unit: Unit, net: Net, train: TrainSpec) -> None:
+        """Run one stage; ``net`` becomes its student."""
+        started = time.time()
+        if self.dry:
+            train = train.model_copy(
+                update={"epochs": min(train.epochs, 1), "max_steps": DRY_STEPS, "batch_size": min(train.batch_size, 8)}
+            )
+        torch.manual_seed(derive_seed("stage", self.recipe.seed, unit.id, unit.spec.name))
+        data = unit.spec.data or self.recipe.data
+        subset = Subset(data.subset.size, data.subset.per_class, tuple(data.subset.without)) if data.subset else None
+        stage = Stage(
+            unit.spec,
+            self.task,
+            train,
+            seed=self.recipe.seed,
+            device=self.device,
+            subset=subset,
+            labels=data.labels,
+            round_index=unit.round,
+            rounds=unit.rounds,
+            layer=unit.layer,
+            dry=self.dry,
+            build=self._build,
+        )
+        methods = self._methods(unit)
+        stage.manager = StageManager(unit.spec.name, methods, Defaults())
+        self._cast(stage, unit, net)
+        self._check_facts(stage, unit, methods)
+        for found in stage.manager.call("players", stage=stage):
+            for player in found:
+                if player.name in stage.players:
+                    raise UsageError(f"stage {stage.name!r}: two players are named {player.name!r}")
+                stage.players[player.name] = player
+        self._set_players(stage, net)
+        stage.manager.call("prepare", stage=stage)
+        stage.ready()
+        self._optimizers(stage)
+        saved = self._saved_progress(unit)
+        history = lay_progress(stage, saved) if saved else []
+        if self.dry:
+            self._explain(stage)
+        self._epochs(stage, unit, history)
+        stage.manager.call("end_stage", stage=stage)
+        reports = self._reports(stage)
+        self._close(stage)
+        self._remember(stage)
+        student = stage.student
+        net.module, net.spec, net.optimizer = student.module, student.spec, student.optimizer_state()
+        entry = {"name": unit.title, "unit": unit.id, "methods": [n for n, _ in methods], "epochs": stage.epochs}
+        wall = sum(h["wall_s"] for h in history)
+        self.stages.append({**entry, "history": history, "report": reports, "wall_s": round(wall, 2)})
+        if not self.dry:
+            self._log({"stage": unit.title, "unit": unit.id, "report": reports, "wall_s": time.time() - started})
+
+    def _methods(self, unit: Unit) -> list[tuple[str, Method]]:
+        methods: list[tuple[str, Method]] = []
+        for item in unit.spec.methods:
+            cls = self.registry.load("methods", item.key)
+            check_words(item.key, cls)
+            hints = get_type_hints(cls)
+            settings = {
+                n: setting_at(
+                    v,
+                    unit.round,
+                    unit.rounds,
+                    is_list=_takes_list(hints.get(n)),
+                    where=f"{unit.spec.name}: {item.key}.{n}",
+                )
+                for n, v in item.settings.items()
+            }
+            number = 1 + sum(n.partition("#")[0] == item.key for n, _ in methods)
+            name = item.key if number == 1 else f"{item.key}#{number}"
+            methods.append((name, build_method(item.key, cls, settings, self.registry.card(item.key))))
+        return methods
+
+    def _cast(self, stage: Stage, unit: Unit, net: Net) -> None:
+        """Resolve the roles: student and teachers."""
+        teachers = [self._role(role, net, unit.spec.name) for role in unit.spec.teachers]
+        role = unit.spec.student
+        if role == "previous":
+            student = Net(clone(net.module), net.spec, net.optimizer)
+        elif isinstance(role, ModelSpec):
+            module = self._build(role)
+            source = {"student": net, "teacher": teachers[0] if teachers else None}.get(role.init_from or "")
+            if role.init_from and source is None:
+                raise UsageError(
+                    f"stage {unit.spec.name!r}: init_from {role.init_from!r}: say student, or teacher if there is one"
+                )
+            if source is not None:
+                copy_from(module, source.module, role.layers)
+            student = Net(module, role)
+            self._facts = None
+        else:
+            raise UsageError(f"stage {unit.spec.name!r}: student must be 'previous' or a model, got {role!r}")
+        for number, teacher in enumerate(teachers):
+            name = "teacher" if number == 0 else f"teacher#{number + 1}"
+            stage.players[name] = Player(name, teacher.module.to(self.device), spec=teacher.spec)
+        player = Player("student", student.module.to(self.device), spec=student.spec, trains=True)
+        player.carried = student.optimizer
+        stage.players = {"student": player, **stage.players}
+
+    def _check_facts(self, stage: Stage, unit: Unit, methods: list[tuple[str, Method]]) -> None:
+        if self._facts is None:
+            self._facts = Facts(words_of(stage))
+        self._facts.enter(unit.spec.name, methods, ["teacher"] if unit.spec.teachers else [])
+
+    def _set_players(self, stage: Stage, net: Net) -> None:
+        for name, spec in stage.spec.players.items():
+            if name not in stage.players:
+                known = ", ".join(stage.players)
+                raise UsageError(f"stage {stage.name!r}: players: no player {name!r}; there are {known}")
+            _configure(stage.players[name], spec)
+        for player in stage.players.values():
+            player.set_mode()
+            if stage.train.channels_last:
+                player.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def _optimizers(self, stage: Stage) -> None:
+        for player in stage.players.values():
+            if not player.trains:
+                continue
+            player.helpers.to(self.device)
+            groups = player.groups(player.optimizer_spec or stage.train.optimizer)
+            try:
+                player.optimizer = stage.manager.call("optimizer", stage=stage, player=player, groups=groups)
+            except MethodError as error:
+                raise UsageError(f"stage {stage.name!r}: optimizer of {player.name}: {error}") from error
+            assert player.optimizer is not None
+            player.base_rates = [g["lr"] for g in player.optimizer.param_groups]
+            if stage.train.carry_optimizer:
+                player.load_optimizer_state(player.carried)
+
+    def _epochs(self, stage: Stage, unit: Unit, history: list[dict[str, Any]]) -> None:
+        steps = stage.steps_per_epoch
+        self.show.start(unit.title, steps * stage.epochs)
+        self.show.advance(steps * stage.epoch)
+        for stage.epoch in range(stage.epoch, stage.epochs):
+            started = time.time()
+            for player in stage.players.values():
+                player.module.train(player.trains)
+            self._steps(stage)
+            stage.check_finite()
+            stage.manager.call("after_epoch", stage=stage)
+            if self.dry:
+                continue
+            quality = evaluate(self.task, stage.student.module, self.device)
+            done = max(1, min(steps, stage.step))
+            terms = {n: float(v) / done for n, v in stage.sums.items()}
+            history.append(
+                {
+                    "epoch": stage.epoch + 1,
+                    "terms": terms,
+                    "quality": quality,
+                    "wall_s": round(time.time() - started, 2),
+                }
+            )
+            stage.sums.clear()
+            main = self.task.metrics[0]
+            note = f"{main.name} {quality[main.name]:.2f} {main.unit}"
+            self.show.epoch(unit.title, stage.epoch + 1, stage.epochs, note)
+            self._log({"stage": unit.title, **history[-1]})
+            self._save_progress(stage, unit, history)
+            self._remember(stage, epoch=stage.epoch + 1)
+
+    def _steps(self, stage: Stage) -> None:
+        limit = stage.train.max_steps
+        batches = stage.manager.call("batches", stage=stage)
+        for number, batch in enumerate(batches):
+            if limit is not None and number >= limit:
+                break
+            stage.set_rates()
+            stage.manager.call("before_step", stage=stage, batch=batch)
+            stage.manager.call("training_step", stage=stage, batch=batch)
+            stage.step += 1
+            self.show.advance()
+
+    def _reports(self, stage: Stage) -> dict[str, float]:
+        found: dict[str, float] = {}
+        for name, call in stage.manager.each("report"):
+            found |= {f"{name}.{k}": float(v) for k, v in (call(stage=stage) or {}).items()}
+        return found
+
+    def _close(self, stage: Stage) -> None:
+        """Take off what belongs to this stage, and check what its transforms promised."""
+        for player in stage.players.values():
+            player.taps.remove()
+            detach_temporary(player.module)
+            player.module.zero_grad(set_to_none=True)
+            wrong = broken_promises(player.module)
+            if wrong:
+                raise MethodError(f"stage {stage.name!r}, player {player.name!r}: {wrong[0]}")
+
+    def _remember(self, stage: Stage, epoch: int | None = None) -> None:
+        """Keep the nets that a later stage refers to."""
+        for role in self._wanted:
+            match = REFERENCE.fullmatch(role)
+            assert match is not None
+            at = match["epoch"]
+            name, player = match["stage"], match["player"] or "student"
+            if f"{name}.{match['player']}" == stage.name:
+                name, player = stage.name, "student"
+            if name != stage.name or (epoch is None) != (at is None) or (at is not None and int(at) != epoch):
+                continue
+            if player not in stage.players:
+                raise UsageError(f"{role}: stage {name!r} has no player {player!r}; it has {', '.join(stage.players)}")
+            found = stage.players[player]
+            self.snapshots[role] = Net(frozen(clone(found.module)), found.spec)
+            if not self.dry:
+                description = describe_net(found.module, found.spec, self.registry)
+                save_tree(self.out / f"snapshot-{self._wanted.index(role)}.safetensors", description)
+        if self.dry:  # a dry run has one epoch; snapshots at later epochs are taken at its end
+            for role in self._wanted:
+                match = REFERENCE.fullmatch(role)
+                if match is not None and match["epoch"] and match["stage"] == stage.name and role not in self.snapshots:
+                    self.snapshots[role] = Net(frozen(clone(stage.student.module)), stage.student.spec)
+
+    def _explain(self, stage: Stage) -> None:
+        calls = {h: [n for n in stage.manager.order(h) if n != DEFAULTS] for h in STAGE_HOOKS}
+        players = {n: "trains" if p.trains else "frozen" for n, p in stage.players.items()}
+        entry = {"name": stage.name, "methods": list(stage.manager.methods), "players": players}
+        self._calls.append({**entry, "calls": {h: names for h, names in calls.items() if names}})
+
+    # ---------------------------------------------------------------- files
+
+    def _open_folder(self) -> None:
+        recipe = json.loads(json.dumps(self.recipe.dump()))
+        path = self.out / "recipe.json"
+        if path.is_file():
+            if not self.resume:
+                raise UsageError(f"{self.out} holds a run already; say --resume to go on with it, or another --out")
+            if json.loads(path.read_text()) != recipe:
+                raise UsageError(f"{self.out} holds a run of another recipe; say another --out")
+        elif self.resume and not self.out.is_dir():
+            raise UsageError(f"nothing to resume: {self.out} doesn't exist")
+        self.check()  # before the folder exists: a bad recipe leaves nothing behind
+        self._write("recipe.json", recipe)
+
+    def _write(self, name: str, data: Any) -> None:
+        text = json.dumps(data, indent=1, default=_plain)
+        write_atomic(self.out / name, lambda temporary: temporary.write_text(text + "\n"))
+
+    def _log(self, entry: dict[str, Any]) -> None:
+        with (self.out / "log.jsonl").open("a") as handle:
+            handle.write(json.dumps(entry, default=_plain) + "\n")
+
+    def _save_run(self, net: Net) -> None:
+        tree = {**describe_net(net.module, net.spec, self.registry), "optimizer": net.optimizer}
+        done = [s["unit"] for s in self.stages]
+        run = {"stages": self.stages, "decisions": self.decisions, "done": done}
+        save_tree(self.out / "net.safetensors", {**tree, "run": run})
+        self._write("run.json", run)
+        (self.out / "progress.safetensors").unlink(missing_ok=True)
+
+    def _load_run(self, net: Net) -> set[str]:
+        """Lay the last finished unit's net over ``net``; returns the units that are done."""
+        path = self.out / "net.safetensors"
+        if self.dry or not self.resume or not path.is_file():
+            return set()
+        saved = load_tree(path)
+        module, spec = rebuild_net(saved, self._build, self.registry)
+        net.module, net.spec, net.optimizer = module.to(self.device), spec, saved["optimizer"]
+        self.stages, self.decisions = saved["run"]["stages"], saved["run"]["decisions"]
+        for number, role in enumerate(self._wanted):
+            kept = self.out / f"snapshot-{number}.safetensors"
+            if kept.is_file():
+                module, spec = rebuild_net(load_tree(kept), self._build, self.registry)
+                self.snapshots[role] = Net(frozen(module.to(self.device)), spec)
+        return set(saved["run"]["done"])
+
+    def _save_progress(self, stage: Stage, unit: Unit, history: list[dict[str, Any]]) -> None:
+        save_tree(self.out / "progress.safetensors", {"unit": unit.id, **progress_of(stage, history)})
+
+    def _saved_progress(self, unit: Unit) -> dict[str, Any] | None:
+        path = self.out / "progress.safetensors"
+        if self.dry or not self.resume or not path.is_file():
+            return None
+        saved = load_tree(path)
+        return dict(saved) if saved["unit"] == unit.id else None
+
+    def _earlier_s(self) -> float:
+        return 0.0
+
+
+def _configure(player: Player, spec: PlayerSpec) -> None:
+    if player.name != "student":
+        player.trains = spec.train
+    player.optimizer_spec = spec.optimizer
+    player.every = parse_every(spec.every)
+
+
+def _references(recipe: Recipe) -> list[str]:
+    """Return every ``stage:`` role of a recipe."""
+    found: list[str] = []
+
+    def walk(items: list[Any]) -> None:
+        for item in items:
+            if isinstance(item, StageSpec):
+                found.extend(r for r in item.teachers if isinstance(r, str) and r.startswith("stage:"))
+            else:
+                walk(item.stages)
+
+    walk(recipe.stages)
+    for role in found:
+        if REFERENCE.fullmatch(role) is None:
+            raise UsageError(f"role {role!r}: write stage:<name>[.<player>][@epoch=N]")
+    return list(dict.fromkeys(found))
+
+
+def words_of(stage: Stage) -> set[str]:
+    """Return the words that hold for a fresh student on a task, see :mod:`condensery.facts`."""
+    modules = list(stage.student.module.modules())
+    words = {"float-weights", "dense-shape"}
+    if stage.task.facts.outputs > 1:
+        words.add("classifier-logits")
+    if any(isinstance(m, BATCH_NORMS) and m.affine for m in modules):
+        words.add("batch-norm")
+    if any(is_attention(m) for m in modules):
+        words.add("attention")
+    return words
+
+
+def _takes_list(hint: Any) -> bool:
+    options = get_args(hint) if get_origin(hint) not in (list, tuple) else ()
+    return get_origin(hint) in (list, tuple) or any(get_origin(o) in (list, tuple) for o in options)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.item() if value.dim() == 0 else value.tolist()
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"not JSON: {type(value).__name__}")
+
+
+__all__ = ["CondenseryError", "Net", "Run", "words_of"]
