@@ -1,0 +1,88 @@
+"""The built-in plugin: one file per cited method, and the models and tasks they are tried on. Imports no torch."""
+
+from __future__ import annotations
+
+from condensery.hookspecs import Register, RegisterCard, hookimpl
+
+METHODS = (
+    ("deep-mutual-learning", "distillation.deep_mutual_learning:DeepMutualLearning"),
+    ("hinton-kd", "distillation.hinton_kd:HintonKD"),
+    ("lsq", "quantization.lsq:LSQ"),
+    ("magnitude", "pruning.magnitude:Magnitude"),
+    ("network-slimming", "pruning.network_slimming:NetworkSlimming"),
+    ("prune-then-distill", "joint.prune_then_distill:PruneThenDistill"),
+    ("qkd", "joint.qkd:QKD"),
+)
+LAYERS = (
+    ("interval-quantizer", "joint.qkd:IntervalQuantizer"),
+    ("lsq-step", "quantization.lsq:LearnedStep"),
+    ("mask", "pruning.masks:Mask"),
+)
+TASKS = (
+    ("cifar10", "tasks.images:Cifar10"),
+    ("cifar100", "tasks.images:Cifar100"),
+    ("cola", "tasks.glue:Cola"),
+    ("digits", "tasks.images:Digits"),
+    ("fashion-mnist", "tasks.images:FashionMnist"),
+    ("mnist", "tasks.images:Mnist"),
+    ("mrpc", "tasks.glue:Mrpc"),
+    ("rte", "tasks.glue:Rte"),
+    ("sst2", "tasks.glue:Sst2"),
+    ("stsb", "tasks.glue:Stsb"),
+    ("word-language", "tasks.words:WordLanguage"),
+)
+MODELS = (
+    ("hf/*", "models.transformers_text:build_hf"),
+    ("lenet-300-100", "models.mlp:build_lenet_300_100"),
+    ("lenet-5", "models.lenet:build"),
+    ("mlp", "models.mlp:build"),
+    ("resnet110", "models.resnet:build"),
+    ("resnet20", "models.resnet:build"),
+    ("resnet32", "models.resnet:build"),
+    ("resnet44", "models.resnet:build"),
+    ("resnet56", "models.resnet:build"),
+    ("resnet8", "models.resnet:build"),
+    ("timm/*", "models.timm_images:build"),
+    ("transformer", "models.transformers_text:build_small"),
+    ("vgg16-bn", "models.vgg:build"),
+    ("vgg19-bn", "models.vgg:build"),
+    ("vit", "models.timm_images:build_vit"),
+)
+
+
+def _offer(register: Register, entries: tuple[tuple[str, str], ...]) -> None:
+    for key, target in entries:
+        register(key, f"{__name__}.{target}")
+
+
+@hookimpl
+def register_papers(register: RegisterCard) -> None:
+    """Offer the cards."""
+    from condensery_plugins.cards import load_index
+
+    for key, card in load_index().items():
+        register(key, card)
+
+
+@hookimpl
+def register_methods(register: Register) -> None:
+    """Offer the methods."""
+    _offer(register, METHODS)
+
+
+@hookimpl
+def register_layers(register: Register) -> None:
+    """Offer the transforms that checkpoints rebuild."""
+    _offer(register, LAYERS)
+
+
+@hookimpl
+def register_tasks(register: Register) -> None:
+    """Offer the tasks."""
+    _offer(register, TASKS)
+
+
+@hookimpl
+def register_models(register: Register) -> None:
+    """Offer the models."""
+    _offer(register, MODELS)

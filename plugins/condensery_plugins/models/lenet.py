@@ -1,0 +1,34 @@
+"""LeNet-5 in the Caffe form that Deep Compression uses: 431,080 parameters on 28x28 images."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from condensery.tasks import TaskFacts
+from condensery_plugins.models.facts import need, scaled
+
+
+class LeNet5(nn.Module):
+    """Two 5x5 convolutions of 20 and 50 channels with max pooling, then 500 units. No nonlinearity follows a convolution."""
+
+    def __init__(self, channels: int, size: int, classes: int, width: float) -> None:
+        super().__init__()
+        first, second, hidden = (scaled(width, c) for c in (20, 50, 500))
+        left = ((size - 4) // 2 - 4) // 2
+        self.conv1 = nn.Conv2d(channels, first, 5)
+        self.conv2 = nn.Conv2d(first, second, 5)
+        self.ip1 = nn.Linear(second * left * left, hidden)
+        self.ip2 = nn.Linear(hidden, classes)
+        self.roles = {"stages": ["conv1", "conv2", "ip1"], "logits": ["ip2"]}
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits ``(batch, classes)``."""
+        x = nn.functional.max_pool2d(self.conv1(x), 2)
+        x = nn.functional.max_pool2d(self.conv2(x), 2)
+        return self.ip2(self.ip1(x.flatten(1)).relu())  # type: ignore[no-any-return]
+
+
+def build(facts: TaskFacts, name: str, *, width: float = 1.0) -> nn.Module:
+    """Build LeNet-5 for images of at least 16x16."""
+    need(facts, name, "image", least=16)
+    return LeNet5(facts.channels, facts.size, facts.outputs, width)

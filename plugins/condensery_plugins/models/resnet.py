@@ -1,0 +1,69 @@
+"""ResNets for CIFAR with parameter-free shortcuts.
+
+He, Zhang, Ren, Sun: "Deep Residual Learning for Image Recognition", CVPR 2016, section 4.2, shortcut option A.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from condensery.tasks import TaskFacts
+from condensery_plugins.models.facts import need, scaled
+
+
+class Block(nn.Module):
+    """Two 3x3 convolutions and a shortcut that takes every ``stride``-th pixel and pads channels with zeros."""
+
+    def __init__(self, before: int, after: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(before, after, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(after)
+        self.conv2 = nn.Conv2d(after, after, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(after)
+        self.stride, self.grow = stride, after - before
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return features of shape ``(batch, after, size / stride, size / stride)``."""
+        out = torch.relu(self.bn1(self.conv1(x)))
+        out = self.bn2(self.conv2(out))
+        if self.stride != 1 or self.grow:
+            x = x[:, :, :: self.stride, :: self.stride]
+            x = nn.functional.pad(x, (0, 0, 0, 0, self.grow // 2, self.grow - self.grow // 2))
+        return torch.relu(out + x)
+
+
+class ResNet(nn.Module):
+    """Three stages of 16, 32 and 64 channels (times ``width``), ``n`` blocks each: depth 6n + 2."""
+
+    def __init__(self, blocks: int, channels: int, classes: int, width: float) -> None:
+        super().__init__()
+        sizes = [scaled(width, c) for c in (16, 32, 64)]
+        self.conv1 = nn.Conv2d(channels, sizes[0], 3, 1, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(sizes[0])
+        self.layer1 = self._stage(blocks, sizes[0], sizes[0], 1)
+        self.layer2 = self._stage(blocks, sizes[0], sizes[1], 2)
+        self.layer3 = self._stage(blocks, sizes[1], sizes[2], 2)
+        self.linear = nn.Linear(sizes[2], classes)
+        self.roles = {"stages": ["layer1", "layer2", "layer3"], "logits": ["linear"]}
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                nn.init.kaiming_normal_(module.weight)
+
+    @staticmethod
+    def _stage(blocks: int, before: int, after: int, stride: int) -> nn.Sequential:
+        rest = [Block(after, after, 1) for _ in range(blocks - 1)]
+        return nn.Sequential(Block(before, after, stride), *rest)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits ``(batch, classes)``."""
+        x = torch.relu(self.bn1(self.conv1(x)))
+        x = self.layer3(self.layer2(self.layer1(x)))
+        return self.linear(x.mean((2, 3)))  # type: ignore[no-any-return]
+
+
+def build(facts: TaskFacts, name: str, *, width: float = 1.0) -> nn.Module:
+    """Build ``resnet<6n+2>``."""
+    need(facts, name, "image", least=8)
+    depth = int(name.removeprefix("resnet"))
+    return ResNet((depth - 2) // 6, facts.channels, facts.outputs, width)

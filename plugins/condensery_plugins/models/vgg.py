@@ -1,0 +1,64 @@
+"""VGG with batch normalization in its CIFAR form: one linear layer behind a global average.
+
+Simonyan, Zisserman: "Very Deep Convolutional Networks for Large-Scale Image Recognition", ICLR 2015.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from condensery.errors import UsageError
+from condensery.tasks import TaskFacts
+from condensery_plugins.models.facts import need, scaled
+
+STAGES = {"vgg16-bn": (2, 2, 3, 3, 3), "vgg19-bn": (2, 2, 4, 4, 4)}
+CHANNELS = (64, 128, 256, 512, 512)
+
+
+class VGG(nn.Module):
+    """3x3 convolutions, each with batch normalization and ReLU; max pooling between the stages."""
+
+    def __init__(self, plan: Sequence[Sequence[int]], channels: int, size: int, classes: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        ends = []
+        before = channels
+        for number, stage in enumerate(plan):
+            for after in stage:
+                layers += [nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
+                before = after
+            ends.append(f"features.{len(layers) - 1}")
+            if number < len(plan) - 1 and size >= 2:  # a small image can't be halved four times
+                layers.append(nn.MaxPool2d(2))
+                size //= 2
+        self.features = nn.Sequential(*layers)
+        self.classifier = nn.Linear(before, classes)
+        self.roles = {"stages": ends, "logits": ["classifier"]}
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits ``(batch, classes)``."""
+        return self.classifier(self.features(x).mean((2, 3)))  # type: ignore[no-any-return]
+
+
+def build(facts: TaskFacts, name: str, *, width: float = 1.0, channels: Sequence[int] | None = None) -> nn.Module:
+    """Build ``vgg16-bn`` or ``vgg19-bn``.
+
+    :param channels: of each convolution in turn, instead of the usual ones.
+    """
+    need(facts, name, "image", least=8)
+    counts = STAGES[name]
+    wanted = [scaled(width, c) for c, n in zip(CHANNELS, counts, strict=True) for _ in range(n)]
+    if channels is not None:
+        if len(channels) != len(wanted):
+            raise UsageError(
+                f"model {name!r}: channels has {len(channels)} numbers, the net {len(wanted)} convolutions"
+            )
+        wanted = list(channels)
+    rest = iter(wanted)
+    plan = [[next(rest) for _ in range(n)] for n in counts]
+    return VGG(plan, facts.channels, facts.size, facts.outputs)
