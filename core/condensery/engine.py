@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from condensery.checkpoint import describe_net, load_tree, rebuild_net, save_tree
 from condensery.clone import clone, frozen
 from condensery.data import cache_dir, write_atomic
-from condensery.errors import CondenseryError, MethodError, UsageError
+from condensery.errors import MethodError, UsageError
 from condensery.facts import Facts, check_words
 from condensery.formula import evaluate as evaluate_formula
 from condensery.formula import setting_at
@@ -115,8 +115,6 @@ class Run:
     def execute(self) -> dict[str, Any]:
         """Run the recipe and return the report, which is also ``report.json`` in the out folder."""
         self._open_folder()
-        started = time.time()
-        self.check()
         self.show.line(f"model {self.recipe.model.key}, task {self.recipe.task.key}, on {self.device}")
         net = self._original()
         before = measure(self.task, net.module, self.device)
@@ -134,7 +132,7 @@ class Run:
             "after": after,
             "ratios": ratios(before, after),
             "stages": self.stages,
-            "wall_s": round(self._earlier_s() + time.time() - started, 2),
+            "wall_s": round(sum(s["wall_s"] for s in self.stages), 2),
         }
         self._write("report.json", report)
         for name in ("run.json", "progress.safetensors", "net.safetensors", "original.safetensors"):
@@ -389,7 +387,8 @@ class Run:
         steps = stage.steps_per_epoch
         self.show.start(unit.title, steps * stage.epochs)
         self.show.advance(steps * stage.epoch)
-        for stage.epoch in range(stage.epoch, stage.epochs):
+        for epoch in range(stage.epoch, stage.epochs):
+            stage.epoch = epoch
             started = time.time()
             for player in stage.players.values():
                 player.module.train(player.trains)
@@ -532,9 +531,6 @@ class Run:
         saved = load_tree(path)
         return dict(saved) if saved["unit"] == unit.id else None
 
-    def _earlier_s(self) -> float:
-        return 0.0
-
 
 def _configure(player: Player, spec: PlayerSpec) -> None:
     if player.name != "student":
@@ -585,6 +581,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
     raise TypeError(f"not JSON: {type(value).__name__}")
-
-
-__all__ = ["CondenseryError", "Net", "Run", "words_of"]

@@ -59,14 +59,15 @@ class Facts:
         """
         here = set(roles)
         for name, method in methods:
-            for word in sorted(method.needs):
+            words = method.words()
+            for word in sorted(words.needs):
                 if word in self.words or word in here:
                     continue
                 why = f"{self.taken[word]} took them away" if word in self.taken else "there are none here"
                 if word == "teacher":
                     why = "give the stage one, e.g. {teacher=original}"
                 raise NotApplicable(name, f"stage {stage!r} lacks {WORDS[word]} ({why})")
-            for word in method.removes:
+            for word in words.removes:
                 self.words.discard(word)
                 self.taken[word] = f"{name} in stage {stage!r}"
-            self.words |= method.leaves
+            self.words |= words.leaves

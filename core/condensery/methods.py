@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, ClassVar, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, NamedTuple, get_args, get_origin, get_type_hints
 
 from condensery.errors import CondenseryError, PluginError, UnknownKey, UsageError
+
+
+class Words(NamedTuple):
+    """What a method needs, leaves and removes, in the words of :mod:`condensery.facts`."""
+
+    needs: frozenset[str]
+    leaves: frozenset[str]
+    removes: frozenset[str]
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
@@ -30,6 +38,10 @@ class Method:
 
     key: ClassVar[str] = ""
     """Set when the registry loads the class."""
+
+    def words(self) -> Words:
+        """Return what it needs, leaves and removes; override where a hyper-parameter decides."""
+        return Words(self.needs, self.leaves, self.removes)
 
 
 def settings_of(cls: type[Method]) -> dict[str, dataclasses.Field[Any]]:

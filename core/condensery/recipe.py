@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Container, Iterator, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -27,8 +28,8 @@ class OptimizerSpec(Strict):
     """An optimizer of torch, by name. ``options`` go to its constructor."""
 
     name: Literal["sgd", "adam", "adamw", "rmsprop"] = "sgd"
-    lr: float = Field(0.1, gt=0)
-    weight_decay: float = Field(0.0, ge=0)
+    lr: float = Field(default=0.1, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
     options: dict[str, Any] = {}
 
 
@@ -41,8 +42,8 @@ class ScheduleSpec(Strict):
 
     name: Literal["constant", "cosine", "step", "linear"] = "constant"
     milestones: list[Annotated[float, Field(gt=0, lt=1)]] = [0.5, 0.75]
-    gamma: float = Field(0.1, gt=0)
-    warmup: float = Field(0.0, ge=0, lt=1)
+    gamma: float = Field(default=0.1, gt=0)
+    warmup: float = Field(default=0.0, ge=0, lt=1)
 
 
 class TrainSpec(Strict):
@@ -55,24 +56,24 @@ class TrainSpec(Strict):
     :param carry_optimizer: keep momentum from the stage before, by parameter name.
     """
 
-    epochs: int = Field(1, ge=0)
-    batch_size: int = Field(128, ge=1)
-    max_steps: int | None = Field(None, ge=1)
+    epochs: int = Field(default=1, ge=0)
+    batch_size: int = Field(default=128, ge=1)
+    max_steps: int | None = Field(default=None, ge=1)
     optimizer: OptimizerSpec = OptimizerSpec()
     schedule: ScheduleSpec = ScheduleSpec()
-    accumulate: int = Field(1, ge=1)
-    workers: int = Field(1, ge=1)
+    accumulate: int = Field(default=1, ge=1)
+    workers: int = Field(default=1, ge=1)
     autocast: Literal["none", "bf16"] = "none"
     channels_last: bool = False
-    clip_norm: float | None = Field(None, gt=0)
+    clip_norm: float | None = Field(default=None, gt=0)
     carry_optimizer: bool = False
 
 
 class SubsetSpec(Strict):
     """A fixed part of the training split, see :class:`condensery.tasks.Subset`."""
 
-    size: int | None = Field(None, ge=1)
-    per_class: int | None = Field(None, ge=1)
+    size: int | None = Field(default=None, ge=1)
+    per_class: int | None = Field(default=None, ge=1)
     without: list[int] = []
 
 
@@ -102,7 +103,7 @@ class ModelSpec(BaseModel):
     weights: str | None = None
     init_from: str | None = None
     layers: list[int] | None = None
-    width: float | None = Field(None, gt=0)
+    width: float | None = Field(default=None, gt=0)
     seed: int = 0
 
     @property
@@ -143,7 +144,7 @@ class PlayerSpec(Strict):
 
     train: bool = False
     optimizer: OptimizerSpec | None = None
-    every: str = Field("1", pattern=r"^[1-9]\d*(/[1-9]\d*)?$")
+    every: str = Field(default="1", pattern=r"^[1-9]\d*(/[1-9]\d*)?$")
 
 
 class MethodSpec(Strict):
@@ -163,6 +164,27 @@ def _method(value: Any) -> Any:
     return value
 
 
+ROLE_WORDS = ("previous", "input", "original")
+
+
+def _role(value: Any) -> Role:
+    if isinstance(value, ModelSpec):
+        return value
+    if isinstance(value, Mapping):
+        return ModelSpec.model_validate(dict(value))
+    if value == "self":
+        raise ValueError("'self' is not possible: one net can't be in train and eval mode; say 'input'")
+    if isinstance(value, str):
+        return value if value in ROLE_WORDS or value.startswith("stage:") else ModelSpec(key=value)
+    raise ValueError(f"a role is a word or a model, got {_short(value)}")
+
+
+def _roles(value: Any) -> Role | list[Role] | None:
+    if value is None:
+        return None
+    return [_role(v) for v in value] if isinstance(value, list) else _role(value)
+
+
 class StageSpec(Strict):
     """Methods that act at the same time for some epochs.
 
@@ -171,21 +193,12 @@ class StageSpec(Strict):
 
     name: str = ""
     methods: list[Annotated[MethodSpec, BeforeValidator(_method)]] = []
-    student: Any = "previous"
-    teacher: Any = None
+    student: Annotated[Any, BeforeValidator(_role)] = "previous"
+    teacher: Annotated[Any, BeforeValidator(_roles)] = None
     players: dict[str, PlayerSpec] = {}
     data: DataSpec | None = None
     train: dict[str, Any] = {}
-    epochs: int | None = Field(None, ge=0)
-
-    @model_validator(mode="after")
-    def _roles(self) -> StageSpec:
-        self.student = _role(self.student)
-        if isinstance(self.teacher, list):
-            self.teacher = [_role(t) for t in self.teacher]
-        elif self.teacher is not None:
-            self.teacher = _role(self.teacher)
-        return self
+    epochs: int | None = Field(default=None, ge=0)
 
     @property
     def teachers(self) -> list[Role]:
@@ -195,21 +208,13 @@ class StageSpec(Strict):
         return list(self.teacher) if isinstance(self.teacher, list) else [self.teacher]
 
 
-ROLE_WORDS = ("previous", "input", "original")
-
-
-def _role(value: Any) -> Role:
-    if isinstance(value, ModelSpec):
-        return value
-    if isinstance(value, Mapping):
-        return ModelSpec.model_validate(dict(value))
-    if not isinstance(value, str):
-        raise ValueError(f"a role is a word or a model, got {value!r}")
-    if value == "self":
-        raise ValueError("teacher 'self' is not possible: one net can't be in train and eval mode; say 'input'")
-    if value in ROLE_WORDS or value.startswith("stage:"):
-        return value
-    return ModelSpec(key=value)
+def _item(value: Any) -> Any:
+    if isinstance(value, Mapping) and ({"stages", "repeat", "until", "over"} & set(value)):
+        return RoundSpec.model_validate(dict(value))
+    if isinstance(value, (str, Mapping)) and not isinstance(value, (StageSpec, RoundSpec)):
+        plain = {"methods": [value]} if isinstance(value, str) else dict(value)
+        return StageSpec.model_validate(plain)
+    return value
 
 
 class RoundSpec(Strict):
@@ -220,19 +225,10 @@ class RoundSpec(Strict):
     :param over: ``layers``: once for each layer with weights, ``stage.layer`` names it.
     """
 
-    stages: list[StageSpec | RoundSpec]
-    repeat: int = Field(1, ge=1)
+    stages: list[Annotated[StageSpec | RoundSpec, BeforeValidator(_item)]] = Field(min_length=1)
+    repeat: int = Field(default=1, ge=1)
     until: str | None = None
     over: Literal["layers"] | None = None
-
-
-def _item(value: Any) -> Any:
-    if isinstance(value, Mapping) and ({"stages", "repeat", "until", "over"} & set(value)):
-        return RoundSpec.model_validate(dict(value))
-    if isinstance(value, (str, Mapping)) and not isinstance(value, (StageSpec, RoundSpec)):
-        plain = {"methods": [value]} if isinstance(value, str) else dict(value)
-        return StageSpec.model_validate(plain)
-    return value
 
 
 class Recipe(Strict):
@@ -246,7 +242,7 @@ class Recipe(Strict):
     paper: str | None = None
     model: Model
     task: TaskField
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
     data: DataSpec = DataSpec()
     base: dict[str, Any] | Literal["none"] = {}
     train: dict[str, Any] = {}
@@ -255,7 +251,13 @@ class Recipe(Strict):
     @model_validator(mode="after")
     def _names(self) -> Recipe:
         taken: set[str] = set()
-        _name_stages(self.stages, taken)
+        for stage in flat(self.stages):
+            if stage.name and stage.name in taken:
+                raise ValueError(f"two stages are named {stage.name!r}")
+            taken.add(stage.name)
+        for stage in flat(self.stages):
+            stage.name = stage.name or automatic_name([m.key for m in stage.methods], taken)
+            taken.add(stage.name)
         return self
 
     def train_of(self, stage: StageSpec) -> TrainSpec:
@@ -270,19 +272,22 @@ class Recipe(Strict):
         return self.model_dump(mode="json", exclude_defaults=True) | {"seed": self.seed}
 
 
-def _name_stages(items: list[StageSpec | RoundSpec], taken: set[str]) -> None:
+def flat(items: Sequence[StageSpec | RoundSpec]) -> Iterator[StageSpec]:
+    """Yield the stages, those inside rounds too, each once."""
     for item in items:
         if isinstance(item, RoundSpec):
-            _name_stages(item.stages, taken)
-            continue
-        wanted = item.name or "+".join(m.key for m in item.methods) or "train"
-        if item.name and item.name in taken:
-            raise ValueError(f"two stages are named {item.name!r}")
-        name, number = wanted, 2
-        while name in taken:
-            name, number = f"{wanted}#{number}", number + 1
-        item.name = name
-        taken.add(name)
+            yield from flat(item.stages)
+        else:
+            yield item
+
+
+def automatic_name(methods: Sequence[str], taken: Container[str]) -> str:
+    """Return the name of a stage that was given none: ``jmc-disp+jmc-dkd``, and ``#2`` for the second such stage."""
+    wanted = "+".join(methods) or "train"
+    name, number = wanted, 2
+    while name in taken:
+        name, number = f"{wanted}#{number}", number + 1
+    return name
 
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -309,8 +314,10 @@ def checked(model: type[T], data: Any, where: str) -> T:
             *parents, name = [p for p in first["loc"] if not _is_tag(p)]
             path = f"{where}: {'.'.join(map(str, parents))}" if parents else where
             raise UnknownKey("field", str(name), _fields_at(model, data, parents), where=path) from None
+        # A message of our own names the culprit itself; its input is the whole stage or recipe.
+        got = "" if first["type"] == "value_error" else f" (got {_short(first['input'])})"
         message = first["msg"].removeprefix("Value error, ")
-        raise UsageError(f"{where}: {place + ': ' if place else ''}{message} (got {_short(first['input'])})") from None
+        raise UsageError(f"{where}: {place + ': ' if place else ''}{message}{got}") from None
 
 
 def _is_tag(part: int | str) -> bool:
@@ -321,19 +328,14 @@ def _is_tag(part: int | str) -> bool:
 
 
 def _fields_at(model: type[BaseModel], data: Any, parents: list[int | str]) -> list[str]:
-    known = {
-        "optimizer": OptimizerSpec,
-        "schedule": ScheduleSpec,
-        "subset": SubsetSpec,
-        "data": DataSpec,
-        "methods": MethodSpec,
-    }
+    known: dict[str, type[BaseModel]] = {"optimizer": OptimizerSpec, "schedule": ScheduleSpec}
+    known |= {"subset": SubsetSpec, "data": DataSpec, "methods": MethodSpec}
     names = [p for p in parents if isinstance(p, str)]
     if not names:
         return list(model.model_fields)
     if names[-1] == "stages":
         return [*StageSpec.model_fields, *RoundSpec.model_fields]
-    if "players" in names:
+    if names[-1] not in known and "players" in names:
         return list(PlayerSpec.model_fields)
     return list(known.get(names[-1], model).model_fields)
 
@@ -346,11 +348,34 @@ def _short(value: Any) -> str:
 def parse_recipe(data: Any, where: str = "recipe") -> Recipe:
     """Turn plain data into a recipe.
 
-    :raises UsageError: one line that names the place.
+    :raises UsageError: one line that names the place; also for a wrong field of ``train`` or ``base``, at any level.
     """
     if not isinstance(data, Mapping):
         raise UsageError(f"{where}: a recipe is a mapping with model, task and stages, got {_short(data)}")
-    return checked(Recipe, dict(data), where)
+    recipe = checked(Recipe, dict(data), where)
+    checked(TrainSpec, recipe.train, f"{where}: train")
+    if not isinstance(recipe.base, str):
+        checked(TrainSpec, recipe.base, f"{where}: base")
+    for stage in flat(recipe.stages):
+        checked(TrainSpec, merge(recipe.train, stage.train), f"{where}: stage {stage.name!r}: train")
+    return recipe
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 reads ``1e-4``, without a point, as a text."""
+
+
+_Loader.add_implicit_resolver(  # type: ignore[no-untyped-call]
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def parse_yaml(text: str) -> Any:
+    """Read YAML as plain data; ``1e-4`` is a number.
+
+    :raises yaml.YAMLError: if it is broken.
+    """
+    return yaml.load(text, Loader=_Loader)
 
 
 def load_yaml(path: Path) -> Any:
@@ -366,7 +391,7 @@ def load_yaml(path: Path) -> Any:
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: can't be read: {error}") from None
     try:
-        return yaml.safe_load(text)
+        return parse_yaml(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}:" if mark else ""

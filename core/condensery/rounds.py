@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from condensery.errors import UsageError
@@ -67,7 +68,7 @@ def unroll(
         for i in range(item.repeat):
             yield from _pass(item, decide, layers, holds, f"{here}.{i}.", (i, item.repeat, None))
             condition = item.until
-            if condition and decide(f"{here}.{i}:until", lambda c=condition: holds(c)):
+            if condition and decide(f"{here}.{i}:until", partial(holds, condition)):
                 break
 
 

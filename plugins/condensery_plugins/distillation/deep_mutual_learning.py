@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from condensery.hookspecs import hookimpl
+from condensery.methods import Method
+from condensery.players import Outputs, Player
+from condensery.stage import Stage
+from condensery.tasks import Batch
+from condensery_plugins.distillation.softened import divergence, softened
+
+
+@dataclass(eq=False, kw_only=True)
+class DeepMutualLearning(Method):
+    """Let nets that start differently teach each other while they train.
+
+    Zhang, Xiang, Hospedales, Lu: "Deep Mutual Learning", CVPR 2018.
+    Loss of net k: task + weight / (K - 1) sum over l != k of KL(p_l || p_k), at temperature 1 (eq. 8).
+    ``sequential``: each net is updated in turn and the next one sees the update (algorithm 1); otherwise all at once.
+    The peers are built like the student, with other initial weights.
+    """
+
+    needs = frozenset({"classifier-logits"})
+    acts_on = ("all",)
+
+    peers: int = 1
+    weight: float = 1.0
+    sequential: bool = False
+
+    @hookimpl
+    def players(self, stage: Stage) -> list[Player]:
+        """Recruit the peers."""
+        taken = sum(name.startswith("peer") for name in stage.players)
+        spec = stage.student.spec
+        made = []
+        for number in range(taken + 1, taken + 1 + self.peers):
+            fresh = spec.model_copy(update={"seed": spec.seed + number, "weights": None, "init_from": None})
+            made.append(stage.recruit(_free_name(stage, made), fresh))
+        self.cohort_ = ["student", *[p.name for p in made]]
+        return made
+
+    @hookimpl
+    def training_step(self, stage: Stage, batch: Batch) -> bool | None:
+        """Update one net after another, where the paper's order is asked for."""
+        if not self.sequential:
+            return None
+        for player in stage.training:
+            stage.gradients(batch, [player])
+            stage.update(player)
+        return True
+
+    @hookimpl
+    def loss_terms(self, outputs: Mapping[str, Outputs], player: Player) -> dict[str, Tensor] | None:
+        """Return the mean divergence from the other nets."""
+        if player.name not in self.cohort_:
+            return None
+        others = [n for n in self.cohort_ if n != player.name]
+        mine = outputs[player.name].logits
+        total = sum((divergence(mine, softened(outputs[n].logits, 1.0), 1.0) for n in others), start=mine.new_zeros(()))
+        return {"mutual": total * (self.weight / len(others))}
+
+
+def _free_name(stage: Stage, made: list[Player]) -> str:
+    taken = {*stage.players, *[p.name for p in made]}
+    number = 1
+    while f"peer#{number}" in taken:
+        number += 1
+    return f"peer#{number}"

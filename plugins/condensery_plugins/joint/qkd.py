@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from condensery.errors import NotApplicable
+from condensery.hookspecs import hookimpl
+from condensery.methods import Method, Words
+from condensery.players import Outputs, Player
+from condensery.stage import Stage
+from condensery.transforms import QUANTIZE, Transform, straight_through
+from condensery_plugins.distillation.softened import divergence, softened
+from condensery_plugins.quantization.calibration import quantize_layers, too_many_levels
+
+
+class IntervalQuantizer(Transform):
+    """A uniform quantizer of sizes between ``c - d`` and ``c + d``, both learned; smaller ones become 0.
+
+    :param bits: width; signed: 2^(b-1) - 1 sizes and a sign, otherwise 2^b - 1 sizes.
+    :param signed: weights, and inputs that can be negative.
+    """
+
+    key = "interval-quantizer"
+    rank = QUANTIZE
+    settings = {"weight_decay": 0.0}
+
+    def __init__(self, bits: int, signed: bool = True) -> None:
+        super().__init__()
+        self.bits, self.signed = bits, signed
+        self.sizes = 2 ** (bits - 1) - 1 if signed else 2**bits - 1
+        self.center = nn.Parameter(torch.tensor(0.5))
+        self.half = nn.Parameter(torch.tensor(0.5))
+
+    def start(self, value: Tensor) -> IntervalQuantizer:
+        """Let the interval reach from the smallest to the largest size, and return self."""
+        sizes = value.abs() if self.signed else value.clamp_min(0)
+        low, high = float(sizes.min()), float(sizes.max())
+        with torch.no_grad():
+            self.center.fill_((high + low) / 2)
+            self.half.fill_(max((high - low) / 2, 1e-6))
+        return self
+
+    def forward(self, value: Tensor) -> Tensor:
+        """Return sign(v) round(t n) / n times the largest size, with t = clip((|v| - c + d) / 2d, 0, 1)."""
+        share = ((value.abs() if self.signed else value) - self.center + self.half) / (2 * self.half)
+        share = share.clamp(0, 1)
+        level = straight_through((share * self.sizes).round(), share * self.sizes) / self.sizes
+        level = level * (self.center + self.half)
+        return level * value.detach().sign() if self.signed else level
+
+    def settle(self, latent: Tensor | None) -> None:
+        """Keep the interval's half width positive and its upper end above zero."""
+        self.half.clamp_min_(1e-6)
+        self.center.copy_(torch.maximum(self.center, 1e-6 - self.half))
+
+    def holds(self, final: Tensor) -> str | None:
+        """Check the number of levels."""
+        return too_many_levels(final, self.bits)
+
+    def config(self) -> dict[str, Any]:
+        """Return bits and kind of levels."""
+        return {"bits": self.bits, "signed": self.signed}
+
+
+@dataclass(eq=False, kw_only=True)
+class QKD(Method):
+    """Quantize, then study with the teacher, then be tutored by it: one phase a stage.
+
+    Kim, Bhalgat, Lee, Patel, Kwak: "QKD: Quantization-aware Knowledge Distillation", 2019 [75].
+    ``self-study``: the quantizers are attached and trained with the labels alone. ``co-study``: student and teacher
+    train together, each by labels and by T^2 KL from the other's softened outputs; say
+    ``players: {teacher: {train: true, optimizer: {lr: ...}}}`` with a small rate. ``tutor``: the teacher that
+    co-studied (``stage:<name>.teacher``) is frozen and the student goes on.
+    """
+
+    acts_on = ("student", "teacher")
+
+    phase: Literal["self-study", "co-study", "tutor"] = "self-study"
+    T: float = 2.0
+    weight_bits: int = 4
+    activation_bits: int = 4
+    edge_bits: int = 8
+
+    def words(self) -> Words:
+        """Return what the phase needs and leaves."""
+        if self.phase == "self-study":
+            left = frozenset({"quantized-weights", "quantized-activations"})
+            return Words(frozenset({"float-weights"}), left, frozenset({"float-weights"}))
+        needs = frozenset({"teacher", "classifier-logits", "quantized-weights"})
+        return Words(needs, frozenset(), frozenset())
+
+    @hookimpl
+    def prepare(self, stage: Stage) -> None:
+        """Attach the quantizers, or check that the teacher does what the phase asks."""
+        if self.phase == "self-study":
+            quantize_layers(
+                stage,
+                "qkd",
+                self.weight_bits,
+                self.activation_bits,
+                self.edge_bits,
+                lambda latent, bits: IntervalQuantizer(bits).start(latent),
+                lambda seen, bits: IntervalQuantizer(bits, signed=bool((seen < 0).any())).start(seen),
+            )
+            return
+        trains = stage.players["teacher"].trains
+        if trains != (self.phase == "co-study"):
+            wanted = "train" if self.phase == "co-study" else "be frozen"
+            raise NotApplicable("qkd", f"in {self.phase} the teacher must {wanted}: players.teacher.train")
+
+    @hookimpl
+    def loss_terms(self, outputs: Mapping[str, Outputs], player: Player) -> dict[str, Tensor] | None:
+        """Return T^2 KL(partner || player) for the student, and for a teacher that trains."""
+        if self.phase == "self-study":
+            return None
+        partner = "teacher" if player.name == "student" else "student"
+        target = softened(outputs[partner].logits, self.T)
+        return {"kd": self.T**2 * divergence(outputs[player.name].logits, target, self.T)}

@@ -1,0 +1,73 @@
+"""What the pruning methods share: a mask that stays on a tensor, and choosing what goes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from condensery.stage import Stage, Weight
+from condensery.transforms import MASK, Transform
+
+
+class Mask(Transform):
+    """Holds some entries of a tensor at zero; they get no gradient.
+
+    :param shape: of the tensor.
+    """
+
+    key = "mask"
+    rank = MASK
+    keep: Tensor
+
+    def __init__(self, shape: Sequence[int]) -> None:
+        super().__init__()
+        self.register_buffer("keep", torch.ones(tuple(shape), dtype=torch.bool))
+
+    def forward(self, value: Tensor) -> Tensor:
+        """Return the value with zeros; ``where`` and not a product, so that infinite latents give zeros too."""
+        return torch.where(self.keep, value, torch.zeros((), dtype=value.dtype, device=value.device))
+
+    def holds(self, final: Tensor) -> str | None:
+        """Check that every masked entry is zero."""
+        left = int((final[~self.keep] != 0).sum())
+        return f"{left} masked entries are not zero" if left else None
+
+    def config(self) -> dict[str, Any]:
+        """Return the shape."""
+        return {"shape": list(self.keep.shape)}
+
+
+def mask(stage: Stage, weight: Weight, keep: Tensor, player: str = "student") -> None:
+    """Hold a weight at zero where ``keep`` is false; what an earlier mask holds stays at zero too.
+
+    :param keep: bool, of the weight's shape.
+    """
+    stack = weight.stack
+    for transform in stack.transforms.values() if stack is not None else ():
+        if isinstance(transform, Mask):
+            transform.keep &= keep
+            return
+    made = Mask(weight.latent.shape)
+    stage.attach(weight.name, "mask", made, player)
+    made.keep.copy_(keep)
+
+
+def keep_largest(scores: Mapping[str, Tensor], remove: float, *, scope: str) -> dict[str, Tensor]:
+    """Return what stays when a share of the smallest scores goes, exactly as many as the share says.
+
+    :param scores: by name; ``-inf`` marks what has gone already and counts as removed.
+    :param remove: share, 0 to 1.
+    :param scope: ``global`` ranks all names together, ``local`` each by itself.
+    """
+    if scope == "local":
+        return {n: keep_largest({n: s}, remove, scope="global")[n] for n, s in scores.items()}
+    flat = torch.cat([s.flatten() for s in scores.values()])
+    gone = round(remove * len(flat))
+    keep = torch.ones(len(flat), dtype=torch.bool, device=flat.device)
+    keep[torch.argsort(flat, stable=True)[:gone]] = False
+    keep &= flat > float("-inf")
+    parts = keep.split([s.numel() for s in scores.values()])
+    return {n: part.view_as(s) for (n, s), part in zip(scores.items(), parts, strict=True)}

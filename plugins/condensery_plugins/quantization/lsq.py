@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from condensery.hookspecs import hookimpl
+from condensery.methods import Method
+from condensery.stage import Stage
+from condensery.transforms import QUANTIZE, Transform, straight_through
+from condensery_plugins.quantization.calibration import quantize_layers, too_many_levels
+
+
+class LearnedStep(Transform):
+    """A uniform quantizer whose step size is learned.
+
+    :param bits: width.
+    :param signed: levels -2^(b-1) .. 2^(b-1) - 1, otherwise 0 .. 2^b - 1.
+    :param batched: dimension 0 is the batch, which the gradient scale leaves out.
+    """
+
+    key = "lsq-step"
+    rank = QUANTIZE
+    settings = {"weight_decay": 0.0}
+
+    def __init__(self, bits: int, signed: bool = True, batched: bool = False) -> None:
+        super().__init__()
+        self.bits, self.signed, self.batched = bits, signed, batched
+        self.low = -(2 ** (bits - 1)) if signed else 0
+        self.high = 2 ** (bits - 1) - 1 if signed else 2**bits - 1
+        self.step = nn.Parameter(torch.ones(()))
+
+    def start(self, value: Tensor) -> LearnedStep:
+        """Set the step to 2 mean|v| / sqrt(Qp) (section 2.1) and return self."""
+        with torch.no_grad():
+            self.step.copy_((2 * value.abs().mean() / self.high**0.5).clamp_min(1e-8))
+        return self
+
+    def forward(self, value: Tensor) -> Tensor:
+        """Return step * round(clip(v / step)); gradients by eq. 3 and 5, that of the step times 1 / sqrt(N Qp)."""
+        numbers = value[0].numel() if self.batched else value.numel()
+        scale = (numbers * self.high) ** -0.5
+        step = straight_through(self.step, self.step * scale)
+        scaled = (value / step).clamp(self.low, self.high)
+        return straight_through(scaled.round(), scaled) * step
+
+    def settle(self, latent: Tensor | None) -> None:
+        """Keep the step positive."""
+        self.step.abs_().clamp_min_(1e-8)
+
+    def holds(self, final: Tensor) -> str | None:
+        """Check the number of levels."""
+        return too_many_levels(final, self.bits)
+
+    def config(self) -> dict[str, Any]:
+        """Return bits and kind of levels."""
+        return {"bits": self.bits, "signed": self.signed, "batched": self.batched}
+
+
+@dataclass(eq=False, kw_only=True)
+class LSQ(Method):
+    """Train a net with weights and activations on grids whose step sizes are learned.
+
+    Esser, McKinstry, Bablani, Appuswamy, Modha: "Learned Step Size Quantization", ICLR 2020 [36].
+    One step per layer for weights and one for inputs; the first and last layer have ``edge_bits``. Inputs that are
+    negative on sampled data get signed levels (images, and Transformers, which the paper doesn't treat).
+    """
+
+    needs = frozenset({"float-weights"})
+    leaves = frozenset({"quantized-weights", "quantized-activations"})
+    removes = frozenset({"float-weights"})
+
+    weight_bits: int = 4
+    activation_bits: int = 4
+    edge_bits: int = 8
+    activations: bool = True
+
+    @hookimpl
+    def prepare(self, stage: Stage) -> None:
+        """Attach the quantizers, started from the trained weights and sampled inputs."""
+        quantize_layers(
+            stage,
+            "lsq",
+            self.weight_bits,
+            self.activation_bits if self.activations else None,
+            self.edge_bits,
+            lambda latent, bits: LearnedStep(bits).start(latent),
+            lambda seen, bits: LearnedStep(bits, signed=bool((seen < 0).any()), batched=True).start(seen),
+        )
