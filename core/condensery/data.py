@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import os
+import socket
 import tempfile
+import threading
+import urllib.parse
+import urllib.request
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from condensery.errors import UsageError
+
+Arrays = Mapping[str, NDArray[Any]]
 
 
 def cache_dir() -> Path:
@@ -73,7 +85,105 @@ def check_sha256(path: Path, expected: Mapping[str, str]) -> None:
     with path.open("rb") as handle:
         while chunk := handle.read(1 << 20):
             digest.update(chunk)
-    if digest.hexdigest() != want:
-        raise UsageError(
-            f"{path}: damaged or another version (sha256 {digest.hexdigest()[:12]}..., expected {want[:12]}...)"
-        )
+    _compare(path, digest.hexdigest(), want)
+
+
+def _compare(path: Path, digest: str, want: str) -> None:
+    if digest != want:
+        raise UsageError(f"{path}: damaged or another version (sha256 {digest[:12]}..., expected {want[:12]}...)")
+
+
+def read_gzip(path: Path, expected: Mapping[str, str]) -> bytes:
+    """Return what a gzip file holds, after comparing it with its pinned digest.
+
+    :param expected: sha256 of the *content* by file name: two packings of the same bytes are the same data.
+    :raises UsageError: naming the file if it is damaged, or its content is not what was pinned.
+    """
+    try:
+        content = gzip.decompress(path.read_bytes())
+    except (OSError, EOFError, zlib.error) as error:
+        raise UsageError(f"{path}: damaged or not gzip ({error})") from None
+    if path.name in expected:
+        _compare(path, hashlib.sha256(content).hexdigest(), expected[path.name])
+    return content
+
+
+def stored_arrays(name: str, keys: Sequence[str], build: Callable[[], Arrays]) -> dict[str, NDArray[Any]]:
+    """Return arrays that are built once and then kept as ``<cache>/decoded/<name>/<key>.npy``.
+
+    The arrays are mapped from the files, copy on write: what isn't used isn't read, and processes share the memory.
+
+    :param build: returns an array for each of ``keys``; called where one is missing.
+    :raises UsageError: if the cache can't be written, or a file in it is damaged.
+    """
+    folder = cache_dir() / "decoded" / name
+    paths = {key: folder / f"{key}.npy" for key in keys}
+    if not is_stored(name, keys):
+        built = build()
+        try:
+            for key, path in paths.items():
+                write_atomic(path, lambda temporary, key=key: np.save(temporary, built[key]))  # type: ignore[misc]
+        except OSError as error:
+            raise UsageError(
+                f"the cache {cache_dir()} can't be written ({error}); set CONDENSERY_CACHE to another folder"
+            ) from None
+    try:
+        return {key: np.load(path, mmap_mode="c", allow_pickle=False) for key, path in paths.items()}
+    except (OSError, ValueError, EOFError) as error:
+        raise UsageError(f"{folder}: damaged ({error}); delete this folder, it is made again") from None
+
+
+def is_stored(name: str, keys: Sequence[str]) -> bool:
+    """Tell whether :func:`stored_arrays` has all of these already."""
+    return all((cache_dir() / "decoded" / name / f"{key}.npy").is_file() for key in keys)
+
+
+def load_hub(name: str, files: Sequence[str], hub: str, split: str, config: str | None = None) -> Any:
+    """Return one split of a Hugging Face data set: a sequence of rows, each a mapping of columns.
+
+    Its revision is not pinned. Needs the package ``datasets``. A hub that can't be reached is noticed within two
+    seconds; where ``HF_HUB_OFFLINE`` or ``HF_DATASETS_OFFLINE`` is set only ``datasets``' own cache is looked at.
+
+    :raises UsageError: the one error of :func:`missing_data`, with the reason.
+    """
+    try:
+        import datasets  # type: ignore[import-not-found, unused-ignore]
+    except ImportError:
+        raise missing_data(name, files, hub, "needs the package 'datasets': pip install 'condensery[hub]'") from None
+    if not hub_reachable():
+        raise missing_data(name, files, hub, "can't be reached")
+    try:
+        return datasets.load_dataset(hub, config, split=split)
+    except Exception as error:  # a download fails in many ways, each with a class of its own
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise missing_data(name, files, hub, reason[:200]) from error
+
+
+def hub_reachable(timeout: float = 1.5) -> bool:
+    """Tell whether the Hugging Face Hub, or the proxy in front of it, takes connections; true in its offline mode.
+
+    :param timeout: seconds, name lookup included.
+    """
+    if any(
+        os.environ.get(v, "").upper() in {"1", "ON", "YES", "TRUE"} for v in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")
+    ):
+        return True
+    endpoint = urllib.parse.urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
+    proxy = urllib.request.getproxies().get(endpoint.scheme)
+    if proxy and not urllib.request.proxy_bypass(endpoint.hostname or ""):
+        endpoint = urllib.parse.urlsplit(proxy if "//" in proxy else f"//{proxy}")
+    address = (endpoint.hostname or "", endpoint.port or (80 if endpoint.scheme == "http" else 443))
+    answered = threading.Event()
+
+    def knock() -> None:
+        try:
+            socket.create_connection(address, timeout=timeout).close()
+            answered.set()
+        except OSError:
+            pass
+
+    # A thread, because a name lookup has no timeout of its own.
+    thread = threading.Thread(target=knock, daemon=True)
+    thread.start()
+    thread.join(timeout)
+    return answered.is_set()

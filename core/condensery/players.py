@@ -24,7 +24,7 @@ class Outputs:
     """
 
     logits: Tensor
-    taps: TapValues = EMPTY
+    taps: TapValues = dataclasses.field(default_factory=lambda: EMPTY)
 
     def detached(self) -> Outputs:
         """Return the same without gradient: how partners see it."""

@@ -87,7 +87,24 @@ class DataSpec(Strict):
     labels: bool = True
 
 
-class ModelSpec(BaseModel):
+class Keyed(BaseModel):
+    """Something registered, by its key, with settings of its own."""
+
+    model_config = ConfigDict(extra="allow")
+
+    key: str
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The settings that are not fields here: those of the task itself, or of the model's builder."""
+        return dict(self.model_extra or {})
+
+
+class TaskSpec(Keyed):
+    """A task: its key and its own settings."""
+
+
+class ModelSpec(Keyed):
     """A model: its key, where its weights come from, and its builder's own settings.
 
     :param weights: a safetensors file, ``hub`` for the builder's published weights, or nothing.
@@ -97,32 +114,11 @@ class ModelSpec(BaseModel):
     :param seed: of the random initial weights, added to the run's seed.
     """
 
-    model_config = ConfigDict(extra="allow")
-
-    key: str
     weights: str | None = None
     init_from: str | None = None
     layers: list[int] | None = None
     width: float | None = Field(default=None, gt=0)
     seed: int = 0
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """The builder's own settings."""
-        return dict(self.model_extra or {})
-
-
-class TaskSpec(BaseModel):
-    """A task: its key and its own settings."""
-
-    model_config = ConfigDict(extra="allow")
-
-    key: str
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """The task's own settings."""
-        return dict(self.model_extra or {})
 
 
 def _keyed(value: Any) -> Any:
@@ -313,7 +309,7 @@ def checked(model: type[T], data: Any, where: str) -> T:
         if first["type"] == "extra_forbidden":
             *parents, name = [p for p in first["loc"] if not _is_tag(p)]
             path = f"{where}: {'.'.join(map(str, parents))}" if parents else where
-            raise UnknownKey("field", str(name), _fields_at(model, data, parents), where=path) from None
+            raise UnknownKey("field", str(name), _fields_at(model, parents), where=path) from None
         # A message of our own names the culprit itself; its input is the whole stage or recipe.
         got = "" if first["type"] == "value_error" else f" (got {_short(first['input'])})"
         message = first["msg"].removeprefix("Value error, ")
@@ -322,17 +318,13 @@ def checked(model: type[T], data: Any, where: str) -> T:
 
 def _is_tag(part: int | str) -> bool:
     """Tell the names that pydantic adds to a path for the members of a union."""
-    return isinstance(part, str) and (
-        part.startswith("function-") or part in {"StageSpec", "RoundSpec", "dict[str,any]"}
-    )
+    return str(part).startswith("function-") or part in {"StageSpec", "RoundSpec", "dict[str,any]"}
 
 
-def _fields_at(model: type[BaseModel], data: Any, parents: list[int | str]) -> list[str]:
+def _fields_at(model: type[BaseModel], parents: list[int | str]) -> list[str]:
     known: dict[str, type[BaseModel]] = {"optimizer": OptimizerSpec, "schedule": ScheduleSpec}
     known |= {"subset": SubsetSpec, "data": DataSpec, "methods": MethodSpec}
-    names = [p for p in parents if isinstance(p, str)]
-    if not names:
-        return list(model.model_fields)
+    names = [p for p in parents if isinstance(p, str)] or [""]
     if names[-1] == "stages":
         return [*StageSpec.model_fields, *RoundSpec.model_fields]
     if names[-1] not in known and "players" in names:
@@ -354,8 +346,7 @@ def parse_recipe(data: Any, where: str = "recipe") -> Recipe:
         raise UsageError(f"{where}: a recipe is a mapping with model, task and stages, got {_short(data)}")
     recipe = checked(Recipe, dict(data), where)
     checked(TrainSpec, recipe.train, f"{where}: train")
-    if not isinstance(recipe.base, str):
-        checked(TrainSpec, recipe.base, f"{where}: base")
+    checked(TrainSpec, {} if recipe.base == "none" else recipe.base, f"{where}: base")
     for stage in flat(recipe.stages):
         checked(TrainSpec, merge(recipe.train, stage.train), f"{where}: stage {stage.name!r}: train")
     return recipe
@@ -365,7 +356,7 @@ class _Loader(yaml.SafeLoader):
     """YAML 1.1 reads ``1e-4``, without a point, as a text."""
 
 
-_Loader.add_implicit_resolver(  # type: ignore[no-untyped-call]
+_Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
 )
 
@@ -392,7 +383,7 @@ def load_yaml(path: Path) -> Any:
         raise UsageError(f"{path}: can't be read: {error}") from None
     try:
         return parse_yaml(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}:" if mark else ""
         raise UsageError(f"{path}:{line} not YAML: {getattr(error, 'problem', None) or error}") from None

@@ -200,8 +200,8 @@ class Stage:
         size = min(n, self.train.batch_size)
         return list(self.task.batches("train", batch_size=size, subset=subset, seed=self.seed, device=self.device))
 
-    def record_inputs(self, paths: Sequence[str], n: int, player: str = "student") -> dict[str, Tensor]:
-        """Return what reaches some layers on ``n`` sampled examples: path -> inputs, examples in dimension 0."""
+    def record_inputs(self, paths: Sequence[str], n: int, player: str = "student") -> dict[str, list[Tensor]]:
+        """Return what reaches some layers on ``n`` sampled examples: path -> one tensor for each call."""
         net = self.players[player].module
         got: dict[str, list[Tensor]] = {p: [] for p in paths}
         handles = [
@@ -212,7 +212,7 @@ class Stage:
             self._look(net, batch)
         for handle in handles:
             handle.remove()
-        return {p: torch.cat(parts) for p, parts in got.items() if parts}
+        return {p: parts for p, parts in got.items() if parts}
 
     def _look(self, net: nn.Module, batch: Batch) -> None:
         """Run a net in eval mode without gradients; modes and statistics stay as they were."""

@@ -33,7 +33,7 @@ class IntervalQuantizer(Transform):
         self.bits, self.signed = bits, signed
         self.sizes = 2 ** (bits - 1) - 1 if signed else 2**bits - 1
         self.center = nn.Parameter(torch.tensor(0.5))
-        self.half = nn.Parameter(torch.tensor(0.5))
+        self.reach = nn.Parameter(torch.tensor(0.5))
 
     def start(self, value: Tensor) -> IntervalQuantizer:
         """Let the interval reach from the smallest to the largest size, and return self."""
@@ -41,21 +41,21 @@ class IntervalQuantizer(Transform):
         low, high = float(sizes.min()), float(sizes.max())
         with torch.no_grad():
             self.center.fill_((high + low) / 2)
-            self.half.fill_(max((high - low) / 2, 1e-6))
+            self.reach.fill_(max((high - low) / 2, 1e-6))
         return self
 
     def forward(self, value: Tensor) -> Tensor:
         """Return sign(v) round(t n) / n times the largest size, with t = clip((|v| - c + d) / 2d, 0, 1)."""
-        share = ((value.abs() if self.signed else value) - self.center + self.half) / (2 * self.half)
+        share = ((value.abs() if self.signed else value) - self.center + self.reach) / (2 * self.reach)
         share = share.clamp(0, 1)
         level = straight_through((share * self.sizes).round(), share * self.sizes) / self.sizes
-        level = level * (self.center + self.half)
+        level = level * (self.center + self.reach)
         return level * value.detach().sign() if self.signed else level
 
     def settle(self, latent: Tensor | None) -> None:
         """Keep the interval's half width positive and its upper end above zero."""
-        self.half.clamp_min_(1e-6)
-        self.center.copy_(torch.maximum(self.center, 1e-6 - self.half))
+        self.reach.clamp_min_(1e-6)
+        self.center.copy_(torch.maximum(self.center, 1e-6 - self.reach))
 
     def holds(self, final: Tensor) -> str | None:
         """Check the number of levels."""

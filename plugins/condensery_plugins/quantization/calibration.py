@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from condensery.errors import NotApplicable
@@ -41,7 +42,7 @@ def quantize_layers(
     """Put a quantizer on every layer's weight, and on its input unless ``activation_bits`` is ``None``.
 
     :param for_weight: makes a quantizer from the latent weight and its bits.
-    :param for_input: makes one from sampled inputs of the layer and its bits.
+    :param for_input: makes one from sampled inputs of the layer, flat, and its bits.
     """
     weights = stage.weights()
     inputs = stage.record_inputs([w.path for w in weights], SAMPLES) if activation_bits is not None else {}
@@ -51,7 +52,8 @@ def quantize_layers(
         refuse_quantized(method, weight)
         stage.attach(weight.name, method, for_weight(weight.latent.detach(), bits[weight.path]))
         if weight.path in inputs:
-            stage.attach(f"{weight.path}:input", method, for_input(inputs[weight.path], input_bits[weight.path]))
+            seen = torch.cat([t.flatten() for t in inputs[weight.path]])
+            stage.attach(f"{weight.path}:input", method, for_input(seen, input_bits[weight.path]))
 
 
 def too_many_levels(final: Tensor, bits: int) -> str | None:
