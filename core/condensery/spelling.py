@@ -1,271 +1,350 @@
-"""The one-line spelling of a composition: ``network-slimming -> hinton-kd(T=4){teacher=original}``.
+"""Compositions in one line, for the command line, tests and the web page. Imports no torch.
 
-Grammar::
+::
 
-    composition = item { ("->" | "then") item }
-    item        = "(" composition ")" [ "*" number ] | stage
-    stage       = method { ("+" | "with") method }
-    method      = key [ "(" settings ")" ] [ "{" fields "}" ]
-    settings    = name "=" value { "," name "=" value }
+    composition = item ("->" item)*                         "then" is the same as "->"
+    item     = stage | "(" composition ")" ["*" number]     rounds; without a number the parentheses do nothing
+    stage    = method ("+" method)* | braces                "with" is the same as "+"; braces alone: only train
+    method   = key ["(" settings ")"] braces*
+    settings = name "=" value ("," name "=" value)*
+    braces   = "{" settings "}"                             name, teacher, student, epochs of the whole stage
+    value    = number | true | false | null | word | "text" | [values] | =formula | key "(" settings ")"
 
-Braces belong to the stage; its fields are ``name``, ``teacher``, ``student`` and ``epochs``. A parenthesis around one
-stage may be followed by braces too.
+A key is made of letters, digits, ``-``, ``_``, ``.`` and ``/``. In a role, a bare word that names an earlier stage
+means that stage, whether the name was given or is the key of its only method; ``word()`` always means a model.
 """
 
 from __future__ import annotations
 
+import json
+import math
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
-
-import yaml
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple, NoReturn
 
 from condensery.errors import UnknownKey, UsageError
-from condensery.recipe import ROLE_WORDS, MethodSpec, ModelSpec, RoundSpec, StageSpec
+from condensery.recipe import ROLE_WORDS, ModelSpec, RoundSpec, StageSpec, automatic_name, flat, parse_recipe
 
 FIELDS = ("name", "teacher", "student", "epochs")
-_TOKEN = re.compile(
-    r"""\s*(?:(?P<arrow>->)|(?P<text>"[^"]*"|'[^']*')|(?P<formula>=\s*[^,=(){}\[\]]*(?:\([^(){}]*(?:\([^()]*\)[^(){}]*)*\)[^,(){}]*)*)"""
-    r"""|(?P<mark>[(){}\[\],+*])|(?P<word>(?:(?!->)[^\s(){}\[\],+*="'])+))"""
+MAX_DEPTH = 20
+CONSTANTS: dict[str, bool | None] = {"true": True, "false": False, "null": None}
+# Possessive quantifiers (++, *+, ?+) keep hostile input linear.
+TOKEN = re.compile(
+    r"""(?P<space>\s+)
+    | (?P<sign>->|[+*(){}\[\],=])
+    | (?P<number>-?(?:[0-9]++(?:\.[0-9]*+)?+|\.[0-9]++)(?:[eE][-+]?[0-9]++)?+(?![A-Za-z0-9_./:@\#]|-(?!>)))
+    | (?P<word>(?:[A-Za-z0-9_./:@\#]|-(?!>))++(?:(?<=@epoch)=[0-9]++)?+)
+    | (?P<quoted>"(?:[^"\\]|\\.)*+"|'[^']*+')""",
+    re.VERBOSE,
 )
+KEY = re.compile(r"(?!(then|with)$)(?=[^A-Za-z]*+[A-Za-z])[A-Za-z0-9_](?:[A-Za-z0-9_./-]*[A-Za-z0-9_])?")
+NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*+")
 
 
-class _Tokens:
-    def __init__(self, text: str) -> None:
-        self.text, self.place = text, 0
-        if re.search(r"(^|[^-])-\s*$", text):
-            raise UsageError("quote the composition: an unquoted -> is a shell redirect, so it ends in a lone '-'")
+class Token(NamedTuple):
+    """One token and where it starts; kinds are the groups of :data:`TOKEN`, ``formula`` and ``end``."""
 
-    def peek(self, pattern: str = "") -> tuple[str, str] | None:
-        if not self.text[self.place :].strip():
-            return None
-        match = _TOKEN.match(self.text, self.place)
-        if match is None:
-            raise self.error("a method")
-        kind = str(match.lastgroup)
-        return kind, match[kind]
-
-    def take(self) -> tuple[str, str]:
-        found = self.peek()
-        if found is None:
-            raise self.error("more")
-        match = _TOKEN.match(self.text, self.place)
-        assert match is not None
-        self.place = match.end()
-        return found
-
-    def accept(self, *values: str) -> bool:
-        found = self.peek()
-        if found is not None and found[0] != "text" and found[1] in values:
-            self.take()
-            return True
-        return False
-
-    def expect(self, value: str) -> None:
-        if not self.accept(value):
-            raise self.error(repr(value))
-
-    def equals(self) -> str:
-        """Take ``=`` and return what directly follows it if that is a whole formula, else nothing."""
-        rest = self.text[self.place :]
-        match = re.match(r"\s*=\s*", rest)
-        if match is None:
-            raise self.error("'='")
-        self.place += match.end()
-        return ""
-
-    def error(self, expected: str) -> UsageError:
-        around = self.text[max(0, self.place - 20) : self.place] + "»" + self.text[self.place : self.place + 20]
-        return UsageError(f"composition: expected {expected} at {around!r}")
+    kind: str
+    text: str
+    start: int
 
 
 def parse(text: str) -> list[dict[str, Any]]:
-    """Return a composition's stages as plain data for :class:`condensery.recipe.Recipe`.
+    """Return the stages and rounds of a composition, as plain data for :class:`condensery.recipe.Recipe`.
 
-    :raises UsageError: one line that says what was expected where.
+    :raises UsageError: naming what was expected, and where.
     """
-    tokens = _Tokens(text)
-    if tokens.peek() is None:
-        raise UsageError("composition: it is empty; e.g. 'magnitude -> hinton-kd{teacher=original}'")
-    try:
-        items = _composition(tokens)
-    except RecursionError:
-        raise UsageError("composition: nested too deeply") from None
-    if tokens.peek() is not None:
-        raise tokens.error("'->', '+' or the end")
-    _name_roles(items, set())
+    if text.rstrip().endswith("-"):
+        raise UsageError("quote the composition: an unquoted -> is a shell redirect")
+    parser = _Parser(text, "composition")
+    items = parser.sequence()
+    parser.expect("", "'->', '+' or the end")
     return items
 
 
-def _composition(tokens: _Tokens) -> list[dict[str, Any]]:
-    items = _item(tokens)
-    while tokens.accept("->", "then"):
-        items = items + _item(tokens)
-    return items
+def parse_model(text: str, what: str = "model") -> dict[str, Any]:
+    """Return the plain data of a :class:`condensery.recipe.ModelSpec`: ``timm/resnet18(in_chans=1)``.
+
+    :raises UsageError: naming what was expected, and where.
+    """
+    parser = _Parser(text, what)
+    spec = parser.spec()
+    parser.expect("", "'(' or the end")
+    return spec
 
 
-def _item(tokens: _Tokens) -> list[dict[str, Any]]:
-    if not tokens.accept("("):
-        return [_stage(tokens)]
-    inner = _composition(tokens)
-    tokens.expect(")")
-    found = tokens.peek()
-    if found == ("mark", "{"):
-        if len(inner) != 1 or "stages" in inner[0]:
-            raise tokens.error("'->' or '*': braces belong to one stage")
-        _fields(tokens, inner[0])
-    if not tokens.accept("*"):
-        return inner
-    kind, count = tokens.take()
-    if kind != "word" or not count.isdecimal() or int(count) < 1:
-        raise UsageError(f"composition: after '*' comes a number of rounds, got {count!r}")
-    return [{"stages": inner, "repeat": int(count)}]
+def parse_task(text: str) -> dict[str, Any]:
+    """Return the plain data of a :class:`condensery.recipe.TaskSpec`, as :func:`parse_model` does."""
+    return parse_model(text, "task")
 
 
-def _stage(tokens: _Tokens) -> dict[str, Any]:
-    stage: dict[str, Any] = {"methods": []}
-    while True:
-        kind, key = tokens.take() if tokens.peek() is not None else ("", "")
-        if kind != "word" or not re.fullmatch(r"[A-Za-z][\w./-]*", key):
-            raise tokens.error("the key of a method")
-        settings: dict[str, Any] = {}
-        if tokens.accept("("):
-            settings = _settings(tokens, ")")
-        stage["methods"].append({"key": key, "settings": settings})
-        if tokens.peek() == ("mark", "{"):
-            _fields(tokens, stage)
-        if not tokens.accept("+", "with"):
-            return stage
+class _Parser:
+    """A recursive-descent parser over the tokens of one line.
 
+    :param what: what is parsed, for messages.
+    :param names: names of the stages so far, which roles may use bare.
+    """
 
-def _fields(tokens: _Tokens, stage: dict[str, Any]) -> None:
-    tokens.expect("{")
-    for name, value in _settings(tokens, "}").items():
-        if name not in FIELDS:
-            raise UnknownKey("field", name, FIELDS, where="composition")
-        if stage.get(name, value) != value:
-            raise UsageError(f"composition: one stage has {name}={stage[name]!r} and {name}={value!r}")
-        stage[name] = value
+    def __init__(self, text: str, what: str, names: Collection[str] = ()) -> None:
+        self.text, self.what, self.names = text, what, set(names)
+        self.at = self.depth = start = 0
+        self.tokens: list[Token] = []
+        while start < len(text):
+            match = TOKEN.match(text, start)
+            if text[start] == "=" and self.tokens and self.tokens[-1].text in ("=", "[", ","):
+                token = Token("formula", _formula(text, start), start)
+            elif match is None:
+                expected = "the quote to be closed" if text[start] in "\"'" else "a key, a value or a sign"
+                self.fail(expected, Token("", text[start], start))
+            else:
+                token = Token(str(match.lastgroup), match[0], start)
+            start += len(token.text)
+            if token.kind != "space":
+                self.tokens.append(token)
+        self.tokens.append(Token("end", "", start))
 
+    def fail(self, expected: str, token: Token | None = None) -> NoReturn:
+        _, found, start = token or self.here
+        shown = repr(found[:30]) if found else "the end"
+        near = self.text[max(0, start - 20) : start] + "^" + self.text[start : start + 20]
+        raise UsageError(f"{self.what}: expected {expected}, found {shown} at column {start + 1}, near {near!r}")
 
-def _settings(tokens: _Tokens, end: str) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    while not tokens.accept(end):
-        kind, name = tokens.take() if tokens.peek() is not None else ("", "")
-        if kind != "word" or not name.isidentifier():
-            raise tokens.error("a setting's name")
-        if name in found:
-            raise UsageError(f"composition: {name!r} is given twice")
-        tokens.equals()
-        found[name] = _value(tokens)
-        if not tokens.accept(","):
-            tokens.expect(end)
-            break
-    return found
+    @property
+    def here(self) -> Token:
+        return self.tokens[self.at]
 
+    def next(self) -> Token:
+        token = self.here
+        self.at += token.kind != "end"
+        return token
 
-def _value(tokens: _Tokens) -> Any:
-    if tokens.accept("["):
-        values = []
-        while not tokens.accept("]"):
-            values.append(_value(tokens))
-            if not tokens.accept(","):
-                tokens.expect("]")
-                break
+    def accept(self, *texts: str) -> bool:
+        found = self.here.text in texts
+        self.at += found and self.here.kind != "end"
+        return found
+
+    def expect(self, text: str, expected: str) -> None:
+        if not self.accept(text):
+            self.fail(expected)
+
+    def nest(self, by: int) -> None:
+        self.depth += by
+        if self.depth > MAX_DEPTH:
+            self.fail(f"at most {MAX_DEPTH} levels of brackets")
+
+    # ---------------------------------------------------------------- stages and rounds
+
+    def sequence(self) -> list[dict[str, Any]]:
+        items = self.item()
+        while self.accept("->", "then"):
+            items += self.item()
+        return items
+
+    def item(self) -> list[dict[str, Any]]:
+        if not self.accept("("):
+            stage = self.stage()
+            if self.here.text == "*":
+                self.fail("parentheses around what is repeated")
+            return [stage]
+        self.nest(+1)
+        items = self.sequence()
+        self.expect(")", "'->', '+' or ')'")
+        self.nest(-1)
+        if self.here.text in ("+", "with", "{"):
+            self.fail("'*', '->' or the end, as '+' and braces go inside the parentheses")
+        if not self.accept("*"):
+            return items
+        count = self.next()
+        if not re.fullmatch("0*[1-9][0-9]{0,8}", count.text):
+            self.fail("a number of rounds, 1 or more", count)
+        return [{"stages": items, "repeat": int(count.text)}]
+
+    def stage(self) -> dict[str, Any]:
+        methods: list[dict[str, Any]] = []
+        fields: dict[str, Any] = {}
+        if self.here.text == "{":
+            self.braces(fields)
+        else:
+            methods.append(self.method(fields))
+            while self.accept("+", "with"):
+                methods.append(self.method(fields))
+        self.names.add(str(fields.get("name") or automatic_name([m["key"] for m in methods], ())))
+        return {"methods": methods, **fields}
+
+    def method(self, fields: dict[str, Any]) -> dict[str, Any]:
+        method: dict[str, Any] = {"key": self.key("method")}
+        if self.accept("("):
+            method["settings"] = self.settings(")")
+        while self.here.text == "{":
+            self.braces(fields)
+        return method
+
+    def key(self, what: str) -> str:
+        token = self.next()
+        if token.kind not in ("word", "number") or not KEY.fullmatch(token.text):
+            self.fail(f"a {what}", token)
+        return token.text
+
+    def braces(self, fields: dict[str, Any]) -> None:
+        self.expect("{", "'{'")
+        for name, value in self.settings("}").items():
+            if name not in FIELDS:
+                raise UnknownKey("stage field", name, FIELDS, where=self.what)
+            if name in fields and fields[name] != value:
+                raise UsageError(f"{self.what}: one stage has {name} {fields[name]!r} and {value!r}")
+            fields[name] = value
+
+    # ---------------------------------------------------------------- values
+
+    def settings(self, closing: str) -> dict[str, Any]:
+        """Return what stands in brackets, the opening one already read."""
+        found: dict[str, Any] = {}
+        while not self.accept(closing):
+            if found:
+                self.expect(",", f"',' or {closing!r}")
+            name = self.next()
+            if name.kind != "word" or not NAME.fullmatch(name.text):
+                self.fail("a setting's name" if closing == ")" else "a field's name", name)
+            if name.text in found:
+                self.fail("each name once", name)
+            self.expect("=", "'='")
+            found[name.text] = self.value(role=closing == "}" and name.text in ("teacher", "student"))
+        return found
+
+    def value(self, *, role: bool = False) -> Any:
+        token = self.next()
+        match token.kind:
+            case "formula":
+                return token.text.rstrip()
+            case "number" | "quoted":
+                return self.literal(token)
+            case "word" if self.here.text == "(":
+                self.at -= 1
+                return self.spec()
+            case "word" if token.text in CONSTANTS:
+                return CONSTANTS[token.text]
+            case "word":
+                is_stage = role and token.text in self.names and token.text not in ROLE_WORDS
+                return f"stage:{token.text}" if is_stage else token.text
+        if token.text != "[":
+            self.fail("a value", token)
+        self.nest(+1)
+        values: list[Any] = []
+        while not self.accept("]"):
+            if values:
+                self.expect(",", "',' or ']'")
+            values.append(self.value(role=role))
+        self.nest(-1)
         return values
-    found = tokens.peek()
-    if found is None or found[0] not in ("word", "text", "formula"):
-        raise tokens.error("a value")
-    kind, text = tokens.take()
-    if kind == "text":
-        return text[1:-1]
-    if kind == "formula":
-        return text.strip()
-    if tokens.peek() == ("mark", "("):
-        tokens.expect("(")
-        return {"key": text, **_settings(tokens, ")")}
-    return _scalar(text)
+
+    def literal(self, token: Token) -> Any:
+        text = token.text
+        if text[0] == "'":
+            return text[1:-1]
+        try:
+            value = float(text) if token.kind == "number" and not text.lstrip("-").isdigit() else json.loads(text)
+        except ValueError:  # an unknown escape, or more digits than Python reads
+            self.fail("a text or number as in JSON", token)
+        if value in (math.inf, -math.inf):
+            self.fail("a smaller number", token)
+        return value
+
+    def spec(self) -> dict[str, Any]:
+        """Return a key and its settings in one mapping."""
+        first = self.here
+        key = self.key(self.what if self.what == "task" else "model")
+        self.nest(+1)
+        settings = self.settings(")") if self.accept("(") else {}
+        self.nest(-1)
+        if "key" in settings:
+            self.fail("no setting 'key', as the key stands before the parentheses", first)
+        return {"key": key, **settings}
 
 
-def _scalar(text: str) -> Any:
-    if re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", text):
-        return int(text) if re.fullmatch(r"[-+]?\d+", text) and len(text) < 400 else float(text)
-    return {"true": True, "false": False, "null": None}.get(text, text)
+def _formula(text: str, start: int) -> str:
+    """Return the formula that starts here: up to a ``,`` or closing bracket outside its own brackets."""
+    depth = 0
+    for place in range(start, len(text)):
+        if depth == 0 and text[place] in ",)]}":
+            return text[start:place]
+        depth += (text[place] in "([{") - (text[place] in ")]}")
+    return text[start:]
 
 
-def _name_roles(items: list[dict[str, Any]], names: set[str]) -> None:
-    """Turn the bare name of an earlier stage into ``stage:<name>``."""
-    for item in items:
-        if "stages" in item:
-            _name_roles(item["stages"], names)
-            continue
-        teacher = item.get("teacher")
-        if isinstance(teacher, list):
-            item["teacher"] = [_role(t, names) for t in teacher]
-        elif teacher is not None:
-            item["teacher"] = _role(teacher, names)
-        if item.get("name") is not None:
-            names.add(str(item["name"]))
-
-
-def _role(value: Any, names: set[str]) -> Any:
-    if isinstance(value, str) and value not in ROLE_WORDS:
-        head = value.partition(".")[0].partition("@")[0]
-        if head in names:
-            return f"stage:{value}"
-    return value
-
-
-def parse_model(text: str) -> dict[str, Any]:
-    """Return ``timm/vit_tiny_patch16_224(img_size=32)`` as plain data of a model or a task.
-
-    :raises UsageError: if it is anything else.
-    """
-    tokens = _Tokens(text)
-    value = _value(tokens) if tokens.peek() is not None else None
-    if tokens.peek() is not None or not isinstance(value, (str, dict)):
-        raise UsageError(f"model or task {text!r}: write a key, or key(setting=value)")
-    return {"key": value} if isinstance(value, str) else value
+# ---------------------------------------------------------------- the inverse
 
 
 def format_stages(stages: Sequence[StageSpec | RoundSpec]) -> str:
-    """Return the one-line spelling of a recipe's stages, as far as the line can say it."""
-    return " -> ".join(_format_item(s) for s in stages)
+    """Return the composition that :func:`parse` reads as these stages, without names that a recipe gives by itself.
+
+    :raises UsageError: naming what one line can't say: data, players, ``until``, a key with a space...
+    """
+    wanted = _as_in_recipe([s.model_copy(deep=True) for s in stages])
+    short = [s.model_copy(deep=True) for s in wanted]
+    for stage in flat(short):
+        name, stage.name = stage.name, ""
+        if _as_in_recipe([s.model_copy(deep=True) for s in short]) != wanted:
+            stage.name = name
+    text = _items(short, set())
+    try:
+        same = _as_in_recipe(parse(text)) == wanted
+    except UsageError:
+        same = False
+    if not same:
+        raise UsageError(f"one line can't say these stages (nearest: {text!r}); write a recipe file")
+    return text
 
 
-def _format_item(item: StageSpec | RoundSpec) -> str:
-    if isinstance(item, RoundSpec):
-        return f"({format_stages(item.stages)}) * {item.repeat}"
-    default = "+".join(m.key for m in item.methods)
-    fields: dict[str, Any] = {}
-    if item.name and item.name.partition("#")[0] != default:
-        fields["name"] = item.name
-    if item.teacher is not None:
-        fields["teacher"] = item.teacher
-    if item.student != "previous":
-        fields["student"] = item.student
-    if item.epochs is not None:
-        fields["epochs"] = item.epochs
-    return " + ".join(_format_method(m) for m in item.methods) + (f"{{{_format_settings(fields)}}}" if fields else "")
+def _as_in_recipe(stages: Sequence[Any]) -> list[StageSpec | RoundSpec]:
+    return parse_recipe({"model": "any", "task": "any", "stages": stages}).stages
 
 
-def _format_method(method: MethodSpec) -> str:
-    return method.key + (f"({_format_settings(method.settings)})" if method.settings else "")
+def _items(items: Sequence[StageSpec | RoundSpec], names: set[str]) -> str:
+    parts = []
+    for item in items:
+        unsaid = {"until", "over"} if isinstance(item, RoundSpec) else {"data", "players", "train"}
+        for field in sorted(unsaid & item.model_dump(exclude_defaults=True).keys()):
+            raise UsageError(f"one line can't say {field!r} of a stage or round; write a recipe file")
+        if isinstance(item, RoundSpec):
+            parts.append(f"({_items(item.stages, names)}) * {item.repeat}")
+        else:
+            parts.append(_stage(item, names))
+            names.add(item.name or automatic_name([m.key for m in item.methods], ()))
+    return " -> ".join(parts)
 
 
-def _format_settings(settings: Mapping[str, Any]) -> str:
-    return ", ".join(f"{n}={_format_value(v)}" for n, v in settings.items())
+def _stage(stage: StageSpec, names: set[str]) -> str:
+    methods = " + ".join(m.key + (f"({_settings(m.settings)})" if m.settings else "") for m in stage.methods)
+    given = {field: getattr(stage, field) for field in FIELDS if field in stage.model_dump(exclude_defaults=True)}
+    return methods + (f"{{{_settings(given, names)}}}" if given or not methods else "")
 
 
-def _format_value(value: Any) -> str:
+def _settings(settings: Mapping[str, Any], names: Collection[str] | None = None) -> str:
+    return ", ".join(f"{name}={_say(value, names)}" for name, value in settings.items())
+
+
+def _say(value: Any, names: Collection[str] | None) -> str:
+    """Return how to write a value; ``names``, in the fields of a stage, are those of the stages before."""
     if isinstance(value, ModelSpec):
-        plain = value.model_dump(mode="json", exclude_defaults=True)
-        key = plain.pop("key")
-        return f"{key}({_format_settings(plain)})" if plain else str(key)
-    if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(_format_value(v) for v in value) + "]"
-    if isinstance(value, str):
-        plain_word = re.fullmatch(r"(?:(?!->)[^\s(){}\[\],+*=\"'])+", value) and _scalar(value) == value
-        quote = "'" if '"' in value else '"'
-        return value if plain_word or value.startswith("=") else f"{quote}{value}{quote}"
-    return str(yaml.safe_dump(value, default_flow_style=True)).split("\n")[0]
+        value = value.model_dump(exclude_defaults=True)
+        if len(value) == 1 and _reads_as(value["key"], value["key"], names):
+            return str(value["key"])
+    match value:
+        case {"key": str(key)}:
+            return f"{key}({_settings({k: v for k, v in value.items() if k != 'key'})})"
+        case list():
+            return "[" + ", ".join(_say(v, names) for v in value) + "]"
+        case str():
+            shorter = [value.removeprefix("stage:"), value] if names is not None else [value]
+            return next((s for s in shorter if _reads_as(s, value, names)), json.dumps(value, ensure_ascii=False))
+        case None | bool() | int() | float():
+            return json.dumps(value)
+    raise UsageError(f"one line can't say the value {value!r}; write a recipe file")
+
+
+def _reads_as(text: str, value: str, names: Collection[str] | None) -> bool:
+    """Tell whether a bare text means this value; with ``names``, as a role among stages of these names."""
+    try:
+        return bool(_Parser(f"[{text}]", "value", names or ()).value(role=names is not None) == [value])
+    except UsageError:
+        return False

@@ -1,0 +1,22 @@
+"""One recipe per paper, as data; the catalogue runs them."""
+
+from __future__ import annotations
+
+from condensery.hookspecs import Register, hookimpl
+
+REPRODUCTIONS = (
+    "deep-mutual-learning",
+    "hinton-kd",
+    "lsq",
+    "magnitude",
+    "network-slimming",
+    "prune-then-distill",
+    "qkd",
+)
+
+
+@hookimpl
+def register_recipes(register: Register) -> None:
+    """Offer the reproductions."""
+    for key in REPRODUCTIONS:
+        register(key, f"{__name__}:recipes/{key}.yaml")

@@ -1,0 +1,126 @@
+"""The command line. Commands import what they need themselves, so that ``list`` and ``show`` start fast."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from condensery.errors import CondenseryError
+
+app = typer.Typer(
+    help="A catalogue of neural-network compression: list it, run it, compose it, reproduce it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+Set = Annotated[list[str] | None, typer.Option("--set", help="Change one value: stages.0.hinton-kd.T=2")]
+Seed = Annotated[int | None, typer.Option(min=0, help="Seed of the run.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Out = Annotated[Path | None, typer.Option(help="Folder for report.json, log and checkpoints.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with what the out folder holds.")]
+Explain = Annotated[bool, typer.Option("--explain", help="Print the resolved recipe and the call order, and stop.")]
+
+
+@app.command("list")
+def list_(family: Annotated[str | None, typer.Option(help="Only this family.")] = None, json: Json = False) -> None:
+    """List the papers and methods of the catalogue."""
+    from condensery_catalogue.listing import list_cards
+
+    list_cards(family, as_json=json)
+
+
+@app.command()
+def show(key: str, json: Json = False) -> None:
+    """Show one card: paper, hyper-parameters, claims and where they come from."""
+    from condensery_catalogue.listing import show_card
+
+    show_card(key, as_json=json)
+
+
+@app.command()
+def plugins(json: Json = False) -> None:
+    """List the installed plugins, what they offer, and what is wrong with them."""
+    from condensery_catalogue.listing import list_plugins
+
+    list_plugins(as_json=json)
+
+
+@app.command()
+def run(
+    recipe: Path,
+    set: Set = None,
+    seed: Seed = None,
+    device: Device = "auto",
+    out: Out = None,
+    resume: Resume = False,
+    explain: Explain = False,
+    json: Json = False,
+) -> None:
+    """Run a recipe from a YAML file."""
+    from condensery_catalogue.running import run_file
+
+    run_file(recipe, set or [], seed, device, out, resume=resume, explain=explain, as_json=json)
+
+
+@app.command()
+def compose(
+    composition: Annotated[str, typer.Argument(help='Quote it: "network-slimming -> hinton-kd{teacher=original}"')],
+    model: Annotated[
+        str | None, typer.Option(help="A model: resnet20, 'timm/vit_tiny_patch16_224(img_size=32)'")
+    ] = None,
+    task: Annotated[str, typer.Option(help="A task: digits, cifar10, word-language...")] = "digits",
+    epochs: Annotated[int | None, typer.Option(min=0, help="Epochs of each stage.")] = None,
+    set: Set = None,
+    seed: Seed = None,
+    device: Device = "auto",
+    out: Out = None,
+    resume: Resume = False,
+    explain: Explain = False,
+    json: Json = False,
+) -> None:
+    """Run a composition of methods, written in one line."""
+    from condensery_catalogue.running import run_composition
+
+    run_composition(
+        composition, model, task, epochs, set or [], seed, device, out, resume=resume, explain=explain, as_json=json
+    )
+
+
+@app.command()
+def reproduce(
+    key: str,
+    tier: Annotated[str, typer.Option(help="smoke (seconds), desk (minutes) or paper.")] = "desk",
+    seeds: Annotated[int | None, typer.Option(min=1, help="How many seeds; the tier's own number by default.")] = None,
+    device: Device = "auto",
+    out: Out = None,
+    results: Annotated[Path | None, typer.Option(help="Folder that the result file goes to as well.")] = None,
+    json: Json = False,
+) -> None:
+    """Reproduce a paper: its claim beside the figure measured here."""
+    from condensery_catalogue.reproduce import reproduce_paper
+
+    reproduce_paper(key, tier, seeds, device, out, results, as_json=json)
+
+
+def main() -> None:
+    """Run the command line; an error that a user can act on is one line, exit code 2."""
+    try:
+        app()
+    except CondenseryError as error:
+        print(f"error: {error}", file=sys.stderr)
+        if "--json" in sys.argv:
+            print(json.dumps({"error": str(error)}))
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("\nstopped; what finished is kept: the same command with --resume and its --out goes on", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,159 @@
+"""``run`` and ``compose``: from a file or a line to a report."""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from condensery.errors import UsageError
+from condensery.overrides import apply_overrides
+from condensery.recipe import load_yaml, parse_recipe
+from condensery.registry import Registry
+from condensery.spelling import parse, parse_model
+from condensery_catalogue.listing import open_registry
+
+
+def run_file(
+    path: Path,
+    assignments: list[str],
+    seed: int | None,
+    device: str,
+    out: Path | None,
+    *,
+    resume: bool,
+    explain: bool,
+    as_json: bool,
+) -> None:
+    """Run a recipe file.
+
+    :raises UsageError: for a missing or broken file.
+    """
+    data = load_yaml(path)
+    if not isinstance(data, Mapping):
+        raise UsageError(f"{path}: a recipe is a mapping with model, task and stages")
+    registry = open_registry()
+    _run(data, assignments, seed, device, out, registry, path.stem, resume=resume, explain=explain, as_json=as_json)
+
+
+def run_composition(
+    composition: str,
+    model: str | None,
+    task: str,
+    epochs: int | None,
+    assignments: list[str],
+    seed: int | None,
+    device: str,
+    out: Path | None,
+    *,
+    resume: bool,
+    explain: bool,
+    as_json: bool,
+) -> None:
+    """Run a composition; without a model, on the task's own."""
+    stages = parse(composition)
+    registry = open_registry()
+    task_data = parse_model(task)
+    cls = registry.load("tasks", task_data["key"])
+    train: dict[str, Any] = dict(cls.base)
+    train["epochs"] = epochs if epochs is not None else max(1, cls.base.get("epochs", 2) // 2)
+    data = {
+        "model": parse_model(model) if model else {"key": cls.default_model},
+        "task": task_data,
+        "train": train,
+        "stages": stages,
+    }
+    _run(data, assignments, seed, device, out, registry, "compose", resume=resume, explain=explain, as_json=as_json)
+
+
+def _run(
+    data: Mapping[str, Any],
+    assignments: list[str],
+    seed: int | None,
+    device: str,
+    out: Path | None,
+    registry: Registry,
+    name: str,
+    *,
+    resume: bool,
+    explain: bool,
+    as_json: bool,
+) -> None:
+    changed = apply_overrides(data, assignments)
+    if seed is not None:
+        changed["seed"] = seed
+    recipe = parse_recipe(changed)
+    quiet_libraries()
+    from condensery.engine import Run
+    from condensery.progress import Progress
+
+    folder = out or free_folder(Path("runs"), recipe.name or name)
+    with Progress(quiet=as_json) as progress:
+        job = Run(recipe, registry, out=folder, device=device, resume=resume, show=progress)
+        if explain:
+            said = job.explain()
+            print(json.dumps(said, indent=1) if as_json else yaml.safe_dump(said, sort_keys=False))
+            return
+        try:
+            report = job.execute()
+        except KeyboardInterrupt:
+            print(f"\nstopped; go on with the same command and --out {folder} --resume", file=sys.stderr)
+            sys.exit(130)
+    if as_json:
+        print(json.dumps(report, indent=1, default=str))
+    else:
+        print_report(report, folder)
+
+
+def quiet_libraries() -> None:
+    """Silence warnings of libraries that a user of this command can't act on."""
+    warnings.filterwarnings("ignore", module=r"(torch|transformers|timm)\..*")
+
+
+def free_folder(parent: Path, name: str) -> Path:
+    """Return ``parent/name-1``, or the next number that is free."""
+    number = 1
+    while (parent / f"{name}-{number}").exists():
+        number += 1
+    return parent / f"{name}-{number}"
+
+
+def print_report(report: Mapping[str, Any], folder: Path) -> None:
+    """Print what a run came to."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("", "before", "after", "ratio", title="What came out", title_justify="left")
+    before, after, ratios = report["before"], report["after"], report["ratios"]
+    removed = f"{ratios['parameters_removed']:.1f} % removed"
+    rows = [
+        ("parameters", "parameters", ""),
+        ("non-zero parameters", "nonzeros", removed),
+        ("MACs", "macs", f"{ratios['macs']:.2f}x" if ratios["macs"] else ""),
+        ("latency, batch 1 (ms)", "latency_ms", f"{ratios['speedup']:.2f}x" if ratios["speedup"] else ""),
+        ("examples per second, batch 64", "fps", ""),
+    ]
+    for title, key, ratio in rows:
+        table.add_row(title, _number(before[key]), _number(after[key]), ratio)
+    for name, value in after["quality"].items():
+        table.add_row(name, _number(before["quality"][name]), _number(value), f"{value - before['quality'][name]:+.2f}")
+    console = Console()
+    console.print(table)
+    for stage in report["stages"]:
+        said = ", ".join(f"{k} {_number(v)}" for k, v in stage["report"].items())
+        cached = " (from the cache)" if stage.get("cached") else ""
+        console.print(
+            f"stage {stage['name']}{cached}: {stage['epochs']} epochs, {stage['wall_s']:.0f} s  {said}", markup=False
+        )
+    console.print(f"report: {folder / 'report.json'}", markup=False, soft_wrap=True)
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.3f}"

@@ -1,0 +1,163 @@
+"""CIFAR-10 and CIFAR-100: 32x32 colour images, kept as lossless strips."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from condensery.data import Arrays, check_sha256, find_data, is_stored, load_hub, stored_arrays
+from condensery.errors import UsageError
+from condensery.tasks import Split, TaskFacts
+from condensery_plugins.tasks.images import IMAGENET_MEAN, IMAGENET_STD, ImageTask
+from condensery_plugins.tasks.tensors import Stored
+
+ZIPS: dict[Split, tuple[str, ...]] = {"train": ("train_0.zip", "train_1.zip"), "test": ("test.zip",)}
+ALL_FILES = ["labels.npz", *ZIPS["train"], *ZIPS["test"]]
+
+
+class CifarTask(ImageTask):
+    """50,000 + 10,000 images of 32x32 pixels; random crops out of a border of 4, and flips.
+
+    Krizhevsky: "Learning Multiple Layers of Features from Tiny Images", 2009. Local files are ``labels.npz`` and zips of
+    lossless WebP strips of 100 images each; they are pinned and decoded once. On the Hugging Face Hub the revision is
+    not pinned.
+
+    :param normalize: ``own`` takes the training set's mean and deviation; ``imagenet`` those of ImageNet, as many
+        published nets do.
+    :param augment: whether training images are cropped and flipped.
+    """
+
+    hub: ClassVar[str]
+    hub_label: ClassVar[str]
+    sha256: ClassVar[Mapping[str, str]]
+    own: ClassVar[tuple[tuple[float, ...], tuple[float, ...]]]
+    """Mean and standard deviation of the training set, per channel."""
+    base = {
+        "epochs": 60,
+        "batch_size": 128,
+        "optimizer": {
+            "name": "sgd",
+            "lr": 0.1,
+            "weight_decay": 5e-4,
+            "options": {"momentum": 0.9, "nesterov": True},
+        },
+        "schedule": {"name": "cosine"},
+        "autocast": "bf16",
+        "channels_last": True,
+    }
+
+    def __init__(self, outputs: int, normalize: Literal["own", "imagenet"], augment: bool) -> None:
+        if normalize not in ("own", "imagenet"):
+            raise UsageError(f"task {self.key}: normalize is 'own' or 'imagenet', got {normalize!r}")
+        mean, std = self.own if normalize == "own" else (IMAGENET_MEAN, IMAGENET_STD)
+        facts = TaskFacts("image", outputs=outputs, channels=3, size=32)
+        super().__init__(facts, mean, std, pad=4 if augment else 0, flip=augment)
+
+    def load(self, split: Split) -> Stored:
+        """Read one split from local files, the cache or the hub."""
+        keys = [f"{split}_images", f"{split}_labels"]
+        folder = find_data(self.key, ALL_FILES)
+        if folder is not None or is_stored(self.key, keys):
+            arrays = stored_arrays(self.key, keys, lambda: self._read(folder, split))
+        else:
+            arrays = stored_arrays(f"{self.key}-hub", keys, lambda: self._fetch(split))
+        images, labels = (torch.from_numpy(arrays[key]) for key in keys)
+        return {"images": images}, labels.long()
+
+    def _read(self, folder: Path | None, split: Split) -> Arrays:
+        assert folder is not None  # else the arrays are stored already
+        for file in ("labels.npz", *ZIPS[split]):
+            check_sha256(folder / file, self.sha256)
+        with np.load(folder / "labels.npz", allow_pickle=False) as labels:
+            return {
+                f"{split}_images": np.concatenate([unpack_strips(folder / z) for z in ZIPS[split]]),
+                f"{split}_labels": labels[split],
+            }
+
+    def _fetch(self, split: Split) -> Arrays:
+        rows = load_hub(self.key, ALL_FILES, self.hub, split)
+        labels = np.asarray(list(rows[self.hub_label]), np.uint8)
+        order = self.hub_order(labels)
+        return {f"{split}_images": channels_first(rows["img"])[order], f"{split}_labels": labels[order]}
+
+    @staticmethod
+    def hub_order(labels: NDArray[np.uint8]) -> NDArray[np.int64]:
+        """Return which of the hub's rows come first, second and so on in this project's order."""
+        return np.arange(len(labels))
+
+
+class Cifar10(CifarTask):
+    """Ten classes, in the original order.
+
+    In the local files 104 images (81 train, 23 test, nearly all ships) are JPEG copies; the others are exact.
+    """
+
+    key = "cifar10"
+    hub, hub_label = "uoft-cs/cifar10", "label"
+    default_model = "resnet20"
+    own = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+    sha256 = {
+        "labels.npz": "76b0ae705fb8cbc2614044ecc1a54a77efb2a5d543b929774f6eee55c126b8ce",
+        "test.zip": "73a99dc814237937684a4251c0f5eada6dbb1f9a2c55635bcf3415c127f19113",
+        "train_0.zip": "594a2eb625435cd2dfb3f3dad4a49eb0311ab2d4ebd4dc504187f9f25838afa9",
+        "train_1.zip": "3b2d1b987a73fd7671ab5d7d0d07745e00b5d54350be6eab878d9a0aae4b4779",
+    }
+
+    def __init__(self, normalize: Literal["own", "imagenet"] = "own", augment: bool = True) -> None:
+        super().__init__(10, normalize, augment)
+
+
+class Cifar100(CifarTask):
+    """A hundred fine classes, in an order in which each run of 100 images holds every class once."""
+
+    key = "cifar100"
+    hub, hub_label = "uoft-cs/cifar100", "fine_label"
+    default_model = "resnet56"
+    own = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
+    sha256 = {
+        "labels.npz": "869086f31934267c56683925dd9be3ef7bfbf48c1ba35e793e9d2b54631aacba",
+        "test.zip": "078afce2f8297e84f47c35676f9b6f545cc6170e7ba0570050a966838e7027d6",
+        "train_0.zip": "6d2c7e1262943b97661017e7c873a5cb38e69606380d84687c28f42ce98501ff",
+        "train_1.zip": "9b3864d9f9fdc19b006a9a470c5110f5fb64df0581d4d2bd9fbefdac7fc2e55a",
+    }
+
+    def __init__(self, normalize: Literal["own", "imagenet"] = "own", augment: bool = True) -> None:
+        super().__init__(100, normalize, augment)
+
+    @staticmethod
+    def hub_order(labels: NDArray[np.uint8]) -> NDArray[np.int64]:
+        """Return the first of each class, then the second of each, and so on: the order of the local files."""
+        by_class = np.argsort(labels, kind="stable")
+        rank = np.empty(len(labels), np.int64)
+        starts = np.searchsorted(labels[by_class], labels[by_class])
+        rank[by_class] = np.arange(len(labels)) - starts
+        return np.lexsort((labels, rank))
+
+
+def unpack_strips(path: Path) -> NDArray[np.uint8]:
+    """Decode a zip of strips, each with square images stacked from top to bottom.
+
+    :returns: ``(images, 3, side, side)``.
+    """
+    from PIL import Image
+
+    parts = []
+    with zipfile.ZipFile(path) as archive:
+        for name in sorted(archive.namelist()):
+            with Image.open(io.BytesIO(archive.read(name))) as strip:
+                pixels = np.asarray(strip.convert("RGB"))
+            side = pixels.shape[1]
+            parts.append(pixels.reshape(-1, side, side, 3).transpose(0, 3, 1, 2))
+    return np.concatenate(parts)
+
+
+def channels_first(images: Iterable[Any]) -> NDArray[np.uint8]:
+    """Stack RGB images (PIL, or arrays of shape ``(side, side, 3)``) to ``(images, 3, side, side)``."""
+    return np.ascontiguousarray(np.stack([np.asarray(i, np.uint8) for i in images]).transpose(0, 3, 1, 2))

@@ -1,0 +1,131 @@
+"""MNIST and Fashion-MNIST: 28x28 grey images in IDX files."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from condensery.data import Arrays, find_data, is_stored, load_hub, read_gzip, stored_arrays
+from condensery.errors import UsageError
+from condensery.tasks import Split, TaskFacts
+from condensery_plugins.tasks.images import ImageTask
+from condensery_plugins.tasks.tensors import Stored
+
+FILES: dict[Split, tuple[str, str]] = {
+    "train": ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"),
+    "test": ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"),
+}
+ALL_FILES = [file for pair in FILES.values() for file in pair]
+
+
+class IdxTask(ImageTask):
+    """60,000 + 10,000 images in four gzip'd IDX files, in ten classes; no augmentation.
+
+    The files' *content* is pinned, so the authors' files and any repacking of them are both right. On the Hugging Face
+    Hub the revision is not pinned.
+    """
+
+    hub: ClassVar[str]
+    sha256: ClassVar[Mapping[str, str]]
+    """Of the content, by file name."""
+    default_model = "lenet-5"
+    base = {
+        "epochs": 10,
+        "batch_size": 128,
+        "optimizer": {
+            "name": "sgd",
+            "lr": 0.05,
+            "weight_decay": 5e-4,
+            "options": {"momentum": 0.9, "nesterov": True},
+        },
+        "schedule": {"name": "cosine"},
+    }
+
+    def __init__(self, mean: float, std: float) -> None:
+        super().__init__(TaskFacts("image", outputs=10, channels=1, size=28), (mean,), (std,))
+
+    def load(self, split: Split) -> Stored:
+        """Read one split from local files, the cache or the hub."""
+        keys = [f"{split}_images", f"{split}_labels"]
+        folder = find_data(self.key, ALL_FILES)
+        if folder is not None or is_stored(self.key, keys):
+            arrays = stored_arrays(self.key, keys, lambda: self._read(folder, split))
+        else:
+            arrays = stored_arrays(f"{self.key}-hub", keys, lambda: self._fetch(split))
+        images, labels = (torch.from_numpy(arrays[key]) for key in keys)
+        return {"images": images.unsqueeze(1)}, labels.long()
+
+    def _read(self, folder: Path | None, split: Split) -> Arrays:
+        assert folder is not None  # else the arrays are stored already
+        images, labels = FILES[split]
+        return {
+            f"{split}_images": parse_idx(folder / images, read_gzip(folder / images, self.sha256)),
+            f"{split}_labels": parse_idx(folder / labels, read_gzip(folder / labels, self.sha256)),
+        }
+
+    def _fetch(self, split: Split) -> Arrays:
+        rows = load_hub(self.key, ALL_FILES, self.hub, split)
+        return {
+            f"{split}_images": np.stack([np.asarray(image, np.uint8) for image in rows["image"]]),
+            f"{split}_labels": np.asarray(list(rows["label"]), np.uint8),
+        }
+
+
+class Mnist(IdxTask):
+    """Handwritten digits.
+
+    LeCun, Bottou, Bengio, Haffner: "Gradient-Based Learning Applied to Document Recognition", Proc. IEEE 86(11), 1998.
+    """
+
+    key = "mnist"
+    hub = "ylecun/mnist"
+    sha256 = {
+        "train-images-idx3-ubyte.gz": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+        "train-labels-idx1-ubyte.gz": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+        "t10k-images-idx3-ubyte.gz": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+        "t10k-labels-idx1-ubyte.gz": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+    }
+
+    def __init__(self) -> None:
+        super().__init__(0.1307, 0.3081)
+
+
+class FashionMnist(IdxTask):
+    """Pictures of clothes, in MNIST's format.
+
+    Xiao, Rasul, Vollgraf: "Fashion-MNIST: a Novel Image Dataset for Benchmarking Machine Learning Algorithms", 2017,
+    arXiv:1708.07747. The pinned content is that of Debian's package ``dataset-fashion-mnist``.
+    """
+
+    key = "fashion-mnist"
+    hub = "zalando-datasets/fashion_mnist"
+    sha256 = {
+        "train-images-idx3-ubyte.gz": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+        "train-labels-idx1-ubyte.gz": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+        "t10k-images-idx3-ubyte.gz": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+        "t10k-labels-idx1-ubyte.gz": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+    }
+
+    def __init__(self) -> None:
+        super().__init__(0.2860, 0.3530)
+
+
+def parse_idx(path: Path, content: bytes) -> NDArray[Any]:
+    """Return the array in an IDX file of unsigned bytes.
+
+    :param path: where the content is from, for errors.
+    :raises UsageError: if it is of another type, or not as long as its header says.
+    """
+    if len(content) < 4 or content[:3] != b"\0\0\x08":
+        raise UsageError(f"{path}: not an IDX file of unsigned bytes")
+    head = 4 + 4 * content[3]
+    shape = struct.unpack_from(f">{content[3]}I", content, 4) if len(content) >= head else ()
+    if not shape or len(content) - head != int(np.prod(shape)):
+        raise UsageError(f"{path}: damaged, its header doesn't fit its length of {len(content)} bytes")
+    return np.frombuffer(content, np.uint8, offset=head).reshape(shape)
