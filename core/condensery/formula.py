@@ -17,6 +17,18 @@ from condensery.errors import UnknownKey, UsageError
 
 MAX_LENGTH = 200
 MAX_BITS = 1024
+Names = Mapping[str, float]
+Compute = Callable[[Names], Any]
+
+
+def _power(a: Any, b: Any) -> Any:
+    if isinstance(a, int) and isinstance(b, int) and b > 0 and a.bit_length() * b > MAX_BITS:
+        raise OverflowError("the power is too large")  # it would take all memory
+    if a < 0 and b % 1:
+        raise ArithmeticError("a root of a negative number")
+    return a**b
+
+
 _BINARY: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -24,7 +36,7 @@ _BINARY: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Div: operator.truediv,
     ast.FloorDiv: operator.floordiv,
     ast.Mod: operator.mod,
-    ast.Pow: operator.pow,
+    ast.Pow: _power,
 }
 _COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], bool]] = {
     ast.Lt: operator.lt,
@@ -35,11 +47,10 @@ _COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], bool]] = {
     ast.NotEq: operator.ne,
 }
 _UNARY: dict[type[ast.unaryop], Callable[[Any], Any]] = {ast.USub: operator.neg, ast.Not: operator.not_}
-_ONE: dict[str, Callable[[Any], Any]] = {"abs": abs, "sqrt": math.sqrt, "log": math.log}
-_MANY: dict[str, Callable[..., Any]] = {"min": min, "max": max}
+_FUNCTIONS: dict[str, Callable[..., Any]] = {"abs": abs, "log": math.log, "max": max, "min": min, "sqrt": math.sqrt}
 
 
-def evaluate(formula: str, names: Mapping[str, float]) -> float | bool:
+def evaluate(formula: str, names: Names) -> float | bool:
     """Return the value of a formula; a comparison gives ``True`` or ``False``.
 
     :param formula: with or without the ``=`` that a setting starts with.
@@ -47,20 +58,21 @@ def evaluate(formula: str, names: Mapping[str, float]) -> float | bool:
     :raises UsageError: for anything but the grammar above, an unknown variable (with the nearest one), a division by
         zero, and a result that is no finite number.
     """
-    tree = _read(formula)
-    for name in sorted(_variables(tree)):
+    compute, needed = _read(formula)
+    for name in sorted(needed):
         if name not in names:
             raise UnknownKey("variable", name, names, where=_where(formula))
     try:
-        result = _value(tree, names)
+        result: float | bool = compute(names)
+        finite = math.isfinite(result)
     except (ArithmeticError, ValueError) as error:
-        raise UsageError(f"{_where(formula)}: {str(error) or 'the numbers are too large'}") from None
-    if isinstance(result, complex) or not math.isfinite(result):
-        raise UsageError(f"{_where(formula)}: the result {result} is not a finite real number")
-    return bool(result) if isinstance(result, bool) else result
+        raise UsageError(f"{_where(formula)}: {error.args[-1]}") from None
+    if not finite:
+        raise UsageError(f"{_where(formula)}: the result is {result}, not a finite number")
+    return result
 
 
-def holds(condition: str, names: Mapping[str, float]) -> bool:
+def holds(condition: str, names: Names) -> bool:
     """Tell whether a condition such as ``sparsity >= 0.9`` holds.
 
     :raises UsageError: as :func:`evaluate`, and if it compares nothing.
@@ -76,7 +88,7 @@ def variables(formula: str) -> set[str]:
 
     :raises UsageError: for anything but the grammar above.
     """
-    return _variables(_read(formula))
+    return _read(formula)[1]
 
 
 def setting_at(value: Any, round_index: int, rounds: int, *, is_list: bool, where: str = "setting") -> Any:
@@ -104,8 +116,8 @@ def _where(formula: str) -> str:
     return f"formula {formula if len(formula) <= 60 else formula[:57] + '...'!r}"
 
 
-def _read(formula: str) -> ast.expr:
-    """Return the syntax tree, in which every node is of the grammar."""
+def _read(formula: str) -> tuple[Compute, set[str]]:
+    """Return what computes the formula, and its variables."""
     text = formula.strip().removeprefix("=").strip()
     if len(text) > MAX_LENGTH:
         raise UsageError(f"{_where(formula)} is longer than {MAX_LENGTH} characters")
@@ -113,69 +125,43 @@ def _read(formula: str) -> ast.expr:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Python's own remarks on style, such as a number glued to a word
             tree = ast.parse(text, mode="eval").body
-    except SyntaxError as error:
-        raise UsageError(f"{_where(formula)} can't be read: {error.msg}") from None
-    except (ValueError, RecursionError, MemoryError) as error:
-        raise UsageError(f"{_where(formula)} can't be read: {error or 'too deeply nested'}") from None
-    _check(tree, formula)
-    return tree
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        reason = error.msg if isinstance(error, SyntaxError) else str(error) or "too deeply nested"
+        raise UsageError(f"{_where(formula)} can't be read: {reason}") from None
+    names: set[str] = set()
+    return _build(tree, names, _where(formula)), names
 
 
-def _check(node: ast.expr, formula: str) -> None:
+def _build(node: ast.expr, variables: set[str], where: str) -> Compute:
+    """Return what computes one node; a node that isn't of the grammar is refused here."""
+
+    def build(part: ast.expr) -> Compute:
+        return _build(part, variables, where)
+
     match node:
         case ast.Constant(value=number) if type(number) in (int, float):
-            parts: list[ast.expr] = []
-        case ast.Name():
-            parts = []
-        case ast.UnaryOp(op=sign, operand=inner) if type(sign) in _UNARY:
-            parts = [inner]
-        case ast.BinOp(left=left, op=sign, right=right) if type(sign) in _BINARY:
-            parts = [left, right]
-        case ast.BoolOp(values=parts):
-            pass
-        case ast.Compare(left=left, ops=signs, comparators=rest) if all(type(s) in _COMPARE for s in signs):
-            parts = [left, *rest]
-        case ast.Call(func=ast.Name(id=name), args=parts, keywords=[]):
-            known = {**_ONE, **_MANY}
-            if name not in known:
-                raise UnknownKey("function", name, known, where=_where(formula))
-            if len(parts) < 2 if name in _MANY else len(parts) != 1:
-                raise UsageError(f"{_where(formula)}: {name} takes {'two numbers or more' if name in _MANY else 'one'}")
-        case _:
-            raise UsageError(f"{_where(formula)}: only numbers, variables, arithmetic and comparisons are allowed")
-    for part in parts:
-        _check(part, formula)
-
-
-def _variables(tree: ast.expr) -> set[str]:
-    functions = {id(n.func) for n in ast.walk(tree) if isinstance(n, ast.Call)}
-    return {n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and id(n) not in functions}
-
-
-def _value(node: ast.expr, names: Mapping[str, float]) -> Any:
-    match node:
-        case ast.Constant(value=number):
-            return number
+            return lambda _: number
         case ast.Name(id=name):
-            return names[name]
-        case ast.UnaryOp(op=sign, operand=inner):
-            return _UNARY[type(sign)](_value(inner, names))
-        case ast.BinOp(left=left, op=sign, right=right):
-            a, b = _value(left, names), _value(right, names)
-            return _power(a, b) if isinstance(sign, ast.Pow) else _BINARY[type(sign)](a, b)
-        case ast.BoolOp(op=sign, values=parts):
-            results = (bool(_value(p, names)) for p in parts)
-            return all(results) if isinstance(sign, ast.And) else any(results)
-        case ast.Compare(left=left, ops=signs, comparators=rest):
-            points = [_value(p, names) for p in (left, *rest)]
-            return all(_COMPARE[type(s)](a, b) for s, a, b in zip(signs, points, points[1:], strict=False))
-        case ast.Call(func=ast.Name(id=name), args=args):
-            return {**_ONE, **_MANY}[name](*[_value(a, names) for a in args])
-    raise AssertionError(f"{type(node).__name__} passed the check")
-
-
-def _power(a: Any, b: Any) -> Any:
-    """Return a ** b; whole numbers of more than :data:`MAX_BITS` bits would take all memory."""
-    if isinstance(a, int) and isinstance(b, int) and b > 0 and a.bit_length() * b > MAX_BITS:
-        raise OverflowError("the power is too large")
-    return a**b
+            variables.add(name)
+            return lambda names: names[name]
+        case ast.UnaryOp(op=sign, operand=inner) if type(sign) in _UNARY:
+            one, of = _UNARY[type(sign)], build(inner)
+            return lambda names: one(of(names))
+        case ast.BinOp(left=left, op=sign, right=right) if type(sign) in _BINARY:
+            two, a, b = _BINARY[type(sign)], build(left), build(right)
+            return lambda names: two(a(names), b(names))
+        case ast.BoolOp(op=sign, values=values):
+            parts, every = [build(v) for v in values], all if isinstance(sign, ast.And) else any
+            return lambda names: every(bool(p(names)) for p in parts)
+        case ast.Compare(left=left, ops=signs, comparators=rest) if all(type(s) in _COMPARE for s in signs):
+            tests, points = [_COMPARE[type(s)] for s in signs], [build(p) for p in (left, *rest)]
+            pairs = list(zip(tests, points, points[1:], strict=False))
+            return lambda names: all(test(a(names), b(names)) for test, a, b in pairs)
+        case ast.Call(func=ast.Name(id=name), args=args, keywords=[]):
+            if name not in _FUNCTIONS:
+                raise UnknownKey("function", name, _FUNCTIONS, where=where)
+            if (len(args) < 2) if name in ("min", "max") else (len(args) != 1):
+                raise UsageError(f"{where}: {name} takes {'two or more numbers' if name in ('min', 'max') else 'one'}")
+            function, arguments = _FUNCTIONS[name], [build(a) for a in args]
+            return lambda names: function(*[a(names) for a in arguments])
+    raise UsageError(f"{where}: only numbers, variables, arithmetic and comparisons are allowed")

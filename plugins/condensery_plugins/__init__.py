@@ -19,17 +19,17 @@ LAYERS = (
     ("mask", "pruning.masks:Mask"),
 )
 TASKS = (
-    ("cifar10", "tasks.images:Cifar10"),
-    ("cifar100", "tasks.images:Cifar100"),
+    ("cifar10", "tasks.cifar:Cifar10"),
+    ("cifar100", "tasks.cifar:Cifar100"),
     ("cola", "tasks.glue:Cola"),
-    ("digits", "tasks.images:Digits"),
-    ("fashion-mnist", "tasks.images:FashionMnist"),
-    ("mnist", "tasks.images:Mnist"),
+    ("digits", "tasks.digits:Digits"),
+    ("fashion-mnist", "tasks.mnist:FashionMnist"),
+    ("mnist", "tasks.mnist:Mnist"),
     ("mrpc", "tasks.glue:Mrpc"),
     ("rte", "tasks.glue:Rte"),
     ("sst2", "tasks.glue:Sst2"),
     ("stsb", "tasks.glue:Stsb"),
-    ("word-language", "tasks.words:WordLanguage"),
+    ("word-language", "tasks.word_language:WordLanguage"),
 )
 MODELS = (
     ("hf/*", "models.transformers_text:build_hf"),
