@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 import time
 from collections.abc import Iterator
@@ -11,15 +10,15 @@ from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from condensery.checkpoint import describe_net, load_tree, rebuild_net, save_tree
 from condensery.clone import clone, frozen
-from condensery.data import cache_dir, write_atomic
+from condensery.data import cache_dir
 from condensery.errors import MethodError, UsageError
 from condensery.facts import Facts, check_words
-from condensery.formula import evaluate as evaluate_formula
-from condensery.formula import setting_at
+from condensery.folder import NET, ORIGINAL, PROGRESS, RunFolder
+from condensery.formula import holds, setting_at
 from condensery.hookspecs import STAGE_HOOKS
 from condensery.managers import DEFAULTS, StageManager
 from condensery.measure import counts, evaluate, measure, ratios
@@ -72,7 +71,8 @@ class Run:
         show: Progress | None = None,
         dry: bool = False,
     ) -> None:
-        self.recipe, self.registry, self.out, self.resume, self.tier = recipe, registry, Path(out), resume, tier
+        self.recipe, self.registry, self.tier = recipe, registry, tier
+        self.folder = RunFolder(Path(out), resume=resume)
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         if device.startswith("cuda") and not torch.cuda.is_available():
@@ -98,7 +98,7 @@ class Run:
         """
         if self._checked:
             return
-        dry = Run(self.recipe, self.registry, out=self.out, device="cpu", dry=True)
+        dry = Run(self.recipe, self.registry, out=self.folder.path, device="cpu", dry=True)
         with torch.random.fork_rng(devices=[]):
             net = Net(dry._build(self.recipe.model), self.recipe.model)
             dry.snapshots["original"] = Net(frozen(clone(net.module)), net.spec)
@@ -114,7 +114,12 @@ class Run:
 
     def execute(self) -> dict[str, Any]:
         """Run the recipe and return the report, which is also ``report.json`` in the out folder."""
-        self._open_folder()
+        self.folder.check(self.recipe.dump())
+        done = self.folder.report()
+        if done is not None:
+            return done
+        self.check()  # before the folder exists: a bad recipe leaves nothing behind
+        self.folder.write("recipe.json", self.recipe.dump())
         self.show.line(f"model {self.recipe.model.key}, task {self.recipe.task.key}, on {self.device}")
         net = self._original()
         before = measure(self.task, net.module, self.device)
@@ -134,11 +139,7 @@ class Run:
             "stages": self.stages,
             "wall_s": round(sum(s["wall_s"] for s in self.stages), 2),
         }
-        self._write("report.json", report)
-        for name in ("run.json", "progress.safetensors", "net.safetensors", "original.safetensors"):
-            (self.out / name).unlink(missing_ok=True)
-        for path in self.out.glob("snapshot-*.safetensors"):
-            path.unlink()
+        self.folder.finish(report)
         return report
 
     # ---------------------------------------------------------------- nets
@@ -148,20 +149,25 @@ class Run:
 
     def _original(self) -> Net:
         """Return the net at the recipe's start, trained where it came without trained weights."""
-        path = self.out / "original.safetensors"
-        if self.resume and path.is_file():
-            module, spec = rebuild_net(load_tree(path), self._build, self.registry)
-            net = Net(module.to(self.device), spec)
-            saved = json.loads((self.out / "run.json").read_text())
-            self.stages = [s for s in saved["stages"] if s["unit"] == "base"]
+        saved = self.folder.load(ORIGINAL)
+        if saved is not None:
+            net = self._rebuilt(saved["net"])
+            self.stages = saved["stages"]
         elif self.recipe.base == "none":
             net = Net(self._build(self.recipe.model).to(self.device), self.recipe.model)
         else:
             net = self._trained(self.recipe.model, "base")
         self.snapshots["original"] = Net(frozen(clone(net.module)), net.spec)
-        if not path.is_file():
-            save_tree(path, describe_net(net.module, net.spec, self.registry))
+        if saved is None:
+            self.folder.save(ORIGINAL, {"net": self._described(net), "stages": self.stages})
         return net
+
+    def _described(self, net: Net) -> dict[str, Any]:
+        return describe_net(net.module, net.spec, self.registry)
+
+    def _rebuilt(self, description: Any) -> Net:
+        module, spec = rebuild_net(description, self._build, self.registry)
+        return Net(module.to(self.device), spec)
 
     def _trained(self, spec: ModelSpec, label: str) -> Net:
         """Return a net with its own trained weights, or one that the task's base recipe trains first (cached)."""
@@ -180,24 +186,23 @@ class Run:
         path = cache_dir() / "nets" / f"{fingerprint(identity)}.safetensors"
         if path.is_file():
             saved = load_tree(path)
-            module, _ = rebuild_net(saved["net"], self._build, self.registry)
             self.show.line(f"{label}: {spec.key} trained before, taken from the cache")
             self.stages.append({**saved["stage"], "cached": True})
-            return Net(module.to(self.device), spec)
+            return Net(self._rebuilt(saved["net"]).module, spec)
         unit = Unit(label, StageSpec(name=label))
         net = Net(module, spec)
         self._run(unit, net, train)
         # Tensors under one name belong to one recipe: what else changes the result is part of the fingerprint.
-        save_tree(path, {"net": describe_net(net.module, spec, self.registry), "stage": self.stages[-1]})
+        save_tree(path, {"net": self._described(net), "stage": self.stages[-1]})
         return net
 
     def _role(self, role: Role, previous: Net, label: str) -> Net:
         """Return a frozen net for a teacher role."""
         if isinstance(role, ModelSpec):
-            if f"teacher:{fingerprint(role.model_dump(mode='json'))}" not in self.snapshots:
-                trained = self._trained(role, f"base:{role.key}")
-                self.snapshots[f"teacher:{fingerprint(role.model_dump(mode='json'))}"] = trained
-            found = self.snapshots[f"teacher:{fingerprint(role.model_dump(mode='json'))}"]
+            key = f"teacher:{fingerprint(role.model_dump(mode='json'))}"
+            if key not in self.snapshots:
+                self.snapshots[key] = self._trained(role, f"base:{role.key}")
+            found = self.snapshots[key]
         elif role in ("previous", "input"):
             found = previous
         elif role in self.snapshots:
@@ -229,8 +234,25 @@ class Run:
                 continue
             self._run(unit, net, self.recipe.train_of(unit.spec))
             if not self.dry:
-                self._save_run(net)
+                run = {"stages": self.stages, "decisions": self.decisions}
+                self.folder.save(NET, {**self._described(net), "optimizer": net.optimizer, "run": run})
+                self.folder.drop(PROGRESS)
             yield unit
+
+    def _load_run(self, net: Net) -> set[str]:
+        """Lay the last finished unit's net over ``net``; returns the units that are done."""
+        saved = None if self.dry else self.folder.load(NET)
+        if saved is None:
+            return set()
+        found = self._rebuilt(saved)
+        net.module, net.spec, net.optimizer = found.module, found.spec, saved["optimizer"]
+        self.stages, self.decisions = saved["run"]["stages"], saved["run"]["decisions"]
+        for number, role in enumerate(self._wanted):
+            kept = self.folder.load(f"snapshot-{number}.safetensors")
+            if kept is not None:
+                found = self._rebuilt(kept)
+                self.snapshots[role] = Net(frozen(found.module), found.spec)
+        return {s["unit"] for s in self.stages}
 
     def _decide(self, key: str, ask: Any) -> Any:
         if key not in self.decisions:
@@ -249,7 +271,7 @@ class Run:
         names = {"sparsity": 1 - size["nonzeros"] / size["parameters"], **size}
         if "quality" in condition or any(m.name in condition for m in self.task.metrics):
             names |= evaluate(self.task, net.module, self.device)
-        return bool(evaluate_formula(condition, names))
+        return holds(condition, names)
 
     def _run(self, unit: Unit, net: Net, train: TrainSpec) -> None:
         """Run one stage; ``net`` becomes its student."""
@@ -278,9 +300,10 @@ class Run:
         methods = self._methods(unit)
         stage.manager = StageManager(unit.spec.name, methods, Defaults())
         self._cast(stage, unit, net)
-        self._check_facts(stage, unit, methods)
-        for found in stage.manager.call("players", stage=stage):
-            for player in found:
+        if self.dry:  # a real run comes after a dry one, which checked every word
+            self._check_facts(stage, unit, methods)
+        for _, recruit in stage.manager.each("players"):
+            for player in recruit(stage=stage) or ():
                 if player.name in stage.players:
                     raise UsageError(f"stage {stage.name!r}: two players are named {player.name!r}")
                 stage.players[player.name] = player
@@ -288,8 +311,8 @@ class Run:
         stage.manager.call("prepare", stage=stage)
         stage.ready()
         self._optimizers(stage)
-        saved = self._saved_progress(unit)
-        history = lay_progress(stage, saved) if saved else []
+        saved = None if self.dry else self.folder.load(PROGRESS)
+        history = lay_progress(stage, saved) if saved is not None and saved["unit"] == unit.id else []
         if self.dry:
             self._explain(stage)
         self._epochs(stage, unit, history)
@@ -303,7 +326,7 @@ class Run:
         wall = sum(h["wall_s"] for h in history)
         self.stages.append({**entry, "history": history, "report": reports, "wall_s": round(wall, 2)})
         if not self.dry:
-            self._log({"stage": unit.title, "unit": unit.id, "report": reports, "wall_s": time.time() - started})
+            self.folder.log({"stage": unit.title, "unit": unit.id, "report": reports, "wall_s": time.time() - started})
 
     def _methods(self, unit: Unit) -> list[tuple[str, Method]]:
         methods: list[tuple[str, Method]] = []
@@ -412,9 +435,12 @@ class Run:
             main = self.task.metrics[0]
             note = f"{main.name} {quality[main.name]:.2f} {main.unit}"
             self.show.epoch(unit.title, stage.epoch + 1, stage.epochs, note)
-            self._log({"stage": unit.title, **history[-1]})
+            self.folder.log({"stage": unit.title, **history[-1]})
             self._save_progress(stage, unit, history)
             self._remember(stage, epoch=stage.epoch + 1)
+
+    def _save_progress(self, stage: Stage, unit: Unit, history: list[dict[str, Any]]) -> None:
+        self.folder.save(PROGRESS, {"unit": unit.id, **progress_of(stage, history)})
 
     def _steps(self, stage: Stage) -> None:
         limit = stage.train.max_steps
@@ -460,8 +486,8 @@ class Run:
             found = stage.players[player]
             self.snapshots[role] = Net(frozen(clone(found.module)), found.spec)
             if not self.dry:
-                description = describe_net(found.module, found.spec, self.registry)
-                save_tree(self.out / f"snapshot-{self._wanted.index(role)}.safetensors", description)
+                name = f"snapshot-{self._wanted.index(role)}.safetensors"
+                self.folder.save(name, self._described(self.snapshots[role]))
         if self.dry:  # a dry run has one epoch; snapshots at later epochs are taken at its end
             for role in self._wanted:
                 match = REFERENCE.fullmatch(role)
@@ -473,63 +499,6 @@ class Run:
         players = {n: "trains" if p.trains else "frozen" for n, p in stage.players.items()}
         entry = {"name": stage.name, "methods": list(stage.manager.methods), "players": players}
         self._calls.append({**entry, "calls": {h: names for h, names in calls.items() if names}})
-
-    # ---------------------------------------------------------------- files
-
-    def _open_folder(self) -> None:
-        recipe = json.loads(json.dumps(self.recipe.dump()))
-        path = self.out / "recipe.json"
-        if path.is_file():
-            if not self.resume:
-                raise UsageError(f"{self.out} holds a run already; say --resume to go on with it, or another --out")
-            if json.loads(path.read_text()) != recipe:
-                raise UsageError(f"{self.out} holds a run of another recipe; say another --out")
-        elif self.resume and not self.out.is_dir():
-            raise UsageError(f"nothing to resume: {self.out} doesn't exist")
-        self.check()  # before the folder exists: a bad recipe leaves nothing behind
-        self._write("recipe.json", recipe)
-
-    def _write(self, name: str, data: Any) -> None:
-        text = json.dumps(data, indent=1, default=_plain)
-        write_atomic(self.out / name, lambda temporary: temporary.write_text(text + "\n"))
-
-    def _log(self, entry: dict[str, Any]) -> None:
-        with (self.out / "log.jsonl").open("a") as handle:
-            handle.write(json.dumps(entry, default=_plain) + "\n")
-
-    def _save_run(self, net: Net) -> None:
-        tree = {**describe_net(net.module, net.spec, self.registry), "optimizer": net.optimizer}
-        done = [s["unit"] for s in self.stages]
-        run = {"stages": self.stages, "decisions": self.decisions, "done": done}
-        save_tree(self.out / "net.safetensors", {**tree, "run": run})
-        self._write("run.json", run)
-        (self.out / "progress.safetensors").unlink(missing_ok=True)
-
-    def _load_run(self, net: Net) -> set[str]:
-        """Lay the last finished unit's net over ``net``; returns the units that are done."""
-        path = self.out / "net.safetensors"
-        if self.dry or not self.resume or not path.is_file():
-            return set()
-        saved = load_tree(path)
-        module, spec = rebuild_net(saved, self._build, self.registry)
-        net.module, net.spec, net.optimizer = module.to(self.device), spec, saved["optimizer"]
-        self.stages, self.decisions = saved["run"]["stages"], saved["run"]["decisions"]
-        for number, role in enumerate(self._wanted):
-            kept = self.out / f"snapshot-{number}.safetensors"
-            if kept.is_file():
-                module, spec = rebuild_net(load_tree(kept), self._build, self.registry)
-                self.snapshots[role] = Net(frozen(module.to(self.device)), spec)
-        return set(saved["run"]["done"])
-
-    def _save_progress(self, stage: Stage, unit: Unit, history: list[dict[str, Any]]) -> None:
-        save_tree(self.out / "progress.safetensors", {"unit": unit.id, **progress_of(stage, history)})
-
-    def _saved_progress(self, unit: Unit) -> dict[str, Any] | None:
-        path = self.out / "progress.safetensors"
-        if self.dry or not self.resume or not path.is_file():
-            return None
-        saved = load_tree(path)
-        return dict(saved) if saved["unit"] == unit.id else None
 
 
 def _configure(player: Player, spec: PlayerSpec) -> None:
@@ -573,11 +542,3 @@ def words_of(stage: Stage) -> set[str]:
 def _takes_list(hint: Any) -> bool:
     options = get_args(hint) if get_origin(hint) not in (list, tuple) else ()
     return get_origin(hint) in (list, tuple) or any(get_origin(o) in (list, tuple) for o in options)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.item() if value.dim() == 0 else value.tolist()
-    if isinstance(value, Path):
-        return str(value)
-    raise TypeError(f"not JSON: {type(value).__name__}")

@@ -96,11 +96,13 @@ def setting_at(value: Any, round_index: int, rounds: int, *, is_list: bool, wher
 
     :param value: plain; or a list with one entry for each round; or a text that starts with ``=``, a formula of
         ``round`` (0 in the first) and ``rounds``. An entry of the list may be a formula.
-    :param is_list: the setting's own type is a list: a list is then a plain value, whatever its length.
+    :param is_list: the setting's own type is a list: a list is then the value, whatever its length.
     :param where: names the setting in errors.
     :raises UsageError: for a broken formula, and a list that hasn't one entry for each round.
     """
-    if isinstance(value, list) and not is_list:
+    if isinstance(value, list):
+        if is_list:
+            return [setting_at(v, round_index, rounds, is_list=True, where=where) for v in value]
         if len(value) != rounds:
             raise UsageError(f"{where}: a list gives one value for each round; {len(value)} for {rounds} rounds")
         value = value[round_index]

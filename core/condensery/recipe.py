@@ -53,6 +53,7 @@ class TrainSpec(Strict):
     :param accumulate: the batch is played in this many parts, gradients summed.
     :param workers: workers simulated in this process, between which gradients are exchanged.
     :param max_steps: stop an epoch after this many batches.
+    :param in_turn: players are updated one after another, each seeing the updates before it.
     :param carry_optimizer: keep momentum from the stage before, by parameter name.
     """
 
@@ -66,6 +67,7 @@ class TrainSpec(Strict):
     autocast: Literal["none", "bf16"] = "none"
     channels_last: bool = False
     clip_norm: float | None = Field(default=None, gt=0)
+    in_turn: bool = False
     carry_optimizer: bool = False
 
 

@@ -64,9 +64,10 @@ class Defaults:
         due = {p.name: p.every[0] if stage.step % p.every[1] == 0 else 0 for p in stage.training}
         for turn in range(max(due.values(), default=0)):
             players = [p for p in stage.training if due[p.name] > turn]
-            stage.gradients(batch, players)
-            for player in players:
-                stage.update(player)
+            for group in [[p] for p in players] if stage.train.in_turn else [players]:
+                stage.gradients(batch, group)
+                for player in group:
+                    stage.update(player)
         return True
 
     @hookimpl(trylast=True)

@@ -58,7 +58,9 @@ class Act(Method):
     """A method whose hooks are given as functions, to look inside a stage."""
 
     prepare_: Any = None
-    seen: ClassVar[list[Any]] = []
+
+    def __post_init__(self) -> None:
+        """Let subclasses that are not dataclasses have one."""
 
     @hookimpl
     def prepare(self, stage: Stage) -> None:
@@ -261,7 +263,7 @@ def test_a_tap_before_an_inplace_activation() -> None:
     x = torch.randn(64, 4)
     with taps.reading():
         taps.model(x)
-    assert float(taps.collect()["0"].min()) < 0  # before the ReLU, not after it
+    assert bool((taps.collect()["0"] < 0).any())  # before the ReLU, not after it
 
     class Functional(nn.Module):
         def __init__(self) -> None:
@@ -293,6 +295,7 @@ def test_attention_taps_agree_with_the_net(attention: str) -> None:
     mask[1, 4:] = 0
     expected = net(input_ids=ids, attention_mask=mask, output_attentions=True).attentions
     net.config._attn_implementation = attention
+    hooks = sum(len(m._forward_hooks) for m in net.modules())
     taps = Taps(net)
     taps.add("attention")
     taps.add("scores")
@@ -304,7 +307,7 @@ def test_attention_taps_agree_with_the_net(attention: str) -> None:
         torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(scores.softmax(-1), mine)
     taps.remove()
-    assert not any(m._forward_hooks for m in net.modules())
+    assert sum(len(m._forward_hooks) for m in net.modules()) == hooks
 
 
 def test_taps_by_role(tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ from condensery.hookspecs import hookimpl
 from condensery.methods import Method
 from condensery.players import Outputs, Player
 from condensery.stage import Stage
-from condensery.tasks import Batch
 from condensery_plugins.distillation.softened import divergence, softened
 
 
@@ -19,8 +18,8 @@ class DeepMutualLearning(Method):
 
     Zhang, Xiang, Hospedales, Lu: "Deep Mutual Learning", CVPR 2018.
     Loss of net k: task + weight / (K - 1) sum over l != k of KL(p_l || p_k), at temperature 1 (eq. 8).
-    ``sequential``: each net is updated in turn and the next one sees the update (algorithm 1); otherwise all at once.
-    The peers are built like the student, with other initial weights.
+    In the paper each net is updated in turn and the next one sees the update (algorithm 1): that is the recipe's
+    ``train: {in_turn: true}``. The peers are built like the student, with other initial weights.
     """
 
     needs = frozenset({"classifier-logits"})
@@ -28,29 +27,18 @@ class DeepMutualLearning(Method):
 
     peers: int = 1
     weight: float = 1.0
-    sequential: bool = False
 
     @hookimpl
     def players(self, stage: Stage) -> list[Player]:
         """Recruit the peers."""
-        taken = sum(name.startswith("peer") for name in stage.players)
         spec = stage.student.spec
+        start = 1 + sum(name.startswith("peer#") for name in stage.players)
         made = []
-        for number in range(taken + 1, taken + 1 + self.peers):
+        for number in range(start, start + self.peers):
             fresh = spec.model_copy(update={"seed": spec.seed + number, "weights": None, "init_from": None})
-            made.append(stage.recruit(_free_name(stage, made), fresh))
+            made.append(stage.recruit(f"peer#{number}", fresh))
         self.cohort_ = ["student", *[p.name for p in made]]
         return made
-
-    @hookimpl
-    def training_step(self, stage: Stage, batch: Batch) -> bool | None:
-        """Update one net after another, where the paper's order is asked for."""
-        if not self.sequential:
-            return None
-        for player in stage.training:
-            stage.gradients(batch, [player])
-            stage.update(player)
-        return True
 
     @hookimpl
     def loss_terms(self, outputs: Mapping[str, Outputs], player: Player) -> dict[str, Tensor] | None:
@@ -61,11 +49,3 @@ class DeepMutualLearning(Method):
         mine = outputs[player.name].logits
         total = sum((divergence(mine, softened(outputs[n].logits, 1.0), 1.0) for n in others), start=mine.new_zeros(()))
         return {"mutual": total * (self.weight / len(others))}
-
-
-def _free_name(stage: Stage, made: list[Player]) -> str:
-    taken = {*stage.players, *[p.name for p in made]}
-    number = 1
-    while f"peer#{number}" in taken:
-        number += 1
-    return f"peer#{number}"

@@ -2,8 +2,56 @@
 
 from __future__ import annotations
 
-from condensery.errors import UsageError
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from condensery.errors import UnknownKey, UsageError
 from condensery.tasks import TaskFacts
+
+Build = Callable[..., nn.Module]
+
+
+def builder(kind: str, *, least: int = 0, family: str = "") -> Callable[[Build], Build]:
+    """Mark a function ``build(facts, name, **settings)`` as a builder that checks what it is given.
+
+    :param kind: of task it takes: ``image`` or ``text``.
+    :param least: side of the smallest image it takes, in pixels.
+    :param family: what stands before ``name`` in the model's key: ``timm/``.
+    """
+
+    def wrap(build: Build) -> Build:
+        parameters = inspect.signature(build).parameters
+        settings = {n for n, p in parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
+        is_open = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+
+        @functools.wraps(build)
+        def checked(facts: TaskFacts, name: str, **config: Any) -> nn.Module:
+            key = family + name
+            need(facts, key, kind, least=least)
+            for unknown in () if is_open else sorted(set(config) - settings):
+                refuse(key, unknown, settings)
+            return build(facts, name, **config)
+
+        return checked
+
+    return wrap
+
+
+def refuse(key: str, setting: str, known: set[str]) -> None:
+    """Refuse a setting that a model doesn't have.
+
+    :raises UsageError: in words for the settings that a model spec's own fields stand for.
+    :raises UnknownKey: naming the nearest known setting.
+    """
+    if setting == "pretrained":
+        raise UsageError(f"model {key!r} has no weights on the hub; give 'weights' a safetensors file")
+    if setting == "depth":
+        raise UsageError(f"model {key!r} has a fixed depth: it takes neither 'depth' nor 'layers'")
+    raise UnknownKey("setting", setting, known, where=f"model {key!r}")
 
 
 def need(facts: TaskFacts, name: str, kind: str, *, least: int = 0) -> None:
@@ -19,6 +67,21 @@ def need(facts: TaskFacts, name: str, kind: str, *, least: int = 0) -> None:
         )
 
 
-def scaled(width: float, channels: int) -> int:
-    """Return a number of channels times a width, at least one."""
-    return max(1, round(channels * width))
+def scaled(width: float, channels: int, *, multiple: int = 1) -> int:
+    """Return a number of channels times a width, rounded to a multiple, at least one multiple.
+
+    :raises UsageError: if the width is not positive.
+    """
+    if width <= 0:
+        raise UsageError(f"width must be positive, got {width}")
+    return max(1, round(channels * width / multiple)) * multiple
+
+
+def shared(key: str, what: str, size: int, heads: int) -> int:
+    """Return ``size`` if ``heads`` share it evenly.
+
+    :raises UsageError: naming both.
+    """
+    if heads < 1 or size < heads or size % heads:
+        raise UsageError(f"model {key!r}: {what} {size} is not a multiple of {heads} heads")
+    return size

@@ -1,15 +1,18 @@
-"""LeNet-5 in the Caffe form that Deep Compression uses: 431,080 parameters on 28x28 images."""
+"""LeNet-5 in the Caffe form that Deep Compression uses: 431,080 parameters on 28x28 images.
+
+LeCun, Bottou, Bengio, Haffner: "Gradient-Based Learning Applied to Document Recognition", Proc. IEEE 86(11), 1998.
+"""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
 from condensery.tasks import TaskFacts
-from condensery_plugins.models.facts import need, scaled
+from condensery_plugins.models.facts import builder, scaled
 
 
 class LeNet5(nn.Module):
-    """Two 5x5 convolutions of 20 and 50 channels with max pooling, then 500 units. No nonlinearity follows a convolution."""
+    """Two 5x5 convolutions of 20 and 50 channels with max pooling and no nonlinearity, then 500 units with ReLU."""
 
     def __init__(self, channels: int, size: int, classes: int, width: float) -> None:
         super().__init__()
@@ -28,7 +31,7 @@ class LeNet5(nn.Module):
         return self.ip2(self.ip1(x.flatten(1)).relu())  # type: ignore[no-any-return]
 
 
+@builder("image", least=16)
 def build(facts: TaskFacts, name: str, *, width: float = 1.0) -> nn.Module:
     """Build LeNet-5 for images of at least 16x16."""
-    need(facts, name, "image", least=16)
     return LeNet5(facts.channels, facts.size, facts.outputs, width)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from condensery.tasks import TaskFacts
-from condensery_plugins.models.facts import need, scaled
+from condensery_plugins.models.facts import builder, scaled
 
 
 class Block(nn.Module):
@@ -62,8 +62,8 @@ class ResNet(nn.Module):
         return self.linear(x.mean((2, 3)))  # type: ignore[no-any-return]
 
 
+@builder("image", least=8)
 def build(facts: TaskFacts, name: str, *, width: float = 1.0) -> nn.Module:
     """Build ``resnet<6n+2>``."""
-    need(facts, name, "image", least=8)
     depth = int(name.removeprefix("resnet"))
     return ResNet((depth - 2) // 6, facts.channels, facts.outputs, width)

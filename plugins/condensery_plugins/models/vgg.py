@@ -11,14 +11,18 @@ from torch import Tensor, nn
 
 from condensery.errors import UsageError
 from condensery.tasks import TaskFacts
-from condensery_plugins.models.facts import need, scaled
+from condensery_plugins.models.facts import builder, scaled
 
 STAGES = {"vgg16-bn": (2, 2, 3, 3, 3), "vgg19-bn": (2, 2, 4, 4, 4)}
 CHANNELS = (64, 128, 256, 512, 512)
 
 
 class VGG(nn.Module):
-    """3x3 convolutions, each with batch normalization and ReLU; max pooling between the stages."""
+    """3x3 convolutions, each with batch normalization and ReLU; max pooling between the stages.
+
+    Images under 32x32 can't be halved four times; for them the *first* poolings are left out, so that the last maps
+    keep 2x2 pixels or more.
+    """
 
     def __init__(self, plan: Sequence[Sequence[int]], channels: int, size: int, classes: int) -> None:
         super().__init__()
@@ -30,9 +34,10 @@ class VGG(nn.Module):
                 layers += [nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
                 before = after
             ends.append(f"features.{len(layers) - 1}")
-            if number < len(plan) - 1 and size >= 2:  # a small image can't be halved four times
-                layers.append(nn.MaxPool2d(2))
-                size //= 2
+            if number < len(plan) - 1:
+                halvings = len(plan) - 1 - number
+                layers.append(nn.MaxPool2d(2) if size >> halvings >= 2 else nn.Identity())
+                size //= 1 if isinstance(layers[-1], nn.Identity) else 2
         self.features = nn.Sequential(*layers)
         self.classifier = nn.Linear(before, classes)
         self.roles = {"stages": ends, "logits": ["classifier"]}
@@ -45,12 +50,12 @@ class VGG(nn.Module):
         return self.classifier(self.features(x).mean((2, 3)))  # type: ignore[no-any-return]
 
 
+@builder("image", least=8)
 def build(facts: TaskFacts, name: str, *, width: float = 1.0, channels: Sequence[int] | None = None) -> nn.Module:
     """Build ``vgg16-bn`` or ``vgg19-bn``.
 
     :param channels: of each convolution in turn, instead of the usual ones.
     """
-    need(facts, name, "image", least=8)
     counts = STAGES[name]
     wanted = [scaled(width, c) for c, n in zip(CHANNELS, counts, strict=True) for _ in range(n)]
     if channels is not None:

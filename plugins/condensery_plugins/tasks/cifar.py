@@ -25,9 +25,9 @@ ALL_FILES = ["labels.npz", *ZIPS["train"], *ZIPS["test"]]
 class CifarTask(ImageTask):
     """50,000 + 10,000 images of 32x32 pixels; random crops out of a border of 4, and flips.
 
-    Krizhevsky: "Learning Multiple Layers of Features from Tiny Images", 2009. Local files are ``labels.npz`` and zips of
-    lossless WebP strips of 100 images each; they are pinned and decoded once. On the Hugging Face Hub the revision is
-    not pinned.
+    Krizhevsky: "Learning Multiple Layers of Features from Tiny Images", 2009. Local files are ``labels.npz`` and zips
+    of lossless WebP strips of 100 images each; they are pinned and decoded once. On the Hugging Face Hub the revision
+    is not pinned.
 
     :param normalize: ``own`` takes the training set's mean and deviation; ``imagenet`` those of ImageNet, as many
         published nets do.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -57,7 +58,7 @@ class Glue(TextTask):
     words: ClassVar[Mapping[str, int]] = {"0": 0, "1": 1}
     """Labels as they are written."""
     outputs: ClassVar[int] = 2
-    metrics = ACCURACY
+    metrics: ClassVar[tuple[Metric, ...]] = ACCURACY
     default_model = "transformer"
     base = {
         "epochs": 5,
@@ -262,7 +263,7 @@ class Stsb(Glue):
         return None if labels is None else nn.functional.mse_loss(logits.squeeze(1), labels)
 
     def score(self, logits: Tensor, labels: Tensor) -> dict[str, float]:
-        """Return Pearson's and Spearman's correlation, -1 to 1, and the mean squared error; 0 where all are the same."""
+        """Return Pearson's and Spearman's correlation (0 for a constant answer) and the mean squared error."""
         from torchmetrics.functional.regression import pearson_corrcoef, spearman_corrcoef
 
         answers = logits.squeeze(1).double()
@@ -278,4 +279,4 @@ def _number(metric: Callable[..., Tensor], answers: Tensor, labels: Tensor) -> f
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # torchmetrics warns where the variance is close to zero
         value = float(metric(answers, labels))
-    return value if value == value else 0.0
+    return 0.0 if math.isnan(value) else value

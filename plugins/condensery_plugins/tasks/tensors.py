@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -21,6 +22,7 @@ class TensorTask(Task):
 
     A split is read when it is first used and copied to a device once. Order and augmentation are drawn on the CPU, for
     a whole epoch at a time: the same seed gives the same epoch on every device, and no step waits for a random number.
+    A single example that is left over joins the last training batch: batch normalization can't do with one.
     """
 
     def __init__(self) -> None:
@@ -85,7 +87,7 @@ class TensorTask(Task):
         device: torch.device | str = "cpu",
         train: bool = False,
     ) -> Iterator[Batch]:
-        """Yield one epoch of batches; the last one may be smaller."""
+        """Yield one epoch of batches; the last one may be smaller, or larger by one."""
         index = self.pick(split, subset)
         stored, labels = self.split(split, device)
         noise: dict[str, Tensor] = {}
@@ -94,7 +96,10 @@ class TensorTask(Task):
             index = index[torch.randperm(len(index), generator=generator)]
             noise = {k: v.to(device) for k, v in self.noise(len(index), generator).items()}
         index = index.to(device)
-        for start in range(0, len(index), batch_size):
-            part = slice(start, start + batch_size)
+        starts = list(range(0, len(index), batch_size))
+        if train and batch_size > 1 and len(starts) > 1 and starts[-1] == len(index) - 1:
+            del starts[-1]
+        for start, stop in itertools.pairwise([*starts, len(index)]):
+            part = slice(start, stop)
             inputs = self.inputs(stored, index[part], {k: v[part] for k, v in noise.items()})
             yield Batch(inputs, labels[index[part]])

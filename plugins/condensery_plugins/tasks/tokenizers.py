@@ -51,7 +51,7 @@ class WordEncoder(Encoder):
     def __init__(self, size: int) -> None:
         if size <= SPECIAL:
             raise UsageError(f"vocabulary must be more than {SPECIAL} tokens, got {size}")
-        self.size, self.identity = size, f"words-{size}"
+        self.size, self.identity = size, f"words-v1-{size}"
         self.numbers: dict[str, int] = {}
 
     def fit(self, sentences: Sequence[str]) -> None:

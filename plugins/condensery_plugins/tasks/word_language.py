@@ -28,10 +28,10 @@ SHORTEST = 2
 class WordLanguage(TextTask):
     """The ten languages of frequent words, from their letters: 10,000 words to train on, 2,000 to test on.
 
-    The words are those that ship with pyspellchecker (frequency lists, mostly of film subtitles). Of its twelve languages the
-    nine in Latin letters are hard to tell apart, which is the point; Russian is the tenth, and easy; Arabic and Persian
-    are left out, because their letters alone would give them away as well. A language's words are its 1,200 most
-    frequent ones that no other of the ten lists holds; every sixth of them, by frequency, is tested on.
+    The words are those that ship with pyspellchecker (frequency lists, mostly of film subtitles). Of its twelve
+    languages the nine in Latin letters are hard to tell apart, which is the point; Russian is the tenth, and easy;
+    Arabic and Persian are left out, because their letters would give them away as well. A language's words are its
+    1,200 most frequent ones that no other of the ten lists holds; every sixth of them, by frequency, is tested on.
 
     :param length: of the rows: a start token and up to ``length - 1`` letters; longer words are left out.
     """
@@ -57,7 +57,7 @@ class WordLanguage(TextTask):
         """Take the words from pyspellchecker's lists; the choice is kept in the cache."""
         version = importlib.metadata.version("pyspellchecker")
         keys = [f"{s}_{what}" for s in PER_LANGUAGE for what in ("input_ids", "attention_mask", "labels")]
-        name = f"word-language-{self.facts.length}-pyspellchecker-{version}"
+        name = f"word-language-v1-{self.facts.length}-pyspellchecker-{version}"
         arrays = stored_arrays(name, keys, self._encode)
         ids, mask, labels = (torch.from_numpy(arrays[k]) for k in keys if k.startswith(split))
         return {"input_ids": ids, "attention_mask": mask}, labels
