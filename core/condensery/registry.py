@@ -59,7 +59,7 @@ class Registry:
                 source = f"{point.dist.name} {point.dist.version}" if point.dist else "unknown"
                 try:
                     plugin = point.load()
-                except Exception as error:  # a plugin's import may fail in any way; it is reported, not hidden
+                except Exception as error:  # noqa: BLE001  a plugin's import may fail in any way; it is reported, not hidden
                     registry._note(point.name, source, f"can't be imported: {type(error).__name__}: {error}")
                     continue
                 registry.add(point.name, plugin, source)
@@ -85,7 +85,7 @@ class Registry:
         for kind in KINDS:
             try:
                 getattr(manager.hook, f"register_{kind}")(register=self._register(kind, name, source))
-            except Exception as error:  # whatever a stranger's hook raises is reported with the plugin's name
+            except Exception as error:  # noqa: BLE001  whatever a stranger's hook raises is reported with the plugin's name
                 self._note(name, source, f"register_{kind} failed: {type(error).__name__}: {error}")
 
     def _register(self, kind: str, plugin: str, source: str) -> Callable[[str, Any], None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -147,7 +148,7 @@ class Stage:
         """
         found, seen = [], set()
         for path, module in self.players[player].module.named_modules():
-            if not isinstance(module, tuple(kinds)):
+            if not isinstance(module, (*kinds,)):
                 continue
             if tensor not in module._parameters and not parametrize.is_parametrized(module, tensor):
                 continue
@@ -178,7 +179,7 @@ class Stage:
         handles = [
             m.register_forward_pre_hook(lambda m, a, p=path: calls.append(p))
             for path, m in net.named_modules()
-            if isinstance(m, tuple(kinds))
+            if isinstance(m, (*kinds,))
         ]
         self._look(net, Batch(self.task.example_input(2)).to(self.device))
         for handle in handles:
@@ -379,4 +380,4 @@ def _shares(batch: Batch, parts: int) -> list[Batch]:
     size = batch.size
     parts = min(parts, size)
     bounds = [size * i // parts for i in range(parts + 1)]
-    return [batch.part(a, b) for a, b in zip(bounds, bounds[1:], strict=False)]
+    return [batch.part(a, b) for a, b in itertools.pairwise(bounds)]

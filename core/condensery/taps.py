@@ -209,8 +209,6 @@ def _scores(
         causal = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
         scores = scores.masked_fill(~causal, float("-inf"))
     if attn_mask is not None:
-        if attn_mask.dtype == torch.bool:
-            scores = scores.masked_fill(~attn_mask, float("-inf"))
-        else:
-            scores = scores + attn_mask
+        added = attn_mask.dtype != torch.bool  # float masks are added, bool masks are fills
+        scores = scores + attn_mask if added else scores.masked_fill(~attn_mask, float("-inf"))
     return scores

@@ -75,7 +75,7 @@ class Subset:
         order = order[keep[order]]
         if self.per_class is not None:
             shuffled = labels[order]
-            parts = [order[shuffled == label][: self.per_class] for label in shuffled.unique()]
+            parts = [order[shuffled == label][: self.per_class] for label in torch.unique(shuffled)]
             order = torch.cat(parts)
         if self.size is not None:
             if self.size > len(order):

@@ -79,7 +79,7 @@ class Stack(nn.Module):
         if name in self.transforms:
             raise UsageError(f"a transform named {name!r} is already attached there")
         items = [*self.transforms.items(), (name, transform)]
-        self.transforms = nn.ModuleDict(sorted(items, key=lambda item: _rank(item[1])))
+        self.transforms = nn.ModuleDict(dict(sorted(items, key=lambda item: _rank(item[1]))))
         if not keep:
             self.temporary.append(name)
 
@@ -163,14 +163,16 @@ def stack_of(owner: nn.Module, tensor: str) -> Stack | None:
     """Return the stack on one tensor of a module, or ``None``."""
     if not parametrize.is_parametrized(owner, tensor):
         return None
-    stack = owner.parametrizations[tensor][0]  # type: ignore[union-attr, index]
+    stack = owner.parametrizations[tensor][0]  # type: ignore[index]
     return stack if isinstance(stack, Stack) else None
 
 
 def latent_of(owner: nn.Module, tensor: str) -> nn.Parameter:
     """Return the trained parameter behind a tensor, with or without transforms."""
     if parametrize.is_parametrized(owner, tensor):
-        return owner.parametrizations[tensor].original  # type: ignore[union-attr, index, return-value]
+        held = owner.parametrizations[tensor].original  # type: ignore[union-attr, index]
+        assert isinstance(held, nn.Parameter)
+        return held
     value = owner._parameters[tensor]
     assert value is not None
     return value
@@ -214,7 +216,7 @@ def attached(model: nn.Module) -> list[Attached]:
             continue
         stacks = [(f":{site}", stack) for site, stack in sites(module)]
         if parametrize.is_parametrized(module):
-            stacks += [(n, s) for n in module.parametrizations if (s := stack_of(module, n)) is not None]  # type: ignore[union-attr, operator]
+            stacks += [(n, s) for n in module.parametrizations if (s := stack_of(module, n)) is not None]
         for tensor, stack in stacks:
             target = f"{path}{tensor}" if tensor.startswith(":") else f"{path}.{tensor}" if path else tensor
             for name, transform in stack.transforms.items():
@@ -282,7 +284,7 @@ def broken_promises(model: nn.Module) -> list[str]:
 
 
 def plain_name(name: str) -> str:
-    """Return a parameter's name as if nothing were attached: ``conv1.parametrizations.weight.original`` -> ``conv1.weight``."""
+    """Turn ``conv1.parametrizations.weight.original`` into ``conv1.weight``: the name as if nothing were attached."""
     if ".parametrizations." not in f".{name}" or not name.endswith(".original"):
         return name
     head, _, tail = f".{name}".rpartition(".parametrizations.")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -199,9 +200,9 @@ def test_fields_of_a_stage() -> None:
 
 @pytest.mark.parametrize("text", ["", "res net", "r(", "r(a=1) x", "r + s", "r(key=3)"])
 def test_broken_models(text: str) -> None:
-    with pytest.raises(UsageError, match="^model: expected"):
+    with pytest.raises(UsageError, match=r"^model: expected"):
         parse_model(text)
-    with pytest.raises(UsageError, match="^task: expected"):
+    with pytest.raises(UsageError, match=r"^task: expected"):
         parse_task(text)
 
 
@@ -222,9 +223,11 @@ def test_no_text_breaks_it(text: str) -> None:
 
 
 def test_long_text_is_read_in_linear_time() -> None:
+    start = time.process_time()
     for part in ("1", "a", "-", '"\\', "1.", "1e", "@epoch=", "= (", "[", "a(b=1) -> "):
         with pytest.raises(UsageError):
             parse("a(x=" + part * 20_000)
+    assert time.process_time() - start < 4  # 0.3 s; a regular expression that backtracks takes minutes
 
 
 # ---------------------------------------------------------------- the inverse
@@ -279,7 +282,9 @@ def test_format_leaves_its_input_alone() -> None:
     assert stage == StageSpec(methods=[MethodSpec(key="a")])
 
 
-KEYS = st.from_regex(r"[a-z][a-z0-9_./-]{0,6}[a-z0-9]", fullmatch=True).filter(lambda k: k not in ("then", "with"))
+KEYS = st.from_regex(r"[a-z][a-z0-9_./-]{0,6}[a-z0-9]", fullmatch=True).filter(
+    lambda k: k not in ("then", "with", "previous", "input", "original", "self")
+)
 NAMES = st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,5}", fullmatch=True)
 TEXTS = st.text(max_size=8) | st.sampled_from(
     ["true", "1", "-1e5", "a b", "=1-round", "=a,b", "=(", "previous", "'", '"']

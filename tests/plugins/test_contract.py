@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -135,9 +134,9 @@ def hooks_on(model: nn.Module) -> list[str]:
 
 
 @pytest.fixture
-def out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def out(tmp_path: Path) -> Path:
     torch.set_num_threads(1)
-    yield tmp_path / "run"
+    return tmp_path / "run"
 
 
 @pytest.mark.parametrize(("key", "net"), CELLS)

@@ -50,7 +50,7 @@ class IntervalQuantizer(Transform):
         share = share.clamp(0, 1)
         level = straight_through((share * self.sizes).round(), share * self.sizes) / self.sizes
         level = level * (self.center + self.reach)
-        return level * value.detach().sign() if self.signed else level
+        return torch.mul(level, value.detach().sign()) if self.signed else level
 
     def settle(self, latent: Tensor | None) -> None:
         """Keep the interval's half width positive and its upper end above zero."""

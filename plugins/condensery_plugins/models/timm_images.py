@@ -2,30 +2,61 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from typing import Any
 
 import timm
+import torch
 from torch import nn
 
+from condensery.data import hub_reachable
 from condensery.errors import UnknownKey, UsageError
 from condensery.tasks import TaskFacts
-from condensery_plugins.models.facts import need, scaled
+from condensery_plugins.models.facts import builder, scaled, shared
 
 
-def build(facts: TaskFacts, name: str, **config: Any) -> nn.Module:
-    """Build ``timm/<name>``; settings such as ``img_size`` and ``patch_size`` go to timm.
+@builder("image", family="timm/")
+def build(facts: TaskFacts, name: str, *, pretrained: bool = False, **config: Any) -> nn.Module:
+    """Build ``timm/<name>``; settings such as ``img_size``, ``patch_size`` and ``depth`` go to timm.
 
-    :raises UnknownKey: for a name that timm doesn't have.
+    Nets that are made for one image size are made for the task's, unless ``img_size`` says otherwise.
+
+    :param pretrained: take the published weights (``weights: hub`` in a recipe); their revision is not pinned.
+    :raises UnknownKey: for a name that timm doesn't have, or a setting that the net doesn't have.
+    :raises UsageError: if timm can't build it so, or the weights can't be had.
     """
-    need(facts, f"timm/{name}", "image")
-    if name.partition(".")[0] not in timm.list_models():
-        raise UnknownKey("timm model", name, timm.list_models())
+    known = timm.list_models()
+    if name.partition(".")[0] not in known:
+        raise UnknownKey("timm model", name, known)
+    if pretrained and not hub_reachable():
+        raise UsageError(f"model 'timm/{name}': its weights are on the Hugging Face Hub, which can't be reached")
+    cfg = timm.models.get_pretrained_cfg(name)
+    if cfg is not None and cfg.fixed_input_size:
+        config.setdefault("img_size", facts.size)
+    elif "img_size" in config:
+        raise UsageError(f"model 'timm/{name}' takes images of any size; leave img_size out")
     try:
-        return timm.create_model(name, num_classes=facts.outputs, in_chans=facts.channels, **config)  # type: ignore[no-any-return]
-    except (TypeError, AssertionError, ValueError, RuntimeError) as error:
-        raise UsageError(f"model 'timm/{name}': {str(error).splitlines()[0]}") from None
+        model: nn.Module = timm.create_model(
+            name, pretrained=pretrained, num_classes=facts.outputs, in_chans=facts.channels, **config
+        )
+    except TypeError as error:
+        setting = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        if setting is None:
+            raise
+        raise UnknownKey("setting", setting[1], _settings(name), where=f"model 'timm/{name}'") from None
+    except (AssertionError, ValueError, RuntimeError, ZeroDivisionError, OSError) as error:
+        raise UsageError(f"model 'timm/{name}': {' '.join(str(error).split())[:200] or type(error).__name__}") from None
+    return model
 
 
+def _settings(name: str) -> list[str]:
+    """Return what the class of a timm net takes."""
+    with torch.device("meta"):
+        return list(inspect.signature(type(timm.create_model(name)).__init__).parameters)[1:]
+
+
+@builder("image", least=8)
 def build_vit(
     facts: TaskFacts,
     name: str,
@@ -34,23 +65,35 @@ def build_vit(
     dim: int | None = None,
     depth: int | None = None,
     heads: int = 3,
+    mlp_ratio: float = 4.0,
+    dropout: float = 0.0,
     width: float = 1.0,
 ) -> nn.Module:
-    """Build a small ViT: by default dim 192 and depth 6 for 28x28 and more, dim 48 and depth 2 for less."""
-    need(facts, name, "image", least=8)
-    large = facts.size >= 28
-    patch = patch_size or (4 if large else max(2, facts.size // 4))
-    if facts.size % patch:
-        raise UsageError(f"model 'vit': patch_size {patch} doesn't divide the image size {facts.size}")
-    dim = scaled(width, dim or (192 if large else 48)) // heads * heads
+    """Build a small ViT with a class token.
+
+    By default 28x28 pixels and more get patches of 4, ``dim`` 192 and ``depth`` 6; from 128x128 on patches of 16 and
+    ``depth`` 12, which is DeiT-Ti; smaller images get patches of a quarter of their side, ``dim`` 48 and ``depth`` 2.
+
+    Dosovitskiy et al.: "An Image is Worth 16x16 Words", ICLR 2021, arXiv:2010.11929.
+
+    :param dim: width of the tokens, before ``width``.
+    """
     from timm.models.vision_transformer import VisionTransformer
 
-    return VisionTransformer(  # type: ignore[no-any-return]
+    small, huge = facts.size < 28, facts.size >= 128
+    patch = patch_size or (max(2, facts.size // 4) if small else 16 if huge else 4)
+    if patch < 1 or facts.size % patch:
+        raise UsageError(f"model {name!r}: patch_size {patch} doesn't divide the image size {facts.size}")
+    dim = shared(name, "dim", dim or (48 if small else 192), heads)
+    model: nn.Module = VisionTransformer(
         img_size=facts.size,
         patch_size=patch,
         in_chans=facts.channels,
         num_classes=facts.outputs,
-        embed_dim=dim,
-        depth=depth or (6 if large else 2),
+        embed_dim=scaled(width, dim, multiple=heads),
+        depth=depth or (2 if small else 12 if huge else 6),
         num_heads=heads,
+        mlp_ratio=mlp_ratio,
+        proj_drop_rate=dropout,
     )
+    return model

@@ -1,17 +1,24 @@
-"""Text nets of transformers for sequence classification: from a config, a folder or the hub."""
+"""Text nets of transformers for sequence classification: a small BERT, or one from a type, a folder or the hub."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from torch import nn
 
+from condensery.data import hub_reachable
 from condensery.errors import UnknownKey, UsageError
 from condensery.tasks import TaskFacts
-from condensery_plugins.models.facts import need, scaled
+from condensery_plugins.models.facts import builder, scaled, shared
+
+ATTENTION = ("eager", "sdpa")
 
 
+@builder("text")
 def build_small(
     facts: TaskFacts,
     name: str,
@@ -19,58 +26,130 @@ def build_small(
     hidden: int = 48,
     depth: int = 2,
     heads: int = 3,
+    intermediate: int | None = None,
     dropout: float = 0.1,
-    attention: Literal["sdpa", "eager"] = "sdpa",
+    attention: str = "sdpa",
     width: float = 1.0,
 ) -> nn.Module:
-    """Build a small BERT for the task's vocabulary and length."""
-    need(facts, name, "text")
+    """Build a small BERT for the task's vocabulary and length.
+
+    :param hidden: width of the tokens, before ``width``.
+    :param intermediate: units of each MLP, before ``width``; four times ``hidden`` where it isn't given.
+    :param attention: ``sdpa``, or ``eager``, which computes the attention maps explicitly.
+    """
     from transformers import BertConfig, BertForSequenceClassification
 
-    hidden = scaled(width, hidden) // heads * heads
-    config = BertConfig(
-        vocab_size=facts.vocabulary,
-        hidden_size=hidden,
-        num_hidden_layers=depth,
-        num_attention_heads=heads,
-        intermediate_size=4 * hidden,
-        max_position_embeddings=facts.length,
-        hidden_dropout_prob=dropout,
-        attention_probs_dropout_prob=dropout,
-        num_labels=facts.outputs,
-        pad_token_id=0,
-        attn_implementation=attention,
-    )
-    return BertForSequenceClassification(config)
+    _check_attention(name, attention)
+    size = scaled(width, shared(name, "hidden", hidden, heads), multiple=heads)
+    settings: dict[str, Any] = {
+        "vocab_size": facts.vocabulary,
+        "hidden_size": size,
+        "num_hidden_layers": depth,
+        "num_attention_heads": heads,
+        "intermediate_size": 4 * size if intermediate is None else scaled(width, intermediate),
+        "max_position_embeddings": facts.length,
+        "hidden_dropout_prob": dropout,
+        "attention_probs_dropout_prob": dropout,
+        "num_labels": facts.outputs,
+        "pad_token_id": 0,
+        "attn_implementation": attention,
+    }
+    return BertForSequenceClassification(BertConfig(**settings))
 
 
+@builder("text", family="hf/")
 def build_hf(
     facts: TaskFacts, name: str, *, pretrained: bool = False, attention: str | None = None, **config: Any
 ) -> nn.Module:
-    """Build ``hf/<model type, folder or hub id>`` for sequence classification; settings override its config.
+    """Build ``hf/<name>`` for sequence classification; settings override its config under their own names.
 
-    :param pretrained: take the published weights too (``weights: hub`` in a recipe).
-    :raises UsageError: if there is no such config or weights.
+    :param name: a model type of transformers (``bert``, ``distilbert``), which gets the task's vocabulary; a folder
+        (environment variables are expanded); or a hub id, whose revision is not pinned.
+    :param pretrained: take the weights that lie there too (``weights: hub`` in a recipe); the net's vocabulary must
+        then be the task's.
+    :param attention: ``sdpa`` or ``eager``; transformers' own choice where it isn't given.
+    :raises UnknownKey: for a model type or a setting that doesn't exist.
+    :raises UsageError: if there is no such config or weights, or they don't fit the task.
     """
-    need(facts, f"hf/{name}", "text")
-    from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForSequenceClassification
+    from transformers import AutoModelForSequenceClassification
 
+    key = f"hf/{name}"
     if attention is not None:
-        config["attn_implementation"] = attention
+        _check_attention(key, attention)
+    if "depth" in config:
+        config["num_hidden_layers"] = config.pop("depth")
+    if not pretrained:
+        config.setdefault("vocab_size", facts.vocabulary)
+    source, made = _config(key, name, pretrained, {**config, "num_labels": facts.outputs})
+    _check_fit(key, facts, made, pretrained)
+    auto: Any = AutoModelForSequenceClassification
+    chosen = {} if attention is None else {"attn_implementation": attention}
     try:
-        if name in CONFIG_MAPPING:
-            if pretrained:
-                raise UsageError(f"model 'hf/{name}' is a type without weights; give a folder or a hub id")
-            config.setdefault("vocab_size", facts.vocabulary)
-            made = AutoConfig.for_model(name, num_labels=facts.outputs, **config)
-            if getattr(made, "pad_token_id", None) is None:
-                made.pad_token_id = 0
-        elif "/" not in name and not Path(name).exists():
-            raise UnknownKey("transformers model type", name, CONFIG_MAPPING)
+        if pretrained:
+            made_net = auto.from_pretrained(source, config=made, local_files_only=Path(source).is_dir(), **chosen)
         else:
-            made = AutoConfig.from_pretrained(name, num_labels=facts.outputs, **config)
-            if pretrained:
-                return AutoModelForSequenceClassification.from_pretrained(name, config=made)  # type: ignore[no-any-return]
-        return AutoModelForSequenceClassification.from_config(made)  # type: ignore[no-any-return]
-    except (OSError, ValueError, TypeError) as error:
-        raise UsageError(f"model 'hf/{name}': {str(error).splitlines()[0]}") from None
+            made_net = auto.from_config(made, **chosen)
+    except (OSError, ValueError, TypeError, RuntimeError) as error:
+        raise UsageError(f"model {key!r}: {' '.join(str(error).split())[:200]}") from None
+    assert isinstance(made_net, nn.Module)
+    return made_net
+
+
+def _config(key: str, name: str, pretrained: bool, settings: dict[str, Any]) -> tuple[str, Any]:
+    """Return where a model comes from, and its config with some settings of its own."""
+    from transformers import CONFIG_MAPPING, AutoConfig
+
+    types = list(CONFIG_MAPPING.keys())
+    path = Path(os.path.expandvars(name)).expanduser()
+    if name in types and not path.is_dir():
+        if pretrained:
+            raise UsageError(f"model {key!r} is a type without weights; give a folder or a hub id")
+        return name, _with(key, partial(AutoConfig.for_model, name), settings)
+    if not path.is_dir():
+        if path.is_absolute() or "$" in str(path):
+            raise UsageError(f"model {key!r}: no such folder: {path}")
+        if "/" not in name:
+            raise UnknownKey("transformers model type", name, types)
+        if not hub_reachable():
+            raise UsageError(f"model {key!r}: no such folder, and the Hugging Face Hub can't be reached")
+    source = str(path) if path.is_dir() else name
+    return source, _with(key, partial(AutoConfig.from_pretrained, source, local_files_only=path.is_dir()), settings)
+
+
+def _with(key: str, make: Callable[..., Any], settings: dict[str, Any]) -> Any:
+    """Make a config twice: as it comes, to learn which settings it has, then with the given ones."""
+    from huggingface_hub.errors import StrictDataclassError
+
+    try:
+        plain = make()
+        known = {*plain.to_dict(), *plain.attribute_map, "num_labels"}
+        for setting in sorted(set(settings) - known - {"vocab_size"}):
+            raise UnknownKey("setting", setting, known | {"depth", "attention"}, where=f"model {key!r}")
+        return make(**settings)
+    except (OSError, ValueError, TypeError, StrictDataclassError) as error:
+        raise UsageError(f"model {key!r}: {' '.join(str(error).split())[:200]}") from None
+
+
+def _check_fit(key: str, facts: TaskFacts, config: Any, pretrained: bool) -> None:
+    """Refuse a config for another modality, vocabulary or length; give GPT-like nets a padding token."""
+    from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
+
+    if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+        raise UsageError(f"model {key!r}: transformers has no sequence classification for {config.model_type!r}")
+    words = config.vocab_size
+    # Published nets may round their vocabulary up, but a task with far fewer words has another one.
+    if words < facts.vocabulary or (pretrained and words > 1.05 * facts.vocabulary):
+        raise UsageError(
+            f"model {key!r} has a vocabulary of {words}, the task's is {facts.vocabulary}; "
+            "give the task the net's own tokenizer: tokenizer=<folder or hub id>"
+        )
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions is not None and positions < facts.length:
+        raise UsageError(f"model {key!r} takes {positions} tokens, the task gives {facts.length}; shorten its length")
+    if getattr(config, "pad_token_id", None) is None or (not pretrained and config.pad_token_id >= words):
+        config.pad_token_id = 0
+
+
+def _check_attention(key: str, attention: str) -> None:
+    if attention not in ATTENTION:
+        raise UnknownKey("attention", attention, ATTENTION, where=f"model {key!r}")

@@ -20,8 +20,8 @@ CHANNELS = (64, 128, 256, 512, 512)
 class VGG(nn.Module):
     """3x3 convolutions, each with batch normalization and ReLU; max pooling between the stages.
 
-    Images under 32x32 can't be halved four times; for them the *first* poolings are left out, so that the last maps
-    keep 2x2 pixels or more.
+    Images under 16x16 can't be halved four times; for them the *first* poolings are left out, so that the convolutions
+    behind them still have something to see.
     """
 
     def __init__(self, plan: Sequence[Sequence[int]], channels: int, size: int, classes: int) -> None:
@@ -35,9 +35,9 @@ class VGG(nn.Module):
                 before = after
             ends.append(f"features.{len(layers) - 1}")
             if number < len(plan) - 1:
-                halvings = len(plan) - 1 - number
-                layers.append(nn.MaxPool2d(2) if size >> halvings >= 2 else nn.Identity())
-                size //= 1 if isinstance(layers[-1], nn.Identity) else 2
+                fits = size >> (len(plan) - 1 - number) > 0
+                layers.append(nn.MaxPool2d(2) if fits else nn.Identity())
+                size = size // 2 if fits else size
         self.features = nn.Sequential(*layers)
         self.classifier = nn.Linear(before, classes)
         self.roles = {"stages": ends, "logits": ["classifier"]}

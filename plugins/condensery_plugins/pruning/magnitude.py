@@ -37,7 +37,7 @@ class Magnitude(Method):
         unknown = set(self.density) - {w.path for w in stage.weights()}
         if unknown:
             known = ", ".join(w.path for w in stage.weights()[:8])
-            raise UsageError(f"magnitude.density: no layer {sorted(unknown)[0]!r}; there are {known}")
+            raise UsageError(f"magnitude.density: no layer {min(unknown)!r}; there are {known}")
         total = max(1, stage.epochs * stage.steps_per_epoch)
         self.due_ = [round(total * i / self.steps) for i in range(1, self.steps)]
         self.done_ = 0

@@ -69,5 +69,5 @@ def keep_largest(scores: Mapping[str, Tensor], remove: float, *, scope: str) -> 
     keep = torch.ones(len(flat), dtype=torch.bool, device=flat.device)
     keep[torch.argsort(flat, stable=True)[:gone]] = False
     keep &= flat > float("-inf")
-    parts = keep.split([s.numel() for s in scores.values()])
+    parts = torch.split(keep, [s.numel() for s in scores.values()])
     return {n: part.view_as(s) for (n, s), part in zip(scores.items(), parts, strict=True)}

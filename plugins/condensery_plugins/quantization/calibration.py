@@ -16,7 +16,7 @@ SAMPLES = 128
 
 
 def plan_bits(stage: Stage, inner: int, edge: int) -> dict[str, int]:
-    """Return bits by layer path: ``edge`` for the first and the last layer of a forward pass, ``inner`` for the rest."""
+    """Return bits by layer path: ``edge`` for the first and last layer of a forward pass, ``inner`` for the rest."""
     first, last = stage.edges()
     return {w.path: edge if w.path in (first, last) else inner for w in stage.weights()}
 
@@ -58,6 +58,6 @@ def quantize_layers(
 
 def too_many_levels(final: Tensor, bits: int) -> str | None:
     """Return what is wrong if a tensor has more than 2^bits values besides zero."""
-    values = final.unique()  # type: ignore[no-untyped-call]
+    values = torch.unique(final)
     levels = int((values != 0).sum())
     return f"{levels} levels besides zero, more than 2^{bits}" if levels > 2**bits else None

@@ -25,7 +25,9 @@ ALL_FILES = [file for pair in FILES.values() for file in pair]
 
 
 class IdxTask(ImageTask):
-    """60,000 + 10,000 images in four gzip'd IDX files, in ten classes; no augmentation.
+    """60,000 + 10,000 images in four gzip'd IDX files, in ten classes.
+
+    Training images are shifted by up to ``jitter`` pixels, by default not at all.
 
     The files' *content* is pinned, so the authors' files and any repacking of them are both right. On the Hugging Face
     Hub the revision is not pinned.
@@ -47,8 +49,10 @@ class IdxTask(ImageTask):
         "schedule": {"name": "cosine"},
     }
 
-    def __init__(self, mean: float, std: float) -> None:
-        super().__init__(TaskFacts("image", outputs=10, channels=1, size=28), (mean,), (std,))
+    def __init__(self, mean: float, std: float, jitter: int) -> None:
+        if not 0 <= jitter <= 8:
+            raise UsageError(f"task {self.key}: jitter must be 0 to 8 pixels, got {jitter}")
+        super().__init__(TaskFacts("image", outputs=10, channels=1, size=28), (mean,), (std,), pad=jitter)
 
     def load(self, split: Split) -> Stored:
         """Read one split from local files, the cache or the hub."""
@@ -92,8 +96,8 @@ class Mnist(IdxTask):
         "t10k-labels-idx1-ubyte.gz": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
     }
 
-    def __init__(self) -> None:
-        super().__init__(0.1307, 0.3081)
+    def __init__(self, jitter: int = 0) -> None:
+        super().__init__(0.1307, 0.3081, jitter)
 
 
 class FashionMnist(IdxTask):
@@ -112,8 +116,8 @@ class FashionMnist(IdxTask):
         "t10k-labels-idx1-ubyte.gz": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
     }
 
-    def __init__(self) -> None:
-        super().__init__(0.2860, 0.3530)
+    def __init__(self, jitter: int = 0) -> None:
+        super().__init__(0.2860, 0.3530, jitter)
 
 
 def parse_idx(path: Path, content: bytes) -> NDArray[Any]:
