@@ -47,7 +47,20 @@ def build(facts: TaskFacts, name: str, *, pretrained: bool = False, **config: An
         raise UnknownKey("setting", setting[1], _settings(name), where=f"model 'timm/{name}'") from None
     except (AssertionError, ValueError, RuntimeError, ZeroDivisionError, OSError) as error:
         raise UsageError(f"model 'timm/{name}': {' '.join(str(error).split())[:200] or type(error).__name__}") from None
+    _try(name, facts, model)
     return model
+
+
+def _try(name: str, facts: TaskFacts, model: nn.Module) -> None:
+    """Play one blank image, because timm notices what doesn't fit only then."""
+    was = model.training
+    try:
+        with torch.no_grad():
+            model.eval()(torch.zeros(1, facts.channels, facts.size, facts.size))
+    except (AssertionError, ValueError, RuntimeError) as error:
+        what = f"can't take images of {facts.size}x{facts.size} pixels"
+        raise UsageError(f"model 'timm/{name}' {what}: {' '.join(str(error).split())[:150]}") from None
+    model.train(was)
 
 
 def _settings(name: str) -> list[str]:

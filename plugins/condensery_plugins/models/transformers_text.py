@@ -104,7 +104,8 @@ def _config(key: str, name: str, pretrained: bool, settings: dict[str, Any]) -> 
     if name in types and not path.is_dir():
         if pretrained:
             raise UsageError(f"model {key!r} is a type without weights; give a folder or a hub id")
-        return name, _with(key, partial(AutoConfig.for_model, name), settings)
+        # The padding of the tasks' own vocabularies; a type's usual one may be a word there, or missing.
+        return name, _with(key, partial(AutoConfig.for_model, name), {"pad_token_id": 0, **settings})
     if not path.is_dir():
         if path.is_absolute() or "$" in str(path):
             raise UsageError(f"model {key!r}: no such folder: {path}")
@@ -131,7 +132,7 @@ def _with(key: str, make: Callable[..., Any], settings: dict[str, Any]) -> Any:
 
 
 def _check_fit(key: str, facts: TaskFacts, config: Any, pretrained: bool) -> None:
-    """Refuse a config for another modality, vocabulary or length; give GPT-like nets a padding token."""
+    """Refuse a config for another modality, vocabulary or length; give a net without padding one."""
     from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
 
     if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
@@ -146,7 +147,7 @@ def _check_fit(key: str, facts: TaskFacts, config: Any, pretrained: bool) -> Non
     positions = getattr(config, "max_position_embeddings", None)
     if positions is not None and positions < facts.length:
         raise UsageError(f"model {key!r} takes {positions} tokens, the task gives {facts.length}; shorten its length")
-    if getattr(config, "pad_token_id", None) is None or (not pretrained and config.pad_token_id >= words):
+    if config.pad_token_id is None or config.pad_token_id >= words:
         config.pad_token_id = 0
 
 

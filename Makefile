@@ -1,0 +1,42 @@
+# make demo and make test are all the set-up there is. PYTHON names the interpreter (3.11 or newer).
+PYTHON ?= python3
+BIN := .venv/bin
+WORKERS ?= 2
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: demo test test-all lint format bench cards clean
+
+.venv/installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: Condensery needs Python 3.11 or newer; say make PYTHON=python3.12"; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
+	@touch $@
+
+demo: .venv/installed
+	$(BIN)/condensery reproduce hinton-kd --tier smoke --out runs/demo
+
+test: .venv/installed
+	$(BIN)/python -m pytest -n $(WORKERS) -q -m "not slow"
+
+test-all: .venv/installed
+	$(BIN)/python -m pytest -n $(WORKERS) -q
+
+lint: .venv/installed
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m condensery_plugins.cards.generate --check
+
+format: .venv/installed
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+cards: .venv/installed
+	$(BIN)/python -m condensery_plugins.cards.generate
+
+bench: .venv/installed
+	$(BIN)/python tests/benchmarks/run.py
+
+clean:
+	rm -rf .venv runs build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
