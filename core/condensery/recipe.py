@@ -207,11 +207,11 @@ class StageSpec(Strict):
 
 
 def _item(value: Any) -> Any:
-    if isinstance(value, Mapping) and ({"stages", "repeat", "until", "over"} & set(value)):
-        return RoundSpec.model_validate(dict(value))
-    if isinstance(value, (str, Mapping)) and not isinstance(value, (StageSpec, RoundSpec)):
-        plain = {"methods": [value]} if isinstance(value, str) else dict(value)
-        return StageSpec.model_validate(plain)
+    if isinstance(value, str):
+        return StageSpec.model_validate({"methods": [value]})
+    if isinstance(value, Mapping):
+        is_round = {"stages", "repeat", "until", "over"} & set(value)
+        return (RoundSpec if is_round else StageSpec).model_validate(dict(value))
     return value
 
 
@@ -260,10 +260,8 @@ class Recipe(Strict):
 
     def train_of(self, stage: StageSpec) -> TrainSpec:
         """Return how a stage trains: its own fields over the recipe's."""
-        merged = merge(self.train, stage.train)
-        if stage.epochs is not None:
-            merged["epochs"] = stage.epochs
-        return checked(TrainSpec, merged, f"stage {stage.name!r}: train")
+        own = stage.train if stage.epochs is None else stage.train | {"epochs": stage.epochs}
+        return checked(TrainSpec, merge(self.train, own), f"stage {stage.name!r}: train")
 
     def dump(self) -> dict[str, Any]:
         """Return the resolved recipe as plain data."""

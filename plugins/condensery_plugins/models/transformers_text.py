@@ -120,9 +120,12 @@ def _config(key: str, name: str, pretrained: bool, settings: dict[str, Any]) -> 
 def _with(key: str, make: Callable[..., Any], settings: dict[str, Any]) -> Any:
     """Make a config twice: as it comes, to learn which settings it has, then with the given ones."""
     from huggingface_hub.errors import StrictDataclassError
+    from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
 
     try:
         plain = make()
+        if type(plain) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+            raise UsageError(f"model {key!r}: transformers has no sequence classification for {plain.model_type!r}")
         known = {*plain.to_dict(), *plain.attribute_map, "num_labels"}
         for setting in sorted(set(settings) - known - {"vocab_size"}):
             raise UnknownKey("setting", setting, known | {"depth", "attention"}, where=f"model {key!r}")
@@ -132,11 +135,7 @@ def _with(key: str, make: Callable[..., Any], settings: dict[str, Any]) -> Any:
 
 
 def _check_fit(key: str, facts: TaskFacts, config: Any, pretrained: bool) -> None:
-    """Refuse a config for another modality, vocabulary or length; give a net without padding one."""
-    from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
-
-    if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
-        raise UsageError(f"model {key!r}: transformers has no sequence classification for {config.model_type!r}")
+    """Refuse a config for another vocabulary or length; give a net without padding one."""
     words = config.vocab_size
     # Published nets may round their vocabulary up, but a task with far fewer words has another one.
     if words < facts.vocabulary or (pretrained and words > 1.05 * facts.vocabulary):

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from condensery.players import Outputs
+from condensery_plugins.joint.qkd import QKD, IntervalQuantizer
+
+
+def quantizer(bits: int, center: float, reach: float, *, signed: bool = True) -> IntervalQuantizer:
+    made = IntervalQuantizer(bits, signed).double()
+    with torch.no_grad():
+        made.center.fill_(center)
+        made.reach.fill_(reach)
+    return made
+
+
+def test_levels_by_hand() -> None:
+    """Three bits signed: three sizes over the interval 0.2 .. 1.0; smaller ones are 0, larger ones 1.0."""
+    values = torch.tensor([0.1, -0.2, 0.4, -0.6, 0.9, -5.0], dtype=torch.float64)
+    got = quantizer(3, 0.6, 0.4)(values)  # shares 0, 0, 0.25, 0.5, 0.875, 1 of three sizes; half goes to the even one
+    torch.testing.assert_close(got, torch.tensor([0.0, 0.0, 1 / 3, -2 / 3, 1.0, -1.0], dtype=torch.float64))
+
+
+def test_unsigned_levels_by_hand() -> None:
+    got = quantizer(2, 1.5, 1.5, signed=False)(torch.tensor([-1.0, 0.9, 2.2, 9.0], dtype=torch.float64))
+    torch.testing.assert_close(got, torch.tensor([0.0, 1.0, 2.0, 3.0], dtype=torch.float64))
+
+
+def test_the_interval_starts_at_smallest_and_largest_size() -> None:
+    made = IntervalQuantizer(4).start(torch.tensor([-0.5, 0.1, 0.3]))
+    assert float(made.center.detach()) == pytest.approx(0.3)
+    assert float(made.reach.detach()) == pytest.approx(0.2)
+
+
+def test_gradients_reach_weights_and_interval() -> None:
+    """Inside, t = (|w| - c + d) / 2d and the value is t (c + d): d/dw = (c + d) / 2d times sign."""
+    made = quantizer(4, 0.6, 0.4)
+    values = torch.tensor([0.5, -0.7, 3.0], dtype=torch.float64, requires_grad=True)
+    made(values).sum().backward()
+    assert values.grad is not None
+    torch.testing.assert_close(values.grad, torch.tensor([1.25, 1.25, 0.0], dtype=torch.float64))
+    assert made.center.grad is not None
+    assert made.reach.grad is not None
+
+
+def test_settle_keeps_the_interval() -> None:
+    made = quantizer(4, -3.0, -1.0)
+    with torch.no_grad():
+        made.settle(None)
+    assert float(made.reach.detach()) > 0
+    assert float((made.center + made.reach).detach()) > 0
+
+
+def test_each_phase_gives_its_players_their_term() -> None:
+    """T = 2: 4 KL(partner || mine); nothing in self-study."""
+    outputs = {
+        "student": Outputs(torch.zeros(2, 2)),
+        "teacher": Outputs(torch.tensor([[0.0, 2 * math.log(3)]]).repeat(2, 1)),
+    }
+
+    def term(phase: Any, name: str) -> Any:
+        return QKD(phase=phase, T=2.0).loss_terms(outputs=outputs, player=SimpleNamespace(name=name))  # type: ignore[arg-type]
+
+    to_student = 4 * (0.25 * math.log(0.5) + 0.75 * math.log(1.5))
+    to_teacher = 4 * (0.5 * math.log(2) + 0.5 * math.log(2 / 3))
+    assert term("self-study", "student") is None
+    assert float(term("co-study", "student")["kd"]) == pytest.approx(to_student, rel=1e-5)
+    assert float(term("co-study", "teacher")["kd"]) == pytest.approx(to_teacher, rel=1e-5)
+    assert float(term("tutor", "student")["kd"]) == pytest.approx(to_student, rel=1e-5)
+
+
+def test_the_phases_need_what_they_say() -> None:
+    assert QKD(phase="self-study").words().needs == {"float-weights"}
+    assert "quantized-weights" in QKD(phase="tutor").words().needs

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from condensery import Registry, Run, UsageError
+from condensery.recipe import parse_recipe
+
+
+def run(tmp_path: Path, *stages: Any, model: Any = "lenet-300-100") -> dict[str, Any]:
+    train = {"batch_size": 16, "epochs": 0}
+    data = {"model": model, "task": "digits", "base": "none", "data": {"subset": {"size": 64}}, "train": train}
+    return Run(parse_recipe({**data, "stages": list(stages)}), Registry.open(), out=tmp_path / "o").execute()
+
+
+def test_counts_by_hand(tmp_path: Path) -> None:
+    """An MLP 64-20-10 has 1,480 weights and 30 biases: a quarter is 370 zeros."""
+    stage = {"methods": [{"magnitude": {"sparsity": 0.25}}]}
+    report = run(tmp_path, stage, model={"key": "mlp", "hidden": [20]})
+    assert report["before"]["parameters"] == 64 * 20 + 20 * 10 + 30
+    zeros_before = report["before"]["parameters"] - report["before"]["nonzeros"]
+    assert report["after"]["parameters"] - report["after"]["nonzeros"] - zeros_before == 370
+    assert report["stages"][0]["report"]["magnitude.sparsity_percent"] == pytest.approx(25.0)
+
+
+def test_density_by_layer(tmp_path: Path) -> None:
+    """64-20-10: fc1 keeps 10 % of 1,280, fc2 keeps all but half of its 200."""
+    stage = {"methods": [{"magnitude": {"sparsity": 0.5, "density": {"fc1": 0.1}}}]}
+    report = run(tmp_path, stage, model={"key": "mlp", "hidden": [20]})
+    gone = report["stages"][0]["report"]["magnitude.sparsity_percent"] / 100 * 1480
+    assert gone == pytest.approx(1280 * 0.9 + 100)
+
+
+def test_steps_reach_the_share_gradually(tmp_path: Path) -> None:
+    stage = {"methods": [{"magnitude": {"sparsity": 0.8, "steps": 4}}], "epochs": 2}
+    report = run(tmp_path, stage, model={"key": "mlp", "hidden": [20]})
+    assert report["stages"][0]["report"]["magnitude.sparsity_percent"] == pytest.approx(80.0)
+
+
+def test_rounds_never_bring_a_weight_back(tmp_path: Path) -> None:
+    """1 - 0.8^R after R rounds, as prune-then-distill's authors prune."""
+    item = {"repeat": 3, "stages": [{"methods": [{"magnitude": {"sparsity": "=1 - 0.8 ** (round + 1)"}}], "epochs": 1}]}
+    report = run(tmp_path, item, model={"key": "mlp", "hidden": [20]})
+    reached = [s["report"]["magnitude.sparsity_percent"] for s in report["stages"]]
+    assert reached == pytest.approx([20.0, 36.0, 48.8], abs=0.1)
+
+
+def test_an_unknown_layer_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no layer 'fc9'; there are fc1"):
+        run(tmp_path, {"methods": [{"magnitude": {"density": {"fc9": 0.5}}}]})

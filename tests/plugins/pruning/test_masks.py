@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from condensery.transforms import attach, broken_promises
+from condensery_plugins.pruning.masks import Mask, keep_largest
+
+SCORES = {"a": torch.tensor([1.0, 2.0, 3.0, 4.0]), "b": torch.tensor([10.0, 0.5, 20.0, 30.0])}
+
+
+def test_global_ranks_all_together() -> None:
+    keep = keep_largest(SCORES, 0.5, scope="global")
+    assert keep["a"].tolist() == [False, False, False, True]
+    assert keep["b"].tolist() == [True, False, True, True]
+
+
+def test_local_ranks_each_by_itself() -> None:
+    keep = keep_largest(SCORES, 0.5, scope="local")
+    assert keep["a"].tolist() == [False, False, True, True]
+    assert keep["b"].tolist() == [False, False, True, True]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.25, 0.9])
+def test_the_share_is_exact_also_among_equals(share: float) -> None:
+    keep = keep_largest({"w": torch.ones(1000)}, share, scope="global")
+    assert int((~keep["w"]).sum()) == round(1000 * share)
+
+
+def test_what_has_gone_counts_and_stays_gone() -> None:
+    scores = {"w": torch.tensor([float("-inf"), 1.0, 2.0, 3.0])}
+    assert keep_largest(scores, 0.5, scope="global")["w"].tolist() == [False, False, True, True]
+    assert keep_largest(scores, 0.0, scope="global")["w"].tolist() == [False, True, True, True]
+
+
+def test_a_mask_holds_zeros_and_blocks_gradients() -> None:
+    net = nn.Linear(4, 1, bias=False)
+    mask = Mask((1, 4))
+    mask.keep.copy_(torch.tensor([[True, False, True, False]]))
+    attach(net, "weight", "mask", mask)
+    net(torch.ones(1, 4)).sum().backward()
+    grad = net.parametrizations.weight.original.grad  # type: ignore[union-attr]
+    assert grad is not None
+    assert grad.tolist() == [[1.0, 0.0, 1.0, 0.0]]  # type: ignore[operator]
+    assert not broken_promises(net)
+    assert mask.holds(torch.ones(1, 4)) == "2 masked entries are not zero"
+    with torch.no_grad():
+        net.parametrizations.weight.original.fill_(float("inf"))  # type: ignore[union-attr, operator]
+    assert torch.equal(net.weight == 0, ~mask.keep)

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from condensery_plugins.quantization.lsq import LearnedStep
+
+
+def quantizer(bits: int, step: float, *, signed: bool = True) -> LearnedStep:
+    made = LearnedStep(bits, signed).double()
+    with torch.no_grad():
+        made.step.fill_(step)
+    return made
+
+
+def test_levels_by_hand() -> None:
+    """Three bits, step 0.5: levels -4..3 times 0.5."""
+    values = torch.tensor([-9.0, -1.3, -0.2, 0.3, 0.8, 1.2, 9.0], dtype=torch.float64)
+    assert quantizer(3, 0.5)(values).tolist() == [-2.0, -1.5, 0.0, 0.5, 1.0, 1.0, 1.5]
+    unsigned = quantizer(2, 1.0, signed=False)
+    assert unsigned(torch.tensor([-1.0, 0.4, 1.6, 7.0], dtype=torch.float64)).tolist() == [0.0, 0.0, 2.0, 3.0]
+
+
+def test_gradients_by_hand() -> None:
+    """Step 1, two bits signed (-2..1), values 0.4, -5, 3: eq. 3 gives 0 - 0.4, -2, 1; eq. 5 passes 0.4's gradient only."""
+    made = quantizer(2, 1.0)
+    values = torch.tensor([0.4, -5.0, 3.0], dtype=torch.float64, requires_grad=True)
+    made(values).sum().backward()
+    assert values.grad is not None
+    assert values.grad.tolist() == [1.0, 0.0, 0.0]
+    assert made.step.grad is not None
+    assert float(made.step.grad) == pytest.approx((-0.4 - 2 + 1) / (3 * 1) ** 0.5)  # g = 1 / sqrt(N Qp)
+
+
+def test_the_batch_is_left_out_of_the_gradient_scale() -> None:
+    made = LearnedStep(2, signed=False, batched=True).double()
+    made(torch.full((8, 5), 9.0, dtype=torch.float64)).sum().backward()
+    assert made.step.grad is not None
+    assert float(made.step.grad) == pytest.approx(40 * 3 / (5 * 3) ** 0.5)
+
+
+def test_start_and_settle() -> None:
+    """2 mean|v| / sqrt(Qp) with mean 1.5 and Qp = 7."""
+    made = LearnedStep(4).start(torch.tensor([1.0, -2.0]))
+    assert float(made.step.detach()) == pytest.approx(2 * 1.5 / 7**0.5)
+    with torch.no_grad():
+        made.step.fill_(-0.25)
+        made.settle(None)
+    assert float(made.step.detach()) == 0.25
+
+
+def test_the_promise_counts_levels() -> None:
+    made = LearnedStep(2)
+    assert made.holds(torch.tensor([-2.0, -1.0, 0.0, 1.0])) is None
+    assert made.holds(torch.arange(6.0)) == "5 levels besides zero, more than 2^2"
+
+
+def test_first_and_last_layer_get_the_edge_bits() -> None:
+    from condensery import Registry
+    from condensery.models import build_net, build_task
+    from condensery.players import Player
+    from condensery.recipe import ModelSpec, StageSpec, TaskSpec, TrainSpec
+    from condensery.stage import Stage
+    from condensery_plugins.quantization.calibration import plan_bits
+
+    registry = Registry.open()
+    for model, task, first, last in (
+        ("resnet8", "digits", "conv1", "linear"),
+        ("vit", "digits", "patch_embed.proj", "head"),
+        ("transformer", "word-language", None, "classifier"),
+    ):
+        spec, given = ModelSpec(key=model), build_task(TaskSpec(key=task), registry)
+        stage = Stage(StageSpec(), given, TrainSpec(), seed=0, device=torch.device("cpu"))
+        stage.players["student"] = Player("student", build_net(spec, given, registry, 0), spec=spec)
+        bits = plan_bits(stage, 3, 8)
+        # A Transformer's first layer is the embedding, which stays float: no linear layer inside gets its bits.
+        assert {p for p, b in bits.items() if b == 8} == {p for p in (first, last) if p}
