@@ -96,15 +96,11 @@ def _print_card(card: Mapping[str, Any]) -> None:
     console = Console()
     paper = card.get("paper") or {}
     ref = f" [{card['ref']}]" if card.get("ref") else ""
-    console.print(
-        f"[bold]{escape(str(card['name']))}[/]{escape(ref)}  {escape(card['key'])} · {card.get('family', '')} · {card['status']}"
-    )
+    kind = " · ".join(str(w) for w in (card["key"], card.get("family"), card["status"]) if w)
+    console.print(f"[bold]{escape(str(card['name']))}[/]{escape(ref)}  {escape(kind)}")
     if paper:
-        console.print(
-            escape(
-                f'{paper.get("authors", "")}: "{paper.get("title", "")}", {paper.get("venue", "")} {paper.get("year", "")}'
-            )
-        )
+        place = f"{paper.get('venue', '')} {paper.get('year', '')}"
+        console.print(escape(f"{paper.get('authors', '')}: {paper.get('title', '')}. {place}"), highlight=False)
     console.print(escape(str(card.get("summary", ""))), highlight=False)
     identity = card.get("identity") or {}
     if identity.get("confidence") not in (None, "certain"):
@@ -141,10 +137,8 @@ def _print_card(card: Mapping[str, Any]) -> None:
         console.print(table)
     for text in card.get("departures") or []:
         console.print(escape(f"departs: {text}"), highlight=False)
-    if card.get("runs"):
-        console.print(
-            escape(f'try: condensery compose "{card["key"]}" --task digits') if card.get("family") != "joint" else ""
-        )
+    if card.get("composition"):
+        console.print(f"spelt: {card['composition']}", markup=False, highlight=False)
     if card.get("reproduction"):
         console.print(f"reproduce: condensery reproduce {card['key']} --tier desk")
 
@@ -152,7 +146,7 @@ def _print_card(card: Mapping[str, Any]) -> None:
 def list_plugins(*, as_json: bool) -> None:
     """Print the installed plugins and their problems."""
     registry = Registry.open()
-    rows = []
+    rows: list[dict[str, Any]] = []
     for plugin in registry.plugins:
         offers = {k: n for k in KINDS if (n := sum(e.plugin == plugin.name for e in registry.entries[k].values()))}
         rows.append({"name": plugin.name, "source": plugin.source, "offers": offers, "problems": list(plugin.problems)})
@@ -166,5 +160,6 @@ def list_plugins(*, as_json: bool) -> None:
     table = Table("plugin", "from", "offers", "problems")
     for row in rows:
         offers = ", ".join(f"{n} {k}" for k, n in row["offers"].items()) or "nothing"
-        table.add_row(escape(row["name"]), escape(row["source"]), offers, escape("\n".join(row["problems"])) or "none")
+        problems = "\n".join(row["problems"]) or "none"
+        table.add_row(escape(row["name"]), escape(row["source"]), offers, escape(problems))
     Console().print(table)

@@ -92,7 +92,7 @@ def reproduce_paper(
     plan = load_reproduction(registry, key)
     if tier not in plan.tiers:
         raise UnknownKey("tier", tier, plan.tiers, where=key)
-    chosen = plan.tiers[tier]  # type: ignore[index]
+    chosen = plan.tiers[tier]
     folder = (out or Path("runs") / "reproduce" / key) / tier
     numbers = chosen.seeds if seeds is None else list(range(seeds))
     quiet_libraries()
@@ -262,7 +262,9 @@ def print_result(plan: Reproduction, chosen: Tier, result: Mapping[str, Any]) ->
         claim = c["claim"]
         base = (claim.get("baseline") or {}).get("value")
         source = claim["value"]["source"]
-        says = f"{'' if base is None else f'{base} -> '}{claim['value']['value']} {claim['unit']}\n({source}{', not read' if source == RECALLED else ''}) {claim['model']}, {claim['dataset']}"
+        said = f"{claim['value']['value']} {claim['unit']}"
+        marked = f"({source}, not read)" if source == RECALLED else f"({source})"
+        says = f"{said if base is None else f'{base} -> {said}'}\n{marked} {claim['model']}, {claim['dataset']}"
         here = f"{spread(c['baseline'])} -> {spread(c['measured'])}" if c["baseline"] else spread(c["measured"])
         table.add_row(
             claim["id"], says, f"{here}\n{c['metric'].rpartition('.')[2]}", c["direction"] or "-", c["verdict"] or "-"

@@ -81,6 +81,7 @@ def check_value(name: str, value: Any, hint: Any, described: Mapping[str, Any]) 
 
     :raises UsageError: naming the setting, the value and what would be right.
     """
+    given = value
     if not _fits(value, hint):
         if _fits(0.5, hint) and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
@@ -93,7 +94,7 @@ def check_value(name: str, value: Any, hint: Any, described: Mapping[str, Any]) 
         for word, sign in tests.items():
             bound = described.get(word)
             if bound is not None and not _compare(value, word, bound):
-                raise UsageError(f"{name} must be {sign} {bound}, got {value!r}")
+                raise UsageError(f"{name} must be {sign} {bound:g}, got {given!r}")
     choices = described.get("choices")
     if choices and value not in choices:
         raise UnknownKey("value", str(value), [str(c) for c in choices], where=name)

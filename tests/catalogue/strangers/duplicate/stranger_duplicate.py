@@ -1,0 +1,13 @@
+from __future__ import annotations
+
+from condensery import hookimpl
+
+
+@hookimpl
+def register_methods(register):
+    register("lsq", "nowhere:Other")
+    register("works-beside", "stranger_duplicate:WorksBeside")
+
+
+WorksBeside = type("WorksBeside", (), {})
+"""A class that isn't a method: named when it is used."""

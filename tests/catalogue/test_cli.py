@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+COMMAND = [sys.executable, "-m", "condensery_catalogue.cli"]
+RECIPE = """
+model: {key: resnet8, width: 0.5}
+task: digits
+base: none
+data: {subset: {size: 64}}
+train: {epochs: 1, batch_size: 32}
+stages:
+  - magnitude
+  - {name: distil, methods: [{hinton-kd: {T: 2}}], teacher: original}
+"""
+
+
+def condensery(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment.pop("CONDENSERY_DATA", None)
+    return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, env=environment, cwd=cwd, check=False)
+
+
+def test_list_and_show_import_no_torch() -> None:
+    for arguments in (["list"], ["show", "qkd"], ["list", "--json"]):
+        code = (
+            f"import sys; sys.argv = ['condensery', *{arguments!r}]\n"
+            "from condensery_catalogue.cli import main\n"
+            "try: main()\nexcept SystemExit: pass\n"
+            "heavy = [m for m in ('torch', 'timm', 'transformers', 'pydantic') if m in sys.modules]\n"
+            "print('HEAVY', heavy)"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert done.stdout.splitlines()[-1] == "HEAVY []"
+
+
+def test_list_by_family() -> None:
+    rows = json.loads(condensery("list", "--family", "pruning", "--json").stdout)
+    assert {"magnitude", "network-slimming"} <= {r["key"] for r in rows}
+    assert {r["family"] for r in rows} == {"pruning"}
+
+
+def test_show_marks_recalled_claims() -> None:
+    out = condensery("show", "lsq").stdout
+    assert "not read" in out
+    assert "guess" in out
+
+
+BAD = [
+    (["show", "hinton-kdd"], "did you mean 'hinton-kd'"),
+    (["list", "--family", "prunning"], "did you mean 'pruning'"),
+    (["run", "nowhere.yaml"], "no such file: nowhere.yaml"),
+    (["run", "broken.yaml"], "broken.yaml: line 2"),
+    (["run", "list.yaml"], "a recipe is a mapping"),
+    (["run", "good.yaml", "--set", "stages.1.hinton-kd.T=0"], "hinton-kd.T must be > 0, got 0"),
+    (["run", "good.yaml", "--set", "stages.1.hinton-kd.T=-1"], "hinton-kd.T must be > 0, got -1"),
+    (["run", "good.yaml", "--set", "stages.1.hinton-kd.Temp=1"], "unknown hyper-parameter 'Temp'"),
+    (["run", "good.yaml", "--set", "model=resnet9"], "did you mean 'resnet"),
+    (["run", "good.yaml", "--set", "task=digit"], "did you mean 'digits'"),
+    (["run", "good.yaml", "--set", "task=word-language"], "text"),
+    (["run", "good.yaml", "--set", "train.epocs=1"], "did you mean 'epochs'"),
+    (["run", "good.yaml", "--device", "cuda:99"], "cuda:99"),
+    (["compose", "magnitude -"], "quote the composition"),
+    (["compose", "magnitude -> hinton-kd", "--out", "o"], "teacher=original"),
+    (["compose", "network-slimming", "--model", "vit", "--out", "o"], "batch normalization"),
+    (["compose", "magnitude", "--task", "cifar10", "--out", "o"], "data set 'cifar10' not found"),
+    (["reproduce", "hinton"], "did you mean 'hinton-kd'"),
+    (["reproduce", "hinton-kd", "--tier", "dsk"], "did you mean 'desk'"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "says"), BAD, ids=[" ".join(a) for a, _ in BAD])
+def test_bad_input_is_one_line_and_exit_2(
+    arguments: list[str], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CONDENSERY_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    (tmp_path / "good.yaml").write_text(RECIPE)
+    (tmp_path / "broken.yaml").write_text("model: {key: a\nstages: [")
+    (tmp_path / "list.yaml").write_text("[1, 2]")
+    done = condensery(*arguments, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert says in errors[0]
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "runs").exists()
+    assert not (tmp_path / "o").exists()
+
+
+def test_run_writes_a_whole_report(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(RECIPE)
+    done = condensery(
+        "run", "r.yaml", "--seed", "3", "--out", "o", "--set", "stages.distil.hinton-kd.T=3", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "o" / "report.json").read_text())
+    assert report["seed"] == 3
+    assert set(report) >= {
+        "recipe",
+        "seed",
+        "tier",
+        "device",
+        "versions",
+        "before",
+        "after",
+        "ratios",
+        "stages",
+        "wall_s",
+    }
+    sides = {"parameters", "nonzeros", "macs", "bytes", "latency_ms", "fps", "quality"}
+    assert set(report["before"]) == set(report["after"]) == sides
+    assert set(report["ratios"]) == {"parameters_removed", "compression_rate", "macs", "speedup"}
+    assert report["recipe"]["stages"][1]["methods"][0]["settings"]["T"] == 3
+    assert sorted(p.name for p in (tmp_path / "o").iterdir()) == ["log.jsonl", "recipe.json", "report.json"]
+    again = condensery("run", "r.yaml", "--seed", "3", "--out", "o", cwd=tmp_path)
+    assert again.returncode == 2
+    assert "holds a run already" in again.stderr
+
+
+def test_explain_prints_the_call_order(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(RECIPE)
+    done = condensery("run", "r.yaml", "--explain", "--json", cwd=tmp_path)
+    said = json.loads(done.stdout)
+    assert [s["name"] for s in said["stages"]] == ["magnitude", "distil"]
+    assert said["stages"][1]["calls"]["loss_terms"] == ["hinton-kd"]
+    assert not (tmp_path / "runs").exists()
+
+
+def test_killed_and_resumed_equals_a_whole_run(tmp_path: Path) -> None:
+    """SIGKILL in the middle of a stage; the resumed run ends with the same terms and quality, digit for digit."""
+    (tmp_path / "r.yaml").write_text(RECIPE.replace("size: 64", "size: 512").replace("epochs: 1", "epochs: 6"))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    whole = condensery("run", "r.yaml", "--out", "whole", cwd=tmp_path)
+    assert whole.returncode == 0, whole.stderr
+    job = subprocess.Popen(
+        [*COMMAND, "run", "r.yaml", "--out", "cut"], cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL
+    )
+    waited = time.monotonic()
+    while not (tmp_path / "cut" / "progress.safetensors").exists():
+        assert job.poll() is None, "it ended before it could be killed"
+        assert time.monotonic() - waited < 120
+        time.sleep(0.01)
+    job.send_signal(signal.SIGKILL)
+    job.wait()
+    assert not (tmp_path / "cut" / "report.json").exists()
+    resumed = condensery("run", "r.yaml", "--out", "cut", "--resume", cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+
+    def told(folder: str) -> list[object]:
+        report = json.loads((tmp_path / folder / "report.json").read_text())
+        rows = [(s["name"], h["epoch"], h["terms"], h["quality"]) for s in report["stages"] for h in s["history"]]
+        return [*rows, report["after"]["quality"], report["after"]["nonzeros"]]
+
+    assert told("whole") == told("cut")
+
+
+def test_ctrl_c_leaves_a_run_that_can_go_on(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(RECIPE.replace("size: 64", "size: 512").replace("epochs: 1", "epochs: 30"))
+    job = subprocess.Popen(
+        [*COMMAND, "run", "r.yaml", "--out", "o"],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    waited = time.monotonic()
+    while not (tmp_path / "o" / "progress.safetensors").exists() and time.monotonic() - waited < 120:
+        time.sleep(0.01)
+    job.send_signal(signal.SIGINT)
+    _, stderr = job.communicate(timeout=60)
+    assert job.returncode == 130
+    assert "--resume" in stderr
+    assert "Traceback" not in stderr
+    assert (tmp_path / "o" / "progress.safetensors").exists()

@@ -1,0 +1,90 @@
+"""Plugins in packages of their own, pip-installed beside the catalogue: good ones work, broken ones are named."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent / "strangers"
+COMMAND = [sys.executable, "-m", "condensery_catalogue.cli"]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Install every stranger into one folder."""
+    target = tmp_path_factory.mktemp("site")
+    packages = [str(p) for p in sorted(HERE.iterdir()) if (p / "pyproject.toml").is_file()]
+    options = ["--quiet", "--no-deps", "--no-build-isolation", "--disable-pip-version-check", "--target", str(target)]
+    subprocess.run([sys.executable, "-m", "pip", "install", *options, *packages], check=True)
+    return target
+
+
+def condensery(site: Path, *arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"}
+    return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, env=environment, cwd=cwd, check=False)
+
+
+def test_a_strangers_method_is_listed_and_shown(site: Path) -> None:
+    rows = json.loads(condensery(site, "list", "--json").stdout)
+    mine = next(r for r in rows if r["key"] == "sign-weights")
+    assert mine["plugin"] == "stranger-good"
+    assert mine["runs"] is True
+    assert {"hinton-kd", "qkd"} <= {r["key"] for r in rows}
+    assert "Sign weights" in condensery(site, "show", "sign-weights").stdout
+
+
+def test_a_strangers_method_runs_and_composes(site: Path, tmp_path: Path) -> None:
+    line = "magnitude -> sign-weights"
+    options = ["--model", "resnet8(width=0.5)", "--epochs", "1", "--out", "o", "--json"]
+    smaller = ["--set", "data.subset.size=64", "--set", "base=none"]
+    done = condensery(site, "compose", line, *options, *smaller, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert [s["name"] for s in report["stages"]] == ["magnitude", "sign-weights"]
+    zeros = 1 - report["after"]["nonzeros"] / report["after"]["parameters"]
+    assert zeros > 0.45  # the masks held under the stranger's quantizer
+
+
+def test_each_broken_plugin_is_named_and_the_rest_works(site: Path) -> None:
+    done = condensery(site, "list")
+    assert done.returncode == 0
+    assert "Traceback" not in done.stderr
+    lines = done.stderr.splitlines()
+
+    def about(name: str) -> str:
+        found = [line for line in lines if f"plugin '{name}'" in line]
+        assert len(found) == 1, lines
+        return found[0]
+
+    assert "register_method" in about("stranger-misspelt")
+    assert "register_methods lacks @hookimpl" in about("stranger-unmarked")
+    assert "method 'lsq' is already offered by 'builtin'" in about("stranger-duplicate")
+    assert "RuntimeError: this package is broken" in about("stranger-failing")
+    assert "works-beside" in done.stdout  # the duplicate's other offer still counts
+
+
+@pytest.mark.parametrize(
+    ("key", "says"),
+    [
+        ("works-beside", "must be a dataclass that extends condensery.Method"),
+        ("defaulted", "after_step has a default for 'stage'"),
+    ],
+)
+def test_a_wrong_method_is_named_when_it_is_used(site: Path, tmp_path: Path, key: str, says: str) -> None:
+    done = condensery(site, "compose", key, "--out", "o", cwd=tmp_path)
+    assert done.returncode == 2
+    assert says in done.stderr.splitlines()[-1]
+    assert not (tmp_path / "o").exists()
+
+
+def test_plugins_shows_every_problem(site: Path) -> None:
+    rows = json.loads(condensery(site, "plugins", "--json").stdout)
+    problems = {r["name"]: r["problems"] for r in rows}
+    assert problems["builtin"] == []
+    assert problems["stranger-good"] == []
+    assert all(problems[f"stranger-{n}"] for n in ("misspelt", "unmarked", "duplicate", "failing"))

@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from condensery.registry import Registry
+from condensery_catalogue.reproduce import load_reproduction, reproduce_paper
+from condensery_reproductions import REPRODUCTIONS
+
+REGISTRY = Registry.open()
+
+
+@pytest.mark.parametrize("key", REPRODUCTIONS)
+def test_every_tier_is_a_recipe_and_every_comparison_a_claim(key: str) -> None:
+    plan = load_reproduction(REGISTRY, key)
+    card = REGISTRY.card(plan.card)
+    assert card is not None
+    claims = {c["id"] for c in card["claims"]}
+    for tier in plan.tiers.values():
+        assert tier.recipes(key)
+        for item in tier.compare if tier.compare is not None else plan.compare:
+            assert item.claim in claims
+            assert item.arm in tier.arms
+    assert "smoke" in plan.tiers
+
+
+@pytest.mark.parametrize("key", REPRODUCTIONS)
+def test_smoke_runs(key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CONDENSERY_CACHE", str(tmp_path / "cache"))
+    reproduce_paper(key, "smoke", None, "cpu", tmp_path / "out", tmp_path / "results", as_json=True)
+    result = json.loads((tmp_path / "results" / key / "smoke.json").read_text())
+    assert result["scale"] == "scaled-down"
+    assert all(c["verdict"] == "scaled-down" for c in result["comparisons"])
+    first = next(iter(result["arms"].values()))
+    assert len(first["quality"]["accuracy"]["values"]) == len(result["seeds"]) == 1
+
+
+def test_stored_results_never_call_a_scaled_down_run_reproduced() -> None:
+    folder = Path(__file__).parents[2] / "reproductions" / "results"
+    for path in folder.glob("*/*.json"):
+        result = json.loads(path.read_text())
+        assert result["epoch"] == "last"
+        for comparison in result["comparisons"]:
+            claims = REGISTRY.card(result["card"])["claims"]  # type: ignore[index]
+            assert comparison["claim"] in claims, f"{path}: the claim was changed"
+            if result["scale"] != "paper" or comparison["claim"]["value"]["source"] == "recalled":
+                assert comparison["verdict"] != "reproduced"
