@@ -159,7 +159,7 @@ def list_plugins(*, as_json: bool) -> None:
 
     table = Table("plugin", "from", "offers", "problems")
     for row in rows:
-        offers = ", ".join(f"{n} {k}" for k, n in row["offers"].items()) or "nothing"
+        said = ", ".join(f"{n} {k}" for k, n in row["offers"].items()) or "nothing"
         problems = "\n".join(row["problems"]) or "none"
-        table.add_row(escape(row["name"]), escape(row["source"]), offers, escape(problems))
+        table.add_row(escape(row["name"]), escape(row["source"]), said, escape(problems))
     Console().print(table)

@@ -17,9 +17,9 @@ from condensery.recipe import Strict, checked, load_yaml
 Source = Literal["read", "recalled", "derived"]
 Granularity = Literal["weight", "neuron", "group", "block", "kernel", "filter", "channel", "head", "layer"]
 Network = Literal["CNN", "ViT", "Transformer", "RNN", "DQN", "GNN", "GAN"]
-Domain = Literal[
-    "classification", "detection", "segmentation", "pose", "speech recognition", "speech enhancement", "text", "SAR", "control"
-]  # fmt: skip
+Vision = Literal["classification", "detection", "segmentation", "pose", "SAR"]
+Other = Literal["speech recognition", "speech enhancement", "text", "control"]
+Domain = Vision | Other
 
 
 class Paper(Strict):

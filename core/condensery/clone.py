@@ -28,7 +28,7 @@ def clone(model: nn.Module) -> nn.Module:
 
 def _renew(module: nn.Module) -> None:
     """Give one parametrized module a class of its own."""
-    stacks = {name: stack_of(module, name) for name in module.parametrizations}
+    stacks = {name: stack_of(module, name) for name in module.parametrizations}  # type: ignore[union-attr]
     latents = {name: module.parametrizations[name].original for name in stacks}  # type: ignore[union-attr, index]
     module.__class__ = parametrize.type_before_parametrizations(module)
     del module._modules["parametrizations"]

@@ -389,7 +389,7 @@ class Run:
         for player in stage.players.values():
             player.set_mode()
             if stage.train.channels_last:
-                player.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+                player.module.to(memory_format=torch.channels_last)
 
     def _optimizers(self, stage: Stage) -> None:
         for player in stage.players.values():

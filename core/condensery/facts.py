@@ -33,7 +33,7 @@ def check_words(key: str, cls: type[Method]) -> None:
     :raises PluginError: naming the method, the word and the nearest known one.
     """
     for field in ("needs", "leaves", "removes"):
-        for word in getattr(cls, field):
+        for word in getattr(cls, field, ()):  # a class that isn't a method is refused where it is built
             if word not in WORDS:
                 hint = nearest(word, WORDS)
                 raise PluginError(

@@ -147,8 +147,9 @@ class Stage:
         :param tensor: ``weight`` or ``bias``; layers without it are left out.
         """
         found, seen = [], set()
+        wanted: tuple[type[nn.Module], ...] = tuple(kinds)
         for path, module in self.players[player].module.named_modules():
-            if not isinstance(module, (*kinds,)):
+            if not isinstance(module, wanted):
                 continue
             if tensor not in module._parameters and not parametrize.is_parametrized(module, tensor):
                 continue
@@ -176,10 +177,11 @@ class Stage:
         """
         net = self.players[player].module
         calls: list[str] = []
+        wanted: tuple[type[nn.Module], ...] = tuple(kinds)
         handles = [
             m.register_forward_pre_hook(lambda m, a, p=path: calls.append(p))
             for path, m in net.named_modules()
-            if isinstance(m, (*kinds,))
+            if isinstance(m, wanted)
         ]
         self._look(net, Batch(self.task.example_input(2)).to(self.device))
         for handle in handles:

@@ -154,7 +154,8 @@ def test_a_clone_shares_nothing() -> None:
             parameter.zero_()
     assert net.state_dict().keys() == before.keys()
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
-    assert len(net[0].weight.unique()) <= 3  # type: ignore[no-untyped-call, index, union-attr]
+
+    assert len(torch.unique(getattr(net[0], "weight"))) <= 3  # noqa: B009
     net(torch.randn(2, 4)).sum().backward()
 
 
@@ -231,7 +232,7 @@ class Levels(Act):
         weight = stage.weights()[2]
         Levels.counts.append(len(weight.value.unique()))  # type: ignore[no-untyped-call]
         assert weight.stack is not None
-        Levels.steps.append(float(weight.stack.transforms["lsq"].step.detach()))  # type: ignore[operator, union-attr]
+        Levels.steps.append(float(weight.stack.transforms["lsq"].step.detach()))  # type: ignore[operator]
 
 
 def test_quantize_then_distil_keeps_the_levels(tmp_path: Path) -> None:
@@ -286,11 +287,12 @@ def test_a_tap_before_an_inplace_activation() -> None:
 def test_attention_taps_agree_with_the_net(attention: str) -> None:
     from transformers import BertConfig, BertForSequenceClassification
 
-    config = BertConfig(
+    config = BertConfig(  # type: ignore[call-arg]
         vocab_size=20, hidden_size=12, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24, num_labels=3
     )
     config._attn_implementation = "eager"
-    net = BertForSequenceClassification(config).eval()
+    net = BertForSequenceClassification(config)
+    net.train(False)
     ids = torch.randint(0, 20, (2, 7))
     mask = torch.ones_like(ids)
     mask[1, 4:] = 0
@@ -593,7 +595,7 @@ def test_helpers_train_and_vanish(tmp_path: Path) -> None:
 
         @hookimpl
         def end_stage(self, stage: Stage) -> None:
-            moved.append(float(stage.student.helpers["regressor"].bias.detach().abs().sum()))  # type: ignore[union-attr, arg-type, operator]
+            moved.append(float(stage.student.helpers["regressor"].bias.detach().abs().sum()))  # type: ignore[operator]
 
     report = Run(recipe([{"methods": ["helped"], "epochs": 2}]), registry(helped=Helped), out=tmp_path / "o").execute()
     terms = [h["terms"]["student.helped.hint"] for h in report["stages"][0]["history"]]

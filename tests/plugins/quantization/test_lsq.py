@@ -22,7 +22,7 @@ def test_levels_by_hand() -> None:
 
 
 def test_gradients_by_hand() -> None:
-    """Step 1, two bits signed (-2..1), values 0.4, -5, 3: eq. 3 gives 0 - 0.4, -2, 1; eq. 5 passes 0.4's gradient only."""
+    """Step 1, two bits signed (-2..1), values 0.4, -5, 3: eq. 3 gives -0.4, -2, 1; eq. 5 passes the first only."""
     made = quantizer(2, 1.0)
     values = torch.tensor([0.4, -5.0, 3.0], dtype=torch.float64, requires_grad=True)
     made(values).sum().backward()
