@@ -38,7 +38,7 @@ def list_(family: Annotated[str | None, typer.Option(help="Only this family.")] 
 @app.command()
 def show(key: str, json: Json = False) -> None:
     """Show one card: paper, hyper-parameters, claims and where they come from."""
-    from condensery_catalogue.listing import show_card
+    from condensery_catalogue.showing import show_card
 
     show_card(key, as_json=json)
 

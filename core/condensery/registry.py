@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import importlib.metadata
+import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -79,6 +80,8 @@ class Registry:
             check_marked(name, plugin, OFFERING_HOOKS)
             manager.register(plugin, name=name)
             manager.check_pending()
+            if not manager.get_hookcallers(plugin):
+                raise PluginError(f"{name}: it implements no hook, so it offers nothing")
         except (PluginError, pluggy.PluginValidationError) as error:
             self._note(name, source, _one_line(error))
             return
@@ -162,16 +165,23 @@ class Registry:
 
 
 def check_marked(name: str, plugin: object, hooks: Iterable[str]) -> None:
-    """Refuse a function that is named like a hook but isn't marked, which pluggy would silently ignore.
+    """Refuse what pluggy would take and then not call, or call wrongly.
 
-    :raises PluginError: naming the plugin and the functions.
+    :raises PluginError: for a class, a function named like a hook but not marked, or a default argument on a hook.
     """
-    owner = plugin if not hasattr(plugin, "__class__") or isinstance(plugin, type(importlib)) else type(plugin)
-    bare = [h for h in hooks if callable(f := getattr(owner, h, None)) and not hasattr(f, f"{PROJECT}_impl")]
+    if inspect.isclass(plugin):
+        raise PluginError(f"{name}: register a module or an instance, not the class {plugin.__name__}")
+    owner = plugin if inspect.ismodule(plugin) else type(plugin)
+    found = {h: f for h in hooks if callable(f := getattr(owner, h, None))}
+    bare = [h for h, f in found.items() if not hasattr(f, f"{PROJECT}_impl")]
     if bare:
         raise PluginError(
             f"{name}: {', '.join(bare)} lack{'s' if len(bare) == 1 else ''} @hookimpl and would never run"
         )
+    for hook, function in found.items():
+        for parameter in inspect.signature(function).parameters.values():
+            if parameter.default is not inspect.Parameter.empty:
+                raise PluginError(f"{name}: {hook} has a default for {parameter.name!r}, which hides the call's value")
 
 
 def _singular(kind: str) -> str:

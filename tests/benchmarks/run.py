@@ -62,12 +62,13 @@ def hand_step(spec: ModelSpec, registry: Registry) -> Callable[[Batch], None]:
     optimizer = torch.optim.SGD(student.parameters(), lr=0.1)
 
     def step(batch: Batch) -> None:
-        logits = student(batch.inputs)
+        logits, labels = student(batch.inputs), batch.labels
+        assert labels is not None
         with torch.no_grad():
             target = torch.softmax(teacher(batch.inputs) / 4.0, 1)
         soft = nn.functional.kl_div(torch.log_softmax(logits / 4.0, 1), target, reduction="batchmean")
-        loss = 0.1 * nn.functional.cross_entropy(logits, batch.labels) + 0.9 * 16 * soft
-        loss.backward()
+        loss = 0.1 * nn.functional.cross_entropy(logits, labels) + 0.9 * 16 * soft
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         optimizer.zero_grad()
 
@@ -108,9 +109,8 @@ def main() -> None:
         task = build_task(TaskSpec(key="digits"), registry)
         batch = next(iter(task.batches("train", batch_size=64)))
         engine, hand = paired(engine_step(spec, registry), hand_step(spec, registry), batch)
-        print(
-            f"hinton-kd step, resnet8 x{width}: engine {engine:.3f} ms, by hand {hand:.3f} ms, ratio {engine / hand:.3f}"
-        )
+        ratio = engine / hand
+        print(f"hinton-kd step, resnet8 x{width}: engine {engine:.3f} ms, by hand {hand:.3f} ms, ratio {ratio:.3f}")
         figures[f"step_ratio_width_{width}"] = ratio
     for name, arguments in {
         "list": ("-m", "condensery_catalogue.cli", "list"),

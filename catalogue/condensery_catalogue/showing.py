@@ -1,0 +1,145 @@
+"""``show``: one card, with its claims and what was measured here. Imports no torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from condensery.errors import UnknownKey
+from condensery_catalogue.listing import RECALLED, console, open_registry, table
+from condensery_catalogue.results import spread, stored_results
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+BOUNDS = (("gt", ">"), ("ge", ">="), ("lt", "<"), ("le", "<="))
+
+
+def show_card(key: str, *, as_json: bool) -> None:
+    """Print one card.
+
+    :raises UnknownKey: naming the nearest key.
+    """
+    registry = open_registry()
+    known = {*registry.keys("papers"), *registry.keys("methods")}
+    if key not in known:
+        raise UnknownKey("method or paper", key, known)
+    card = dict(registry.card(key) or {"key": key, "name": key, "status": "no card"})
+    card["runs"] = key in registry.entries["methods"]
+    card["reproduction"] = key in registry.entries["recipes"]
+    card["results"] = stored_results(key)
+    if as_json:
+        print(json.dumps(card, indent=1, ensure_ascii=False))
+        return
+    _print_card(card)
+
+
+def _print_card(card: Mapping[str, Any]) -> None:
+    from rich.text import Text
+
+    out = console()
+
+    def say(text: str) -> None:
+        out.print(text, markup=False, highlight=False)
+
+    ref = f" [{card['ref']}]" if card.get("ref") else ""
+    kind = " · ".join(str(w) for w in (card["key"], card.get("family"), card["status"]) if w)
+    out.print(Text.assemble((f"{card['name']}{ref}", "bold"), f"  {kind}"))
+    if paper := card.get("paper"):
+        say(f"{paper['authors']}: {paper['title']}. {_published(paper)}")
+    say(str(card.get("summary", "")))
+    identity = card.get("identity") or {}
+    if identity.get("confidence") not in (None, "certain"):
+        others = "; it could also be: " + "; ".join(identity["alternatives"]) if identity.get("alternatives") else ""
+        say(f"which paper the survey means: {identity['confidence']}. {identity.get('note', '')}{others}")
+    for cited in card.get("cited_as") or []:
+        slip = f" (the survey's slip: {cited['slip']})" if cited.get("slip") else ""
+        say(f"survey, section {cited['section']}: {cited['role']}{slip}")
+    facets = [*(card.get("taxonomy") or {}).items(), ("network", card.get("network")), ("domain", card.get("domain"))]
+    words = [f"{n.replace('_', ' ')}: {', '.join(v) if isinstance(v, list) else v}" for n, v in facets if v]
+    if words:
+        say("taxonomy  " + " · ".join(words))
+    if card.get("hyperparameters"):
+        out.print(_hyperparameters(card["hyperparameters"]))
+    if card.get("claims"):
+        out.print(_claims(card["claims"]))
+    if card.get("results"):
+        out.print(_results(card["results"]))
+    for text in card.get("departures") or []:
+        say(f"departs from the paper: {text}")
+    if card.get("composition") or card.get("runs"):
+        say(f"spelt: {card.get('composition') or _spelling(card)}")
+    if card.get("reproduction"):
+        say(f"reproduce: condensery reproduce {card['key']} --tier desk")
+
+
+def _published(paper: Mapping[str, Any]) -> str:
+    venue, year = str(paper.get("venue", "")), str(paper.get("year", ""))
+    place = venue if year in venue else f"{venue} {year}".strip()
+    links = [f"{name}:{paper[name]}" for name in ("arxiv", "doi") if paper.get(name)]
+    return ", ".join([place, *links, *([paper["code"]] if paper.get("code") else [])])
+
+
+def _spelling(card: Mapping[str, Any]) -> str:
+    """Return how the method is written in a composition, with the defaults of its first settings."""
+    shown = list((card.get("hyperparameters") or {}).items())[:2]
+    settings = ", ".join(f"{n}={json.dumps(h['default'])}" for n, h in shown)
+    roles = "{teacher=original}" if (card.get("taxonomy") or {}).get("scheme") == "offline" else ""
+    return f"{card['key']}({settings}){roles}" if settings else f"{card['key']}{roles}"
+
+
+def _hyperparameters(settings: Mapping[str, Mapping[str, Any]]) -> Table:
+    from rich.markup import escape
+
+    said = table("setting", "type", "default", "range", "meaning", title="Hyper-parameters")
+    for name, h in settings.items():
+        bounds = ", ".join(f"{sign} {h[word]:g}" for word, sign in BOUNDS if h.get(word) is not None)
+        span = bounds or " | ".join(map(str, h.get("choices") or []))
+        unit = f" ({h['unit']})" if h.get("unit") else ""
+        said.add_row(name, h["type"], escape(json.dumps(h["default"])), escape(span), escape(h["meaning"] + unit))
+    return said
+
+
+def figure(said: Mapping[str, Any] | None) -> str:
+    """Return a claim's figure, marked where it was only recalled."""
+    if said is None:
+        return "-"
+    value = said["value"]
+    text = f"{value:g}" if isinstance(value, (int, float)) else str(value)
+    return f"{text} (recalled, not read)" if said["source"] == RECALLED else text
+
+
+def _claims(claims: list[Mapping[str, Any]]) -> Table:
+    from rich.markup import escape
+
+    said = table("claim", "what", "on", "baseline", "claimed", "source", title="Claims of the paper")
+    for c in claims:
+        where = c["value"].get("where") or c.get("table")
+        setting = f" {c['setting']}" if c.get("setting") else ""
+        cells = (
+            c["id"],
+            f"{c['metric']} ({c['unit']})",
+            f"{c['model']}{setting}, {c['dataset']}",
+            figure(c.get("baseline")),
+            figure(c["value"]),
+            f"{c['value']['source']}{f': {where}' if where else ''}, by {c.get('by', 'authors')}",
+        )
+        said.add_row(*map(escape, cells))
+    return said
+
+
+def _results(results: list[dict[str, Any]]) -> Table:
+    said = table("tier", "claim", "measured", "direction", "verdict", "made", title="Measured here")
+    for result in results:
+        for c in result["comparisons"]:
+            before = f"{spread(c['baseline'])} -> " if c["baseline"] else ""
+            said.add_row(
+                result["tier"],
+                c["claim"]["id"],
+                f"{before}{spread(c['measured'])} {c['metric'].rpartition('.')[2]}",
+                c["direction"] or "-",
+                c["verdict"] or "-",
+                f"{result['date']}, {len(result['seeds'])} seeds",
+            )
+    return said
