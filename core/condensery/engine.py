@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
-import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, get_type_hints
 
 import torch
-from torch import nn
 
-from condensery.checkpoint import describe_net, load_tree, rebuild_net, save_tree
+from condensery.cast import Cast, Net, words_of
+from condensery.checkpoint import load_tree, save_tree
 from condensery.clone import clone, frozen
 from condensery.data import cache_dir
 from condensery.errors import MethodError, UsageError
@@ -22,32 +20,21 @@ from condensery.formula import holds, setting_at
 from condensery.hookspecs import STAGE_HOOKS
 from condensery.managers import DEFAULTS, StageManager
 from condensery.measure import counts, evaluate, measure, ratios
-from condensery.methods import Method, build_method
-from condensery.models import build_net, build_task, copy_from, derive_seed
+from condensery.methods import Method, build_method, takes_list
+from condensery.models import build_task, derive_seed
 from condensery.players import Player
 from condensery.progress import Progress
-from condensery.recipe import ModelSpec, PlayerSpec, Recipe, Role, StageSpec, TrainSpec, checked, fingerprint, merge
+from condensery.recipe import ModelSpec, PlayerSpec, Recipe, StageSpec, TrainSpec, checked, fingerprint, merge
 from condensery.registry import Registry
 from condensery.report import environment, versions
 from condensery.resume import lay_progress, progress_of
-from condensery.roles import is_attention
 from condensery.rounds import Unit, unroll
-from condensery.stage import BATCH_NORMS, WEIGHTED, Stage
+from condensery.stage import WEIGHTED, Stage
 from condensery.steps import Defaults, parse_every
 from condensery.tasks import Subset
 from condensery.transforms import broken_promises, detach_temporary
 
 DRY_STEPS = 2
-REFERENCE = re.compile(r"stage:(?P<stage>[^@]+?)(?:\.(?P<player>[a-z#0-9]+))?(?:@epoch=(?P<epoch>\d+))?")
-
-
-@dataclasses.dataclass
-class Net:
-    """A net between two stages, with how it was built."""
-
-    module: nn.Module
-    spec: ModelSpec
-    optimizer: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 class Run:
@@ -83,8 +70,7 @@ class Run:
         self.task = build_task(recipe.task, registry)
         self.stages: list[dict[str, Any]] = []
         self.decisions: dict[str, Any] = {}
-        self.snapshots: dict[str, Net] = {}
-        self._wanted = _references(recipe)
+        self.cast = Cast(recipe, registry, self.task, self.device, self.folder, self._trained, dry=dry)
         self._facts: Facts | None = None
         self._checked = False
         self._calls: list[dict[str, Any]] = []
@@ -100,8 +86,8 @@ class Run:
             return
         dry = Run(self.recipe, self.registry, out=self.folder.path, device="cpu", dry=True)
         with torch.random.fork_rng(devices=[]):
-            net = Net(dry._build(self.recipe.model), self.recipe.model)
-            dry.snapshots["original"] = Net(frozen(clone(net.module)), net.spec)
+            net = Net(dry.cast.build(self.recipe.model), self.recipe.model)
+            dry.cast.snapshots["original"] = Net(frozen(clone(net.module)), net.spec)
             for _ in dry._units(net):
                 pass
         self._calls = dry._calls
@@ -144,34 +130,24 @@ class Run:
 
     # ---------------------------------------------------------------- nets
 
-    def _build(self, spec: ModelSpec) -> nn.Module:
-        return build_net(spec, self.task, self.registry, self.recipe.seed)
-
     def _original(self) -> Net:
         """Return the net at the recipe's start, trained where it came without trained weights."""
         saved = self.folder.load(ORIGINAL)
         if saved is not None:
-            net = self._rebuilt(saved["net"])
+            net = self.cast.rebuilt(saved["net"])
             self.stages = saved["stages"]
         elif self.recipe.base == "none":
-            net = Net(self._build(self.recipe.model).to(self.device), self.recipe.model)
+            net = Net(self.cast.build(self.recipe.model).to(self.device), self.recipe.model)
         else:
             net = self._trained(self.recipe.model, "base")
-        self.snapshots["original"] = Net(frozen(clone(net.module)), net.spec)
+        self.cast.snapshots["original"] = Net(frozen(clone(net.module)), net.spec)
         if saved is None:
-            self.folder.save(ORIGINAL, {"net": self._described(net), "stages": self.stages})
+            self.folder.save(ORIGINAL, {"net": self.cast.described(net), "stages": self.stages})
         return net
-
-    def _described(self, net: Net) -> dict[str, Any]:
-        return describe_net(net.module, net.spec, self.registry)
-
-    def _rebuilt(self, description: Any) -> Net:
-        module, spec = rebuild_net(description, self._build, self.registry)
-        return Net(module.to(self.device), spec)
 
     def _trained(self, spec: ModelSpec, label: str) -> Net:
         """Return a net with its own trained weights, or one that the task's base recipe trains first (cached)."""
-        module = self._build(spec).to(self.device)
+        module = self.cast.build(spec).to(self.device)
         if spec.weights or self.dry:
             return Net(module, spec)
         over = {} if self.recipe.base == "none" else self.recipe.base
@@ -188,30 +164,13 @@ class Run:
             saved = load_tree(path)
             self.show.line(f"{label}: {spec.key} trained before, taken from the cache")
             self.stages.append({**saved["stage"], "cached": True})
-            return Net(self._rebuilt(saved["net"]).module, spec)
+            return Net(self.cast.rebuilt(saved["net"]).module, spec)
         unit = Unit(label, StageSpec(name=label))
         net = Net(module, spec)
         self._run(unit, net, train)
         # Tensors under one name belong to one recipe: what else changes the result is part of the fingerprint.
-        save_tree(path, {"net": self._described(net), "stage": self.stages[-1]})
+        save_tree(path, {"net": self.cast.described(net), "stage": self.stages[-1]})
         return net
-
-    def _role(self, role: Role, previous: Net, label: str) -> Net:
-        """Return a frozen net for a teacher role."""
-        if isinstance(role, ModelSpec):
-            key = f"teacher:{fingerprint(role.model_dump(mode='json'))}"
-            if key not in self.snapshots:
-                self.snapshots[key] = self._trained(role, f"base:{role.key}")
-            found = self.snapshots[key]
-        elif role in ("previous", "input"):
-            found = previous
-        elif role in self.snapshots:
-            found = self.snapshots[role]
-        else:
-            known = [*self.snapshots, "input", "original"]
-            near = ", ".join(k for k in known if not k.startswith("teacher:"))
-            raise UsageError(f"stage {label!r}: no net {role!r} at this point; there are {near}")
-        return Net(frozen(clone(found.module)), found.spec)
 
     # ---------------------------------------------------------------- units
 
@@ -235,7 +194,7 @@ class Run:
             self._run(unit, net, self.recipe.train_of(unit.spec))
             if not self.dry:
                 run = {"stages": self.stages, "decisions": self.decisions}
-                self.folder.save(NET, {**self._described(net), "optimizer": net.optimizer, "run": run})
+                self.folder.save(NET, {**self.cast.described(net), "optimizer": net.optimizer, "run": run})
                 self.folder.drop(PROGRESS)
             yield unit
 
@@ -244,14 +203,10 @@ class Run:
         saved = None if self.dry else self.folder.load(NET)
         if saved is None:
             return set()
-        found = self._rebuilt(saved)
+        found = self.cast.rebuilt(saved)
         net.module, net.spec, net.optimizer = found.module, found.spec, saved["optimizer"]
         self.stages, self.decisions = saved["run"]["stages"], saved["run"]["decisions"]
-        for number, role in enumerate(self._wanted):
-            kept = self.folder.load(f"snapshot-{number}.safetensors")
-            if kept is not None:
-                found = self._rebuilt(kept)
-                self.snapshots[role] = Net(frozen(found.module), found.spec)
+        self.cast.recall()
         return {s["unit"] for s in self.stages}
 
     def _decide(self, key: str, ask: Any) -> Any:
@@ -295,11 +250,11 @@ class Run:
             rounds=unit.rounds,
             layer=unit.layer,
             dry=self.dry,
-            build=self._build,
+            build=self.cast.build,
         )
         methods = self._methods(unit)
         stage.manager = StageManager(unit.spec.name, methods, Defaults())
-        self._cast(stage, unit, net)
+        self.cast.assign(stage, unit, net)
         if self.dry:  # a real run comes after a dry one, which checked every word
             self._check_facts(stage, unit, methods)
         for _, recruit in stage.manager.each("players"):
@@ -319,7 +274,7 @@ class Run:
         stage.manager.call("end_stage", stage=stage)
         reports = self._reports(stage)
         self._close(stage)
-        self._remember(stage)
+        self.cast.remember(stage)
         student = stage.student
         net.module, net.spec, net.optimizer = student.module, student.spec, student.optimizer_state()
         entry = {"name": unit.title, "unit": unit.id, "methods": [n for n, _ in methods], "epochs": stage.epochs}
@@ -339,7 +294,7 @@ class Run:
                     v,
                     unit.round,
                     unit.rounds,
-                    is_list=_takes_list(hints.get(n)),
+                    is_list=takes_list(hints.get(n)),
                     where=f"{unit.spec.name}: {item.key}.{n}",
                 )
                 for n, v in item.settings.items()
@@ -349,34 +304,8 @@ class Run:
             methods.append((name, build_method(item.key, cls, settings, self.registry.card(item.key))))
         return methods
 
-    def _cast(self, stage: Stage, unit: Unit, net: Net) -> None:
-        """Resolve the roles: student and teachers."""
-        teachers = [self._role(role, net, unit.spec.name) for role in unit.spec.teachers]
-        role = unit.spec.student
-        if role == "previous":
-            student = Net(clone(net.module), net.spec, net.optimizer)
-        elif isinstance(role, ModelSpec):
-            module = self._build(role)
-            source = {"student": net, "teacher": teachers[0] if teachers else None}.get(role.init_from or "")
-            if role.init_from and source is None:
-                raise UsageError(
-                    f"stage {unit.spec.name!r}: init_from {role.init_from!r}: say student, or teacher if there is one"
-                )
-            if source is not None:
-                copy_from(module, source.module, role.layers)
-            student = Net(module, role)
-            self._facts = None
-        else:
-            raise UsageError(f"stage {unit.spec.name!r}: student must be 'previous' or a model, got {role!r}")
-        for number, teacher in enumerate(teachers):
-            name = "teacher" if number == 0 else f"teacher#{number + 1}"
-            stage.players[name] = Player(name, teacher.module.to(self.device), spec=teacher.spec)
-        player = Player("student", student.module.to(self.device), spec=student.spec, trains=True)
-        player.carried = student.optimizer
-        stage.players = {"student": player, **stage.players}
-
     def _check_facts(self, stage: Stage, unit: Unit, methods: list[tuple[str, Method]]) -> None:
-        if self._facts is None:
+        if self._facts is None or isinstance(unit.spec.student, ModelSpec):
             self._facts = Facts(words_of(stage))
         self._facts.enter(unit.spec.name, methods, ["teacher"] if unit.spec.teachers else [])
 
@@ -437,7 +366,7 @@ class Run:
             self.show.epoch(unit.title, stage.epoch + 1, stage.epochs, note)
             self.folder.log({"stage": unit.title, **history[-1]})
             self._save_progress(stage, unit, history)
-            self._remember(stage, epoch=stage.epoch + 1)
+            self.cast.remember(stage, epoch=stage.epoch + 1)
 
     def _save_progress(self, stage: Stage, unit: Unit, history: list[dict[str, Any]]) -> None:
         self.folder.save(PROGRESS, {"unit": unit.id, **progress_of(stage, history)})
@@ -470,30 +399,6 @@ class Run:
             if wrong:
                 raise MethodError(f"stage {stage.name!r}, player {player.name!r}: {wrong[0]}")
 
-    def _remember(self, stage: Stage, epoch: int | None = None) -> None:
-        """Keep the nets that a later stage refers to."""
-        for role in self._wanted:
-            match = REFERENCE.fullmatch(role)
-            assert match is not None
-            at = match["epoch"]
-            name, player = match["stage"], match["player"] or "student"
-            if f"{name}.{match['player']}" == stage.name:
-                name, player = stage.name, "student"
-            if name != stage.name or (epoch is None) != (at is None) or (at is not None and int(at) != epoch):
-                continue
-            if player not in stage.players:
-                raise UsageError(f"{role}: stage {name!r} has no player {player!r}; it has {', '.join(stage.players)}")
-            found = stage.players[player]
-            self.snapshots[role] = Net(frozen(clone(found.module)), found.spec)
-            if not self.dry:
-                name = f"snapshot-{self._wanted.index(role)}.safetensors"
-                self.folder.save(name, self._described(self.snapshots[role]))
-        if self.dry:  # a dry run has one epoch; snapshots at later epochs are taken at its end
-            for role in self._wanted:
-                match = REFERENCE.fullmatch(role)
-                if match is not None and match["epoch"] and match["stage"] == stage.name and role not in self.snapshots:
-                    self.snapshots[role] = Net(frozen(clone(stage.student.module)), stage.student.spec)
-
     def _explain(self, stage: Stage) -> None:
         calls = {h: [n for n in stage.manager.order(h) if n != DEFAULTS] for h in STAGE_HOOKS}
         players = {n: "trains" if p.trains else "frozen" for n, p in stage.players.items()}
@@ -506,39 +411,3 @@ def _configure(player: Player, spec: PlayerSpec) -> None:
         player.trains = spec.train
     player.optimizer_spec = spec.optimizer
     player.every = parse_every(spec.every)
-
-
-def _references(recipe: Recipe) -> list[str]:
-    """Return every ``stage:`` role of a recipe."""
-    found: list[str] = []
-
-    def walk(items: list[Any]) -> None:
-        for item in items:
-            if isinstance(item, StageSpec):
-                found.extend(r for r in item.teachers if isinstance(r, str) and r.startswith("stage:"))
-            else:
-                walk(item.stages)
-
-    walk(recipe.stages)
-    for role in found:
-        if REFERENCE.fullmatch(role) is None:
-            raise UsageError(f"role {role!r}: write stage:<name>[.<player>][@epoch=N]")
-    return list(dict.fromkeys(found))
-
-
-def words_of(stage: Stage) -> set[str]:
-    """Return the words that hold for a fresh student on a task, see :mod:`condensery.facts`."""
-    modules = list(stage.student.module.modules())
-    words = {"float-weights", "dense-shape"}
-    if stage.task.facts.outputs > 1:
-        words.add("classifier-logits")
-    if any(isinstance(m, BATCH_NORMS) and m.affine for m in modules):
-        words.add("batch-norm")
-    if any(is_attention(m) for m in modules):
-        words.add("attention")
-    return words
-
-
-def _takes_list(hint: Any) -> bool:
-    options = get_args(hint) if get_origin(hint) not in (list, tuple) else ()
-    return get_origin(hint) in (list, tuple) or any(get_origin(o) in (list, tuple) for o in options)

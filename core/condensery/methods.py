@@ -134,3 +134,9 @@ def _words(hint: Any) -> str:
     if args and get_origin(hint) not in (list, tuple, dict):
         return " or ".join(_words(a) for a in args)
     return f"a {getattr(get_origin(hint) or hint, '__name__', hint)}"
+
+
+def takes_list(hint: Any) -> bool:
+    """Tell whether a setting's own type is a list, so that a list isn't one value for each round."""
+    options = get_args(hint) if get_origin(hint) not in (list, tuple) else ()
+    return get_origin(hint) in (list, tuple) or any(get_origin(o) in (list, tuple) for o in options)

@@ -507,9 +507,9 @@ def test_the_default_step_equals_a_loop_by_hand(tmp_path: Path) -> None:
     students: list[nn.Module] = []
 
     class Keeps(Run):
-        def _remember(self, stage: Stage, epoch: int | None = None) -> None:
+        def _close(self, stage: Stage) -> None:
             students.append(stage.student.module)
-            super()._remember(stage, epoch)
+            super()._close(stage)
 
     job = Keeps(what, found, out=tmp_path / "o")
     job.execute()

@@ -99,9 +99,9 @@ class Watched(Run):
         if self.stop_after is not None and stage.name == "m" and stage.epoch + 1 == self.stop_after:
             raise KeyboardInterrupt
 
-    def _remember(self, stage: Stage, epoch: int | None = None) -> None:
+    def _close(self, stage: Stage) -> None:
         self.student = stage.student.module
-        super()._remember(stage, epoch)
+        super()._close(stage)
 
 
 def run(what: Any, registry: Registry, out: Path, *, resume: bool = False, stop_after: int | None = None) -> Watched:

@@ -14,7 +14,8 @@ from condensery.stage import BATCH_NORMS, Stage
 class Looks(Run):
     """Keeps what the student's scales and shifts are when the stage ends."""
 
-    def _remember(self, stage: Stage, epoch: int | None = None) -> None:
+    def _close(self, stage: Stage) -> None:
+        super()._close(stage)
         self.scales = {w.path: w.value.clone() for w in stage.weights(kinds=BATCH_NORMS)}
         self.shifts = {w.path: w.value.clone() for w in stage.weights(kinds=BATCH_NORMS, tensor="bias")}
 

@@ -18,7 +18,7 @@ def test_the_split_holds_scikit_learns_images_once_each() -> None:
     task = Digits()
     found: Counter[tuple[bytes, int]] = Counter()
     for split in ("train", "test"):
-        inputs, labels = task.split(split)  # type: ignore[arg-type]
+        inputs, labels = task.split(split)
         images = inputs["images"]
         assert images.dtype == torch.uint8
         assert images.shape[1:] == (1, 8, 8)
@@ -68,5 +68,5 @@ def test_settings_tell_tasks_apart() -> None:
 def test_the_base_recipe_teaches_the_default_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CONDENSERY_CACHE", str(tmp_path / "cache"))
     recipe = parse_recipe({"model": Digits.default_model, "task": "digits"})
-    report = Run(recipe, Registry.open(), out=tmp_path / "run", show=Progress(quiet=True)).run()
+    report = Run(recipe, Registry.open(), out=tmp_path / "run", show=Progress(quiet=True)).execute()
     assert report["before"]["quality"]["accuracy"] > 95

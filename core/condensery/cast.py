@@ -1,0 +1,177 @@
+"""Who is who in a stage: the nets behind the roles, and which nets are kept for later stages."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from condensery.checkpoint import describe_net, rebuild_net
+from condensery.clone import clone, frozen
+from condensery.errors import UsageError
+from condensery.folder import RunFolder
+from condensery.models import build_net, copy_from
+from condensery.players import Player
+from condensery.recipe import ModelSpec, Recipe, Role, StageSpec, fingerprint
+from condensery.registry import Registry
+from condensery.roles import is_attention
+from condensery.rounds import Unit
+from condensery.stage import BATCH_NORMS, Stage
+from condensery.tasks import Task
+
+REFERENCE = re.compile(r"stage:(?P<stage>[^@]+?)(?:\.(?P<player>[a-z#0-9]+))?(?:@epoch=(?P<epoch>\d+))?")
+
+
+@dataclasses.dataclass
+class Net:
+    """A net between two stages, with how it was built."""
+
+    module: nn.Module
+    spec: ModelSpec
+    optimizer: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+class Cast:
+    """The nets of one run, by role.
+
+    :param train: trains a net that comes without weights by the task's base recipe, given its spec and a label.
+    :param dry: of a dry run: nothing is written.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        registry: Registry,
+        task: Task,
+        device: torch.device,
+        folder: RunFolder,
+        train: Callable[[ModelSpec, str], Net],
+        *,
+        dry: bool,
+    ) -> None:
+        self.recipe, self.registry, self.task, self.device = recipe, registry, task, device
+        self.folder, self.train, self.dry = folder, train, dry
+        self.snapshots: dict[str, Net] = {}
+        self.wanted = references(recipe)
+
+    def build(self, spec: ModelSpec) -> nn.Module:
+        """Build a net with the run's seed."""
+        return build_net(spec, self.task, self.registry, self.recipe.seed)
+
+    def described(self, net: Net) -> dict[str, Any]:
+        """Return what a checkpoint holds of a net."""
+        return describe_net(net.module, net.spec, self.registry)
+
+    def rebuilt(self, description: Any) -> Net:
+        """Return a net from a checkpoint."""
+        module, spec = rebuild_net(description, self.build, self.registry)
+        return Net(module.to(self.device), spec)
+
+    def role(self, role: Role, previous: Net, label: str) -> Net:
+        """Return a frozen net for a teacher role."""
+        if isinstance(role, ModelSpec):
+            key = f"teacher:{fingerprint(role.model_dump(mode='json'))}"
+            if key not in self.snapshots:
+                self.snapshots[key] = self.train(role, f"base:{role.key}")
+            found = self.snapshots[key]
+        elif role in ("previous", "input"):
+            found = previous
+        elif role in self.snapshots:
+            found = self.snapshots[role]
+        else:
+            known = [*self.snapshots, "input", "original"]
+            near = ", ".join(k for k in known if not k.startswith("teacher:"))
+            raise UsageError(f"stage {label!r}: no net {role!r} at this point; there are {near}")
+        return Net(frozen(clone(found.module)), found.spec)
+
+    def assign(self, stage: Stage, unit: Unit, net: Net) -> None:
+        """Resolve the roles: student and teachers."""
+        teachers = [self.role(role, net, unit.spec.name) for role in unit.spec.teachers]
+        role = unit.spec.student
+        if role == "previous":
+            student = Net(clone(net.module), net.spec, net.optimizer)
+        elif isinstance(role, ModelSpec):
+            module = self.build(role)
+            source = {"student": net, "teacher": teachers[0] if teachers else None}.get(role.init_from or "")
+            if role.init_from and source is None:
+                raise UsageError(
+                    f"stage {unit.spec.name!r}: init_from {role.init_from!r}: say student, or teacher if there is one"
+                )
+            if source is not None:
+                copy_from(module, source.module, role.layers)
+            student = Net(module, role)
+        else:
+            raise UsageError(f"stage {unit.spec.name!r}: student must be 'previous' or a model, got {role!r}")
+        for number, teacher in enumerate(teachers):
+            name = "teacher" if number == 0 else f"teacher#{number + 1}"
+            stage.players[name] = Player(name, teacher.module.to(self.device), spec=teacher.spec)
+        player = Player("student", student.module.to(self.device), spec=student.spec, trains=True)
+        player.carried = student.optimizer
+        stage.players = {"student": player, **stage.players}
+
+    def remember(self, stage: Stage, epoch: int | None = None) -> None:
+        """Keep the nets that a later stage refers to."""
+        for role in self.wanted:
+            match = REFERENCE.fullmatch(role)
+            assert match is not None
+            at = match["epoch"]
+            name, player = match["stage"], match["player"] or "student"
+            if f"{name}.{match['player']}" == stage.name:
+                name, player = stage.name, "student"
+            if name != stage.name or (epoch is None) != (at is None) or (at is not None and int(at) != epoch):
+                continue
+            if player not in stage.players:
+                raise UsageError(f"{role}: stage {name!r} has no player {player!r}; it has {', '.join(stage.players)}")
+            found = stage.players[player]
+            self.snapshots[role] = Net(frozen(clone(found.module)), found.spec)
+            if not self.dry:
+                name = f"snapshot-{self.wanted.index(role)}.safetensors"
+                self.folder.save(name, self.described(self.snapshots[role]))
+        if self.dry:  # a dry run has one epoch; snapshots at later epochs are taken at its end
+            for role in self.wanted:
+                match = REFERENCE.fullmatch(role)
+                if match is not None and match["epoch"] and match["stage"] == stage.name and role not in self.snapshots:
+                    self.snapshots[role] = Net(frozen(clone(stage.student.module)), stage.student.spec)
+
+    def recall(self) -> None:
+        """Take the nets kept for later stages from the folder of an interrupted run."""
+        for number, role in enumerate(self.wanted):
+            kept = self.folder.load(f"snapshot-{number}.safetensors")
+            if kept is not None:
+                found = self.rebuilt(kept)
+                self.snapshots[role] = Net(frozen(found.module), found.spec)
+
+
+def references(recipe: Recipe) -> list[str]:
+    """Return every ``stage:`` role of a recipe."""
+    found: list[str] = []
+
+    def walk(items: list[Any]) -> None:
+        for item in items:
+            if isinstance(item, StageSpec):
+                found.extend(r for r in item.teachers if isinstance(r, str) and r.startswith("stage:"))
+            else:
+                walk(item.stages)
+
+    walk(recipe.stages)
+    for role in found:
+        if REFERENCE.fullmatch(role) is None:
+            raise UsageError(f"role {role!r}: write stage:<name>[.<player>][@epoch=N]")
+    return list(dict.fromkeys(found))
+
+
+def words_of(stage: Stage) -> set[str]:
+    """Return the words that hold for a fresh student on a task, see :mod:`condensery.facts`."""
+    modules = list(stage.student.module.modules())
+    words = {"float-weights", "dense-shape"}
+    if stage.task.facts.outputs > 1:
+        words.add("classifier-logits")
+    if any(isinstance(m, BATCH_NORMS) and m.affine for m in modules):
+        words.add("batch-norm")
+    if any(is_attention(m) for m in modules):
+        words.add("attention")
+    return words
