@@ -7,12 +7,14 @@ export OMP_NUM_THREADS ?= 1
 .PHONY: demo test test-all lint format bench cards clean
 
 .venv/installed: pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: Condensery needs Python 3.11 or newer; say make PYTHON=python3.12"; exit 2; }
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: Condensery needs Python 3.11 or newer, and $(PYTHON) isn't; try make PYTHON=python3.12" >&2; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "installing into .venv: about 5.7 GB with torch's CUDA libraries, about 90 seconds"
+	$(BIN)/python -m pip install --disable-pip-version-check -e ".[dev]"
 	@touch $@
 
 demo: .venv/installed
+	@rm -rf runs/demo
 	$(BIN)/condensery reproduce hinton-kd --tier smoke --out runs/demo
 
 test: .venv/installed
@@ -27,6 +29,7 @@ lint: .venv/installed
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m condensery_plugins.cards.generate --check
+	$(BIN)/python -m condensery_catalogue.readme --check
 
 format: .venv/installed
 	$(BIN)/ruff check --fix
@@ -34,9 +37,11 @@ format: .venv/installed
 
 cards: .venv/installed
 	$(BIN)/python -m condensery_plugins.cards.generate
+	$(BIN)/python -m condensery_catalogue.readme
 
 bench: .venv/installed
 	$(BIN)/python tests/benchmarks/run.py
 
+# What can be made again in minutes; runs/ stays.
 clean:
-	rm -rf .venv runs build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf .venv build dist runs/demo .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

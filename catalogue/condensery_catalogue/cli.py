@@ -117,8 +117,8 @@ def main() -> None:
         if "--json" in sys.argv:
             print(json.dumps({"error": str(error)}))
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("\nstopped; what finished is kept: the same command with --resume and its --out goes on", file=sys.stderr)
+    except KeyboardInterrupt:  # between the commands' own handlers, which say how to go on
+        print("\nstopped", file=sys.stderr)
         sys.exit(130)
 
 

@@ -16,8 +16,10 @@ if TYPE_CHECKING:
 
 FAMILIES = ("architecture", "pruning", "quantization", "distillation", "joint")
 RECALLED = "recalled"
-PLAIN_WIDTH = 120
-"""Columns where the output is no terminal and ``COLUMNS`` doesn't say."""
+UNBROKEN = ("key", "ref", "family", "year", "setting", "claim")
+"""Columns whose words are copied from the table, or short."""
+NARROW, PLAIN_WIDTH = 110, 120
+"""Below the first ``list`` leaves names out; the second holds where there is no terminal and no ``COLUMNS``."""
 
 
 def open_registry() -> Registry:
@@ -40,9 +42,9 @@ def table(*columns: str, title: str | None = None) -> Table:
     from rich import box
     from rich.table import Table
 
-    made = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    made = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for column in columns:
-        made.add_column(column, overflow="fold", no_wrap=column == "key")
+        made.add_column(column, overflow="fold", no_wrap=column in UNBROKEN)
     return made
 
 
@@ -82,24 +84,21 @@ def list_cards(family: str | None, *, as_json: bool) -> None:
         return
     from rich.markup import escape
 
-    said = table("key", "ref", "name", "family", "year", "status", "applies to")
+    out = console()
+    wide = out.width >= NARROW
+    said = table("key", "ref", *(["name"] if wide else []), "family", "year", "status", "applies to")
     for row in found:
         mark = "" if row["identity"] in ("certain", "") else f" {row['identity']}"
         ref = f"[{row['ref']}]" if row["ref"] else "-"
         status = row["status"] if row["runs"] else f"{row['status']}, card only"
         year = str(row["year"] or "")
-        said.add_row(
-            row["key"],
-            escape(ref + mark),
-            escape(row["name"]),
-            row["family"],
-            year,
-            status,
-            escape(", ".join(row["network"])),
-        )
-    out = console()
+        name = [row["name"]] if wide else []
+        cells = [row["key"], ref + mark, *name, row["family"], year, status, ", ".join(row["network"])]
+        said.add_row(*map(escape, cells))
     out.print(said)
-    out.print(f"{len(found)} entries. condensery show KEY tells more, condensery reproduce KEY runs it", highlight=False)
+    out.print(
+        f"{len(found)} entries. condensery show KEY tells more, condensery reproduce KEY runs it", highlight=False
+    )
 
 
 def list_plugins(*, as_json: bool) -> None:
@@ -117,7 +116,7 @@ def list_plugins(*, as_json: bool) -> None:
 
     said = table("plugin", "from", "offers", "problems")
     for row in found:
-        offers = ", ".join(f"{n} {k}" for k, n in row["offers"].items()) or "nothing"
-        problems = "\n".join(row["problems"]) or "none"
-        said.add_row(escape(row["name"]), escape(row["source"]), offers, escape(problems))
+        kinds = ", ".join(f"{n} {kind}" for kind, n in row["offers"].items()) or "nothing"
+        cells = (row["name"], row["source"], kinds, "\n".join(row["problems"]) or "none")
+        said.add_row(*map(escape, cells))
     console().print(said)

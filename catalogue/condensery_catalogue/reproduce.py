@@ -4,81 +4,24 @@ from __future__ import annotations
 
 import datetime
 import json
-import subprocess
-import sys
-from collections.abc import Mapping
-from importlib import resources
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
-
-import yaml
-from pydantic import Field
+from typing import Any
 
 from condensery.data import write_atomic
-from condensery.errors import UnknownKey, UsageError
-from condensery.recipe import Recipe, Strict, checked, merge, parse_recipe
+from condensery.errors import ArtifactError, UnknownKey, UsageError
+from condensery.recipe import Recipe
 from condensery.registry import Registry
-from condensery_catalogue.listing import RECALLED, open_registry
-from condensery_catalogue.running import quiet_libraries
+from condensery.report import versions
+from condensery_catalogue.listing import console, open_registry, table
+from condensery_catalogue.reproduction import Comparison, Reproduction, Tier, load_reproduction
+from condensery_catalogue.results import commit, results_home, spread
+from condensery_catalogue.running import check_device, quiet_libraries, stoppable
+from condensery_catalogue.showing import figure
 from condensery_catalogue.verdict import direction, summary, verdict
 
-TIERS = ("smoke", "desk", "paper")
-
-
-class Comparison(Strict):
-    """Which measured figure answers which claim.
-
-    :param metric: dotted path in the report.
-    :param tolerance: in the claim's unit.
-    """
-
-    claim: str
-    metric: str
-    arm: str
-    baseline_arm: str | None = None
-    higher_is_better: bool = True
-    tolerance: float = Field(0.0, ge=0)
-
-
-class Tier(Strict):
-    """One size of a reproduction: recipes by arm, with what they share under ``defaults``."""
-
-    scale: Literal["paper", "scaled-down"] = "scaled-down"
-    seeds: list[int] = [0]
-    note: str = ""
-    defaults: dict[str, Any] = {}
-    arms: dict[str, dict[str, Any]]
-    compare: list[Comparison] | None = None
-
-    def recipes(self, key: str) -> dict[str, Recipe]:
-        """Return each arm's recipe."""
-        return {arm: parse_recipe(merge(self.defaults, data), f"{key}: arm {arm!r}") for arm, data in self.arms.items()}
-
-
-class Reproduction(Strict):
-    """One paper's recipes, by tier."""
-
-    key: str
-    card: str
-    notes: str = ""
-    tiers: dict[Literal["smoke", "desk", "paper"], Tier]
-    compare: list[Comparison] = []
-
-
-def load_reproduction(registry: Registry, key: str) -> Reproduction:
-    """Read a registered reproduction.
-
-    :raises UnknownKey: naming the nearest one.
-    """
-    if key not in registry.entries["recipes"]:
-        raise UnknownKey("reproduction", key, registry.keys("recipes"))
-    package, _, name = registry.find("recipes", key).target.partition(":")
-    text = resources.files(package).joinpath(name).read_text(encoding="utf-8")
-    try:
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UsageError(f"reproduction {key!r}: {name} is not YAML: {error}") from None
-    return checked(Reproduction, data, f"reproduction {key!r}")
+Reports = Mapping[str, Sequence[Mapping[str, Any]]]
+"""The reports of each arm, in the order of the seeds."""
 
 
 def reproduce_paper(
@@ -86,30 +29,34 @@ def reproduce_paper(
 ) -> None:
     """Run every arm and seed of one tier, each stored as it ends, and print claim beside measurement.
 
-    :raises UsageError: for an unknown key or tier.
+    :param results: folder that the result goes to as ``<key>/<tier>.json``; by default that of a checkout, where a
+        smoke result is not kept.
+    :raises UsageError: for an unknown key, tier or device.
     """
     registry = open_registry()
     plan = load_reproduction(registry, key)
     if tier not in plan.tiers:
         raise UnknownKey("tier", tier, plan.tiers, where=key)
+    check_device(device)
     chosen = plan.tiers[tier]
+    card = registry.card(plan.card) or {}
+    plan.comparisons(chosen, card)  # a wrong one fails before anything trains
     folder = (out or Path("runs") / "reproduce" / key) / tier
     numbers = chosen.seeds if seeds is None else list(range(seeds))
     quiet_libraries()
-    reports = run_arms(registry, plan, chosen, tier, numbers, device, folder, quiet=as_json)
-    card = registry.card(plan.card) or {}
+    with stoppable(folder, "the same command"):
+        reports = run_arms(registry, plan, chosen, tier, numbers, device, folder, quiet=as_json)
     result = judge(plan, chosen, tier, card, reports)
-    text = json.dumps(result, indent=1, default=str) + "\n"
-    targets = [folder / "result.json"]
-    home = results or (Path("reproductions/results") if Path("reproductions/results").is_dir() else None)
-    if home is not None and (tier != "smoke" or results is not None):
-        targets.append(home / key / f"{tier}.json")
+    text = json.dumps(result, indent=1) + "\n"
+    home = results or (results_home() if tier != "smoke" else None)
+    targets = [folder / "result.json", *([home / key / f"{tier}.json"] if home else [])]
     for target in targets:
-        write_atomic(target, lambda temporary: temporary.write_text(text))
-    print(text if as_json else "", end="")
-    if not as_json:
-        print_result(plan, chosen, result)
-        print(f"result: {targets[-1]}")
+        write_atomic(target, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    if as_json:
+        print(text, end="")
+        return
+    print_result(result)
+    print(f"result: {targets[-1]}")
 
 
 def run_arms(
@@ -117,100 +64,102 @@ def run_arms(
     plan: Reproduction,
     chosen: Tier,
     tier: str,
-    seeds: list[int],
+    seeds: Sequence[int],
     device: str,
     folder: Path,
     *,
     quiet: bool,
 ) -> dict[str, list[dict[str, Any]]]:
-    """Return the reports of every arm, one per seed; what an earlier call finished is reused."""
+    """Return the reports of every arm, one per seed; what an earlier call finished is taken from its folder."""
     from condensery.engine import Run
     from condensery.progress import Progress
 
     reports: dict[str, list[dict[str, Any]]] = {arm: [] for arm in chosen.arms}
     with Progress(quiet=quiet) as progress:
         for seed in seeds:
-            for arm, recipe in chosen.recipes(plan.key).items():
-                recipe = recipe.model_copy(update={"seed": seed, "paper": plan.card, "name": f"{plan.key}:{arm}"})
+            for arm, plain in chosen.recipes(plan.key).items():
+                recipe = plain.model_copy(update={"seed": seed, "paper": plan.card, "name": f"{plan.key}:{arm}"})
                 here = folder / f"seed{seed}" / arm
-                done = _finished(here, recipe)
+                title = f"-- {plan.key}, {tier}, seed {seed}, arm {arm}"
+                done = finished(here, recipe)
+                progress.line(title if done is None else f"{title}: done before, in {here}")
                 if done is None:
-                    progress.line(f"-- {plan.key}, {tier}, seed {seed}, arm {arm}")
-                    job = Run(recipe, registry, out=here, device=device, resume=here.is_dir(), tier=tier, show=progress)
-                    try:
-                        done = job.execute()
-                    except KeyboardInterrupt:
-                        print("\nstopped; the same command goes on where it was", file=sys.stderr)
-                        sys.exit(130)
+                    resume = here.is_dir()
+                    job = Run(recipe, registry, out=here, device=device, resume=resume, tier=tier, show=progress)
+                    done = job.execute()
                 reports[arm].append(done)
     return reports
 
 
-def _finished(folder: Path, recipe: Recipe) -> dict[str, Any] | None:
+def finished(folder: Path, recipe: Recipe) -> dict[str, Any] | None:
+    """Return the report of a run that has ended, if the folder holds it.
+
+    :raises UsageError: if it is that of another recipe, or was made with other versions: figures aren't mixed.
+    """
     path = folder / "report.json"
     if not path.is_file():
         return None
-    report: dict[str, Any] = json.loads(path.read_text())
-    if report["recipe"] != json.loads(json.dumps(recipe.dump())):
+    try:
+        report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        known, made_with = report["recipe"], report["versions"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(f"{path}: damaged ({error}); remove {folder} to run it again") from None
+    if known != json.loads(json.dumps(recipe.dump())):
         raise UsageError(f"{folder} holds a run of another recipe; say another --out")
+    changed = [name for name, version in versions().items() if made_with.get(name) != version]
+    if changed:
+        raise UsageError(f"{folder} was made with another version of {', '.join(changed)}; say another --out")
     return report
 
 
-def judge(
-    plan: Reproduction, chosen: Tier, tier: str, card: Mapping[str, Any], reports: Mapping[str, list[dict[str, Any]]]
-) -> dict[str, Any]:
+def judge(plan: Reproduction, chosen: Tier, tier: str, card: Mapping[str, Any], reports: Reports) -> dict[str, Any]:
     """Return the result: figures over the seeds, and a verdict on each claim."""
-    claims = {c["id"]: c for c in card.get("claims", [])}
     arms: dict[str, Any] = {}
     for arm, runs in reports.items():
         quality = {m: summary([r["after"]["quality"][m] for r in runs]) for m in runs[0]["after"]["quality"]}
         sizes = {n: runs[0]["after"][n] for n in ("parameters", "nonzeros", "macs")}
         arms[arm] = {"quality": quality, **sizes, "wall_s": [r["wall_s"] for r in runs]}
-    comparisons = []
-    for item in chosen.compare if chosen.compare is not None else plan.compare:
-        if item.claim not in claims:
-            raise UnknownKey("claim", item.claim, claims, where=f"reproduction {plan.key!r}")
-        comparisons.append(_compare(item, claims[item.claim], chosen.scale, reports))
-    first = next(iter(reports.values()))[0]
+    runs = [run for arm in reports.values() for run in arm]
     return {
         "key": plan.key,
         "card": plan.card,
         "tier": tier,
         "scale": chosen.scale,
         "note": chosen.note,
-        "date": datetime.date.today().isoformat(),
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "seeds": [r["seed"] for r in next(iter(reports.values()))],
         "epoch": "last",
         "arms": arms,
-        "comparisons": comparisons,
-        "versions": first["versions"],
-        "device": first["device"],
-        "environment": first["environment"],
-        "commit": _commit(),
+        "comparisons": [_compare(i, claim, chosen.scale, reports) for i, claim in plan.comparisons(chosen, card)],
+        "versions": runs[0]["versions"],
+        "device": ", ".join(sorted({r["device"] for r in runs})),
+        "environment": runs[0]["environment"],
+        "wall_s": round(sum(r["wall_s"] for r in runs), 2),
+        "commit": commit(),
         "recipes": {arm: runs[0]["recipe"] for arm, runs in reports.items()},
     }
 
 
-def _compare(
-    item: Comparison, claim: Mapping[str, Any], scale: str, reports: Mapping[str, list[dict[str, Any]]]
-) -> dict[str, Any]:
+def _compare(item: Comparison, claim: Mapping[str, Any], scale: str, reports: Reports) -> dict[str, Any]:
     measured = [dig(r, item.metric) for r in reports[item.arm]]
     baseline = None if item.baseline_arm is None else [dig(r, item.metric) for r in reports[item.baseline_arm]]
-    went = None if baseline is None else direction(measured, baseline, higher_is_better=item.higher_is_better)
-    mean = sum(measured) / len(measured)
-    value, source = claim["value"]["value"], claim["value"]["source"]
-    said = None
-    if isinstance(value, (int, float)):
-        said = verdict(scale=scale, source=source, claimed=value, measured=mean, tolerance=item.tolerance, went=went)
+    went, gains = None, None
+    if baseline is not None:
+        went = direction(measured, baseline, higher_is_better=item.higher_is_better)
+        gains = [(m - b) * (1 if item.higher_is_better else -1) for m, b in zip(measured, baseline, strict=True)]
+    answer = summary(gains if item.answers == "gain" and gains is not None else measured)
+    said = verdict(scale=scale, claim=claim["value"], measured=answer["mean"], tolerance=item.tolerance, went=went)
     return {
         "claim": claim,
         "metric": item.metric,
         "arm": item.arm,
         "baseline_arm": item.baseline_arm,
+        "answers": item.answers,
         "measured": summary(measured),
         "baseline": None if baseline is None else summary(baseline),
+        "gain": None if gains is None else summary(gains),
         "direction": went,
-        "verdict": said or ("scaled-down" if scale != "paper" else None),
+        "verdict": said,
     }
 
 
@@ -229,62 +178,29 @@ def dig(report: Mapping[str, Any], path: str) -> float:
     return float(node)
 
 
-def _commit() -> str | None:
-    try:
-        done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip() or None
-
-
-def print_result(plan: Reproduction, chosen: Tier, result: Mapping[str, Any]) -> None:
+def print_result(result: Mapping[str, Any]) -> None:
     """Print the claims beside what was measured, and every arm."""
-    from rich.console import Console
-    from rich.table import Table
+    from rich.markup import escape
 
-    def spread(figures: Mapping[str, Any] | None) -> str:
-        if figures is None:
-            return "-"
-        deviation = "" if figures["std"] is None else f" ± {figures['std']:.2f}"
-        return f"{figures['mean']:.2f}{deviation}"
-
-    console = Console()
-    table = Table(
-        "claim",
-        "the paper says",
-        "measured here",
-        "direction",
-        "verdict",
-        title=f"{plan.key}, {result['tier']} tier",
-        title_justify="left",
-    )
-    for c in result["comparisons"]:
-        claim = c["claim"]
-        base = (claim.get("baseline") or {}).get("value")
-        source = claim["value"]["source"]
-        said = f"{claim['value']['value']} {claim['unit']}"
-        marked = f"({source}, not read)" if source == RECALLED else f"({source})"
-        says = f"{said if base is None else f'{base} -> {said}'}\n{marked} {claim['model']}, {claim['dataset']}"
-        here = f"{spread(c['baseline'])} -> {spread(c['measured'])}" if c["baseline"] else spread(c["measured"])
-        table.add_row(
-            claim["id"], says, f"{here}\n{c['metric'].rpartition('.')[2]}", c["direction"] or "-", c["verdict"] or "-"
-        )
-    console.print(table)
-    arms = Table(
-        "arm",
-        *next(iter(result["arms"].values()))["quality"],
-        "parameters",
-        "non-zero",
-        title=f"{len(result['seeds'])} seed(s), last epoch, mean ± deviation",
-        title_justify="left",
-    )
+    out, seeds = console(), len(result["seeds"])
+    out.print(f"{result['key']}, {result['tier']} tier, {result['scale']}, {seeds} seed(s)", style="bold")
+    if result["comparisons"]:
+        claims = table("claim", "the paper says", "measured here", "direction", "verdict")
+        for c in result["comparisons"]:
+            claim = c["claim"]
+            base = f"{figure(claim['baseline'])} -> " if claim.get("baseline") else ""
+            says = f"{base}{figure(claim['value'])} {claim['unit']}\n{claim['model']}, {claim['dataset']}"
+            before = f"{spread(c['baseline'])} -> " if c["baseline"] else ""
+            gain = f"\ngain {spread(c['gain'])}" if c["answers"] == "gain" else ""
+            here = f"{before}{spread(c['measured'])} {c['metric'].rpartition('.')[2]}{gain}"
+            went = "-" if c["direction"] is None else c["direction"] + (" (one seed)" if seeds == 1 else "")
+            claims.add_row(*map(escape, (claim["id"], says, here, went, c["verdict"] or "-")))
+        out.print(claims)
+    names = list(next(iter(result["arms"].values()))["quality"])
+    arms = table("arm", *names, "parameters", "non-zero", title="After the last epoch, mean ± deviation")
     for arm, figures in result["arms"].items():
-        arms.add_row(
-            arm,
-            *[spread(q) for q in figures["quality"].values()],
-            f"{figures['parameters']:,}",
-            f"{figures['nonzeros']:,}",
-        )
-    console.print(arms)
-    if chosen.note:
-        console.print(chosen.note, markup=False)
+        said = [spread(figures["quality"][n]) for n in names]
+        arms.add_row(escape(arm), *said, f"{figures['parameters']:,}", f"{figures['nonzeros']:,}")
+    out.print(arms)
+    if result["note"]:
+        out.print(result["note"], markup=False, highlight=False)

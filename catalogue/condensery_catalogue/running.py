@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from condensery.errors import UsageError
+from condensery.errors import UnknownKey, UsageError
 from condensery.overrides import apply_overrides
 from condensery.recipe import load_yaml, parse_recipe
 from condensery.registry import Registry
@@ -88,26 +90,48 @@ def _run(
     if seed is not None:
         changed["seed"] = seed
     recipe = parse_recipe(changed)
+    check_device(device)
     quiet_libraries()
-    from condensery.engine import Run
-    from condensery.progress import Progress
-
     folder = out or free_folder(Path("runs"), recipe.name or name)
-    with Progress(quiet=as_json) as progress:
-        job = Run(recipe, registry, out=folder, device=device, resume=resume, show=progress)
-        if explain:
-            said = job.explain()
-            print(json.dumps(said, indent=1) if as_json else yaml.safe_dump(said, sort_keys=False))
-            return
-        try:
+    with stoppable(folder, f"the same command with --out {folder} --resume"):
+        from condensery.engine import Run
+        from condensery.progress import Progress
+
+        with Progress(quiet=as_json) as progress:
+            job = Run(recipe, registry, out=folder, device=device, resume=resume, show=progress)
+            if explain:
+                said = job.explain()
+                print(json.dumps(said, indent=1) if as_json else yaml.safe_dump(said, sort_keys=False))
+                return
             report = job.execute()
-        except KeyboardInterrupt:
-            print(f"\nstopped; go on with the same command and --out {folder} --resume", file=sys.stderr)
-            sys.exit(130)
     if as_json:
         print(json.dumps(report, indent=1, default=str))
     else:
         print_report(report, folder)
+
+
+def check_device(device: str) -> None:
+    """Refuse a device that isn't one.
+
+    :raises UnknownKey: naming the nearest one.
+    """
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+        raise UnknownKey("device", device, ("auto", "cpu", "cuda", "cuda:0"))
+
+
+@contextmanager
+def stoppable(folder: Path, how: str) -> Iterator[None]:
+    """Turn Ctrl-C into exit code 130 and a line that says how to go on.
+
+    :param folder: holds something as soon as there is something to go on with.
+    :param how: the command that goes on.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        kept = f"{folder} keeps what is done; go on with {how}" if folder.exists() else "nothing was written"
+        print(f"\nstopped: {kept}", file=sys.stderr)
+        sys.exit(130)
 
 
 def quiet_libraries() -> None:

@@ -51,7 +51,7 @@ def _print_card(card: Mapping[str, Any]) -> None:
     say(str(card.get("summary", "")))
     identity = card.get("identity") or {}
     if identity.get("confidence") not in (None, "certain"):
-        others = "; it could also be: " + "; ".join(identity["alternatives"]) if identity.get("alternatives") else ""
+        others = f" It could also be: {'; '.join(identity['alternatives'])}." if identity.get("alternatives") else ""
         say(f"which paper the survey means: {identity['confidence']}. {identity.get('note', '')}{others}")
     for cited in card.get("cited_as") or []:
         slip = f" (the survey's slip: {cited['slip']})" if cited.get("slip") else ""
@@ -116,6 +116,7 @@ def _claims(claims: list[Mapping[str, Any]]) -> Table:
     said = table("claim", "what", "on", "baseline", "claimed", "source", title="Claims of the paper")
     for c in claims:
         where = c["value"].get("where") or c.get("table")
+        by = ", by a third party" if c.get("by") == "third party" else ""
         setting = f" {c['setting']}" if c.get("setting") else ""
         cells = (
             c["id"],
@@ -123,7 +124,7 @@ def _claims(claims: list[Mapping[str, Any]]) -> Table:
             f"{c['model']}{setting}, {c['dataset']}",
             figure(c.get("baseline")),
             figure(c["value"]),
-            f"{c['value']['source']}{f': {where}' if where else ''}, by {c.get('by', 'authors')}",
+            f"{c['value']['source']}{f': {where}' if where else ''}{by}",
         )
         said.add_row(*map(escape, cells))
     return said

@@ -4,21 +4,32 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypedDict
 
 Verdict = Literal["reproduced", "partly", "not", "scaled-down"]
 Direction = Literal["held", "not held", "within noise"]
 
 
-def summary(values: Sequence[float]) -> dict[str, object]:
-    """Return mean, sample standard deviation (``None`` for one value) and the values."""
+class Summary(TypedDict):
+    """Figures over the seeds; the sample standard deviation is ``None`` for one value."""
+
+    mean: float
+    std: float | None
+    values: list[float]
+
+
+def summary(values: Sequence[float]) -> Summary:
+    """Return mean, sample standard deviation and the values."""
     deviation = statistics.stdev(values) if len(values) > 1 else None
     return {"mean": statistics.fmean(values), "std": deviation, "values": list(values)}
 
 
 def direction(method: Sequence[float], baseline: Sequence[float], *, higher_is_better: bool) -> Direction:
-    """Tell whether the method beat its baseline by more than the pooled standard deviation."""
+    """Tell whether the method beat its baseline by more than the pooled standard deviation.
+
+    With one value each the deviation isn't known and counts as 0; say so where it is shown.
+    """
     gain = statistics.fmean(method) - statistics.fmean(baseline)
     gain = gain if higher_is_better else -gain
     spreads = [statistics.variance(v) for v in (method, baseline) if len(v) > 1]
@@ -29,20 +40,23 @@ def direction(method: Sequence[float], baseline: Sequence[float], *, higher_is_b
 
 
 def verdict(
-    *, scale: str, source: str, claimed: float, measured: float, tolerance: float, went: Direction | None
-) -> Verdict:
-    """Return how a measured figure answers a claim.
+    *, scale: str, claim: Mapping[str, Any], measured: float, tolerance: float, went: Direction | None
+) -> Verdict | None:
+    """Return how a measured figure answers a claim, or ``None`` for a statement that no figure answers.
 
-    A run at another scale than the paper's is always ``scaled-down``; a claim that was only recalled never yields
-    ``reproduced``.
+    A run at another scale than the paper's is always ``scaled-down``; a claim that wasn't read in its source never
+    yields ``reproduced``.
 
+    :param claim: the claimed figure: ``value`` and ``source``.
     :param tolerance: how far from the claim, in its unit, still counts as the same.
-    :param went: direction against the baseline, where the claim has one.
+    :param went: direction against the baseline, where there is one.
     """
     if scale != "paper":
         return "scaled-down"
+    if not isinstance(claim["value"], (int, float)):
+        return None
     if went == "not held":
         return "not"
-    if abs(measured - claimed) <= tolerance:
-        return "reproduced" if source == "read" and went != "within noise" else "partly"
+    if abs(measured - claim["value"]) <= tolerance:
+        return "reproduced" if claim["source"] == "read" and went != "within noise" else "partly"
     return "partly" if went == "held" else "not"

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from condensery.errors import UsageError
+from condensery.errors import UnknownKey, UsageError
+from condensery.methods import check_value
 from condensery.recipe import Strict, checked, load_yaml
 
 Source = Literal["read", "recalled", "derived"]
@@ -20,47 +21,99 @@ Network = Literal["CNN", "ViT", "Transformer", "RNN", "DQN", "GNN", "GAN"]
 Vision = Literal["classification", "detection", "segmentation", "pose", "SAR"]
 Other = Literal["speech recognition", "speech enhancement", "text", "control"]
 Domain = Vision | Other
+Text = Annotated[str, Field(min_length=1)]
+Number = int | float
+
+TYPES: dict[str, type] = {"float": float, "int": int, "bool": bool, "str": str, "dict": dict, "list": list}
+DISTILLATION = frozenset({"knowledge", "scheme", "teacher_source", "student_source"})
+PRUNING = frozenset({"granularity", "criterion", "scope", "schedule", "target"})
+QUANTIZATION = frozenset({"target", "bits", "levels", "training", "precision"})
+JOINT = frozenset({"combination", "order", "coupling"})
+FAMILIES: dict[str, frozenset[str]] = {
+    "architecture": frozenset(),
+    "pruning": PRUNING,
+    "quantization": QUANTIZATION,
+    "distillation": DISTILLATION,
+}
+PARTS: dict[str, frozenset[str]] = {"KD": DISTILLATION, "P": PRUNING, "Q": QUANTIZATION, "NAS": frozenset()}
+
+
+def _words(hint: Any) -> list[str]:
+    """Return the fixed words that a type allows, none if it is free."""
+    if get_origin(hint) is Literal:
+        return [str(word) for word in get_args(hint)]
+    return [word for part in get_args(hint) for word in _words(part)]
+
+
+class Worded(Strict):
+    """A model that answers a wrong word with the nearest right one."""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _known(cls, value: Any, info: ValidationInfo) -> Any:
+        words = _words(cls.model_fields[str(info.field_name)].annotation)
+        for word in value if isinstance(value, list) else [value]:
+            if words and isinstance(word, str) and word not in words:
+                raise ValueError(str(UnknownKey("word", word, words)))
+        return value
 
 
 class Paper(Strict):
     """Where a method was published."""
 
-    title: str
-    authors: str
+    title: Text
+    authors: Text
     year: int = Field(ge=1980, le=2100)
-    venue: str
-    arxiv: str | None = None
-    doi: str | None = None
-    code: str | None = None
+    venue: Text
+    arxiv: str | None = Field(None, pattern=r"^(\d{4}\.\d{4,5}|[a-z-]+/\d{7})$")
+    doi: str | None = Field(None, pattern=r"^10\.\d{4,}/\S+$")
+    code: str | None = Field(None, pattern=r"^https://\S+$")
 
 
-class Hyperparameter(Strict):
+class Hyperparameter(Worded):
     """One setting: type, default, range and meaning; equal to the method's own field."""
 
     type: Literal["float", "int", "bool", "str", "dict", "list"]
     default: Any
-    gt: float | None = None
-    ge: float | None = None
-    lt: float | None = None
-    le: float | None = None
+    gt: Number | None = None
+    ge: Number | None = None
+    lt: Number | None = None
+    le: Number | None = None
     choices: list[str] | None = None
     unit: str | None = None
-    meaning: str
+    meaning: Text
+
+    @model_validator(mode="after")
+    def _default_fits(self) -> Hyperparameter:
+        if self.default is None:
+            return self
+        try:
+            check_value("default", self.default, TYPES[self.type], self.model_dump(exclude={"type", "default"}))
+        except UsageError as error:
+            raise ValueError(str(error)) from None
+        return self
 
 
-class Figure(Strict):
+class Figure(Worded):
     """A number, or a statement, and how we know it.
 
-    :param source: ``read`` in the paper or its authors' code, ``recalled``, or ``derived`` by us.
+    :param source: ``read`` in the paper or on a public page, ``recalled``, or ``derived`` by us.
     :param where: table, section, or public page.
     """
 
-    value: float | str
+    value: int | Annotated[float, Field(allow_inf_nan=False)] | Text
     source: Source
     where: str | None = None
 
+    @field_validator("value", mode="before")
+    @classmethod
+    def _no_truth_value(cls, value: Any) -> Any:
+        if isinstance(value, bool):  # YAML reads a bare yes or no as one
+            raise ValueError("write a statement as a text in quotes")  # noqa: TRY004  pydantic turns only ValueError into a message
+        return value
 
-class Claim(Strict):
+
+class Claim(Worded):
     """One figure of a paper. A result never edits it."""
 
     id: str = Field(pattern=r"^[a-z0-9-]+$")
@@ -75,8 +128,15 @@ class Claim(Strict):
     by: Literal["authors", "third party"] = "authors"
     table: str | None = None
 
+    @model_validator(mode="after")
+    def _says_where(self) -> Claim:
+        for name, figure in (("baseline", self.baseline), ("value", self.value)):
+            if figure is not None and figure.source == "read" and not (figure.where or self.table):
+                raise ValueError(f"{name}: say where it was read")
+        return self
 
-class Identity(Strict):
+
+class Identity(Worded):
     """How sure it is that this is the paper the survey means."""
 
     confidence: Literal["certain", "likely", "guess"] = "certain"
@@ -92,8 +152,8 @@ class Citation(Strict):
     slip: str | None = None
 
 
-class Taxonomy(Strict):
-    """The survey's words for a method; only those of its families are set."""
+class Taxonomy(Worded):
+    """The survey's words for a method; only those of its families may be set, see :data:`FAMILIES`."""
 
     granularity: list[Granularity] = []
     criterion: str | None = None
@@ -113,7 +173,7 @@ class Taxonomy(Strict):
     coupling: Literal["iterated", "coupled", "searched"] | None = None
 
 
-class Card(Strict):
+class Card(Worded):
     """One paper or method.
 
     :param ref: number in the survey's references; none for a method that the survey doesn't cite by itself.
@@ -122,8 +182,8 @@ class Card(Strict):
 
     key: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
     ref: int | None = Field(None, ge=1, le=120)
-    name: str
-    summary: str
+    name: Text
+    summary: Text
     paper: Paper
     family: Literal["architecture", "pruning", "quantization", "distillation", "joint"]
     taxonomy: Taxonomy = Taxonomy()
@@ -145,12 +205,27 @@ class Card(Strict):
             raise ValueError(f"two claims have the id {min(twice)!r}")
         return self
 
+    @model_validator(mode="after")
+    def _own_words(self) -> Card:
+        kind: str = self.family
+        allowed = FAMILIES.get(kind, frozenset())
+        if kind == "joint":
+            if self.taxonomy.combination is None:
+                raise ValueError("taxonomy: a joint card says its combination, e.g. KD+P")
+            kind = self.taxonomy.combination
+            allowed = JOINT.union(*(PARTS[p] for p in kind.split("+")))
+        for name in sorted(self.taxonomy.model_fields_set - allowed):
+            raise ValueError(f"taxonomy.{name}: not for {kind}, which has {', '.join(sorted(allowed)) or 'no words'}")
+        return self
+
 
 def load_cards(folder: Path) -> dict[str, Card]:
     """Read all cards of a folder, by key.
 
     :raises UsageError: naming the file and the field, in one line.
     """
+    if not folder.is_dir():
+        raise UsageError(f"no such folder of cards: {folder}")
     cards: dict[str, Card] = {}
     for path in sorted(folder.glob("*.yaml")):
         data = load_yaml(path)

@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from condensery_catalogue.running import stoppable
+from condensery_catalogue.showing import show_card
+
 COMMAND = [sys.executable, "-m", "condensery_catalogue.cli"]
 RECIPE = """
 model: {key: resnet8, width: 0.5}
@@ -48,10 +51,40 @@ def test_list_by_family() -> None:
     assert {r["family"] for r in rows} == {"pruning"}
 
 
-def test_show_marks_recalled_claims() -> None:
-    out = condensery("show", "lsq").stdout
-    assert "not read" in out
+def test_list_names_reference_identity_and_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "140")
+    lines = condensery("list").stdout.splitlines()
+    (lsq,) = [line for line in lines if line.startswith(" lsq ")]
+    assert "[36] guess" in lsq
+    assert "CNN, ViT, Transformer" in lsq
+    assert len(lines) < 40
+
+
+@pytest.mark.parametrize("columns", ["80", "200"])
+def test_list_cuts_no_word(columns: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    out = condensery("list").stdout
+    assert "…" not in out
+    assert all(len(line) <= int(columns) for line in out.splitlines())
+    assert all(r["key"] in out for r in json.loads(condensery("list", "--json").stdout))
+
+
+def test_show_marks_recalled_claims(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
+    out = " ".join(condensery("show", "lsq").stdout.split())
+    assert "70.5 (recalled, not read)" in out
     assert "guess" in out
+    assert "It could also be: " in out
+    card = json.loads(condensery("show", "lsq", "--json").stdout)
+    assert card["claims"][0]["baseline"]["source"] == "recalled"
+    assert card["reproduction"] is True
+
+
+def test_every_card_can_be_shown(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    for row in json.loads(condensery("list", "--json").stdout):
+        show_card(row["key"], as_json=False)
+        assert row["name"] in " ".join(capsys.readouterr().out.split())
 
 
 BAD = [
@@ -68,10 +101,13 @@ BAD = [
     (["run", "good.yaml", "--set", "task=word-language"], "text"),
     (["run", "good.yaml", "--set", "train.epocs=1"], "did you mean 'epochs'"),
     (["run", "good.yaml", "--device", "cuda:99"], "cuda:99"),
+    (["run", "good.yaml", "--device", "gpu"], "unknown device 'gpu'"),
+    (["run", "good.yaml", "--out", "nowhere", "--resume"], "nothing to resume: nowhere"),
     (["compose", "magnitude -"], "quote the composition"),
     (["compose", "magnitude -> hinton-kd", "--out", "o"], "teacher=original"),
     (["compose", "network-slimming", "--model", "vit", "--out", "o"], "batch normalization"),
     (["compose", "magnitude", "--task", "cifar10", "--out", "o"], "data set 'cifar10' not found"),
+    (["run", "good.yaml", "--set", "stages.1.teacher=null", "--json"], "teacher=original"),
     (["reproduce", "hinton"], "did you mean 'hinton-kd'"),
     (["reproduce", "hinton-kd", "--tier", "dsk"], "did you mean 'desk'"),
 ]
@@ -92,6 +128,8 @@ def test_bad_input_is_one_line_and_exit_2(
     assert len(errors) == 1
     assert says in errors[0]
     assert "Traceback" not in done.stderr
+    if "--json" in arguments:
+        assert json.loads(done.stdout) == {"error": errors[0].removeprefix("error: ")}
     assert not (tmp_path / "runs").exists()
     assert not (tmp_path / "o").exists()
 
@@ -161,6 +199,15 @@ def test_killed_and_resumed_equals_a_whole_run(tmp_path: Path) -> None:
         return [*rows, report["after"]["quality"], report["after"]["nonzeros"]]
 
     assert told("whole") == told("cut")
+
+
+def test_ctrl_c_says_how_to_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for says in ("nothing was written", "go on with the same command"):
+        with pytest.raises(SystemExit) as stopped, stoppable(tmp_path / "out", "the same command"):
+            raise KeyboardInterrupt
+        assert stopped.value.code == 130
+        assert says in capsys.readouterr().err
+        (tmp_path / "out").mkdir(exist_ok=True)
 
 
 def test_ctrl_c_leaves_a_run_that_can_go_on(tmp_path: Path) -> None:

@@ -65,6 +65,9 @@ def test_each_broken_plugin_is_named_and_the_rest_works(site: Path) -> None:
     assert "register_methods lacks @hookimpl" in about("stranger-unmarked")
     assert "method 'lsq' is already offered by 'builtin'" in about("stranger-duplicate")
     assert "RuntimeError: this package is broken" in about("stranger-failing")
+    assert "a module or an instance, not the class Offers" in about("stranger-class")
+    assert "register_methods has a default for 'register'" in about("stranger-register-default")
+    assert "never-seen" not in done.stdout
     assert "works-beside" in done.stdout  # the duplicate's other offer still counts
 
 
@@ -87,4 +90,4 @@ def test_plugins_shows_every_problem(site: Path) -> None:
     problems = {r["name"]: r["problems"] for r in rows}
     assert problems["builtin"] == []
     assert problems["stranger-good"] == []
-    assert all(problems[f"stranger-{n}"] for n in ("misspelt", "unmarked", "duplicate", "failing"))
+    assert all(problems[f"stranger-{n}"] for n in ("misspelt", "unmarked", "duplicate", "failing", "class"))

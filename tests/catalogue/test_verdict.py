@@ -27,6 +27,9 @@ def test_direction_needs_more_than_the_noise() -> None:
         ({}, "reproduced"),
         ({"scale": "scaled-down"}, "scaled-down"),
         ({"source": "recalled"}, "partly"),
+        ({"source": "derived"}, "partly"),
+        ({"value": "better"}, None),
+        ({"value": "better", "scale": "scaled-down"}, "scaled-down"),
         ({"measured": 95.0}, "partly"),
         ({"measured": 95.0, "went": "within noise"}, "not"),
         ({"went": "within noise"}, "partly"),
@@ -34,13 +37,13 @@ def test_direction_needs_more_than_the_noise() -> None:
         ({"went": None}, "reproduced"),
     ],
 )
-def test_verdicts(given: dict[str, Any], says: str) -> None:
+def test_verdicts(given: dict[str, Any], says: str | None) -> None:
+    given = dict(given)
     base: dict[str, Any] = {
         "scale": "paper",
-        "source": "read",
-        "claimed": 90.0,
         "measured": 90.4,
         "tolerance": 0.5,
         "went": "held",
     }
-    assert verdict(**{**base, **given}) == says
+    claim = {"value": given.pop("value", 90.0), "source": given.pop("source", "read")}
+    assert verdict(claim=claim, **{**base, **given}) == says

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from condensery.registry import Registry
-from condensery_catalogue.reproduce import load_reproduction, reproduce_paper
+from condensery_catalogue.reproduce import reproduce_paper
+from condensery_catalogue.reproduction import load_reproduction
 from condensery_reproductions import REPRODUCTIONS
 
 REGISTRY = Registry.open()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
+from typing import Any
 
 from condensery.cards import load_cards
 from condensery.data import write_atomic
@@ -11,30 +13,52 @@ from condensery.errors import CondenseryError
 from condensery_plugins.cards import FOLDER, INDEX
 
 
-def index_text() -> str:
-    """Return what the index should hold."""
-    cards = load_cards(FOLDER)
+def index_of(folder: Path) -> dict[str, Any]:
+    """Return what the index should hold.
+
+    :raises UsageError: naming the first file and field that are wrong.
+    """
+    cards = load_cards(folder)
     data = {key: card.model_dump(mode="json", exclude_none=True) for key, card in cards.items()}
     for key, card in cards.items():  # a default of null is a value, not an absence
         for name, setting in card.hyperparameters.items():
             data[key]["hyperparameters"][name]["default"] = setting.default
+    return data
+
+
+def stale(wanted: dict[str, Any], index: Path) -> list[str]:
+    """Return the files that disagree with the index: the cards that changed, or the index itself."""
+    try:
+        there = json.loads(index.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return [index.name]
+    if not isinstance(there, dict):
+        return [index.name]
+    changed = [f"{key}.yaml" for key in sorted(wanted.keys() | there.keys()) if wanted.get(key) != there.get(key)]
+    return changed or ([] if index.read_text(encoding="utf-8") == _text(wanted) else [index.name])
+
+
+def _text(data: dict[str, Any]) -> str:
     return json.dumps(data, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
 
 
-def main(arguments: list[str]) -> int:
-    """Write the index, or check that it is up to date."""
+def main(arguments: list[str], folder: Path = FOLDER, index: Path = INDEX) -> int:
+    """Write the index, or check that it is up to date; return the exit code."""
+    if arguments not in ([], ["--check"]):
+        print("usage: python -m condensery_plugins.cards.generate [--check]", file=sys.stderr)
+        return 2
     try:
-        text = index_text()
+        wanted = index_of(folder)
     except CondenseryError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    if "--check" in arguments:
-        if INDEX.read_text(encoding="utf-8") != text:
-            print(f"{INDEX.name} is stale: run python -m condensery_plugins.cards.generate", file=sys.stderr)
-            return 1
+    if not arguments:
+        write_atomic(index, lambda path: path.write_text(_text(wanted), encoding="utf-8"))
         return 0
-    write_atomic(INDEX, lambda path: path.write_text(text, encoding="utf-8"))
-    return 0
+    changed = stale(wanted, index)
+    if changed:
+        print(f"{index.name} is stale ({', '.join(changed)}): say make cards", file=sys.stderr)
+    return 1 if changed else 0
 
 
 if __name__ == "__main__":

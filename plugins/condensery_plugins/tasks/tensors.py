@@ -21,7 +21,7 @@ class TensorTask(Task):
     """A task that holds each split as tensors and cuts batches out of them on the device.
 
     A split is read when it is first used and copied to a device once. Order and augmentation are drawn on the CPU, for
-    a whole epoch at a time: the same seed gives the same epoch on every device, and no step waits for a random number.
+    a whole epoch at a time: a seed means the same examples and crops on every device, and no step waits for a number.
     A single example that is left over joins the last training batch: batch normalization can't do with one.
     """
 

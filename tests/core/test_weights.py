@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from condensery.errors import UsageError
+from condensery.weights import load_weights
+
+
+def net() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+
+
+def saved(
+    path: Path, change: dict[str, torch.Tensor | None] | None = None, prefix: str = ""
+) -> dict[str, torch.Tensor]:
+    tensors = {name: torch.rand_like(value.float()) for name, value in net().state_dict().items()}
+    tensors["1.num_batches_tracked"] = torch.tensor(7)
+    for name, value in (change or {}).items():
+        if value is None:
+            del tensors[name]
+        else:
+            tensors[name] = value
+    save_file({prefix + name: value for name, value in tensors.items()}, path)
+    return tensors
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_every_tensor_is_copied(tmp_path: Path, prefix: str) -> None:
+    tensors = saved(tmp_path / "w.safetensors", prefix=prefix)
+    model = net()
+    load_weights(model, tmp_path / "w.safetensors")
+    assert all(torch.equal(value, tensors[name]) for name, value in model.state_dict().items())
+
+
+def test_batch_counts_may_be_absent(tmp_path: Path) -> None:
+    tensors = saved(tmp_path / "w.safetensors", {"1.num_batches_tracked": None})
+    model = net()
+    load_weights(model, tmp_path / "w.safetensors")
+    assert torch.equal(model.state_dict()["1.running_mean"], tensors["1.running_mean"])
+
+
+def test_environment_variables_are_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved(tmp_path / "w.safetensors")
+    monkeypatch.setenv("CONDENSERY_DATA", str(tmp_path))
+    load_weights(net(), "$CONDENSERY_DATA/w.safetensors")
+    monkeypatch.delenv("CONDENSERY_DATA")
+    with pytest.raises(UsageError, match="environment variable CONDENSERY_DATA is not set"):
+        load_weights(net(), "$CONDENSERY_DATA/w.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"1.running_var": torch.ones(5)}, r"'1.running_var' has shape \(5,\), the net wants \(4,\)"),
+        ({"1.running_var": None, "1.runing_var": torch.ones(4)}, "no tensor '1.running_var'; the file has '1.runing_"),
+        ({"2.weight": torch.ones(4)}, "the net has no tensor '2.weight'"),
+    ],
+)
+def test_what_does_not_fit_is_named_and_nothing_is_loaded(
+    tmp_path: Path, change: dict[str, torch.Tensor | None], says: str
+) -> None:
+    saved(tmp_path / "w.safetensors", change)
+    model = net()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(UsageError, match=says):
+        load_weights(model, tmp_path / "w.safetensors")
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_files_that_are_none(tmp_path: Path) -> None:
+    (tmp_path / "bad.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0{")
+    for source, says in (
+        (tmp_path / "none.safetensors", "no such file"),
+        (tmp_path / "w.pt", "only safetensors files are read, not .pt"),
+        (tmp_path / "bad.safetensors", "damaged or not safetensors"),
+    ):
+        with pytest.raises(UsageError, match=says):
+            load_weights(net(), source)

@@ -1,0 +1,99 @@
+"""LeNets, MLPs and VGGs: sizes, layers and arithmetic."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from condensery.errors import UsageError
+from condensery.tasks import TaskFacts
+from condensery_plugins.models import lenet, mlp, vgg
+
+MNIST = TaskFacts("image", outputs=10, channels=1, size=28)
+CIFAR = TaskFacts("image", outputs=10, channels=3, size=32)
+
+
+def count(net: nn.Module) -> int:
+    return sum(p.numel() for p in net.parameters())
+
+
+def test_lenet_5_is_what_caffe_defines() -> None:
+    net = lenet.build(MNIST, "lenet-5").eval()
+    x = torch.randn(2, 1, 28, 28)
+    state = net.state_dict()
+    a = nn.functional.max_pool2d(nn.functional.conv2d(x, state["conv1.weight"], state["conv1.bias"]), 2, 2)
+    a = nn.functional.max_pool2d(nn.functional.conv2d(a, state["conv2.weight"], state["conv2.bias"]), 2, 2)
+    assert a.shape == (2, 50, 4, 4)
+    hidden = (a.reshape(2, 800) @ state["ip1.weight"].T + state["ip1.bias"]).clamp(min=0)
+    torch.testing.assert_close(net(x), hidden @ state["ip2.weight"].T + state["ip2.bias"])
+
+
+@pytest.mark.parametrize(("size", "inputs"), [(16, 50), (28, 800), (32, 1250), (33, 1250)])
+def test_lenet_5_fits_its_first_linear_layer_to_the_image(size: int, inputs: int) -> None:
+    net = lenet.build(TaskFacts("image", outputs=4, channels=3, size=size), "lenet-5")
+    assert net.get_parameter("ip1.weight").shape == (500, inputs)
+    assert net(torch.randn(2, 3, size, size)).shape == (2, 4)
+
+
+def test_hintons_nets() -> None:
+    student = mlp.build(MNIST, "mlp")
+    teacher = mlp.build(MNIST, "mlp", hidden=[1200, 1200], dropout=0.5, input_dropout=0.2)
+    assert count(student) == 784 * 800 + 800 + 800 * 800 + 800 + 8010
+    assert count(teacher) == 784 * 1200 + 1200 + 1200 * 1200 + 1200 + 12010
+    x = torch.randn(3, 1, 28, 28)
+    assert not torch.equal(teacher(x), teacher(x))
+    teacher.eval()
+    assert torch.equal(teacher(x), teacher(x))
+
+
+def test_dropout_hits_inputs_and_hidden_units_at_their_rates() -> None:
+    net = mlp.build(MNIST, "mlp", hidden=[50], dropout=0.5, input_dropout=0.2)
+    seen: dict[str, float] = {}
+
+    def share(name: str, value: torch.Tensor) -> None:
+        seen[name] = (value == 0).float().mean().item()
+
+    net.get_submodule("fc1").register_forward_pre_hook(lambda m, a: share("input", a[0]))
+    net.get_submodule("fc2").register_forward_pre_hook(lambda m, a: share("hidden", a[0]))
+    with torch.no_grad():
+        net.get_parameter("fc1.bias").fill_(100)  # no unit is zero but for dropout
+    torch.manual_seed(0)
+    net(torch.ones(200, 1, 28, 28))
+    assert seen["input"] == pytest.approx(0.2, abs=0.01)
+    assert seen["hidden"] == pytest.approx(0.5, abs=0.03)
+
+
+def test_mlp_settings() -> None:
+    assert count(mlp.build(MNIST, "mlp", hidden=[])) == 7850
+    assert count(mlp.build(MNIST, "mlp", hidden=[10, 20], width=0.5)) == 785 * 5 + 6 * 10 + 11 * 10
+    with pytest.raises(UsageError, match="hidden is a list of whole numbers above 0"):
+        mlp.build(MNIST, "mlp", hidden=[10, -1])
+
+
+@pytest.mark.parametrize(("name", "published"), [("vgg16-bn", 14_728_266), ("vgg19-bn", 20_040_522)])
+def test_vgg_has_the_published_parameters_but_for_the_convolutions_biases(name: str, published: int) -> None:
+    net = vgg.build(CIFAR, name)
+    convolutions = [m for m in net.modules() if isinstance(m, nn.Conv2d)]
+    assert len(convolutions) == int(name[3:5]) - 3  # three linear layers are one here
+    assert count(net) == published - sum(m.out_channels for m in convolutions)
+
+
+@pytest.mark.parametrize(("size", "poolings", "last"), [(32, 4, 2), (28, 4, 1), (16, 4, 1), (8, 3, 1)])
+def test_vgg_leaves_out_the_first_poolings_on_small_images(size: int, poolings: int, last: int) -> None:
+    net = vgg.build(TaskFacts("image", outputs=10, channels=3, size=size), "vgg16-bn", width=0.05)
+    features = net.get_submodule("features")
+    assert sum(isinstance(m, nn.MaxPool2d) for m in features.children()) == poolings
+    x = torch.randn(2, 3, size, size)
+    assert features(x).shape[2:] == (last, last)
+    assert net(x).shape == (2, 10)
+    large = vgg.build(CIFAR, "vgg16-bn", width=0.05)
+    assert set(net.state_dict()) == set(large.state_dict()), "weights fit images of all sizes"
+
+
+def test_vgg_with_channels_of_its_own() -> None:
+    channels = list(range(3, 16))
+    net = vgg.build(CIFAR, "vgg16-bn", channels=channels)
+    assert [m.out_channels for m in net.modules() if isinstance(m, nn.Conv2d)] == channels
+    with pytest.raises(UsageError, match="channels has 2 numbers, the net 13 convolutions"):
+        vgg.build(CIFAR, "vgg16-bn", channels=[3, 4])

@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from condensery.errors import UnknownKey, UsageError
+from condensery.roles import resolve
+from condensery.tasks import TaskFacts
+from condensery_plugins.models.transformers_text import build_hf, build_small
+
+FACTS = TaskFacts("text", outputs=3, vocabulary=40, length=12)
+SMALL = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 20}
+
+
+def inputs(real: int = 12) -> dict[str, Tensor]:
+    ids = torch.randint(4, 40, (2, 12), generator=torch.Generator().manual_seed(1))
+    mask = (torch.arange(12) < real).long().expand(2, 12)
+    return {"input_ids": ids * mask, "attention_mask": mask}
+
+
+def logits(net: nn.Module, **given: Tensor) -> Tensor:
+    with torch.no_grad():
+        out = net(**given).logits
+    assert isinstance(out, Tensor)
+    return out
+
+
+def test_the_small_net_has_the_size_it_was_asked_for() -> None:
+    net = build_small(FACTS, "transformer", hidden=16, depth=3, heads=2, intermediate=20, width=0.5)
+    assert net.get_parameter("bert.encoder.layer.2.intermediate.dense.weight").shape == (10, 8)
+    assert net.get_parameter("bert.embeddings.word_embeddings.weight").shape == (40, 8)
+    assert net.get_parameter("bert.embeddings.position_embeddings.weight").shape == (12, 8)
+    assert resolve(net, "stages") == [f"bert.encoder.layer.{i}" for i in range(3)]
+    assert resolve(net, "logits") == ["classifier"]
+    assert logits(net, **inputs()).shape == (2, 3)
+
+
+def test_eager_and_fused_attention_compute_the_same() -> None:
+    nets = [build_small(FACTS, "transformer", attention=how).eval() for how in ("eager", "sdpa")]
+    nets[1].load_state_dict(nets[0].state_dict())
+    given = inputs(real=7)
+    torch.testing.assert_close(logits(nets[0], **given), logits(nets[1], **given))
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_what_is_masked_changes_nothing(attention: str) -> None:
+    net = build_small(FACTS, "transformer", attention=attention).eval()
+    given = inputs(real=7)
+    other = {**given, "input_ids": torch.where(given["attention_mask"] == 1, given["input_ids"], 9)}
+    torch.testing.assert_close(logits(net, **given), logits(net, **other))
+
+
+@pytest.mark.parametrize(
+    ("name", "config"),
+    [
+        ("bert", SMALL),
+        ("distilbert", {"dim": 16, "n_heads": 2, "hidden_dim": 20}),
+        ("roberta", SMALL),
+        ("gpt2", {"n_embd": 16, "n_head": 2, "bos_token_id": None, "eos_token_id": None}),
+    ],
+)
+def test_model_types_take_the_tasks_vocabulary(name: str, config: dict[str, Any]) -> None:
+    net = build_hf(FACTS, name, depth=2, **config)
+    assert len(resolve(net, "stages")) == 2
+    assert any(m.num_embeddings == 40 for m in net.modules() if isinstance(m, nn.Embedding))
+    assert logits(net.eval(), **inputs(real=7)).shape == (2, 3)
+
+
+def test_a_folder_gives_its_config_and_its_weights_when_asked(tmp_path: Path) -> None:
+    saved: Any = build_hf(FACTS, "bert", depth=1, **SMALL)
+    saved.save_pretrained(tmp_path / "net")
+    loaded = build_hf(FACTS, str(tmp_path / "net"), pretrained=True)
+    state = loaded.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in saved.state_dict().items())
+    fresh = build_hf(FACTS, str(tmp_path / "net"), depth=2)
+    assert len(resolve(fresh, "stages")) == 2
+    name = "bert.encoder.layer.0.attention.self.query.weight"
+    assert fresh.get_parameter(name).shape == saved.get_parameter(name).shape
+    assert not torch.equal(fresh.get_parameter(name), saved.get_parameter(name))
+    larger = TaskFacts("text", outputs=3, vocabulary=30, length=12)
+    with pytest.raises(UsageError, match="vocabulary of 40, the task's is 30; give the task the net's own tokenizer"):
+        build_hf(larger, str(tmp_path / "net"), pretrained=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "error", "says"),
+    [
+        ("brt", {}, UnknownKey, "unknown transformers model type 'brt'; did you mean 'bert'"),
+        ("bert", {"hiden_size": 3}, UnknownKey, "unknown setting 'hiden_size'; did you mean 'hidden_size'"),
+        ("bert", {"hidden_size": "x"}, UsageError, "hidden_size"),
+        ("bert", {"attention": "flash"}, UnknownKey, "unknown attention 'flash'"),
+        ("bert", {"pretrained": True}, UsageError, "a type without weights"),
+        ("bert", {"max_position_embeddings": 4}, UsageError, "takes 4 tokens, the task gives 12"),
+        ("bert", {"vocab_size": 4}, UsageError, "vocabulary of 4, the task's is 40"),
+        ("vit", {}, UsageError, "no sequence classification for 'vit'"),
+        ("/no/such", {}, UsageError, "no such folder: /no/such"),
+        ("someone/something", {}, UsageError, "Hub can't be reached"),
+    ],
+)
+def test_what_transformers_can_not_build_is_one_line(
+    name: str, config: dict[str, Any], error: type[UsageError], says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(error, match=says) as caught:
+        build_hf(FACTS, name, **config)
+    assert "\n" not in str(caught.value)
+
+
+def test_settings_of_the_small_net_are_checked() -> None:
+    with pytest.raises(UnknownKey, match="unknown attention 'flash'"):
+        build_small(FACTS, "transformer", attention="flash")
+    with pytest.raises(UsageError, match="hidden 16 is not a multiple of 3 heads"):
+        build_small(FACTS, "transformer", hidden=16)
