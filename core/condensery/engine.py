@@ -262,7 +262,7 @@ class Run:
                 if player.name in stage.players:
                     raise UsageError(f"stage {stage.name!r}: two players are named {player.name!r}")
                 stage.players[player.name] = player
-        self._set_players(stage, net)
+        self._set_players(stage)
         stage.manager.call("prepare", stage=stage)
         stage.ready()
         self._optimizers(stage)
@@ -309,7 +309,7 @@ class Run:
             self._facts = Facts(words_of(stage))
         self._facts.enter(unit.spec.name, methods, ["teacher"] if unit.spec.teachers else [])
 
-    def _set_players(self, stage: Stage, net: Net) -> None:
+    def _set_players(self, stage: Stage) -> None:
         for name, spec in stage.spec.players.items():
             if name not in stage.players:
                 known = ", ".join(stage.players)

@@ -19,21 +19,14 @@ from condensery.transforms import attached, owner_of
 UNCOUNTED = ("lstm", "gru", "rnn_", "_int_mm", "bilinear", "_transformer_encoder_layer", "_native_multi_head_attention")
 
 
-def evaluate(
-    task: Task, model: nn.Module, device: torch.device, *, batch_size: int = 500, limit: int | None = None
-) -> dict[str, float]:
-    """Return the task's metrics over the test split, in eval mode and float32.
-
-    :param limit: stop after this many batches.
-    """
+def evaluate(task: Task, model: nn.Module, device: torch.device, *, batch_size: int = 500) -> dict[str, float]:
+    """Return the task's metrics over the test split, in eval mode and float32."""
     was = model.training
     model.eval()
     logits: list[Tensor] = []
     labels: list[Tensor] = []
     with torch.no_grad():
-        for number, batch in enumerate(task.batches("test", batch_size=batch_size, device=device)):
-            if limit is not None and number >= limit:
-                break
+        for batch in task.batches("test", batch_size=batch_size, device=device):
             assert batch.labels is not None
             logits.append(task.logits(model, batch.inputs).float().cpu())
             labels.append(batch.labels.cpu())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -241,7 +242,7 @@ class Stage:
         for batch in batches:
             yield batch if self.labels else Batch(batch.inputs)
 
-    @property
+    @functools.cached_property
     def steps_per_epoch(self) -> int:
         """Batches in one epoch of the task's data."""
         whole = -(-self.task.count("train", self.subset) // self.train.batch_size)

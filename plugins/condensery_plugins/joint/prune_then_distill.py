@@ -7,6 +7,7 @@ from condensery.errors import NotApplicable
 from condensery.hookspecs import hookimpl
 from condensery.stage import Stage
 from condensery_plugins.distillation.hinton_kd import HintonKD
+from condensery_plugins.pruning.masks import sparsity_percent
 
 
 @dataclass(eq=False, kw_only=True)
@@ -35,10 +36,7 @@ class PruneThenDistill(HintonKD):
     @hookimpl
     def report(self, stage: Stage) -> dict[str, float]:
         """Return how much of the teacher was pruned."""
-        alive = [w.alive for w in stage.weights("teacher")]
-        return {
-            "teacher_sparsity_percent": 100 * (1 - sum(int(a.sum()) for a in alive) / sum(a.numel() for a in alive))
-        }
+        return {"teacher_sparsity_percent": sparsity_percent(stage.weights("teacher"))}
 
 
 def student_channels(alive: Sequence[int], *, inputs: int = 3, kernel: int = 9) -> list[int]:

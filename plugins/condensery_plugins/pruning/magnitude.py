@@ -4,13 +4,11 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
-
 from condensery.errors import UsageError
 from condensery.hookspecs import hookimpl
 from condensery.methods import Method
 from condensery.stage import Stage
-from condensery_plugins.pruning.masks import keep_largest, mask
+from condensery_plugins.pruning.masks import keep_largest, mask, sizes, sparsity_percent
 
 
 @dataclass(eq=False, kw_only=True)
@@ -57,8 +55,7 @@ class Magnitude(Method):
         if self.skip_last:
             last = stage.edges()[1]
             weights = {n: w for n, w in weights.items() if w.path != last}
-        dead = float("-inf")
-        scores = {n: torch.where(w.alive, w.latent.detach().abs(), dead) for n, w in weights.items()}
+        scores = {n: sizes(w) for n, w in weights.items()}
         given = {n: 1 - self.density[w.path] for n, w in weights.items() if w.path in self.density}
         rest = {n: s for n, s in scores.items() if n not in given}
         keep = keep_largest(rest, self.sparsity * share, scope=self.scope) if rest else {}
@@ -70,5 +67,4 @@ class Magnitude(Method):
     @hookimpl
     def report(self, stage: Stage) -> dict[str, float]:
         """Return the share of zeros reached."""
-        alive = [w.alive for w in stage.weights()]
-        return {"sparsity_percent": 100 * (1 - sum(int(a.sum()) for a in alive) / sum(a.numel() for a in alive))}
+        return {"sparsity_percent": sparsity_percent(stage.weights())}

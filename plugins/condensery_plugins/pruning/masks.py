@@ -55,6 +55,17 @@ def mask(stage: Stage, weight: Weight, keep: Tensor, player: str = "student") ->
     made.keep.copy_(keep)
 
 
+def sparsity_percent(weights: Sequence[Weight]) -> float:
+    """Return the share of entries that masks hold at zero, over all weights together."""
+    alive = [w.alive for w in weights]
+    return 100 * (1 - sum(int(a.sum()) for a in alive) / sum(a.numel() for a in alive))
+
+
+def sizes(weight: Weight) -> Tensor:
+    """Return the size of each entry, ``-inf`` where a mask holds it already."""
+    return torch.where(weight.alive, weight.latent.detach().abs(), float("-inf"))
+
+
 def keep_largest(scores: Mapping[str, Tensor], remove: float, *, scope: str) -> dict[str, Tensor]:
     """Return what stays when a share of the smallest scores goes, exactly as many as the share says.
 

@@ -2,13 +2,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-
 from condensery.hookspecs import hookimpl
 from condensery.methods import Method
 from condensery.players import Player
 from condensery.stage import BATCH_NORMS, Stage
-from condensery_plugins.pruning.masks import keep_largest, mask
+from condensery_plugins.pruning.masks import keep_largest, mask, sizes, sparsity_percent
 
 
 @dataclass(eq=False, kw_only=True)
@@ -39,8 +37,7 @@ class NetworkSlimming(Method):
         """Switch channels off: scale and shift become zero."""
         scales = {w.path: w for w in stage.weights(kinds=BATCH_NORMS)}
         shifts = {w.path: w for w in stage.weights(kinds=BATCH_NORMS, tensor="bias")}
-        dead = float("-inf")
-        scores = {p: torch.where(w.alive, w.latent.detach().abs(), dead) for p, w in scales.items()}
+        scores = {p: sizes(w) for p, w in scales.items()}
         keep = keep_largest(scores, self.ratio, scope="global")
         for path, weight in scales.items():
             keep[path][scores[path].argmax()] = True
@@ -53,6 +50,5 @@ class NetworkSlimming(Method):
         """Return the share of channels switched off, and the mean size of the scales."""
         scales = stage.weights(kinds=BATCH_NORMS)
         total = sum(w.latent.numel() for w in scales)
-        off = total - sum(int(w.alive.sum()) for w in scales)
         size = sum(float(w.latent.detach().abs().sum()) for w in scales) / total
-        return {"channels_off_percent": 100 * off / total, "mean_scale": size}
+        return {"channels_off_percent": sparsity_percent(scales), "mean_scale": size}
