@@ -14,6 +14,7 @@ from torch.nn.utils import parametrize
 
 from condensery.errors import NonFiniteLoss, UsageError
 from condensery.hookspecs import PER_PLAYER_HOOKS
+from condensery.layers import Layer, replace
 from condensery.managers import DEFAULTS, StageManager
 from condensery.players import Outputs, Player
 from condensery.recipe import ModelSpec, StageSpec, TrainSpec
@@ -170,6 +171,13 @@ class Stage:
         """
         net = self.players[player].module
         attach(net, target, name, transform.to(self.device), keep=keep)
+
+    def replace(self, path: str, layer: Layer | nn.Identity, player: str = "student") -> None:
+        """Put a registered layer in a plain module's place, in ``prepare`` or ``end_stage``; it stays.
+
+        :raises UsageError: if the net has no such module.
+        """
+        replace(self.players[player].module, path, layer.to(self.device))
 
     def order(self, player: str = "student", kinds: Sequence[type[nn.Module]] = (*WEIGHTED, nn.Embedding)) -> list[str]:
         """Return the paths of a player's layers in the order in which a forward pass first calls them.

@@ -1,7 +1,7 @@
 """What a method leaves on a weight or an activation, and how it is attached to a module.
 
 A tensor has at most one parametrization, a :class:`Stack`, in which the transforms run in rank order:
-reparametrize < quantize < mask. So zeros survive any quantizer, whatever the order of the recipe.
+reparametrize < quantize < mask < store. So zeros survive any quantizer, whatever the order of the recipe.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from condensery.codecs import Coding
 from condensery.errors import UsageError
 
-REPARAMETRIZE, QUANTIZE, MASK = 0, 1, 2
+REPARAMETRIZE, QUANTIZE, MASK, STORE = 0, 1, 2, 3
 SITES = ("input", "output")
 
 
@@ -57,6 +58,17 @@ class Transform(nn.Module):
     def config(self) -> dict[str, Any]:
         """Return the JSON arguments that build this transform again (its tensors come from the state)."""
         return {}
+
+    def code(self, coding: Coding, final: Tensor) -> Coding:
+        """Return how an artifact stores the tensor, given how the transforms before this one would.
+
+        A quantizer returns a coding whose ``main`` stream holds whole numbers, of the tensor's shape, 0 for zero; a
+        mask puts a sparse codec before the leaf (``coding.map_main``); one of rank ``STORE`` leaves the values alone
+        and changes leaves (``coding.map_leaves``).
+
+        :param final: the value that the layer uses, all transforms applied.
+        """
+        return coding
 
     def bake(self, owner: nn.Module) -> nn.Module | None:
         """Return a registered layer to stand in for ``owner`` when the recipe ends, or ``None`` for a plain weight."""
