@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from condensery.checkpoint import describe_net, rebuild_net
+from condensery.checkpoint import describe_net, rebuild_net, unweighted
 from condensery.clone import clone, frozen
 from condensery.errors import UsageError
 from condensery.folder import RunFolder
@@ -57,14 +57,19 @@ class Cast:
         self.folder, self.train, self.dry = folder, train, dry
         self.snapshots: dict[str, Net] = {}
         self.wanted = references(recipe)
+        self._fresh: dict[str, nn.Module] = {}
 
     def build(self, spec: ModelSpec) -> nn.Module:
         """Build a net with the run's seed."""
-        return build_net(spec, self.task, self.registry, self.recipe.seed)
+        return build_net(spec, self.task.facts, self.registry, self.recipe.seed)
 
     def described(self, net: Net) -> dict[str, Any]:
         """Return what a checkpoint holds of a net."""
-        return describe_net(net.module, net.spec, self.registry)
+        plain = unweighted(net.spec)
+        key = fingerprint(plain.model_dump(mode="json"))
+        if key not in self._fresh:
+            self._fresh[key] = self.build(plain)
+        return describe_net(net.module, net.spec, self._fresh[key], self.registry)
 
     def rebuilt(self, description: Any) -> Net:
         """Return a net from a checkpoint."""

@@ -10,7 +10,7 @@ from condensery.errors import UsageError
 from condensery.recipe import ModelSpec, TaskSpec, fingerprint
 from condensery.registry import Registry
 from condensery.roles import resolve
-from condensery.tasks import Task
+from condensery.tasks import Task, TaskFacts
 from condensery.weights import load_weights
 
 
@@ -33,7 +33,7 @@ def derive_seed(*parts: object) -> int:
     return int(fingerprint([str(p) for p in parts])[:12], 16)
 
 
-def build_net(spec: ModelSpec, task: Task, registry: Registry, seed: int) -> nn.Module:
+def build_net(spec: ModelSpec, facts: TaskFacts, registry: Registry, seed: int) -> nn.Module:
     """Build a net with random weights, or the spec's. The initial weights depend on the seed and spec alone.
 
     :raises UsageError: for an unknown model, a setting it doesn't have, or weights that don't fit.
@@ -51,7 +51,7 @@ def build_net(spec: ModelSpec, task: Task, registry: Registry, seed: int) -> nn.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed("init", seed, spec.seed, spec.key))
         try:
-            model = builder(task.facts, name, **config)
+            model = builder(facts, name, **config)
         except TypeError as error:
             raise UsageError(f"model {spec.key!r}: {error}") from None
     if spec.weights and spec.weights != "hub":

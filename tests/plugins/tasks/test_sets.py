@@ -52,7 +52,7 @@ def test_local_sets(key: str) -> None:
     assert (task.count("train"), task.count("test")) == LOCAL[key]
     batch = next(iter(task.batches("test", batch_size=4)))
     spec = ModelSpec(key="mlp" if task.facts.kind == "image" else "transformer")
-    net = build_net(spec, task, REGISTRY, 0).eval()
+    net = build_net(spec, task.facts, REGISTRY, 0).eval()
     assert task.logits(net, batch.inputs).shape == (4, task.facts.outputs)
 
 
@@ -62,7 +62,7 @@ def test_trained_resnet20_scores_what_its_source_says() -> None:
     needs_data()
     task = build_task(TaskSpec.model_validate({"key": "cifar10", "normalize": "imagenet"}), REGISTRY)
     spec = ModelSpec(key="resnet20", weights="$CONDENSERY_DATA/ckpt_cifar10_resnet/resnet20.safetensors")
-    quality = evaluate(task, build_net(spec, task, REGISTRY, 0), torch.device("cpu"))
+    quality = evaluate(task, build_net(spec, task.facts, REGISTRY, 0), torch.device("cpu"))
     assert quality["accuracy"] == pytest.approx(91.73, abs=0.03)
 
 
