@@ -150,8 +150,12 @@ def restructure(fresh: nn.Module, data: Mapping[str, Any], registry: Registry, w
             for name, value in values.items():
                 setattr(module, name, _thawed(value))
         shared = {n: group for group in _ties(fresh) for n in group}
+        done: set[str] = set()
         for full, shape in wanted.shapes.items():
-            _reshape(fresh, full, shape, shared.get(full, [full]))
+            if full not in done:
+                group = shared.get(full, [full])
+                _reshape(fresh, full, shape, group)
+                done.update(group)
     except (AttributeError, KeyError, TypeError) as error:
         raise ArtifactError(f"{where}: the structure doesn't fit the net: {error}") from None
     return fresh
