@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
+
 import torch
 from torch import Tensor, nn
 
 from condensery.clone import clone
-from condensery.errors import UsageError
+from condensery.errors import UnknownKey, UsageError
 from condensery.recipe import ModelSpec, TaskSpec, fingerprint
 from condensery.registry import Registry
 from condensery.roles import resolve
@@ -17,9 +19,15 @@ from condensery.weights import load_weights
 def build_task(spec: TaskSpec, registry: Registry) -> Task:
     """Build a task; its data are not read yet.
 
-    :raises UsageError: for an unknown task or a setting that it doesn't have.
+    :raises UnknownKey: for an unknown task, or a setting that it doesn't have.
+    :raises UsageError: for a setting with a value of the wrong type.
     """
     cls = registry.load("tasks", spec.key)
+    settings = inspect.signature(cls).parameters
+    takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in settings.values())
+    for name in spec.config:
+        if name not in settings and not takes_any:
+            raise UnknownKey("setting", name, settings, where=f"task {spec.key!r}")
     try:
         task = cls(**spec.config)
     except TypeError as error:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from condensery import Registry, UsageError
+from condensery.errors import UnknownKey
 from condensery.measure import evaluate
 from condensery.models import build_net, build_task
 from condensery.recipe import ModelSpec, TaskSpec
@@ -88,5 +89,7 @@ def test_missing_data_names_every_place(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_an_unknown_setting_is_named() -> None:
-    with pytest.raises(UsageError, match="digits"):
+    with pytest.raises(UnknownKey, match=r"^task 'digits': unknown setting 'sise'; did you mean 'size'"):
         build_task(TaskSpec.model_validate({"key": "digits", "sise": 3}), REGISTRY)
+    with pytest.raises(UsageError, match=r"^task 'digits': .*'str'"):
+        build_task(TaskSpec.model_validate({"key": "digits", "size": "large"}), REGISTRY)
