@@ -108,6 +108,14 @@ def reproduce(
     reproduce_paper(key, tier, seeds, device, out, results, as_json=json)
 
 
+@app.command("inspect")
+def inspect_(artifact: Path, json: Json = False) -> None:
+    """Show where the bytes of an artifact are, layer by layer."""
+    from condensery_catalogue.inspecting import inspect_file
+
+    inspect_file(artifact, as_json=json)
+
+
 def main() -> None:
     """Run the command line; an error that a user can act on is one line, exit code 2."""
     try:

@@ -175,6 +175,7 @@ def print_report(report: Mapping[str, Any], folder: Path) -> None:
             f"stage {stage['name']}{cached}: {stage['epochs']} epochs, {stage['wall_s']:.0f} s  {said}", markup=False
         )
     console.print(f"report: {folder / 'report.json'}", markup=False, soft_wrap=True)
+    console.print(f"artifact: {folder / report['artifact']}", markup=False, soft_wrap=True)
 
 
 def _number(value: float | None) -> str:

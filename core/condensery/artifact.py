@@ -89,11 +89,9 @@ def save_artifact(
     registry: Registry,
     *,
     task: TaskSpec | None = None,
-    about: Mapping[str, Any] | None = None,
 ) -> Sizes:
     """Write a baked net to one file, which appears whole or not at all; returns where its bytes are.
 
-    :param about: plain data to keep with it: recipe, quality, ...
     :raises PluginError: for a layer or transform that no plugin registers.
     """
     fresh = build_net(unweighted(model), facts, registry, 0)
@@ -109,7 +107,6 @@ def save_artifact(
         "transforms": transforms_of(baked.net, registry),
         "tensors": records,
         "crc": {path: zlib.crc32(blob.numpy().tobytes()) for path, blob in blobs.items()},
-        "about": dict(about or {}),
     }
     manifest["from"] = origins(manifest, registry)
     text = json.dumps(manifest, separators=(",", ":")).encode()

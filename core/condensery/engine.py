@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
+from condensery.artifact import save_artifact
+from condensery.bake import bake
 from condensery.cast import Cast, Net
 from condensery.checkpoint import load_tree, save_tree
 from condensery.clone import clone, frozen
 from condensery.data import cache_dir
 from condensery.errors import MethodError, UsageError
-from condensery.folder import NET, ORIGINAL, PROGRESS, RunFolder
+from condensery.folder import ARTIFACT, NET, ORIGINAL, PROGRESS, RunFolder
 from condensery.formula import holds, variables
 from condensery.hookspecs import STAGE_HOOKS
 from condensery.managers import DEFAULTS
@@ -69,6 +72,7 @@ class Run:
         self.decisions: dict[str, Any] = {}
         self.cast = Cast(recipe, registry, self.task, self.device, self.folder, self._trained, dry=dry)
         self.opener = Opener(self.cast)
+        self.net: nn.Module | None = None
         self._checked = False
         self._calls: list[dict[str, Any]] = []
 
@@ -88,6 +92,7 @@ class Run:
             dry.cast.snapshots["original"] = Net(frozen(clone(net.module)), net.spec)
             for _ in dry._units(net):
                 pass
+            dry.cast.described(Net(bake(net.module, self.registry).net, net.spec))  # refuses what can't be saved
         self._calls = dry._calls
         self._checked = True
 
@@ -109,7 +114,12 @@ class Run:
         before = measure(self.task, net.module, self.device)
         for _ in self._units(net):
             pass
-        after = measure(self.task, net.module, self.device)
+        baked = bake(net.module, self.registry)
+        save_artifact(
+            self.folder.path / ARTIFACT, baked, net.spec, self.task.facts, self.registry, task=self.recipe.task
+        )
+        self.net = baked.net
+        after = measure(self.task, baked.net, self.device)
         report = {
             "recipe": self.recipe.dump(),
             "seed": self.recipe.seed,
@@ -120,6 +130,7 @@ class Run:
             "before": before,
             "after": after,
             "ratios": ratios(before, after),
+            "artifact": ARTIFACT,
             "stages": self.stages,
             "wall_s": round(sum(s["wall_s"] for s in self.stages), 2),
         }
