@@ -320,6 +320,7 @@ class Run:
         for player in stage.players.values():
             player.taps.remove()
             detach_temporary(player.module)
+            stage.changed(player.name)
             player.module.zero_grad(set_to_none=True)
             wrong = broken_promises(player.module)
             if wrong:
