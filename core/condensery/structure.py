@@ -21,8 +21,10 @@ from condensery.transforms import SITE_PREFIX, latent_of
 
 IDENTITY = "identity"
 _TUPLE = "$tuple"
-_OWN = frozenset(vars(nn.Module()))
-"""What every module has."""
+PORTABLE = "portable_spec"
+"""Attribute of a net whose spec names a folder or the hub: fields of a spec that doesn't, for artifacts."""
+_OWN = frozenset({*vars(nn.Module()), PORTABLE})
+"""What every module has, or core reads itself."""
 
 
 @dataclasses.dataclass
