@@ -99,7 +99,7 @@ def _layer(path: str, module: nn.Module, registry: Registry) -> dict[str, Any]:
 def _attributes(path: str, mine: nn.Module, fresh: nn.Module) -> dict[str, Any]:
     changed = {}
     for name, value in vars(mine).items():
-        if name in _OWN or name.endswith("_cache"):
+        if name in _OWN or name[0] == "_" or name.endswith("_cache"):  # a class's own affairs; what a pass fills anew
             continue
         other = vars(fresh).get(name)
         if not _plain(value):
