@@ -5,16 +5,22 @@ from __future__ import annotations
 from condensery.hookspecs import Register, RegisterCard, hookimpl
 
 METHODS = (
+    ("activation-gradient-pruning-dbtd", "pruning.activation_gradient_pruning_dbtd:ActivationGradientPruningDBTD"),
+    ("asymptotic-soft-filter-pruning", "pruning.asymptotic_soft_filter_pruning:AsymptoticSoftFilterPruning"),
     ("deep-mutual-learning", "distillation.deep_mutual_learning:DeepMutualLearning"),
+    ("filter-pruning", "pruning.filter_pruning:FilterPruning"),
+    ("gradual-magnitude-pruning", "pruning.gradual_magnitude_pruning:GradualMagnitudePruning"),
     ("hinton-kd", "distillation.hinton_kd:HintonKD"),
     ("lsq", "quantization.lsq:LSQ"),
     ("magnitude", "pruning.magnitude:Magnitude"),
     ("network-slimming", "pruning.network_slimming:NetworkSlimming"),
     ("prune-then-distill", "joint.prune_then_distill:PruneThenDistill"),
     ("qkd", "joint.qkd:QKD"),
+    ("soft-filter-pruning", "pruning.soft_filter_pruning:SoftFilterPruning"),
 )
 CODECS: tuple[tuple[str, str], ...] = ()
 LAYERS = (
+    ("gradient-pruner", "pruning.activation_gradient_pruning_dbtd:GradientPruner"),
     ("interval-quantizer", "joint.qkd:IntervalQuantizer"),
     ("lsq-step", "quantization.lsq:LearnedStep"),
     ("mask", "pruning.masks:Mask"),

@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from condensery.errors import NotApplicable
+from condensery.hookspecs import hookimpl
+from condensery.methods import Method
+from condensery.stage import BATCH_NORMS, CONVS, LINEARS, Stage, Weight
+from condensery.transforms import Transform, attached
+from condensery_plugins.pruning.filters import embeds_patches, norms_behind
+
+NORMS = (*BATCH_NORMS, nn.GroupNorm, nn.LayerNorm)
+
+
+def threshold_factor(rate: float) -> float:
+    """Return tau / mean|g| for normal gradients of which a share is to lie below tau.
+
+    sigma = sqrt(pi / 2) * mean|g| and tau = PhiInverse((1 + rate) / 2) * sigma.
+    """
+    return NormalDist().inv_cdf((1 + rate) / 2) * math.sqrt(math.pi / 2)
+
+
+def prune(gradient: Tensor, tau: Tensor) -> Tensor:
+    """Return a gradient whose entries below tau are 0, or tau with their sign with probability |g| / tau.
+
+    The expectation of each entry stays what it was; ``nan`` stays, so that it is noticed.
+
+    :param tau: scalar; rounded to the gradient's precision first, or else the expectation would move.
+    """
+    tau = tau.to(gradient.dtype)
+    size = gradient.abs()
+    promoted = size.float() > torch.rand_like(gradient, dtype=torch.float32) * tau.float()
+    return torch.where(size < tau, promoted * tau * gradient.sign(), gradient)
+
+
+class _Backward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, pruner: GradientPruner) -> Tensor:
+        ctx.pruner = pruner
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return ctx.pruner.receive(gradient), None
+
+
+class GradientPruner(Transform):
+    """Lets activations pass, prunes the gradient that comes back, and counts what is left of it.
+
+    :param rate: share of entries that should lie below the threshold; 0 only counts.
+    :param window: passes whose thresholds predict the next one; nothing is pruned or counted before.
+    """
+
+    key = "gradient-pruner"
+    past: Tensor
+    passes: Tensor
+    entries: Tensor
+    before: Tensor
+    after: Tensor
+
+    def __init__(self, rate: float, window: int) -> None:
+        super().__init__()
+        self.rate, self.window = rate, window
+        self.factor = threshold_factor(rate)
+        self.register_buffer("past", torch.zeros(window))
+        self.register_buffer("passes", torch.zeros((), dtype=torch.int64))
+        for name in ("entries", "before", "after"):
+            self.register_buffer(name, torch.zeros((), dtype=torch.float64))
+
+    def forward(self, value: Tensor) -> Tensor:
+        """Return the value as it is."""
+        if not (self.training and torch.is_grad_enabled() and value.requires_grad):
+            return value
+        return _Backward.apply(value, self)  # type: ignore[no-any-return]
+
+    def receive(self, gradient: Tensor) -> Tensor:
+        """Return the pruned gradient, and put this pass's own threshold in the queue."""
+        full = self.passes >= self.window
+        pruned = gradient
+        if self.rate:
+            pruned = prune(gradient, torch.where(full, self.past.mean(), 0.0))
+            tau = self.factor * gradient.abs().mean(dtype=torch.float32)
+            self.past.copy_(torch.cat([self.past[1:], tau[None]]))
+        self.entries += full * gradient.numel()
+        self.before += full * gradient.count_nonzero()
+        self.after += full * pruned.count_nonzero()
+        self.passes += 1
+        return pruned
+
+    def resize(self, take: Any) -> None:
+        """Nothing in it has the activation's shape."""
+
+    def config(self) -> dict[str, Any]:
+        """Return rate and window."""
+        return {"rate": self.rate, "window": self.window}
+
+
+@dataclass(eq=False, kw_only=True)
+class ActivationGradientPruningDBTD(Method):
+    """Prune small activation gradients at random in every backward pass, so that training itself takes less work.
+
+    Ye, Dai, Luo, Guo, Qi, Yang, Chen: "Accelerating CNN Training by Pruning Activation Gradients", ECCV 2020 [20].
+    Distribution-based threshold determination: gradients are close to normal, so that a share ``rate`` lies below
+    tau = PhiInverse((1 + rate) / 2) * sqrt(pi / 2) * mean|g|. Entries below become 0 or +-tau at random, their
+    expectation kept. tau is predicted: the mean of the last ``window`` passes, for each layer by itself. In front of a
+    norm the gradient that reaches the convolution is pruned, which both its products use; else the one it hands on.
+    ``linear`` prunes what reaches linear layers too, but for the last; the paper has convolutions only.
+    The forward pass and the optimizer stay as they are, and nothing of it outlives the stage.
+    """
+
+    rate: float = 0.9
+    window: int = 4
+    linear: bool = False
+
+    @hookimpl
+    def prepare(self, stage: Stage) -> None:
+        """Attach the pruners, and plain counters where only the work is to be known."""
+        convolutions = stage.weights(kinds=CONVS)
+        if not self.linear and all(embeds_patches(w.module) for w in convolutions):
+            why = "no convolution but the one that embeds patches" if convolutions else "no convolution"
+            raise NotApplicable(self.key, f"the net has {why}; linear=true prunes the gradients of linear layers")
+        self._pruners: dict[str, list[GradientPruner]] = {}
+        self._costs: dict[str, int] = {}
+        self.first_, last = stage.edges()
+        norms = norms_behind(stage, [w.path for w in convolutions], NORMS)
+        for weight in convolutions:
+            path = weight.path
+            self._attach(stage, f"{path}:output", self.rate if path in norms else 0.0)
+            if path not in norms and path != self.first_:
+                self._attach(stage, f"{path}:input", self.rate)
+            self._costs[path] = products(weight, 1 if path == self.first_ else 2)
+        for weight in stage.weights(kinds=LINEARS):
+            self._attach(stage, f"{weight.path}:output", self.rate if self.linear and weight.path != last else 0.0)
+            self._costs[weight.path] = products(weight, 1 if weight.path == self.first_ else 2)
+
+    def _attach(self, stage: Stage, target: str, rate: float) -> None:
+        pruner = GradientPruner(rate, self.window)
+        taken = [a for a in attached(stage.student.module) if a.target == target and a.name.startswith(pruner.key)]
+        stage.attach(target, f"{pruner.key}-{len(taken) + 1}", pruner, keep=False)
+        self._pruners.setdefault(target, []).append(pruner)
+
+    @hookimpl
+    def report(self, stage: Stage) -> dict[str, float]:
+        """Return the share of non-zeros before and after, for each layer and overall, and the work of backward saved.
+
+        The work is that of the products of weight and input gradients, against all of it dense; an entry of an output
+        gradient that is zero saves its share of both, and of the first layer's one.
+        """
+        found = {t: p for t, pruners in self._pruners.items() for p in pruners}
+        pruning = {t: p for t, p in found.items() if p.rate}
+        report = {f"density_percent.{t.replace(':', '.')}": _density([p]) for t, p in pruning.items()}
+        report["density_percent"] = _density(list(pruning.values()))
+        report["density_before_percent"] = _density(list(pruning.values()), "before")
+        work = {p: found[f"{p}:output"] for p in self._costs}
+        dense = sum(self._costs[p] * float(g.entries) for p, g in work.items())
+        left = sum(self._costs[p] * float(g.after) for p, g in work.items())
+        report["backward_macs_saved_percent"] = 100 * (1 - left / dense) if dense else 0.0
+        return report
+
+
+def _density(pruners: list[GradientPruner], count: str = "after") -> float:
+    entries = sum(float(p.entries) for p in pruners)
+    return 100 * sum(float(getattr(p, count)) for p in pruners) / entries if entries else 100.0
+
+
+def products(weight: Weight, gradients: int) -> int:
+    """Return the multiply-accumulates of backward that one entry of a layer's output gradient takes part in.
+
+    :param gradients: 2 for those of weight and input, 1 for a first layer, whose input needs none.
+    """
+    return gradients * weight.latent[0].numel()

@@ -1,0 +1,217 @@
+"""How important a filter is: criteria of filter pruning, as functions of tensors and of a stage's layers.
+
+Each criterion gives one score for each filter; the lowest go. Where data is looked at, the net is in eval mode and its
+output at a filter is that of the norm behind the layer, if there is one. A ReLU behind it changes none of the scores.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from condensery.errors import NotApplicable, UsageError
+from condensery.stage import BATCH_NORMS, Stage, Weight
+from condensery_plugins.pruning.filters import norms_behind
+
+Criterion = Literal["l1", "l2", "norm-scale", "taylor-weight", "taylor-output", "apoz", "geometric-median", "random"]
+Scores = dict[str, Tensor]
+
+# ---------------------------------------------------------------- of tensors
+
+
+def l1(filters: Tensor) -> Tensor:
+    """Return the sum of each filter's absolute weights.
+
+    Li, Kadav, Durdanovic, Samet, Graf: "Pruning Filters for Efficient ConvNets", ICLR 2017.
+
+    :param filters: ``(filters, inputs, ...)``.
+    """
+    return filters.abs().flatten(1).sum(1)
+
+
+def l2(filters: Tensor) -> Tensor:
+    """Return the Euclidean norm of each filter.
+
+    He, Kang, Dong, Fu, Yang: "Soft Filter Pruning for Accelerating Deep Convolutional Neural Networks", IJCAI 2018.
+
+    :param filters: ``(filters, inputs, ...)``.
+    """
+    return filters.flatten(1).square().sum(1).sqrt()
+
+
+def geometric_median(filters: Tensor) -> Tensor:
+    """Return the sum of each filter's distances to all filters of its layer: smallest next to the geometric median.
+
+    He, Liu, Wang, Hu, Yang: "Filter Pruning via Geometric Median for Deep Convolutional Neural Networks Acceleration",
+    CVPR 2019 (FPGM): what lies there can be replaced by the others.
+
+    :param filters: ``(filters, inputs, ...)``.
+    """
+    flat = filters.flatten(1)
+    return torch.cdist(flat, flat, compute_mode="donot_use_mm_for_euclid_dist").sum(1)
+
+
+def apoz(values: Tensor) -> Tensor:
+    """Return the share of zeros that a ReLU makes of each channel: of what is not positive.
+
+    Hu, Peng, Tai, Tang: "Network Trimming: A Data-Driven Neuron Pruning Approach towards Efficient Deep
+    Architectures", 2016 (average percentage of zeros).
+
+    :param values: ``(batch, channels, ...)``, before or after the ReLU.
+    """
+    return (values <= 0).transpose(0, 1).flatten(1).float().mean(1)
+
+
+def taylor_weight(filters: Tensor, gradients: Tensor) -> Tensor:
+    """Return (sum of g * w)^2 of each filter: the squared first-order change of the loss without it.
+
+    Molchanov, Mallya, Tyree, Frosio, Kautz: "Importance Estimation for Neural Network Pruning", CVPR 2019.
+
+    :param filters: ``(filters, inputs, ...)``; ``gradients`` of the same shape, of the loss of one batch.
+    """
+    return (filters * gradients).flatten(1).sum(1).square()
+
+
+def taylor_output(values: Tensor, gradients: Tensor) -> Tensor:
+    """Return, for each channel, the mean over examples of |mean over positions of g * a|.
+
+    Molchanov, Tyree, Karras, Aila, Kautz: "Pruning Convolutional Neural Networks for Resource Efficient Inference",
+    ICLR 2017, equation 8.
+
+    :param values: ``(batch, channels, ...)``.
+    :param gradients: of the same shape, of the sum of the examples' losses.
+    """
+    return (values * gradients).flatten(2).mean(2).abs().mean(0)
+
+
+# ---------------------------------------------------------------- of layers
+
+
+def score(stage: Stage, layers: Sequence[Weight], criterion: Criterion, samples: int) -> Scores:
+    """Return the scores of layers' filters, ``(filters,)`` by path; a layer that the criterion can't see is left out.
+
+    :param samples: training examples to look at, by the criteria that need data.
+    """
+    return CRITERIA[criterion](stage, layers, samples)
+
+
+def _of_weights(rate: Callable[[Tensor], Tensor]) -> Callable[[Stage, Sequence[Weight], int], Scores]:
+    def scores(stage: Stage, layers: Sequence[Weight], samples: int) -> Scores:
+        return {w.path: rate(torch.where(w.alive, w.latent.detach(), 0.0)) for w in layers}
+
+    return scores
+
+
+def _norm_scales(stage: Stage, layers: Sequence[Weight], samples: int) -> Scores:
+    """|gamma| of the norm behind, as in Network Slimming (Liu et al., ICCV 2017), without its sparsity training."""
+    behind = norms_behind(stage, [w.path for w in layers])
+    scales = {w.path: w.latent.detach().abs() for w in stage.weights(kinds=BATCH_NORMS)}
+    found = {path: scales[norm] for path, norm in behind.items() if norm in scales}
+    if not found:
+        raise NotApplicable("criterion norm-scale", "no layer has a batch normalization with scales behind it")
+    return found
+
+
+def _taylor_weights(stage: Stage, layers: Sequence[Weight], samples: int) -> Scores:
+    sums = {w.path: torch.zeros(len(w.latent), device=w.latent.device) for w in layers}
+    batches = 0
+    for loss, _, _ in _looks(stage, [], samples):
+        gradients = torch.autograd.grad(_given(loss, stage), [w.latent for w in layers], allow_unused=True)
+        for weight, gradient in zip(layers, gradients, strict=True):
+            if gradient is not None:
+                sums[weight.path] += taylor_weight(weight.latent.detach(), gradient)
+        batches += 1
+    return {p: s / batches for p, s in sums.items()}
+
+
+def _taylor_outputs(stage: Stage, layers: Sequence[Weight], samples: int) -> Scores:
+    """With the paper's rescaling: each layer's scores have norm one, so that layers can be ranked together."""
+
+    def rate(loss: Tensor | None, values: Sequence[Tensor], size: int) -> list[Tensor]:
+        gradients = torch.autograd.grad(_given(loss, stage) * size, list(values))
+        return [taylor_output(v.detach(), g) for v, g in zip(values, gradients, strict=True)]
+
+    found = _of_outputs(stage, layers, samples, rate)
+    return {p: s / s.norm().clamp_min(1e-12) for p, s in found.items()}
+
+
+def _activity(stage: Stage, layers: Sequence[Weight], samples: int) -> Scores:
+    """One minus APoZ: a filter that is often zero matters little."""
+    return _of_outputs(stage, layers, samples, lambda loss, values, size: [1 - apoz(v.detach()) for v in values])
+
+
+def _random(stage: Stage, layers: Sequence[Weight], samples: int) -> Scores:
+    """Numbers from 0 to 1 by the stage's seed: the control that each criterion must beat."""
+    generator = torch.Generator().manual_seed(stage.seed * 1_000_003 + stage.round)
+    return {w.path: torch.rand(len(w.latent), generator=generator).to(w.latent.device) for w in layers}
+
+
+CRITERIA: Mapping[Criterion, Callable[[Stage, Sequence[Weight], int], Scores]] = {
+    "l1": _of_weights(l1),
+    "l2": _of_weights(l2),
+    "norm-scale": _norm_scales,
+    "taylor-weight": _taylor_weights,
+    "taylor-output": _taylor_outputs,
+    "apoz": _activity,
+    "geometric-median": _of_weights(geometric_median),
+    "random": _random,
+}
+
+
+def _of_outputs(
+    stage: Stage,
+    layers: Sequence[Weight],
+    samples: int,
+    rate: Callable[[Tensor | None, Sequence[Tensor], int], list[Tensor]],
+) -> Scores:
+    """Return the mean over examples of what ``rate`` says of the layers' outputs on one batch."""
+    behind = norms_behind(stage, [w.path for w in layers])
+    at = {w.path: behind.get(w.path, w.path) for w in layers}
+    sums: Scores = {}
+    seen = 0
+    for loss, outputs, size in _looks(stage, list(at.values()), samples):
+        for path, found in zip(at, rate(loss, [outputs[p] for p in at.values()], size), strict=True):
+            sums[path] = sums[path] + found * size if path in sums else found * size
+        seen += size
+    return {p: s / seen for p, s in sums.items()}
+
+
+def _given(loss: Tensor | None, stage: Stage) -> Tensor:
+    """Return a loss.
+
+    :raises UsageError: if there is none, because the stage has no labels.
+    """
+    if loss is None:
+        raise UsageError(f"stage {stage.name!r}: this criterion looks at the loss, and there are no labels")
+    return loss
+
+
+def _looks(stage: Stage, paths: Sequence[str], samples: int) -> Iterator[tuple[Tensor | None, dict[str, Tensor], int]]:
+    """Yield, for each batch of sampled examples, the mean loss, outputs by path, and the batch's size."""
+    net = stage.student.module
+    for batch in stage.sample(samples):
+        outputs: dict[str, Tensor] = {}
+        with _watching(net, paths, outputs), torch.enable_grad():
+            loss = stage.task.loss(stage.task.logits(net, batch.inputs), batch.labels if stage.labels else None)
+        yield loss, outputs, batch.size
+
+
+@contextlib.contextmanager
+def _watching(net: nn.Module, paths: Sequence[str], outputs: dict[str, Tensor]) -> Iterator[None]:
+    """Put a net in eval mode and note the outputs of some modules; afterwards all is as it was."""
+    modes = {m: m.training for m in net.modules()}
+    handles = [
+        net.get_submodule(p).register_forward_hook(lambda m, a, out, p=p: outputs.update({p: out})) for p in paths
+    ]
+    net.eval()
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, mode in modes.items():
+            module.training = mode

@@ -1,0 +1,110 @@
+"""What the filter-pruning methods share: which filters may go, the norms behind them, and taking them out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from condensery.errors import NotApplicable
+from condensery.stage import BATCH_NORMS, CONVS, Stage, Weight
+from condensery_plugins.pruning.masks import mask
+
+SHORTCUTS = ("downsample", "shortcut")
+"""Parts of a path that mark the projection of a shortcut."""
+
+
+def filter_layers(stage: Stage, method: str, skip: Sequence[str]) -> list[Weight]:
+    """Return the convolutions whose filters may go, in the net's order.
+
+    A depthwise convolution isn't one: its channels go with those of the layer before it.
+
+    :param skip: parts of a path; ``downsample`` leaves out ``layer2.0.downsample.0``.
+    :raises NotApplicable: if there is none, or only the one that cuts an image into a Transformer's patches.
+    """
+    whole = [w for w in stage.weights(kinds=CONVS) if not is_depthwise(w.module)]
+    found = [w for w in whole if not set(w.path.split(".")) & set(skip)]
+    if not found:
+        raise NotApplicable(method, "the net has no convolution whose filters may go")
+    only = found[0]
+    if len(found) == 1 and embeds_patches(only.module):
+        raise NotApplicable(
+            method, f"the only convolution, {only.path}, embeds patches: its filters are the net's width"
+        )
+    return found
+
+
+def is_depthwise(module: nn.Module) -> bool:
+    """Tell whether a convolution has a group of its own for each channel."""
+    groups = int(getattr(module, "groups", 1))
+    return groups > 1 and groups == getattr(module, "in_channels", 0)
+
+
+def embeds_patches(module: nn.Module) -> bool:
+    """Tell whether a convolution reads each pixel once: kernel as large as stride, above one."""
+    kernel = getattr(module, "kernel_size", (1,))
+    return math.prod(kernel) > 1 and kernel == getattr(module, "stride", None)
+
+
+def norms_behind(stage: Stage, paths: Sequence[str], kinds: Sequence[type[nn.Module]] = BATCH_NORMS) -> dict[str, str]:
+    """Return which norm reads exactly what a layer writes, by path of the layer; layers without one are left out.
+
+    :param kinds: of norms.
+    """
+    net = stage.student.module
+    wanted: tuple[type[nn.Module], ...] = tuple(kinds)
+    norms = [p for p, m in net.named_modules() if isinstance(m, wanted)]
+    written: dict[int, tuple[str, Tensor]] = {}  # holds the outputs, so that no other tensor gets their memory
+
+    def note(path: str, output: Tensor) -> None:
+        written[output.data_ptr()] = (path, output)
+
+    handles = [net.get_submodule(p).register_forward_hook(lambda m, a, out, p=p: note(p, out)) for p in paths]
+    inputs = stage.record_inputs(norms, 1) if norms else {}
+    for handle in handles:
+        handle.remove()
+    return {
+        written[read.data_ptr()][0]: norm
+        for norm, reads in inputs.items()
+        for read in reads
+        if read.data_ptr() in written and written[read.data_ptr()][1].shape == read.shape
+    }
+
+
+def zeroed(filters: int, rate: float) -> int:
+    """Return how many filters of a layer a rate zeroes: floor(filters * rate), at most all but one.
+
+    Rounded first, because ``100 * 0.29`` is 28.999999999999996 in binary floats.
+    """
+    return min(filters - 1, math.floor(round(filters * rate, 6)))
+
+
+def remove_filters(stage: Stage, gone: Mapping[str, Tensor]) -> None:
+    """Take filters out for good: they, their biases, and scale and shift of the norm behind them are held at zero.
+
+    Without the norm's shift a zero filter would still give a constant map.
+
+    :param gone: bool of shape ``(filters,)`` by path of the convolution.
+    """
+    behind = norms_behind(stage, list(gone))
+    for tensor in ("weight", "bias"):
+        for weight in stage.weights(kinds=CONVS, tensor=tensor):
+            if weight.path in gone:
+                keep = ~gone[weight.path].view(-1, *[1] * (weight.latent.dim() - 1))
+                mask(stage, weight, keep.expand(weight.latent.shape))
+        norms = {behind[p]: g for p, g in gone.items() if p in behind}
+        for weight in stage.weights(kinds=BATCH_NORMS, tensor=tensor):
+            if weight.path in norms:
+                mask(stage, weight, ~norms[weight.path])
+
+
+def is_held(weight: Weight) -> Tensor:
+    """Return which filters masks hold at zero as a whole, bool of shape ``(filters,)``."""
+    return ~weight.alive.flatten(1).any(1)
+
+
+def removed_percent(layers: Sequence[Weight]) -> float:
+    """Return the share of filters that masks hold at zero, over all layers together."""
+    return 100 * float(torch.cat([is_held(w) for w in layers]).float().mean())

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from condensery.errors import NotApplicable
+from condensery.hookspecs import hookimpl
+from condensery.methods import Method
+from condensery.stage import Stage, Weight
+from condensery.steps import rate_factor
+from condensery_plugins.pruning.filters import is_depthwise
+from condensery_plugins.pruning.masks import keep_largest, mask, sizes, sparsity_percent
+
+
+@dataclass(eq=False, kw_only=True)
+class GradualMagnitudePruning(Method):
+    """Prune more and more of the smallest weights of each layer while it trains, fast at first and slowly in the end.
+
+    Zhu, Gupta: "To prune, or not to prune: exploring the efficacy of pruning for model compression", 2017 [21].
+    s_t = s_f + (s_i - s_f) * (1 - (t - t0) / (n * dt))^3 for t = t0, t0 + dt, ..., t0 + n * dt, with s_f ``sparsity``,
+    s_i ``initial``, dt ``every`` (steps) and t0 ``start``, a share of the stage's steps. The ramp ends at ``end``, at
+    most dt earlier; then the masks are fixed and training goes on. A masked weight gets no gradient and stays at zero.
+    The first layer and depthwise convolutions stay dense. Prune while the learning rate is high enough to recover: see
+    ``learning_rate_at_end_percent``.
+    """
+
+    leaves = frozenset({"mask"})
+
+    sparsity: float = 0.8
+    initial: float = 0.0
+    start: float = 0.0
+    end: float = 0.75
+    every: int = 100
+    skip_first: bool = True
+
+    @hookimpl
+    def prepare(self, stage: Stage) -> None:
+        """Attach masks and plan their updates; without any steps prune at once."""
+        total = stage.epochs * stage.steps_per_epoch
+        self.first_ = stage.edges()[0] if self.skip_first else ""
+        if not self._layers(stage):
+            raise NotApplicable(self.key, "the net has no layer to prune but its first")
+        self.start_ = round(min(self.start, self.end) * total)
+        span = round(self.end * total) - self.start_
+        self.every_ = max(1, min(self.every, span))
+        self.updates_ = span // self.every_
+        self.done_ = 0
+        ends = (self.start_ + self.updates_ * self.every_) / max(1, total)
+        self.rate_at_end_ = 100 * rate_factor(stage.train.schedule, ends)
+        for weight in self._layers(stage):  # all masks from the start: nothing is attached while an optimizer runs
+            mask(stage, weight, weight.alive)
+        if total == 0:
+            self._prune(stage)
+
+    @hookimpl
+    def before_step(self, stage: Stage) -> None:
+        """Update the masks when it is due."""
+        if self.done_ <= self.updates_ and stage.step >= self.start_ + self.done_ * self.every_:
+            self._prune(stage)
+
+    @hookimpl
+    def end_stage(self, stage: Stage) -> None:
+        """Make the last update if it falls on the stage's end."""
+        if self.done_ == self.updates_:
+            self._prune(stage)
+
+    def _prune(self, stage: Stage) -> None:
+        share = self.done_ / self.updates_ if self.updates_ else 1.0
+        wanted = ramp(share, self.initial, self.sparsity)
+        for weight in self._layers(stage):
+            score = {weight.name: sizes(weight)}
+            mask(stage, weight, keep_largest(score, wanted, scope="local")[weight.name])
+        self.done_ += 1
+
+    def _layers(self, stage: Stage) -> list[Weight]:
+        return [w for w in stage.weights() if w.path != self.first_ and not is_depthwise(w.module)]
+
+    @hookimpl
+    def report(self, stage: Stage) -> dict[str, float]:
+        """Return the share of zeros in the pruned layers, the updates, and the learning rate when they ended."""
+        return {
+            "sparsity_percent": sparsity_percent(self._layers(stage)),
+            "updates_count": self.done_,
+            "learning_rate_at_end_percent": self.rate_at_end_,
+        }
+
+
+def ramp(share: float, initial: float, final: float) -> float:
+    """Return the sparsity when a share of the ramp is over (equation 1)."""
+    return final + (initial - final) * (1 - share) ** 3

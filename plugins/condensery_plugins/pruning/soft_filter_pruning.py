@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from condensery.hookspecs import hookimpl
+from condensery.methods import Method
+from condensery.stage import Stage, Weight
+from condensery_plugins.pruning.filters import SHORTCUTS, filter_layers, remove_filters, removed_percent, zeroed
+
+
+@dataclass(eq=False, kw_only=True)
+class SoftFilterPruning(Method):
+    """Set the smallest filters to zero after each epoch and let them grow again; take out the last ones for good.
+
+    He, Kang, Dong, Fu, Yang: "Soft Filter Pruning for Accelerating Deep Convolutional Neural Networks", IJCAI 2018
+    [15]. Of each convolution's N filters the floor(N * ratio) with the smallest L_p norm are set to zero in the latent
+    weights, once after every ``interval`` epochs and after the last. Nothing is masked in between: the next step trains
+    them like the others. When the stage ends, what is zero is removed, without fine-tuning. Every convolution takes
+    part, those in front of a residual addition too, but for projections of shortcuts (``skip``).
+    Raises NotApplicable on a net without convolutions, or with only the one that embeds a Transformer's patches.
+    """
+
+    leaves = frozenset({"mask"})
+
+    ratio: float = 0.3
+    p: int = 2
+    interval: int = 1
+    skip: list[str] = dataclasses.field(default_factory=lambda: list(SHORTCUTS))
+
+    @hookimpl
+    def prepare(self, stage: Stage) -> None:
+        """Refuse a net that has no filters to prune."""
+        self.zeroed_ = self.regrown_ = 0
+        filter_layers(stage, self.key, self.skip)
+
+    @hookimpl
+    def after_epoch(self, stage: Stage) -> None:
+        """Zero the smallest filters, when an interval or the stage is over."""
+        done = stage.epoch + 1
+        if done % self.interval and done < stage.epochs:
+            return
+        rate = self.rate(done / stage.epochs)
+        before, self.zeroed_, still = self.zeroed_, 0, 0
+        for weight in filter_layers(stage, self.key, self.skip):
+            norms = self._norms(weight)
+            gone = smallest(norms, rate)
+            still += int((norms == 0).sum())
+            self.zeroed_ += int(gone.sum())
+            with torch.no_grad():
+                weight.latent[gone] = 0.0
+        self.regrown_ += max(0, before - still)
+
+    def rate(self, share: float) -> float:
+        """Return the share of filters to zero when a share of the stage's epochs is over: always the same."""
+        return self.ratio
+
+    def _norms(self, weight: Weight) -> Tensor:
+        filters = torch.where(weight.alive, weight.latent.detach(), 0.0)
+        norms: Tensor = torch.linalg.vector_norm(filters.flatten(1), self.p, dim=1)
+        return norms
+
+    @hookimpl
+    def end_stage(self, stage: Stage) -> None:
+        """Remove the zero filters."""
+        layers = filter_layers(stage, self.key, self.skip)
+        remove_filters(stage, {w.path: smallest(self._norms(w), self.ratio) for w in layers})
+
+    @hookimpl
+    def report(self, stage: Stage) -> dict[str, float]:
+        """Return how many filters were zeroed last, how often a zero one had grown again, and the share removed."""
+        return {
+            "filters_zeroed_count": self.zeroed_,
+            "filters_regrown_count": self.regrown_,
+            "filters_removed_percent": removed_percent(filter_layers(stage, self.key, self.skip)),
+        }
+
+
+def smallest(norms: Tensor, rate: float) -> Tensor:
+    """Return which filters go: the floor(N * rate) of the smallest norms, bool of shape ``(filters,)``."""
+    gone = torch.zeros(len(norms), dtype=torch.bool, device=norms.device)
+    gone[norms.argsort(stable=True)[: zeroed(len(norms), rate)]] = True
+    return gone
