@@ -5,13 +5,18 @@ from __future__ import annotations
 from condensery.hookspecs import Register, hookimpl
 
 REPRODUCTIONS = (
+    "activation-gradient-pruning-dbtd",
+    "asymptotic-soft-filter-pruning",
     "deep-mutual-learning",
+    "filter-pruning",
+    "gradual-magnitude-pruning",
     "hinton-kd",
     "lsq",
     "magnitude",
     "network-slimming",
     "prune-then-distill",
     "qkd",
+    "soft-filter-pruning",
 )
 
 

@@ -41,7 +41,8 @@ class FilterPruning(Method):
         scores = {p: torch.where(is_held(layers[p]), float("-inf"), s) for p, s in scores.items()}
         keep = keep_largest(scores, self.ratio, scope=self.scope)
         for path, found in scores.items():
-            keep[path][found.argmax()] = True
+            if not bool(keep[path].any()):
+                keep[path][found.argmax()] = True
         remove_filters(stage, {p: ~k for p, k in keep.items()})
 
     @hookimpl

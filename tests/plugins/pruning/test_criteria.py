@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import copy
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from tests.plugins.pruning.nets import run
+from torch import Tensor, nn
+
+from condensery import NotApplicable, UsageError
+from condensery.stage import BATCH_NORMS, CONVS, Stage
+from condensery_plugins.pruning.criteria import (
+    CRITERIA,
+    Criterion,
+    apoz,
+    geometric_median,
+    l1,
+    l2,
+    score,
+    taylor_output,
+    taylor_weight,
+)
+from condensery_plugins.pruning.masks import mask
+
+FILTERS = torch.tensor([[3.0, -4.0], [0.0, 0.0], [6.0, 8.0]]).view(3, 2, 1, 1)
+RESNET = {"key": "resnet8", "width": 0.5}
+
+
+def test_norms_by_hand() -> None:
+    assert l1(FILTERS).tolist() == [7.0, 0.0, 14.0]
+    assert l2(FILTERS).tolist() == [5.0, 0.0, 10.0]
+
+
+def test_distances_to_the_geometric_median_by_hand() -> None:
+    """(3,-4), (0,0), (6,8): 5 to the origin, 10 from it to the last, sqrt(9 + 144) between the others."""
+    far = math.sqrt(153)
+    assert geometric_median(FILTERS).tolist() == pytest.approx([5 + far, 15.0, 10 + far])
+
+
+def test_the_filter_in_the_middle_is_the_least_important_however_large() -> None:
+    filters = torch.tensor([[9.0], [10.0], [11.0], [1.0], [20.0]]).view(5, 1, 1, 1)
+    assert int(geometric_median(filters).argmin()) == 1
+    assert int(l2(filters).argmin()) == 3
+
+
+def test_zeros_of_a_relu_by_hand() -> None:
+    """Channel 0: 3 of 4 not positive; channel 1: one of four. Before or after the ReLU is the same."""
+    values = torch.tensor([[[-1.0, 0.0], [1.0, 2.0]], [[-3.0, 5.0], [-1.0, 4.0]]])
+    assert apoz(values).tolist() == [0.75, 0.25]
+    assert apoz(values.relu()).tolist() == [0.75, 0.25]
+
+
+def test_taylor_of_weights_by_hand() -> None:
+    """(3 * 1 - 4 * 2)^2 = 25, 0, (6 * 1 - 8 * 1)^2 = 4."""
+    gradients = torch.tensor([[1.0, 2.0], [9.0, 9.0], [1.0, -1.0]]).view(3, 2, 1, 1)
+    assert taylor_weight(FILTERS, gradients).tolist() == [25.0, 0.0, 4.0]
+
+
+def test_taylor_of_outputs_by_hand() -> None:
+    """Two examples, one channel of two positions: |(1 * 2 + 3 * -4) / 2| = 5 and |(2 * 1 + 0) / 2| = 1, mean 3."""
+    values = torch.tensor([[[1.0, 3.0]], [[2.0, 7.0]]])
+    gradients = torch.tensor([[[2.0, -4.0]], [[1.0, 0.0]]])
+    assert taylor_output(values, gradients).tolist() == [3.0]
+
+
+def test_a_relu_changes_no_taylor_score() -> None:
+    torch.manual_seed(0)
+    before = torch.randn(4, 3, 5, requires_grad=True)
+    after = before.relu()
+    g_before, g_after = torch.autograd.grad((after * torch.randn(4, 3, 5)).sum(), [before, after])
+    torch.testing.assert_close(taylor_output(before, g_before), taylor_output(after, g_after))
+
+
+def look(tmp_path: Path, criterion: Criterion, model: object = RESNET, samples: int = 48) -> dict[str, Tensor]:
+    found: dict[str, Tensor] = {}
+
+    def prepare(stage: Stage) -> None:
+        if stage.dry:
+            return
+        modes = {m: m.training for m in stage.student.module.modules()}
+        found.update(score(stage, stage.weights(kinds=CONVS), criterion, samples))
+        assert modes == {m: m.training for m in stage.student.module.modules()}
+        assert all(p.grad is None for p in stage.student.module.parameters())
+
+    run(tmp_path, [{"methods": ["look"], "epochs": 0}], model, {"prepare": prepare})
+    return found
+
+
+@pytest.mark.parametrize("criterion", CRITERIA)
+def test_every_criterion_scores_every_layer_and_leaves_the_net_alone(criterion: Criterion, tmp_path: Path) -> None:
+    found = look(tmp_path, criterion)
+    assert {p: len(s) for p, s in found.items()}["layer3.0.conv2"] == 32
+    assert len(found) == 7
+    for scores in found.values():
+        assert bool(torch.isfinite(scores).all())
+        assert bool((scores >= 0).all())
+        assert float(scores.std()) > 0 or criterion == "norm-scale"  # a fresh net's scales are all one
+
+
+def test_random_scores_are_the_same_for_the_same_seed(tmp_path: Path) -> None:
+    first, again = look(tmp_path / "a", "random"), look(tmp_path / "b", "random")
+    assert all(torch.equal(first[p], again[p]) for p in first)
+    assert not torch.equal(first["layer1.0.conv1"], first["layer1.0.conv2"])
+
+
+def test_scores_of_a_net_against_the_loss_itself(tmp_path: Path) -> None:
+    """(sum of g * w)^2 is the square of the loss's slope when the filter is scaled: compared with a difference."""
+
+    def prepare(stage: Stage) -> None:
+        found = score(stage, stage.weights(kinds=CONVS), "taylor-weight", 8)["conv2"]
+        batch = stage.sample(8)[0]
+        for index in range(6):
+            losses = []
+            for factor in (1 + 1e-5, 1 - 1e-5):
+                net = copy.deepcopy(stage.student.module).double()
+                weight = net.get_parameter("conv2.weight")
+                with torch.no_grad():
+                    weight[index] *= factor
+                    losses.append(nn.functional.cross_entropy(net(batch.inputs.double()), batch.labels))  # type: ignore[arg-type]
+            slope = float(losses[0] - losses[1]) / 2e-5
+            assert float(found[index]) == pytest.approx(slope**2, rel=1e-3, abs=1e-12)
+
+    run(tmp_path, [{"methods": ["look"], "epochs": 0}], "plain-cnn", {"prepare": prepare})
+
+
+def test_outputs_are_ranked_with_norm_one_in_each_layer(tmp_path: Path) -> None:
+    for scores in look(tmp_path, "taylor-output").values():
+        assert float(scores.norm()) == pytest.approx(1.0)
+
+
+def test_the_share_of_zeros_is_read_behind_the_norm(tmp_path: Path) -> None:
+    """Shifts of +9 and -9 behind the first convolution: always on, always off."""
+
+    def prepare(stage: Stage) -> None:
+        shift = stage.weights(kinds=BATCH_NORMS, tensor="bias")[0].latent
+        with torch.no_grad():
+            shift.copy_(torch.tensor([9.0, -9.0] * 4))
+        found = score(stage, stage.weights(kinds=CONVS), "apoz", 8)["conv1"]
+        assert found.tolist() == [1.0, 0.0] * 4
+
+    run(tmp_path, [{"methods": ["look"], "epochs": 0}], RESNET, {"prepare": prepare})
+
+
+def test_masked_weights_count_as_zero(tmp_path: Path) -> None:
+    def prepare(stage: Stage) -> None:
+        weight = stage.weights(kinds=CONVS)[0]
+        keep = torch.ones_like(weight.latent, dtype=torch.bool)
+        keep[2] = False
+        mask(stage, weight, keep)
+        assert float(score(stage, [weight], "l1", 0)["conv1"][2]) == 0.0
+
+    run(tmp_path, [{"methods": ["look"], "epochs": 0}], RESNET, {"prepare": prepare})
+
+
+def test_what_a_criterion_cant_see_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(NotApplicable, match="no layer has a batch normalization with scales behind it"):
+        run_with(tmp_path, "norm-scale")
+    with pytest.raises(UsageError, match="looks at the loss, and there are no labels"):
+        run_with(tmp_path, "taylor-output", data={"labels": False})
+
+
+def run_with(tmp_path: Path, criterion: Criterion, **stage: object) -> None:
+    def prepare(stage: Stage) -> None:
+        score(stage, stage.weights(kinds=CONVS), criterion, 8)
+
+    run(tmp_path, [{"methods": ["look"], "epochs": 0, **stage}], "plain-cnn", {"prepare": prepare})

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from tests.plugins.pruning.nets import run
+
+from condensery import NotApplicable
+from condensery.stage import BATCH_NORMS, Stage
+from condensery_plugins.pruning.filters import SHORTCUTS, filter_layers, norms_behind, remove_filters, zeroed
+
+RESNET = {"key": "resnet8", "width": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("filters", "rate", "count"),
+    [(16, 0.3, 4), (32, 0.3, 9), (64, 0.3, 19), (10, 0.1, 1), (100, 0.29, 29), (4, 0.99, 3), (1, 0.9, 0)],
+)
+def test_the_zeroed_count_is_a_floor(filters: int, rate: float, count: int) -> None:
+    assert zeroed(filters, rate) == count
+
+
+def test_norms_are_found_where_they_read_exactly_what_a_layer_writes(tmp_path: Path) -> None:
+    def look(stage: Stage) -> None:
+        paths = [w.path for w in filter_layers(stage, "x", ())]
+        assert norms_behind(stage, paths) == {p: p.replace("conv", "bn") for p in paths}
+        assert len(paths) == 7
+
+    run(tmp_path, [{"methods": ["look"], "epochs": 0}], RESNET, {"prepare": look})
+
+
+def test_depthwise_convolutions_and_shortcuts_are_left_out(tmp_path: Path) -> None:
+    def look(stage: Stage) -> None:
+        assert [w.path for w in filter_layers(stage, "x", SHORTCUTS)] == ["conv"]
+        assert [w.path for w in filter_layers(stage, "x", ())] == ["conv", "downsample.0"]
+        with pytest.raises(NotApplicable, match="x is not applicable: the net has no convolution whose filters may go"):
+            filter_layers(stage, "x", ("conv", "downsample"))
+
+    run(tmp_path, [{"methods": ["look"], "epochs": 0}], "mobile-cnn", {"prepare": look})
+
+
+def test_a_removed_filter_gives_nothing_though_its_norm_had_a_shift(tmp_path: Path) -> None:
+    def look(stage: Stage) -> None:
+        net = stage.student.module
+        with torch.no_grad():
+            for tensor in ("weight", "bias"):
+                for weight in stage.weights(kinds=BATCH_NORMS, tensor=tensor):
+                    weight.latent.fill_(0.7)
+        gone = torch.tensor([True] + [False] * 6 + [True])
+        remove_filters(stage, {"conv1": gone})
+        seen = stage.record_inputs(["layer1.0.conv1"], 4)["layer1.0.conv1"][0]
+        assert bool((seen[:, gone] == 0).all())
+        assert bool((seen[:, ~gone] != 0).flatten(2).any(2).all())
+        kept = {n: b.clone() for n, b in net.named_buffers() if n.endswith("keep")}
+        assert {n.partition(".")[0] for n in kept} == {"conv1", "bn1"}
+
+    run(tmp_path, [{"methods": ["look"], "epochs": 0}], RESNET, {"prepare": look})
+
+
+def test_biases_go_with_their_filters(tmp_path: Path) -> None:
+    def look(stage: Stage) -> None:
+        remove_filters(stage, {"conv1": torch.tensor([False, True, True, False])})
+        seen = stage.record_inputs(["conv2"], 4)["conv2"][0]
+        assert bool((seen[:, 1:3] == 0).all())
+
+    run(tmp_path, [{"methods": ["look"], "epochs": 0}], "plain-cnn", {"prepare": look})

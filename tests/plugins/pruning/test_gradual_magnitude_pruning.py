@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.plugins.pruning.nets import run
+from torch import Tensor
+
+from condensery.errors import NotApplicable
+from condensery.stage import Stage
+from condensery_plugins.pruning.gradual_magnitude_pruning import ramp
+
+MLP = {"key": "mlp", "hidden": [20]}
+
+
+def gradual(**settings: Any) -> dict[str, Any]:
+    return {"gradual-magnitude-pruning": settings}
+
+
+@pytest.mark.parametrize(("share", "sparsity"), [(0, 0.0), (0.25, 0.4625), (0.5, 0.7), (0.75, 0.7875), (1, 0.8)])
+def test_the_cubic_ramp_by_hand(share: float, sparsity: float) -> None:
+    """0.8 * (1 - 0.75^3) = 0.8 * 0.578125, 0.8 * (1 - 1/8), 0.8 * (1 - 1/64)."""
+    assert ramp(share, 0.0, 0.8) == pytest.approx(sparsity)
+
+
+def test_the_ramp_starts_at_its_initial_sparsity() -> None:
+    assert ramp(0.0, 0.2, 0.8) == pytest.approx(0.2)
+    assert ramp(0.5, 0.2, 0.8) == pytest.approx(0.8 - 0.6 / 8)
+
+
+def test_masks_follow_the_ramp_and_never_open_again(tmp_path: Path) -> None:
+    """16 steps, t0 = 2, dt = 2, end at 10: updates at 2, 4, 6, 8, 10 to 0, 46.25, 70, 78.75 and 80 % of 200 weights.
+
+    The updates at 4 and 8 want 92.5 and 157.5, which are rounded to even.
+    """
+    counts: list[int] = []
+    before: list[Tensor] = []
+
+    def look(stage: Stage) -> None:
+        if stage.dry:
+            return
+        second = stage.weights()[1]
+        assert second.path == "fc2"
+        gone = ~second.alive
+        assert bool((second.value[gone] == 0).all())
+        if before:
+            assert bool((gone | ~before[-1]).all())
+        before.append(gone)
+        counts.append(int(gone.sum()))
+
+    methods = [gradual(sparsity=0.8, start=0.125, end=0.625, every=2), "look"]
+    report = run(tmp_path, [{"methods": methods, "epochs": 4}], MLP, {"before_step": look})
+    assert counts == [0, 0, 0, 0, 92, 92, 140, 140, 158, 158, *[160] * 6]
+    numbers = report["stages"][0]["report"]
+    assert numbers["gradual-magnitude-pruning.sparsity_percent"] == pytest.approx(80.0)
+    assert numbers["gradual-magnitude-pruning.updates_count"] == 5
+
+
+def test_every_layer_gets_the_same_share_but_the_first(tmp_path: Path) -> None:
+    def look(stage: Stage) -> None:
+        shares = {w.path: float((~w.alive).float().mean()) for w in stage.weights()}
+        assert shares == {"fc1": 0.0, "fc2": pytest.approx(0.5), "fc3": pytest.approx(0.5)}
+
+    model = {"key": "mlp", "hidden": [20, 20]}
+    run(tmp_path, [{"methods": [gradual(sparsity=0.5, every=1), "look"], "epochs": 2}], model, {"end_stage": look})
+
+
+def test_depthwise_layers_stay_dense(tmp_path: Path) -> None:
+    def look(stage: Stage) -> None:
+        pruned = {w.path for w in stage.weights() if not bool(w.alive.all())}
+        assert pruned == {"downsample.0", "linear", "conv"}
+
+    methods = [gradual(sparsity=0.5, every=1, skip_first=False), "look"]
+    run(tmp_path, [{"methods": methods, "epochs": 1}], "mobile-cnn", {"end_stage": look})
+
+
+def test_a_masked_weight_isnt_trained(tmp_path: Path) -> None:
+    """Its gradient is zero, and the value stays zero whatever momentum does to the latent weight."""
+
+    def look(stage: Stage) -> None:
+        held = stage.weights()[1]
+        stage.gradients(next(iter(stage.task_batches())))
+        grad = held.latent.grad
+        assert grad is not None
+        assert bool((grad[~held.alive] == 0).all())
+        assert bool((grad[held.alive] != 0).any())
+
+    methods = [gradual(sparsity=0.9, every=1), "look"]
+    run(tmp_path, [{"methods": methods, "epochs": 1}], MLP, {"end_stage": look})
+
+
+def test_the_learning_rate_at_the_end_of_the_ramp_is_told(tmp_path: Path) -> None:
+    """A cosine is at half when half of the steps are over, and at nothing in the end."""
+    for end, percent in ((0.5, 50.0), (1.0, 0.0)):
+        stage = {"methods": [gradual(end=end, every=4)], "epochs": 2}
+        report = run(tmp_path / str(end), [stage], MLP, schedule={"name": "cosine"})
+        numbers = report["stages"][0]["report"]
+        assert numbers["gradual-magnitude-pruning.learning_rate_at_end_percent"] == pytest.approx(percent, abs=1e-9)
+        assert numbers["gradual-magnitude-pruning.sparsity_percent"] == pytest.approx(80.0)
+
+
+@pytest.mark.parametrize("epochs", [0, 1])
+def test_without_a_ramp_it_prunes_at_once(epochs: int, tmp_path: Path) -> None:
+    report = run(tmp_path, [{"methods": [gradual(end=0.0)], "epochs": epochs}], MLP)
+    numbers = report["stages"][0]["report"]
+    assert numbers["gradual-magnitude-pruning.sparsity_percent"] == pytest.approx(80.0)
+    assert numbers["gradual-magnitude-pruning.updates_count"] == 1
+
+
+def test_a_net_of_one_layer_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(NotApplicable, match="no layer to prune but its first"):
+        run(tmp_path, [{"methods": [gradual()]}], {"key": "mlp", "hidden": []})

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from tests.plugins.pruning.nets import run
+
+from condensery.stage import CONVS, Stage
+from condensery_plugins.pruning.soft_filter_pruning import smallest
+
+MODEL = {"key": "resnet8", "width": 0.5}
+FLOORS = {8: 2, 16: 4, 32: 9}
+"""floor(N * 0.3) for the widths of MODEL."""
+
+
+def zeros(stage: Stage) -> dict[str, int]:
+    """Return how many filters of each convolution are zero in the latent weights."""
+    return {w.path: int((w.latent.detach().flatten(1) == 0).all(1).sum()) for w in stage.weights(kinds=CONVS)}
+
+
+def floors(stage: Stage) -> dict[str, int]:
+    return {w.path: FLOORS[len(w.latent)] for w in stage.weights(kinds=CONVS)}
+
+
+def test_the_smallest_norms_go() -> None:
+    """Five filters at 0.5: two go; of the equal ones the first."""
+    assert smallest(torch.tensor([3.0, 1.0, 2.0, 0.5, 1.0]), 0.5).tolist() == [False, True, False, True, False]
+
+
+@pytest.mark.parametrize(("p", "gone"), [(1, [0]), (2, [1])])
+def test_norms_by_hand(p: int, gone: list[int], tmp_path: Path) -> None:
+    """Filter 0 has one weight of 3, filter 1 two of 1.6: L1 3 against 3.2, L2 3 against 2.26; the others are larger."""
+
+    def fill(stage: Stage) -> None:
+        weight = stage.weights(kinds=CONVS)[0].latent
+        with torch.no_grad():
+            weight.fill_(2.0)
+            weight[:2] = 0.0
+            weight[0, 0, 0, 0] = 3.0
+            weight[1, 0].view(-1)[:2] = 1.6
+
+    def look(stage: Stage) -> None:
+        weight = stage.weights(kinds=CONVS)[0].latent.detach()
+        assert (weight.flatten(1) == 0).all(1).nonzero().flatten().tolist() == gone
+
+    methods = [{"soft-filter-pruning": {"ratio": 0.25, "p": p}}, "look"]
+    stage = {"methods": methods, "epochs": 1, "train": {"optimizer": {"lr": 1e-9}}}
+    run(tmp_path, [stage], "plain-cnn", {"prepare": fill, "after_epoch": look})
+
+
+def test_each_epoch_ends_with_the_floor_of_zero_filters_which_grow_again(tmp_path: Path) -> None:
+    seen = []
+
+    def before(stage: Stage) -> None:
+        if not stage.dry and stage.step == stage.steps_per_epoch:
+            assert zeros(stage) == floors(stage)
+        elif not stage.dry and stage.step == stage.steps_per_epoch + 1:
+            assert set(zeros(stage).values()) == {0}  # one step is enough: they get gradients, nothing masks them
+
+    def look(stage: Stage) -> None:
+        assert zeros(stage) == floors(stage)
+        assert all(bool(w.alive.all()) for w in stage.weights())
+        seen.append(stage.epoch)
+
+    methods = [{"soft-filter-pruning": {"ratio": 0.3}}, "look"]
+    report = run(tmp_path, [{"methods": methods, "epochs": 2}], MODEL, {"before_step": before, "after_epoch": look})
+    assert seen[-2:] == [0, 1]
+    numbers = report["stages"][0]["report"]
+    total = 2 * 3 + 4 * 2 + 9 * 2  # stem and two layers of 8, two of 16, two of 32
+    assert numbers["soft-filter-pruning.filters_zeroed_count"] == total
+    assert numbers["soft-filter-pruning.filters_regrown_count"] == total
+    assert numbers["soft-filter-pruning.filters_removed_percent"] == pytest.approx(100 * total / (8 * 3 + 32 + 64))
+
+
+def test_what_is_removed_stays_removed(tmp_path: Path) -> None:
+    stages = [{"methods": ["soft-filter-pruning"], "epochs": 1}, {"methods": ["look"], "epochs": 2}]
+
+    def look(stage: Stage) -> None:
+        gone = {w.path: int((w.value.flatten(1) == 0).all(1).sum()) for w in stage.weights(kinds=CONVS)}
+        assert gone == floors(stage)
+
+    run(tmp_path, stages, MODEL, {"after_epoch": look})
+
+
+def test_an_interval_leaves_epochs_out_but_not_the_last(tmp_path: Path) -> None:
+    counts = []
+
+    def look(stage: Stage) -> None:
+        if not stage.dry:
+            counts.append(sum(zeros(stage).values()))
+
+    methods = [{"soft-filter-pruning": {"interval": 2}}, "look"]
+    run(tmp_path, [{"methods": methods, "epochs": 3}], MODEL, {"after_epoch": look})
+    assert counts == [0, 32, 32]
+
+
+def test_under_a_quantizer_the_latent_weights_are_zeroed(tmp_path: Path) -> None:
+    def look(stage: Stage) -> None:
+        assert zeros(stage) == floors(stage)
+        for weight in stage.weights(kinds=CONVS):
+            gone = (weight.latent.detach().flatten(1) == 0).all(1)
+            assert bool((weight.value[gone] == 0).all())
+            assert bool((weight.value[~gone] != 0).flatten(1).any(1).all())
+
+    stages = [{"methods": ["lsq"], "epochs": 1}, {"methods": ["soft-filter-pruning", "look"], "epochs": 1}]
+    run(tmp_path, stages, MODEL, {"after_epoch": look})
+
+
+def test_without_epochs_it_prunes_once(tmp_path: Path) -> None:
+    report = run(tmp_path, [{"methods": [{"soft-filter-pruning": {"ratio": 0.5}}], "epochs": 0}], MODEL)
+    assert report["stages"][0]["report"]["soft-filter-pruning.filters_removed_percent"] == 50.0
