@@ -10,7 +10,7 @@ from condensery.hookspecs import hookimpl
 from condensery.methods import Method
 from condensery.stage import Stage
 from condensery_plugins.pruning.criteria import Criterion, score
-from condensery_plugins.pruning.filters import SHORTCUTS, filter_layers, is_held, remove_filters, removed_percent
+from condensery_plugins.pruning.filters import SHORTCUTS, filter_layers, is_there, remove_filters
 from condensery_plugins.pruning.masks import keep_largest
 
 
@@ -20,8 +20,8 @@ class FilterPruning(Method):
 
     The criteria of the survey's section 1.2.1 and their usual controls, under one protocol; the idea of comparing them
     is that of Molchanov, Tyree, Karras, Aila, Kautz: "Pruning Convolutional Neural Networks for Resource Efficient
-    Inference", ICLR 2017. ``ratio`` is the share of filters that goes, of each layer (``local``) or of all layers
-    together (``global``; the scores are compared as they are). Each layer keeps its best filter.
+    Inference", ICLR 2017. ``ratio`` is the share of filters that goes, of those still there, of each layer
+    (``local``) or of all layers together (``global``; the scores are compared as they are). Each layer keeps its best.
     Raises NotApplicable on a net without convolutions, or with only the one that embeds a Transformer's patches.
     """
 
@@ -38,14 +38,21 @@ class FilterPruning(Method):
         """Score the filters and take the lowest out, before the optimizer exists."""
         layers = {w.path: w for w in filter_layers(stage, self.key, self.skip)}
         scores = score(stage, list(layers.values()), self.criterion, self.samples)
-        scores = {p: torch.where(is_held(layers[p]), float("-inf"), s) for p, s in scores.items()}
-        keep = keep_largest(scores, self.ratio, scope=self.scope)
-        for path, found in scores.items():
-            if not bool(keep[path].any()):
-                keep[path][found.argmax()] = True
-        remove_filters(stage, {p: ~k for p, k in keep.items()})
+        there = {p: is_there(layers[p]) for p in scores}
+        keep = keep_largest({p: s[there[p]] for p, s in scores.items()}, self.ratio, scope=self.scope)
+        gone = {}
+        for path, kept in keep.items():
+            if not bool(kept.any()):
+                kept[scores[path][there[path]].argmax()] = True
+            gone[path] = torch.zeros_like(there[path])
+            gone[path][there[path]] = ~kept
+        self.filters_ = sum(int(t.sum()) for t in there.values())
+        self.cut_, self.held_ = remove_filters(stage, gone)
 
     @hookimpl
     def report(self, stage: Stage) -> dict[str, float]:
-        """Return the share of filters that is gone."""
-        return {"filters_removed_percent": removed_percent(filter_layers(stage, self.key, self.skip))}
+        """Return the share of filters removed, of those that were there, and the part of it cut out of the net."""
+        return {
+            "filters_removed_percent": 100 * (self.cut_ + self.held_) / self.filters_,
+            "filters_cut_percent": 100 * self.cut_ / self.filters_,
+        }

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from condensery.errors import NotApplicable
@@ -81,13 +81,30 @@ def zeroed(filters: int, rate: float) -> int:
     return min(filters - 1, math.floor(round(filters * rate, 6)))
 
 
-def remove_filters(stage: Stage, gone: Mapping[str, Tensor]) -> None:
+class Removed(NamedTuple):
+    """How many filters were removed.
+
+    :param cut: out of the net.
+    :param held: at zero, because they can't be cut.
+    """
+
+    cut: int
+    held: int
+
+
+def remove_filters(stage: Stage, gone: Mapping[str, Tensor]) -> Removed:
     """Take filters out for good: they, their biases, and scale and shift of the norm behind them are held at zero.
 
     Without the norm's shift a zero filter would still give a constant map.
 
     :param gone: bool of shape ``(filters,)`` by path of the convolution.
     """
+    hold_filters(stage, gone)
+    return Removed(0, sum(int(g.sum()) for g in gone.values()))
+
+
+def hold_filters(stage: Stage, gone: Mapping[str, Tensor]) -> None:
+    """Hold filters at zero by masks, with their biases and with scale and shift of the norm behind them."""
     behind = norms_behind(stage, list(gone))
     for tensor in ("weight", "bias"):
         for weight in stage.weights(kinds=CONVS, tensor=tensor):
@@ -100,11 +117,6 @@ def remove_filters(stage: Stage, gone: Mapping[str, Tensor]) -> None:
                 mask(stage, weight, ~norms[weight.path])
 
 
-def is_held(weight: Weight) -> Tensor:
-    """Return which filters masks hold at zero as a whole, bool of shape ``(filters,)``."""
-    return ~weight.alive.flatten(1).any(1)
-
-
-def removed_percent(layers: Sequence[Weight]) -> float:
-    """Return the share of filters that masks hold at zero, over all layers together."""
-    return 100 * float(torch.cat([is_held(w) for w in layers]).float().mean())
+def is_there(weight: Weight) -> Tensor:
+    """Return which filters no mask holds at zero as a whole, bool of shape ``(filters,)``."""
+    return weight.alive.flatten(1).any(1)

@@ -9,7 +9,7 @@ from torch import Tensor
 from condensery.hookspecs import hookimpl
 from condensery.methods import Method
 from condensery.stage import Stage, Weight
-from condensery_plugins.pruning.filters import SHORTCUTS, filter_layers, remove_filters, removed_percent, zeroed
+from condensery_plugins.pruning.filters import SHORTCUTS, filter_layers, is_there, remove_filters, zeroed
 
 
 @dataclass(eq=False, kw_only=True)
@@ -46,9 +46,8 @@ class SoftFilterPruning(Method):
         rate = self.rate(done / stage.epochs)
         before, self.zeroed_, still = self.zeroed_, 0, 0
         for weight in filter_layers(stage, self.key, self.skip):
-            norms = self._norms(weight)
-            gone = smallest(norms, rate)
-            still += int((norms == 0).sum())
+            gone = self._smallest(weight, rate)
+            still += int((self._norms(weight)[is_there(weight)] == 0).sum())
             self.zeroed_ += int(gone.sum())
             with torch.no_grad():
                 weight.latent[gone] = 0.0
@@ -63,19 +62,28 @@ class SoftFilterPruning(Method):
         norms: Tensor = torch.linalg.vector_norm(filters.flatten(1), self.p, dim=1)
         return norms
 
+    def _smallest(self, weight: Weight, rate: float) -> Tensor:
+        there = is_there(weight)
+        gone = ~there
+        gone[there] = smallest(self._norms(weight)[there], rate)
+        return gone & there
+
     @hookimpl
     def end_stage(self, stage: Stage) -> None:
         """Remove the zero filters."""
         layers = filter_layers(stage, self.key, self.skip)
-        remove_filters(stage, {w.path: smallest(self._norms(w), self.ratio) for w in layers})
+        self.filters_ = sum(int(is_there(w).sum()) for w in layers)
+        gone = {w.path: self._smallest(w, self.ratio) for w in layers}
+        self.cut_, self.held_ = remove_filters(stage, gone)
 
     @hookimpl
     def report(self, stage: Stage) -> dict[str, float]:
-        """Return how many filters were zeroed last, how often a zero one had grown again, and the share removed."""
+        """Return how many filters were zeroed last, how often a zero one had grown again, and the shares removed."""
         return {
             "filters_zeroed_count": self.zeroed_,
             "filters_regrown_count": self.regrown_,
-            "filters_removed_percent": removed_percent(filter_layers(stage, self.key, self.skip)),
+            "filters_removed_percent": 100 * (self.cut_ + self.held_) / self.filters_,
+            "filters_cut_percent": 100 * self.cut_ / self.filters_,
         }
 
 

@@ -64,11 +64,19 @@ def test_every_criterion_reaches_the_share(criterion: str, tmp_path: Path) -> No
     assert [len(g) for g in found.values()] == [2, 2, 2, 4, 4, 8, 8]
 
 
-def test_rounds_count_what_is_gone(tmp_path: Path) -> None:
+def test_in_rounds_the_share_is_of_what_is_still_there(tmp_path: Path) -> None:
+    """Of 120 filters a quarter goes, of the 90 that are left a third."""
+    left: list[int] = []
+
+    def look(stage: Stage) -> None:
+        if not stage.dry:
+            left.append(sum(int((w.value.flatten(1) != 0).any(1).sum()) for w in stage.weights(kinds=CONVS)))
+
     item = {
         "repeat": 2,
-        "stages": [{"methods": [{"filter-pruning": {"ratio": "=0.25 * (round + 1)"}}], "epochs": 0}],
+        "stages": [{"methods": [{"filter-pruning": {"ratio": [0.25, "=1 / 3"]}}, "look"], "epochs": 0}],
     }
-    report = run(tmp_path, [item], RESNET)
+    report = run(tmp_path, [item], RESNET, {"end_stage": look})
     shares = [s["report"]["filter-pruning.filters_removed_percent"] for s in report["stages"]]
-    assert shares == [25.0, 50.0]
+    assert shares == pytest.approx([25.0, 100 / 3])
+    assert left == [90, 60]
