@@ -8,7 +8,7 @@ from tests.plugins.pruning.nets import run
 
 from condensery import NotApplicable
 from condensery.stage import BATCH_NORMS, Stage
-from condensery_plugins.pruning.filters import SHORTCUTS, filter_layers, norms_behind, remove_filters, zeroed
+from condensery_plugins.pruning.filters import SHORTCUTS, filter_layers, hold_filters, norms_behind, zeroed
 
 RESNET = {"key": "resnet8", "width": 0.5}
 
@@ -40,7 +40,7 @@ def test_depthwise_convolutions_and_shortcuts_are_left_out(tmp_path: Path) -> No
     run(tmp_path, [{"methods": ["look"], "epochs": 0}], "mobile-cnn", {"prepare": look})
 
 
-def test_a_removed_filter_gives_nothing_though_its_norm_had_a_shift(tmp_path: Path) -> None:
+def test_a_held_filter_gives_nothing_though_its_norm_had_a_shift(tmp_path: Path) -> None:
     def look(stage: Stage) -> None:
         net = stage.student.module
         with torch.no_grad():
@@ -48,7 +48,7 @@ def test_a_removed_filter_gives_nothing_though_its_norm_had_a_shift(tmp_path: Pa
                 for weight in stage.weights(kinds=BATCH_NORMS, tensor=tensor):
                     weight.latent.fill_(0.7)
         gone = torch.tensor([True] + [False] * 6 + [True])
-        remove_filters(stage, {"conv1": gone})
+        hold_filters(stage, {"conv1": gone})
         seen = stage.record_inputs(["layer1.0.conv1"], 4)["layer1.0.conv1"][0]
         assert bool((seen[:, gone] == 0).all())
         assert bool((seen[:, ~gone] != 0).flatten(2).any(2).all())
@@ -60,7 +60,7 @@ def test_a_removed_filter_gives_nothing_though_its_norm_had_a_shift(tmp_path: Pa
 
 def test_biases_go_with_their_filters(tmp_path: Path) -> None:
     def look(stage: Stage) -> None:
-        remove_filters(stage, {"conv1": torch.tensor([False, True, True, False])})
+        hold_filters(stage, {"conv1": torch.tensor([False, True, True, False])})
         seen = stage.record_inputs(["conv2"], 4)["conv2"][0]
         assert bool((seen[:, 1:3] == 0).all())
 
