@@ -24,6 +24,7 @@ CODECS = (
     ("ternary", "codecs.ternary:Ternary"),
 )
 LAYERS = (
+    ("entropy-coded", "codecs.entropy_coded:EntropyCoded"),
     ("interval-quantizer", "joint.qkd:IntervalQuantizer"),
     ("lsq-step", "quantization.lsq:LearnedStep"),
     ("mask", "pruning.masks:Mask"),
