@@ -16,6 +16,8 @@ from condensery.hookspecs import OFFERING_HOOKS, PROJECT, OfferingSpecs
 
 KINDS = tuple(name.removeprefix("register_") for name in OFFERING_HOOKS)
 SINGULAR = {"searches": "search"}
+CORE_CODECS = {"dense": "Dense", "bitpack": "BitPack"}
+"""What the other codecs end in unless told otherwise."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +46,7 @@ class Registry:
 
     def __init__(self) -> None:
         self.entries: dict[str, dict[str, Entry]] = {kind: {} for kind in KINDS}
+        self.entries["codecs"] = {k: Entry(k, f"condensery.codecs:{name}", "core") for k, name in CORE_CODECS.items()}
         self._plugins: dict[str, Plugin] = {}
         self._cache: dict[tuple[str, str], Any] = {}
 

@@ -1,7 +1,7 @@
 """What a method leaves on a weight or an activation, and how it is attached to a module.
 
 A tensor has at most one parametrization, a :class:`Stack`, in which the transforms run in rank order:
-reparametrize < quantize < mask. So zeros survive any quantizer, whatever the order of the recipe.
+reparametrize < quantize < mask < store. So zeros survive any quantizer, whatever the order of the recipe.
 """
 
 from __future__ import annotations
@@ -13,10 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from condensery.codecs import Coding
 from condensery.errors import UsageError
 
-REPARAMETRIZE, QUANTIZE, MASK = 0, 1, 2
+REPARAMETRIZE, QUANTIZE, MASK, STORE = 0, 1, 2, 3
 SITES = ("input", "output")
+SITE_PREFIX = "condensery_"
+"""Begins the names of the modules that hold activation transforms."""
 
 
 def straight_through(value: Tensor, x: Tensor) -> Tensor:
@@ -59,6 +62,17 @@ class Transform(nn.Module):
     def config(self) -> dict[str, Any]:
         """Return the JSON arguments that build this transform again (its tensors come from the state)."""
         return {}
+
+    def code(self, coding: Coding, final: Tensor) -> Coding:
+        """Return how an artifact stores the tensor, given how the transforms before this one would.
+
+        A quantizer returns a coding whose ``main`` stream holds whole numbers, of the tensor's shape, 0 for zero; a
+        mask puts a sparse codec before the leaf (``coding.map_main``); one of rank ``STORE`` leaves the values alone
+        and changes leaves (``coding.map_leaves``).
+
+        :param final: the value that the layer uses, all transforms applied.
+        """
+        return coding
 
     def bake(self, owner: nn.Module) -> nn.Module | None:
         """Return a registered layer to stand in for ``owner`` when the recipe ends, or ``None`` for a plain weight."""
@@ -181,7 +195,7 @@ def latent_of(owner: nn.Module, tensor: str) -> nn.Parameter:
 
 
 def _site(owner: nn.Module, site: str, *, create: bool = False) -> Stack:
-    attribute = f"condensery_{site}"
+    attribute = f"{SITE_PREFIX}{site}"
     if attribute not in owner._modules and create:
         owner.add_module(attribute, Stack())
         if site == "input":
@@ -205,7 +219,7 @@ def _output_hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
 def sites(owner: nn.Module) -> Iterator[tuple[str, Stack]]:
     """Yield the activation sites of one module."""
     for site in SITES:
-        stack = owner._modules.get(f"condensery_{site}")
+        stack = owner._modules.get(f"{SITE_PREFIX}{site}")
         if isinstance(stack, Stack):
             yield site, stack
 
@@ -240,7 +254,7 @@ def detach(model: nn.Module, target: str, name: str) -> None:
     if not tensor.startswith(":"):
         parametrize.remove_parametrizations(owner, tensor, leave_parametrized=False)
         return
-    del owner._modules[f"condensery_{tensor[1:]}"]
+    del owner._modules[f"{SITE_PREFIX}{tensor[1:]}"]
     hooks, ours = (
         (owner._forward_pre_hooks, _input_hook) if tensor == ":input" else (owner._forward_hooks, _output_hook)
     )

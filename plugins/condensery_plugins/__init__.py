@@ -13,6 +13,7 @@ METHODS = (
     ("prune-then-distill", "joint.prune_then_distill:PruneThenDistill"),
     ("qkd", "joint.qkd:QKD"),
 )
+CODECS: tuple[tuple[str, str], ...] = ()
 LAYERS = (
     ("interval-quantizer", "joint.qkd:IntervalQuantizer"),
     ("lsq-step", "quantization.lsq:LearnedStep"),
@@ -71,8 +72,14 @@ def register_methods(register: Register) -> None:
 
 
 @hookimpl
+def register_codecs(register: Register) -> None:
+    """Offer the ways to store a tensor."""
+    _offer(register, CODECS)
+
+
+@hookimpl
 def register_layers(register: Register) -> None:
-    """Offer the transforms that checkpoints rebuild."""
+    """Offer the transforms and layers that checkpoints and artifacts rebuild."""
     _offer(register, LAYERS)
 
 

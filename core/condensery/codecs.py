@@ -1,0 +1,334 @@
+"""How a tensor is stored: codecs, each turning a tensor into named streams and back, and trees of them.
+
+The coding of a tensor is a tree. A codec's streams are stored by further codecs, down to leaves whose streams are
+bytes. The chain from the root along each codec's ``main`` stream is what people write: ``palette | sparse-index |
+huffman``; the other streams (a codebook, gaps between entries) have codings of their own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from condensery.errors import ArtifactError, PluginError
+from condensery.registry import Registry
+
+Record = dict[str, Any]
+"""A coding as JSON data: codec, config, shape, and the parts or the lengths of the bytes."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """Bytes of one stored tensor.
+
+    :param payload: of the values themselves, indices of sparse ones included.
+    :param tables: of what is needed to read them: codebooks, scales, code lengths.
+    """
+
+    payload: int = 0
+    tables: int = 0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(self.payload + other.payload, self.tables + other.tables)
+
+    @property
+    def total(self) -> int:
+        """All bytes."""
+        return self.payload + self.tables
+
+    def as_tables(self) -> Cost:
+        """Return the same bytes, all counted as tables."""
+        return Cost(0, self.total)
+
+
+class Codec(ABC):
+    """One way to turn a tensor into named streams and back.
+
+    For encoding it is built with all it needs (a scale, a codebook); for decoding from :meth:`config` alone, so what
+    isn't in there must be in its streams. A leaf's streams are bytes: one-dimensional, uint8.
+    """
+
+    key: ClassVar[str] = ""
+    """Set when the registry loads the class; how a manifest names it."""
+    main: ClassVar[str | None] = None
+    """The stream that the next codec of the chain takes; ``None`` for a leaf."""
+    tables: ClassVar[frozenset[str]] = frozenset()
+    """The streams that count as tables and not as payload."""
+
+    @abstractmethod
+    def encode(self, values: Tensor) -> dict[str, Tensor]:
+        """Return the streams of a tensor.
+
+        :raises UsageError: if the values are not of the kind that the codec stores.
+        """
+
+    @abstractmethod
+    def decode(self, streams: Mapping[str, Tensor], shape: Sequence[int]) -> Tensor:
+        """Return the tensor again.
+
+        :param shape: of the tensor that was encoded.
+        """
+
+    def config(self) -> dict[str, Any]:
+        """Return the JSON arguments that build a codec which can decode."""
+        return {}
+
+    def parts(self) -> dict[str, Coding]:
+        """Return how its streams are stored where nothing else is said; a leaf has none."""
+        return {}
+
+    def cost(self, values: Tensor) -> Cost:
+        """Return the bytes that a leaf needs, by its formula and without encoding."""
+        raise NotImplementedError(f"{type(self).__name__} is not a leaf: its streams have the cost")
+
+    def spelled(self) -> str:
+        """Return how people write it: ``affine(4)``."""
+        return self.key
+
+
+@dataclasses.dataclass(frozen=True)
+class Coding:
+    """A codec, and the codings of its streams.
+
+    :param parts: by stream; what isn't given is stored as the codec says.
+    """
+
+    codec: Codec
+    parts: Mapping[str, Coding] = dataclasses.field(default_factory=dict)
+
+    def part(self, stream: str) -> Coding:
+        """Return the coding of one stream."""
+        return self.parts[stream] if stream in self.parts else self.codec.parts()[stream]
+
+    def streams(self) -> dict[str, Coding]:
+        """Return the codings of all streams, the codec's own choice where none is given."""
+        return {**self.codec.parts(), **self.parts}
+
+    @property
+    def is_leaf(self) -> bool:
+        """Whether its streams are bytes."""
+        return self.codec.main is None
+
+    def map_leaves(self, change: Callable[[Codec], Codec]) -> Coding:
+        """Return the same tree with other leaves."""
+        if self.is_leaf:
+            return Coding(change(self.codec))
+        return Coding(self.codec, {n: part.map_leaves(change) for n, part in self.streams().items()})
+
+    def map_main(self, change: Callable[[Coding], Coding]) -> Coding:
+        """Return the same tree with another leaf at the end of the chain: where a codec is put in."""
+        if self.is_leaf:
+            return change(self)
+        main = self.codec.main
+        assert main is not None
+        return Coding(self.codec, {**self.streams(), main: self.part(main).map_main(change)})
+
+    def spelled(self) -> str:
+        """Return the chain as people write it."""
+        own = self.codec.spelled()
+        if self.is_leaf:
+            return own
+        assert self.codec.main is not None
+        return f"{own} | {self.part(self.codec.main).spelled()}"
+
+    def cost(self, values: Tensor) -> Cost:
+        """Return the bytes of a tensor under this coding, leaves by their formulas."""
+        if self.is_leaf:
+            return self.codec.cost(values)
+        total = Cost()
+        for name, stream in self.codec.encode(values).items():
+            part = self.part(name).cost(stream)
+            total += part.as_tables() if name in self.codec.tables else part
+        return total
+
+    def encode(self, values: Tensor) -> tuple[Record, list[Tensor]]:
+        """Return the record of a tensor, and its bytes in the record's order."""
+        record: Record = {"codec": self.codec.key, "shape": list(values.shape)}
+        config = self.codec.config()
+        if config:
+            record["config"] = config
+        streams = self.codec.encode(values)
+        if self.is_leaf:
+            record["bytes"] = {n: s.numel() for n, s in streams.items()}
+            return record, [s.contiguous() for s in streams.values()]
+        record["parts"] = {}
+        data: list[Tensor] = []
+        for name, stream in streams.items():
+            record["parts"][name], more = self.part(name).encode(stream)
+            data += more
+        return record, data
+
+
+class Source:
+    """Bytes that are read from the front.
+
+    :param data: uint8, one-dimensional.
+    :param where: for messages.
+    """
+
+    def __init__(self, data: Tensor, where: str) -> None:
+        self.data, self.where, self.at = data, where, 0
+
+    def take(self, count: int) -> Tensor:
+        """Return the next bytes.
+
+        :raises ArtifactError: if there are fewer.
+        """
+        if not 0 <= count <= self.data.numel() - self.at:
+            raise ArtifactError(f"{self.where}: {count} bytes expected, {self.data.numel() - self.at} are left")
+        self.at += count
+        return self.data[self.at - count : self.at]
+
+
+def decode(record: Record, source: Source, registry: Registry) -> Tensor:
+    """Return the tensor of a record.
+
+    :raises PluginError: naming a codec that no plugin offers.
+    :raises ArtifactError: if the bytes don't fit the record.
+    """
+    codec = codec_of(record, registry, source.where)
+    if "bytes" in record:
+        streams = {n: source.take(count) for n, count in record["bytes"].items()}
+    else:
+        streams = {n: decode(part, source, registry) for n, part in record["parts"].items()}
+    try:
+        return codec.decode(streams, record["shape"])
+    except (KeyError, ValueError, IndexError, RuntimeError, TypeError) as error:
+        raise ArtifactError(f"{source.where}: {record['codec']} can't read it: {error}") from None
+
+
+def codec_of(record: Record, registry: Registry, where: str) -> Codec:
+    """Return the codec of a record, built for decoding."""
+    key = record["codec"]
+    if key not in registry.entries["codecs"]:
+        raise PluginError(f"{where}: codec {key!r} isn't offered by any installed plugin")
+    try:
+        codec = registry.load("codecs", key)(**record.get("config", {}))
+    except TypeError as error:
+        raise ArtifactError(f"{where}: codec {key!r}: {error}") from None
+    assert isinstance(codec, Codec)
+    return codec
+
+
+def to_bytes(array: NDArray[Any]) -> Tensor:
+    """Return an array's bytes as a uint8 tensor."""
+    return torch.from_numpy(np.frombuffer(np.ascontiguousarray(array).tobytes(), np.uint8).copy())
+
+
+DTYPES: dict[str, torch.dtype] = {
+    str(d).removeprefix("torch."): d
+    for d in (
+        torch.float64, torch.float32, torch.float16, torch.bfloat16,
+        torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool, torch.complex64,
+    )
+}  # fmt: skip
+
+
+class Dense(Codec):
+    """Every number as it is in memory, little-endian.
+
+    :param dtype: name of the type: ``float32``.
+    """
+
+    key = "dense"
+
+    def __init__(self, dtype: str = "float32") -> None:
+        self.dtype = dtype
+
+    @classmethod
+    def of(cls, values: Tensor) -> Dense:
+        """Return the codec for a tensor's own type."""
+        return cls(str(values.dtype).removeprefix("torch."))
+
+    def encode(self, values: Tensor) -> dict[str, Tensor]:
+        """Return the bytes."""
+        flat = values.detach().cpu().contiguous().flatten()
+        if str(flat.dtype).removeprefix("torch.") != self.dtype:
+            raise ValueError(f"dense: {flat.dtype} is not {self.dtype}")
+        return {"data": flat.view(torch.uint8).clone()}
+
+    def decode(self, streams: Mapping[str, Tensor], shape: Sequence[int]) -> Tensor:
+        """Return the numbers."""
+        return streams["data"].clone().view(DTYPES[self.dtype]).view(list(shape))  # cloned: a view must be aligned
+
+    def config(self) -> dict[str, Any]:
+        """Return the type, where it isn't float32."""
+        return {} if self.dtype == "float32" else {"dtype": self.dtype}
+
+    def cost(self, values: Tensor) -> Cost:
+        """Return numbers times size."""
+        return Cost(values.numel() * DTYPES[self.dtype].itemsize)
+
+    def spelled(self) -> str:
+        """Return the type."""
+        return self.dtype
+
+
+class BitPack(Codec):
+    """Whole numbers from ``low`` to ``low + 2^bits - 1``, each in ``bits`` bits, the first in the lowest bits.
+
+    :param bits: 0 to 31; 0 where all are ``low``.
+    """
+
+    key = "bitpack"
+
+    def __init__(self, bits: int, low: int = 0) -> None:
+        self.bits, self.low = bits, low
+
+    @classmethod
+    def of(cls, values: Tensor) -> BitPack:
+        """Return the narrowest codec that holds all of some numbers."""
+        if not values.numel():
+            return cls(0)
+        low, high = int(values.min()), int(values.max())
+        return cls((high - low).bit_length(), low)
+
+    def encode(self, values: Tensor) -> dict[str, Tensor]:
+        """Return the packed bytes.
+
+        :raises ValueError: if a number doesn't fit.
+        """
+        shifted = values.detach().cpu().flatten().to(torch.int64).numpy() - self.low
+        if len(shifted) and not 0 <= int(shifted.min()) <= int(shifted.max()) < 2**self.bits:
+            raise ValueError(f"bitpack: numbers {shifted.min()} to {shifted.max()} don't fit {self.bits} bits")
+        if self.bits in (8, 16):
+            return {"data": to_bytes(shifted.astype(f"<u{self.bits // 8}"))}
+        bits = (shifted[:, None] >> np.arange(self.bits)) & 1
+        return {"data": to_bytes(np.packbits(bits.astype(np.uint8), bitorder="little"))}
+
+    def decode(self, streams: Mapping[str, Tensor], shape: Sequence[int]) -> Tensor:
+        """Return the numbers as int32."""
+        count = int(np.prod(shape))
+        data = streams["data"].numpy()
+        if data.size != self._bytes(count):
+            raise ValueError(f"{data.size} bytes for {count} numbers of {self.bits} bits")
+        if self.bits in (8, 16):
+            numbers = np.frombuffer(data.tobytes(), f"<u{self.bits // 8}").astype(np.int32)
+        else:
+            bits = np.unpackbits(data, bitorder="little", count=count * self.bits).reshape(count, self.bits)
+            numbers = np.zeros(count, np.int32)
+            for place in range(self.bits):
+                numbers |= bits[:, place].astype(np.int32) << place
+        return torch.from_numpy(numbers + np.int32(self.low)).view(list(shape))
+
+    def _bytes(self, count: int) -> int:
+        return -(-count * self.bits // 8)
+
+    def config(self) -> dict[str, Any]:
+        """Return width and lowest number."""
+        return {"bits": self.bits, "low": self.low} if self.low else {"bits": self.bits}
+
+    def cost(self, values: Tensor) -> Cost:
+        """Return numbers times bits, in whole bytes."""
+        return Cost(self._bytes(values.numel()))
+
+    def spelled(self) -> str:
+        """Return the width."""
+        return f"bitpack({self.bits})"
