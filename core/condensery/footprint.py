@@ -40,8 +40,8 @@ DTYPES = {
 }
 
 
-def plain(model: nn.Module, *, activations: bool = False) -> nn.Module:
-    """Return a copy whose weights are what the layers use, without transforms.
+def without_transforms(model: nn.Module, *, activations: bool = False) -> nn.Module:
+    """Return a copy whose weights are what the layers use, as plain parameters.
 
     :param activations: keep the transforms on inputs and outputs of layers; they act on what isn't known yet.
     """
@@ -57,11 +57,11 @@ def plain(model: nn.Module, *, activations: bool = False) -> nn.Module:
     return net
 
 
-def plain_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Return the parameters and persistent buffers of the plain net by name; one that is shared has one name."""
+def dense_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Return the parameters and persistent buffers by name, transforms baked away; one that is shared has one name."""
     found: dict[str, Tensor] = {}
     seen: set[int] = set()
-    for name, value in plain(model).state_dict(keep_vars=True).items():
+    for name, value in without_transforms(model).state_dict(keep_vars=True).items():
         if isinstance(value, Tensor) and id(value) not in seen:
             seen.add(id(value))
             found[name] = value.detach()
@@ -69,11 +69,11 @@ def plain_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def dense_bytes(model: nn.Module) -> int:
-    """Return the size of the safetensors file that holds :func:`plain_tensors`, header included.
+    """Return the size of the safetensors file that holds :func:`dense_tensors`, header included.
 
     :raises UsageError: for an element type that safetensors can't store.
     """
-    tensors, order, at = plain_tensors(model), list(DTYPES), 0
+    tensors, order, at = dense_tensors(model), list(DTYPES), 0
     for name, value in tensors.items():
         if value.dtype not in DTYPES:
             raise UsageError(f"tensor {name!r}: safetensors has no element type {value.dtype}")
@@ -89,10 +89,10 @@ def dense_bytes(model: nn.Module) -> int:
 def peak_memory(task: Task, model: nn.Module) -> int:
     """Return the most bytes of activations that are alive at once while one example plays, its input included.
 
-    Counted on the plain net, on the CPU, from the tensors that ops make: the same on every machine. Weights are left
+    Counted on the CPU, without transforms, from the tensors that ops make: the same on every machine. Weights are left
     out, and so is what an op needs for itself.
     """
-    net = plain(model).cpu().eval()
+    net = without_transforms(model).cpu().eval()
     inputs = task.example_input(1)
     with no_fast_path(), torch.no_grad(), _Alive(net) as alive:
         alive.take(inputs)

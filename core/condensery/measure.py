@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from condensery.errors import UsageError
-from condensery.footprint import peak_memory, plain
+from condensery.footprint import peak_memory, without_transforms
 from condensery.tasks import Batch, Task
 from condensery.transforms import attached, owner_of, plain_name
 from condensery.work import count_work
@@ -100,7 +101,13 @@ def _wait(device: torch.device) -> None:
 
 
 def measure(
-    task: Task, model: nn.Module, device: torch.device, *, bytes: int | None = None, quality: bool = True
+    task: Task,
+    model: nn.Module,
+    device: torch.device,
+    *,
+    bytes: int | None = None,
+    bits: Mapping[str, int] | None = None,
+    quality: bool = True,
 ) -> dict[str, Any]:
     """Return size, work, speed, memory and quality of a net.
 
@@ -109,14 +116,15 @@ def measure(
     says why.
 
     :param bytes: size of the net's file, which only the caller knows.
+    :param bits: width of weights that were quantized and baked since, by tensor name.
     :param quality: play the test split; without, no data are needed and ``quality`` is empty.
     """
-    saved = plain(model, activations=True)
+    saved = without_transforms(model, activations=True)
     one = latency(task, saved, device)
     many = latency(task, saved, device, batch_size=BATCH, runs=BATCH_RUNS)
     return {
         **counts(model),
-        **_work(task, model),
+        **_work(task, model, bits),
         "bytes": bytes,
         "latency_ms": round(one.median_ms, 4),
         "latency_spread_ms": round(one.spread_ms, 4),
@@ -128,9 +136,9 @@ def measure(
     }
 
 
-def _work(task: Task, model: nn.Module) -> dict[str, Any]:
+def _work(task: Task, model: nn.Module, bits: Mapping[str, int] | None) -> dict[str, Any]:
     try:
-        work = count_work(task, model)
+        work = count_work(task, model, bits)
     except UsageError as error:
         return {"macs": None, "effective_macs": None, "bitops": None, "macs_unknown": str(error)}
     return {"macs": work.macs, "effective_macs": work.effective_macs, "bitops": work.bitops}

@@ -105,6 +105,16 @@ class Stack(nn.Module):
             value = transform(value)
         return value
 
+    def width(self, before: int | None = None) -> int | None:
+        """Return how many bits wide the values it leaves are, ``None`` if no transform says so.
+
+        :param before: width of the values that come.
+        """
+        for transform in self.transforms.values():
+            if isinstance(transform, Transform) and transform.bits is not None:
+                before = transform.bits
+        return before
+
 
 def _rank(transform: nn.Module) -> int:
     return int(getattr(transform, "rank", QUANTIZE))

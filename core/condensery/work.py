@@ -11,13 +11,13 @@ work of the net: its values are made once, when the net is saved.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import ParametrizationList
+from torch.nn.utils.parametrize import ParametrizationList, type_before_parametrizations
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -25,7 +25,7 @@ from condensery.clone import clone
 from condensery.errors import UsageError
 from condensery.ops import KEEPS, PRODUCTS, Product, is_free
 from condensery.tasks import Task
-from condensery.transforms import Stack, Transform
+from condensery.transforms import Stack
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,17 +68,18 @@ class Work:
         return sum(layer.bitops for layer in self.layers)
 
 
-def count_work(task: Task, model: nn.Module) -> Work:
+def count_work(task: Task, model: nn.Module, bits: Mapping[str, int] | None = None) -> Work:
     """Count the work of one example, in eval mode on the CPU.
 
     A factor is as wide as its last transform with ``bits`` left it, else as its element type. A module whose stored
     numbers are narrower than the tensors it multiplies says so by the attributes ``weight_bits`` and ``input_bits``.
 
+    :param bits: width of weights that were quantized and baked since, by tensor name.
     :raises UsageError: naming the ops that have no formula and aren't free.
     """
     net = clone(model).cpu().eval()
     inputs = task.example_input(1)
-    counter = _Counter(net)
+    counter = _Counter(net, bits or {})
     with no_fast_path(), torch.no_grad(), counter:
         task.logits(net, inputs)
     if counter.unknown:
@@ -108,7 +109,7 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     :param net: its hooks stay, so it must be a copy that is thrown away.
     """
 
-    def __init__(self, net: nn.Module) -> None:
+    def __init__(self, net: nn.Module, bits: Mapping[str, int]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.unknown: set[str] = set()
         self._modules = dict(net.named_modules())
@@ -122,6 +123,9 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._pairs: dict[str, dict[tuple[int, int], None]] = {}
         for tensor in [*net.parameters(), *net.buffers()]:
             self._fixed[_key(tensor)] = True
+        for name, tensor in net.named_parameters():
+            if name in bits:
+                self._bits[_key(tensor)] = bits[name]
         for path, module in self._modules.items():
             module.register_forward_pre_hook(lambda m, a, p=path: self._enter(p))
             module.register_forward_hook(lambda m, a, o: self._leave(m, a, o), always_call=True)
@@ -139,10 +143,7 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return
         if ".parametrizations." in f".{path}":
             self._follow(out, True)
-        bits = self._bits.get(_key(args[0]))
-        for transform in module.transforms.values():
-            if isinstance(transform, Transform) and transform.bits is not None:
-                bits = transform.bits
+        bits = module.width(self._bits.get(_key(args[0])))
         if bits is not None:
             self._narrow(out, bits)
 
@@ -207,5 +208,5 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def work(self) -> Work:
         """Return what was counted."""
-        kinds = {path: type(self._modules[path]).__name__.removeprefix("Parametrized") for path in self._sums}
+        kinds = {path: type_before_parametrizations(self._modules[path]).__name__ for path in self._sums}
         return Work(tuple(LayerWork(p, kinds[p], *sums, bits=tuple(self._pairs[p])) for p, sums in self._sums.items()))
