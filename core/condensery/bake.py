@@ -40,11 +40,13 @@ class Baked:
 
     :param net: plain weights, already through their codecs' decode; transforms on activations are still there.
     :param stored: by tensor name, those that are not stored as they are.
+    :param bits: by tensor name, the width that a weight's transforms gave its values.
     :param moved: the largest change of a weight by storing it, as a share of the largest weight of its tensor.
     """
 
     net: nn.Module
     stored: dict[str, Stored]
+    bits: dict[str, int]
     moved: float
 
 
@@ -66,15 +68,20 @@ def bake(model: nn.Module, registry: Registry) -> Baked:
             if layer is not None:
                 replace(net, item.target.rpartition(".")[0], layer)
     stored: dict[str, Stored] = {}
+    bits: dict[str, int] = {}
     moved = 0.0
     for target in dict.fromkeys(a.target for a in attached(net) if ":" not in a.target):
+        stack = stack_of(*owner_of(net, target))
+        width = stack.width() if stack is not None else None
+        if width is not None:
+            bits[target] = width
         stored[target], change = _bake_weight(net, target, registry)
         moved = max(moved, change)
     for value in tensors_of(
         net
     ).values():  # a loaded net is laid out plainly, and so must be the one it's compared with
         value.data = value.data.clone(memory_format=torch.contiguous_format)
-    return Baked(net, stored, moved)
+    return Baked(net, stored, bits, moved)
 
 
 def _bake_weight(net: nn.Module, target: str, registry: Registry) -> tuple[Stored, float]:

@@ -28,6 +28,7 @@ class IntervalQuantizer(Transform):
 
     key = "interval-quantizer"
     rank = QUANTIZE
+    bits: int
     settings = {"weight_decay": 0.0}
 
     def __init__(self, bits: int, signed: bool = True) -> None:

@@ -25,6 +25,7 @@ class LearnedStep(Transform):
 
     key = "lsq-step"
     rank = QUANTIZE
+    bits: int
     settings = {"weight_decay": 0.0}
 
     def __init__(self, bits: int, signed: bool = True, batched: bool = False) -> None:
