@@ -26,7 +26,7 @@ from condensery.errors import ArtifactError, CondenseryError, PluginError
 from condensery.models import build_net
 from condensery.recipe import ModelSpec, TaskSpec
 from condensery.registry import Registry
-from condensery.structure import IDENTITY, Structure, restructure, structure_of
+from condensery.structure import IDENTITY, PORTABLE, Structure, restructure, structure_of
 from condensery.tasks import TaskFacts
 from condensery.transforms import SITE_PREFIX
 
@@ -96,13 +96,14 @@ def save_artifact(
 
     :raises PluginError: for a layer or transform that no plugin registers.
     """
-    fresh = build_net(unweighted(model), facts, registry, 0)
+    model = ModelSpec.model_validate(getattr(baked.net, PORTABLE, None) or unweighted(model).model_dump())
+    fresh = build_net(model, facts, registry, 0)
     structure = structure_of(baked.net, fresh, registry)
     modules = pack(baked, restructure(fresh, structure.dump(), registry, str(path)), structure)
     blobs = {path: _joined([d for s in parts.values() for d in s.data]) for path, parts in modules.items()}
     records = {path: {n: s.record for n, s in parts.items()} for path, parts in modules.items()}
     manifest: dict[str, Any] = {
-        "model": unweighted(model).model_dump(mode="json", exclude_defaults=True),
+        "model": model.model_dump(mode="json", exclude_defaults=True),
         "facts": dataclasses.asdict(facts),
         "task": None if task is None else task.model_dump(mode="json"),
         "structure": structure.dump(),

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from condensery.artifact import save_artifact
-from condensery.bake import bake
+from condensery.bake import Baked, bake
 from condensery.cast import Cast, Net
 from condensery.checkpoint import load_tree, save_tree
 from condensery.clone import clone, frozen
@@ -45,6 +44,8 @@ class Run:
     :param device: ``cpu``, ``cuda``, or ``auto``.
     :param resume: go on with what ``out`` holds; refused if it holds another recipe.
     :param tier: noted in the report.
+
+    Afterwards ``baked`` holds the compressed net, which is also in the out folder's artifact.
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class Run:
         self.decisions: dict[str, Any] = {}
         self.cast = Cast(recipe, registry, self.task, self.device, self.folder, self._trained, dry=dry)
         self.opener = Opener(self.cast)
-        self.net: nn.Module | None = None
+        self.baked: Baked | None = None
         self._checked = False
         self._calls: list[dict[str, Any]] = []
 
@@ -119,7 +120,7 @@ class Run:
         sizes = save_artifact(
             self.folder.path / ARTIFACT, baked, net.spec, self.task.facts, self.registry, task=self.recipe.task
         )
-        self.net = baked.net
+        self.baked = baked
         after = measure(self.task, baked.net, self.device, bytes=sizes.file, bits=baked.bits)
         report = {
             "recipe": self.recipe.dump(),

@@ -21,8 +21,10 @@ from condensery.transforms import SITE_PREFIX, latent_of
 
 IDENTITY = "identity"
 _TUPLE = "$tuple"
-_OWN = frozenset(vars(nn.Module()))
-"""What every module has."""
+PORTABLE = "portable_spec"
+"""Attribute of a net whose spec names a folder or the hub: fields of a spec that doesn't, for artifacts."""
+_OWN = frozenset({*vars(nn.Module()), PORTABLE})
+"""What every module has, or core reads itself."""
 
 
 @dataclasses.dataclass
@@ -97,7 +99,7 @@ def _layer(path: str, module: nn.Module, registry: Registry) -> dict[str, Any]:
 def _attributes(path: str, mine: nn.Module, fresh: nn.Module) -> dict[str, Any]:
     changed = {}
     for name, value in vars(mine).items():
-        if name in _OWN or name.endswith("_cache"):
+        if name in _OWN or name[0] == "_" or name.endswith("_cache"):  # a class's own affairs; what a pass fills anew
             continue
         other = vars(fresh).get(name)
         if not _plain(value):

@@ -40,7 +40,7 @@ def test_the_default_step_equals_a_loop_by_hand(tmp_path: Path) -> None:
     job = Keeps(what, found, out=tmp_path / "o")
     job.execute()
 
-    net = build_net(ModelSpec(key="resnet8", width=0.5), job.task, found, 0)
+    net = build_net(ModelSpec(key="resnet8", width=0.5), job.task.facts, found, 0)
     torch.manual_seed(derive_seed("stage", 0, "0", "s"))
     optimizer = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9)
     from condensery.tasks import Subset
