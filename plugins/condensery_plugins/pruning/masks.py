@@ -82,3 +82,10 @@ def keep_largest(scores: Mapping[str, Tensor], remove: float, *, scope: str) -> 
     keep &= flat > float("-inf")
     parts = torch.split(keep, [s.numel() for s in scores.values()])
     return {n: part.view_as(s) for (n, s), part in zip(scores.items(), parts, strict=True)}
+
+
+def keep_above(weight: Weight, factor: float) -> Tensor:
+    """Return what is not smaller than a factor times the standard deviation of the weights that no mask holds."""
+    scores = sizes(weight)
+    kept = weight.latent.detach()[scores >= 0]
+    return scores >= factor * kept.std(correction=0) if kept.numel() else scores >= 0
