@@ -15,8 +15,18 @@ METHODS = (
     ("prune-then-distill", "joint.prune_then_distill:PruneThenDistill"),
     ("qkd", "joint.qkd:QKD"),
 )
-CODECS: tuple[tuple[str, str], ...] = ()
+CODECS = (
+    ("affine", "codecs.affine:Affine"),
+    ("bitmap", "codecs.bitmap:Bitmap"),
+    ("huffman", "codecs.huffman:Huffman"),
+    ("palette", "codecs.palette:Palette"),
+    ("product-codebook", "codecs.codebooks:ProductCodebook"),
+    ("residual-codebook", "codecs.codebooks:ResidualCodebook"),
+    ("sparse-index", "codecs.sparse_index:SparseIndex"),
+    ("ternary", "codecs.ternary:Ternary"),
+)
 LAYERS = (
+    ("entropy-coded", "codecs.entropy_coded:EntropyCoded"),
     ("interval-quantizer", "joint.qkd:IntervalQuantizer"),
     ("lsq-step", "quantization.lsq:LearnedStep"),
     ("mask", "pruning.masks:Mask"),
