@@ -80,7 +80,7 @@ class Magnitude(Method):
                 rest[name] = scores
         keep |= keep_largest(rest, self.sparsity * share, scope=self.scope) if rest else {}
         for name, weight in weights.items():
-            mask(stage, weight, keep[name])
+            mask(stage, weight, keep[name], index_bits=self.index_bits)
 
     @hookimpl
     def report(self, stage: Stage) -> dict[str, float]:
