@@ -32,6 +32,7 @@ class SharedWeights(Transform):
 
     key = "shared-weights"
     rank = QUANTIZE
+    bits: int
     settings = {"weight_decay": 0.0}
     codes: Tensor
 
