@@ -7,6 +7,8 @@ from condensery.hookspecs import Register, RegisterCard, hookimpl
 METHODS = (
     ("deep-mutual-learning", "distillation.deep_mutual_learning:DeepMutualLearning"),
     ("hinton-kd", "distillation.hinton_kd:HintonKD"),
+    ("huffman", "quantization.huffman:HuffmanCoding"),
+    ("kmeans-sharing", "quantization.kmeans_sharing:KMeansSharing"),
     ("lsq", "quantization.lsq:LSQ"),
     ("magnitude", "pruning.magnitude:Magnitude"),
     ("network-slimming", "pruning.network_slimming:NetworkSlimming"),
@@ -28,6 +30,7 @@ LAYERS = (
     ("interval-quantizer", "joint.qkd:IntervalQuantizer"),
     ("lsq-step", "quantization.lsq:LearnedStep"),
     ("mask", "pruning.masks:Mask"),
+    ("shared-weights", "quantization.kmeans_sharing:SharedWeights"),
 )
 TASKS = (
     ("cifar10", "tasks.cifar:Cifar10"),

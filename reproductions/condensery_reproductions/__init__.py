@@ -5,6 +5,7 @@ from __future__ import annotations
 from condensery.hookspecs import Register, hookimpl
 
 REPRODUCTIONS = (
+    "deep-compression",
     "deep-mutual-learning",
     "hinton-kd",
     "lsq",

@@ -49,17 +49,19 @@ class Mask(Transform):
         return sparse(coding, final, self.index_bits)
 
 
-def mask(stage: Stage, weight: Weight, keep: Tensor, player: str = "student") -> None:
+def mask(stage: Stage, weight: Weight, keep: Tensor, player: str = "student", *, index_bits: int | None = None) -> None:
     """Hold a weight at zero where ``keep`` is false; what an earlier mask holds stays at zero too.
 
     :param keep: bool, of the weight's shape.
+    :param index_bits: see :class:`Mask`; ``None`` leaves an earlier mask's as they are.
     """
     stack = weight.stack
     for transform in stack.transforms.values() if stack is not None else ():
         if isinstance(transform, Mask):
             transform.keep &= keep
+            transform.index_bits = transform.index_bits if index_bits is None else index_bits
             return
-    made = Mask(weight.latent.shape)
+    made = Mask(weight.latent.shape, index_bits)
     stage.attach(weight.name, "mask", made, player)
     made.keep.copy_(keep)
 
@@ -91,3 +93,10 @@ def keep_largest(scores: Mapping[str, Tensor], remove: float, *, scope: str) -> 
     keep &= flat > float("-inf")
     parts = torch.split(keep, [s.numel() for s in scores.values()])
     return {n: part.view_as(s) for (n, s), part in zip(scores.items(), parts, strict=True)}
+
+
+def keep_above(weight: Weight, factor: float) -> Tensor:
+    """Return what is not smaller than a factor times the standard deviation of the weights that no mask holds."""
+    scores = sizes(weight)
+    kept = weight.latent.detach()[scores >= 0]
+    return scores >= factor * kept.std(correction=0) if kept.numel() else scores >= 0
