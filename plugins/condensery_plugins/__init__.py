@@ -7,6 +7,7 @@ from condensery.hookspecs import Register, RegisterCard, hookimpl
 METHODS = (
     ("deep-mutual-learning", "distillation.deep_mutual_learning:DeepMutualLearning"),
     ("hinton-kd", "distillation.hinton_kd:HintonKD"),
+    ("jacob-integer-only", "quantization.jacob_integer_only:JacobIntegerOnly"),
     ("lsq", "quantization.lsq:LSQ"),
     ("magnitude", "pruning.magnitude:Magnitude"),
     ("network-slimming", "pruning.network_slimming:NetworkSlimming"),
@@ -15,6 +16,10 @@ METHODS = (
 )
 CODECS: tuple[tuple[str, str], ...] = ()
 LAYERS = (
+    ("folded-conv2d", "quantization.folded_layers:FoldedConv2d"),
+    ("folded-linear", "quantization.folded_layers:FoldedLinear"),
+    ("integer-conv2d", "quantization.integer_layers:IntegerConv2d"),
+    ("integer-linear", "quantization.integer_layers:IntegerLinear"),
     ("interval-quantizer", "joint.qkd:IntervalQuantizer"),
     ("lsq-step", "quantization.lsq:LearnedStep"),
     ("mask", "pruning.masks:Mask"),
