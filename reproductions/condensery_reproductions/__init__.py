@@ -7,6 +7,7 @@ from condensery.hookspecs import Register, hookimpl
 REPRODUCTIONS = (
     "deep-mutual-learning",
     "hinton-kd",
+    "jacob-integer-only",
     "lsq",
     "magnitude",
     "network-slimming",

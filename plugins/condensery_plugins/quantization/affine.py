@@ -62,8 +62,10 @@ def fake_quantize(x: Tensor, grid: Grid) -> Tensor:
     x = x.to(grid.scale.dtype)  # under autocast, bfloat16 would round once more
     with torch.no_grad():
         value = grid.values(grid.codes(x))
-        ends = grid.values(torch.stack([torch.full_like(grid.zero, e) for e in (grid.low, grid.high)]))
-    return straight_through(value, x.clamp(ends[0], ends[1]))
+        low, high = ((end - grid.zero) * grid.scale for end in (grid.low, grid.high))
+        inside = (x >= low) & (x <= high)
+    # Not x.clamp(low, high): between tensors its gradient at an end is one half.
+    return straight_through(value, torch.where(inside, x, value))
 
 
 def quantize_multiplier(factor: Tensor) -> tuple[Tensor, Tensor]:
@@ -91,7 +93,7 @@ def multiply(accumulators: Tensor, multiplier: Tensor, shift: Tensor) -> Tensor:
     wide = accumulators.to(torch.int64)
     if bool(shift < 0):  # a factor above 1: what leaves int32 is beyond any output code anyway
         wide = (wide << -shift).clamp_(-INT32 - 1, INT32)
-    product = (wide * multiplier).add_(2**30)
+    product = (wide * multiplier.to(torch.int64)).add_(2**30)
     high = product.bitwise_right_shift_(31).to(torch.int32)
     right = shift.clamp_min(0)
     half = (1 << right) >> 1

@@ -37,6 +37,9 @@ from condensery_plugins.quantization.ranges import Range
 BIAS_ROOM = 2**30
 """An int32 bias stays within this, so that half of int32 is left for the products."""
 
+ROUNDING = 1e-3
+"""Of a code: how far rounding in float32 can move a real, and more; it then still has the same code."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
@@ -210,8 +213,8 @@ class Folded(Layer):
         cap = CAPS[self.plan.activation]
         if self.plan.activation is not None:
             low = grid.zero
-        if cap is not None:  # rounded down: the net's own activation must not cut the code's real again
-            high = torch.minimum(high, (cap / grid.scale.double()).floor() + grid.zero)
+        if cap is not None:  # rounded down: the net's own activation must leave the real of each code as it is
+            high = torch.minimum(high, (cap / grid.scale.double() + ROUNDING).floor() + grid.zero)
         zero, low, high = (value.to(torch.int32) for value in (grid.zero, low, high))
         return Requantization(grid.scale, zero, *quantize_multiplier(step / grid.scale.double()), low, high)
 

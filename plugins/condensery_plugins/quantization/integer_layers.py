@@ -165,7 +165,7 @@ class Integer(Layer):
     def weight(self) -> Tensor:
         """The real weight: some nets ask a layer's weight for its type."""
         numbers = self.numbers()
-        return (numbers.codes - numbers.weight_zero) * numbers.weight_scale
+        return (numbers.codes.to(torch.int32) - numbers.weight_zero) * numbers.weight_scale  # int8 would wrap
 
     @abstractmethod
     def product(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

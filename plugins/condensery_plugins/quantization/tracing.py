@@ -23,6 +23,10 @@ SHAPING = frozenset(
     }
 )  # fmt: skip
 """Functions that a layer's output is quantized behind, not before."""
+KEEPING = frozenset(
+    {"_max_pool2d", "contiguous", "flatten", "max_pool1d", "max_pool2d", "permute", "reshape", "transpose", "view"}
+)
+"""Functions that move or drop numbers: what comes out is on the grid that went in, and they commute with a ReLU."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +78,9 @@ class _Watch(TorchFunctionMode):
         if name == "hardtanh" and _is_relu6(*args[1:], **kwargs):
             name = "relu6"
         before = self.origin(args[0]) if args else None
+        if before is not None and name in KEEPING:
+            self.mark(out, before)
+            return out
         for tensor in taken:
             self.uses.setdefault(self.origins[id(tensor)], []).append(name)
         for tensor in written:
