@@ -63,9 +63,10 @@ def run(
     json: Json = False,
 ) -> None:
     """Run a recipe from a YAML file."""
-    from condensery_catalogue.running import run_file
+    from condensery_catalogue.running import RunOptions, run_file
 
-    run_file(recipe, set or [], seed, device, out, resume=resume, explain=explain, as_json=json)
+    options = RunOptions(set=set or (), seed=seed, device=device, out=out, resume=resume, explain=explain, as_json=json)
+    run_file(recipe, options)
 
 
 @app.command()
@@ -85,11 +86,10 @@ def compose(
     json: Json = False,
 ) -> None:
     """Run a composition of methods, written in one line."""
-    from condensery_catalogue.running import run_composition
+    from condensery_catalogue.running import RunOptions, run_composition
 
-    run_composition(
-        composition, model, task, epochs, set or [], seed, device, out, resume=resume, explain=explain, as_json=json
-    )
+    options = RunOptions(set=set or (), seed=seed, device=device, out=out, resume=resume, explain=explain, as_json=json)
+    run_composition(composition, model, task, epochs, options)
 
 
 @app.command()
@@ -104,8 +104,17 @@ def reproduce(
 ) -> None:
     """Reproduce a paper: its claim beside the figure measured here."""
     from condensery_catalogue.reproduce import reproduce_paper
+    from condensery_catalogue.running import RunOptions
 
-    reproduce_paper(key, tier, seeds, device, out, results, as_json=json)
+    reproduce_paper(key, tier, seeds, results, RunOptions(device=device, out=out, as_json=json))
+
+
+@app.command("inspect")
+def inspect_(artifact: Path, json: Json = False) -> None:
+    """Show where the bytes of an artifact are, layer by layer."""
+    from condensery_catalogue.inspecting import inspect_file
+
+    inspect_file(artifact, as_json=json)
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from condensery.report import versions
 from condensery_catalogue.listing import console, open_registry, table
 from condensery_catalogue.reproduction import Comparison, Reproduction, Tier, load_reproduction
 from condensery_catalogue.results import commit, results_home, spread
-from condensery_catalogue.running import check_device, quiet_libraries, stoppable
+from condensery_catalogue.running import RunOptions, check_device, quiet_libraries, stoppable
 from condensery_catalogue.showing import figure
 from condensery_catalogue.verdict import direction, summary, verdict
 
@@ -24,35 +24,34 @@ Reports = Mapping[str, Sequence[Mapping[str, Any]]]
 """The reports of each arm, in the order of the seeds."""
 
 
-def reproduce_paper(
-    key: str, tier: str, seeds: int | None, device: str, out: Path | None, results: Path | None, *, as_json: bool
-) -> None:
+def reproduce_paper(key: str, tier: str, seeds: int | None, results: Path | None, options: RunOptions) -> None:
     """Run every arm and seed of one tier, each stored as it ends, and print claim beside measurement.
 
     :param results: folder that the result goes to as ``<key>/<tier>.json``; by default that of a checkout, where a
         smoke result is not kept.
+    :param options: device, folder and output; the recipes' values and seeds are the reproduction's own.
     :raises UsageError: for an unknown key, tier or device.
     """
     registry = open_registry()
     plan = load_reproduction(registry, key)
     if tier not in plan.tiers:
         raise UnknownKey("tier", tier, plan.tiers, where=key)
-    check_device(device)
+    check_device(options.device)
     chosen = plan.tiers[tier]
     card = registry.card(plan.card) or {}
     plan.comparisons(chosen, card)  # a wrong one fails before anything trains
-    folder = (out or Path("runs") / "reproduce" / key) / tier
+    folder = (options.out or Path("runs") / "reproduce" / key) / tier
     numbers = chosen.seeds if seeds is None else list(range(seeds))
     quiet_libraries()
     with stoppable(folder, "the same command"):
-        reports = run_arms(registry, plan, chosen, tier, numbers, device, folder, quiet=as_json)
+        reports = run_arms(registry, plan, chosen, tier, numbers, folder, options)
     result = judge(plan, chosen, tier, card, reports)
     text = json.dumps(result, indent=1) + "\n"
     home = results or (results_home() if tier != "smoke" else None)
     targets = [folder / "result.json", *([home / key / f"{tier}.json"] if home else [])]
     for target in targets:
         write_atomic(target, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-    if as_json:
+    if options.as_json:
         print(text, end="")
         return
     print_result(result)
@@ -65,17 +64,15 @@ def run_arms(
     chosen: Tier,
     tier: str,
     seeds: Sequence[int],
-    device: str,
     folder: Path,
-    *,
-    quiet: bool,
+    options: RunOptions,
 ) -> dict[str, list[dict[str, Any]]]:
     """Return the reports of every arm, one per seed; what an earlier call finished is taken from its folder."""
     from condensery.engine import Run
     from condensery.progress import Progress
 
     reports: dict[str, list[dict[str, Any]]] = {arm: [] for arm in chosen.arms}
-    with Progress(quiet=quiet) as progress:
+    with Progress(quiet=options.as_json) as progress:
         for seed in seeds:
             for arm, plain in chosen.recipes(plan.key).items():
                 recipe = plain.model_copy(update={"seed": seed, "paper": plan.card, "name": f"{plan.key}:{arm}"})
@@ -85,7 +82,9 @@ def run_arms(
                 progress.line(title if done is None else f"{title}: done before, in {here}")
                 if done is None:
                     resume = here.is_dir()
-                    job = Run(recipe, registry, out=here, device=device, resume=resume, tier=tier, show=progress)
+                    job = Run(
+                        recipe, registry, out=here, device=options.device, resume=resume, tier=tier, show=progress
+                    )
                     done = job.execute()
                 reports[arm].append(done)
     return reports

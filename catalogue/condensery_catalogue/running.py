@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,17 +22,27 @@ from condensery.spelling import parse, parse_model
 from condensery_catalogue.listing import open_registry
 
 
-def run_file(
-    path: Path,
-    assignments: list[str],
-    seed: int | None,
-    device: str,
-    out: Path | None,
-    *,
-    resume: bool,
-    explain: bool,
-    as_json: bool,
-) -> None:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """What the commands that run something have in common.
+
+    :param set: changes of single values, ``stages.0.hinton-kd.T=2``.
+    :param seed: of the run; ``None``: the recipe's.
+    :param out: folder for report, log and checkpoints; ``None``: the next free one.
+    :param resume: go on with what ``out`` holds.
+    :param explain: print the resolved recipe and the call order instead of running.
+    """
+
+    set: Sequence[str] = ()
+    seed: int | None = None
+    device: str = "auto"
+    out: Path | None = None
+    resume: bool = False
+    explain: bool = False
+    as_json: bool = False
+
+
+def run_file(path: Path, options: RunOptions) -> None:
     """Run a recipe file.
 
     :raises UsageError: for a missing or broken file.
@@ -39,24 +50,10 @@ def run_file(
     data = load_yaml(path)
     if not isinstance(data, Mapping):
         raise UsageError(f"{path}: a recipe is a mapping with model, task and stages")
-    registry = open_registry()
-    _run(data, assignments, seed, device, out, registry, path.stem, resume=resume, explain=explain, as_json=as_json)
+    _run(data, path.stem, open_registry(), options)
 
 
-def run_composition(
-    composition: str,
-    model: str | None,
-    task: str,
-    epochs: int | None,
-    assignments: list[str],
-    seed: int | None,
-    device: str,
-    out: Path | None,
-    *,
-    resume: bool,
-    explain: bool,
-    as_json: bool,
-) -> None:
+def run_composition(composition: str, model: str | None, task: str, epochs: int | None, options: RunOptions) -> None:
     """Run a composition; without a model, on the task's own."""
     stages = parse(composition)
     registry = open_registry()
@@ -70,41 +67,29 @@ def run_composition(
         "train": train,
         "stages": stages,
     }
-    _run(data, assignments, seed, device, out, registry, "compose", resume=resume, explain=explain, as_json=as_json)
+    _run(data, "compose", registry, options)
 
 
-def _run(
-    data: Mapping[str, Any],
-    assignments: list[str],
-    seed: int | None,
-    device: str,
-    out: Path | None,
-    registry: Registry,
-    name: str,
-    *,
-    resume: bool,
-    explain: bool,
-    as_json: bool,
-) -> None:
-    changed = apply_overrides(data, assignments)
-    if seed is not None:
-        changed["seed"] = seed
+def _run(data: Mapping[str, Any], name: str, registry: Registry, options: RunOptions) -> None:
+    changed = apply_overrides(data, options.set)
+    if options.seed is not None:
+        changed["seed"] = options.seed
     recipe = parse_recipe(changed)
-    check_device(device)
+    check_device(options.device)
     quiet_libraries()
-    folder = out or free_folder(Path("runs"), recipe.name or name)
+    folder = options.out or free_folder(Path("runs"), recipe.name or name)
     with stoppable(folder, f"the same command with --out {folder} --resume"):
         from condensery.engine import Run
         from condensery.progress import Progress
 
-        with Progress(quiet=as_json) as progress:
-            job = Run(recipe, registry, out=folder, device=device, resume=resume, show=progress)
-            if explain:
+        with Progress(quiet=options.as_json) as progress:
+            job = Run(recipe, registry, out=folder, device=options.device, resume=options.resume, show=progress)
+            if options.explain:
                 said = job.explain()
-                print(json.dumps(said, indent=1) if as_json else yaml.safe_dump(said, sort_keys=False))
+                print(json.dumps(said, indent=1) if options.as_json else yaml.safe_dump(said, sort_keys=False))
                 return
             report = job.execute()
-    if as_json:
+    if options.as_json:
         print(json.dumps(report, indent=1, default=str))
     else:
         print_report(report, folder)
@@ -175,6 +160,7 @@ def print_report(report: Mapping[str, Any], folder: Path) -> None:
             f"stage {stage['name']}{cached}: {stage['epochs']} epochs, {stage['wall_s']:.0f} s  {said}", markup=False
         )
     console.print(f"report: {folder / 'report.json'}", markup=False, soft_wrap=True)
+    console.print(f"artifact: {folder / report['artifact']}", markup=False, soft_wrap=True)
 
 
 def _number(value: float | None) -> str:

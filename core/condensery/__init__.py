@@ -13,7 +13,9 @@ from condensery.hookspecs import hookimpl
 from condensery.methods import Method
 
 if TYPE_CHECKING:
+    from condensery.artifact import load
     from condensery.engine import Run
+    from condensery.layers import Layer
     from condensery.recipe import Recipe
     from condensery.registry import Registry
     from condensery.stage import Stage, Weight
@@ -24,6 +26,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Batch",
     "CondenseryError",
+    "Layer",
     "Method",
     "NotApplicable",
     "PluginError",
@@ -38,11 +41,13 @@ __all__ = [
     "Weight",
     "__version__",
     "hookimpl",
+    "load",
     "straight_through",
 ]
 
 _LAZY = {
     "Batch": "tasks",
+    "Layer": "layers",
     "Recipe": "recipe",
     "Registry": "registry",
     "Run": "engine",
@@ -50,6 +55,7 @@ _LAZY = {
     "Task": "tasks",
     "Transform": "transforms",
     "Weight": "stage",
+    "load": "artifact",
     "straight_through": "transforms",
 }
 

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from condensery.checkpoint import describe_net, rebuild_net
+from condensery.checkpoint import describe_net, rebuild_net, unweighted
 from condensery.clone import clone, frozen
 from condensery.errors import UsageError
 from condensery.folder import RunFolder
 from condensery.models import build_net, copy_from
 from condensery.players import Player
-from condensery.recipe import ModelSpec, Recipe, Role, StageSpec, fingerprint
+from condensery.recipe import ModelSpec, Recipe, Role, fingerprint, flat
 from condensery.registry import Registry
 from condensery.roles import is_attention
 from condensery.rounds import Unit
@@ -57,14 +57,19 @@ class Cast:
         self.folder, self.train, self.dry = folder, train, dry
         self.snapshots: dict[str, Net] = {}
         self.wanted = references(recipe)
+        self._fresh: dict[str, nn.Module] = {}
 
     def build(self, spec: ModelSpec) -> nn.Module:
         """Build a net with the run's seed."""
-        return build_net(spec, self.task, self.registry, self.recipe.seed)
+        return build_net(spec, self.task.facts, self.registry, self.recipe.seed)
 
     def described(self, net: Net) -> dict[str, Any]:
         """Return what a checkpoint holds of a net."""
-        return describe_net(net.module, net.spec, self.registry)
+        plain = unweighted(net.spec)
+        key = fingerprint(plain.model_dump(mode="json"))
+        if key not in self._fresh:
+            self._fresh[key] = self.build(plain)
+        return describe_net(net.module, net.spec, self._fresh[key], self.registry)
 
     def rebuilt(self, description: Any) -> Net:
         """Return a net from a checkpoint."""
@@ -114,54 +119,79 @@ class Cast:
         stage.players = {"student": player, **stage.players}
 
     def remember(self, stage: Stage, epoch: int | None = None) -> None:
-        """Keep the nets that a later stage refers to."""
-        for role in self.wanted:
-            match = REFERENCE.fullmatch(role)
-            assert match is not None
-            at = match["epoch"]
-            name, player = match["stage"], match["player"] or "student"
-            if f"{name}.{match['player']}" == stage.name:
-                name, player = stage.name, "student"
-            if name != stage.name or (epoch is None) != (at is None) or (at is not None and int(at) != epoch):
+        """Keep the nets that a later stage refers to.
+
+        :param epoch: after this many epochs; ``None``: when the stage ends. A dry run comes here at the end alone, and
+            takes the nets of all epochs then.
+        """
+        for number, reference in enumerate(self.wanted):
+            name = reference.player_in(stage.name)
+            if name is None or (not self.dry and reference.epoch != epoch):
                 continue
-            if player not in stage.players:
-                raise UsageError(f"{role}: stage {name!r} has no player {player!r}; it has {', '.join(stage.players)}")
-            found = stage.players[player]
+            role = reference.role
+            if name not in stage.players:
+                players = ", ".join(stage.players)
+                raise UsageError(f"{role}: stage {stage.name!r} has no player {name!r}; it has {players}")
+            found = stage.players[name]
             self.snapshots[role] = Net(frozen(clone(found.module)), found.spec)
             if not self.dry:
-                name = f"snapshot-{self.wanted.index(role)}.safetensors"
-                self.folder.save(name, self.described(self.snapshots[role]))
-        if self.dry:  # a dry run has one epoch; snapshots at later epochs are taken at its end
-            for role in self.wanted:
-                match = REFERENCE.fullmatch(role)
-                if match is not None and match["epoch"] and match["stage"] == stage.name and role not in self.snapshots:
-                    self.snapshots[role] = Net(frozen(clone(stage.student.module)), stage.student.spec)
+                self.folder.save(snapshot_file(number), self.described(self.snapshots[role]))
 
     def recall(self) -> None:
         """Take the nets kept for later stages from the folder of an interrupted run."""
-        for number, role in enumerate(self.wanted):
-            kept = self.folder.load(f"snapshot-{number}.safetensors")
+        for number, reference in enumerate(self.wanted):
+            kept = self.folder.load(snapshot_file(number))
             if kept is not None:
                 found = self.rebuilt(kept)
-                self.snapshots[role] = Net(frozen(found.module), found.spec)
+                self.snapshots[reference.role] = Net(frozen(found.module), found.spec)
 
 
-def references(recipe: Recipe) -> list[str]:
-    """Return every ``stage:`` role of a recipe."""
-    found: list[str] = []
+def snapshot_file(number: int) -> str:
+    """Return the name of the file that keeps the net of one reference."""
+    return f"snapshot-{number}.safetensors"
 
-    def walk(items: list[Any]) -> None:
-        for item in items:
-            if isinstance(item, StageSpec):
-                found.extend(r for r in item.teachers if isinstance(r, str) and r.startswith("stage:"))
-            else:
-                walk(item.stages)
 
-    walk(recipe.stages)
-    for role in found:
-        if REFERENCE.fullmatch(role) is None:
+@dataclasses.dataclass(frozen=True)
+class Reference:
+    """A role that names a net of an earlier stage.
+
+    :param role: as written, ``stage:<name>[.<player>][@epoch=N]``.
+    :param epoch: after this many epochs; ``None``: when the stage ends.
+    """
+
+    role: str
+    stage: str
+    player: str | None
+    epoch: int | None
+
+    @classmethod
+    def parse(cls, role: str) -> Reference:
+        """Read a role.
+
+        :raises UsageError: with the right form.
+        """
+        match = REFERENCE.fullmatch(role)
+        if match is None:
             raise UsageError(f"role {role!r}: write stage:<name>[.<player>][@epoch=N]")
-    return list(dict.fromkeys(found))
+        return cls(role, match["stage"], match["player"], int(match["epoch"]) if match["epoch"] else None)
+
+    def player_in(self, stage: str) -> str | None:
+        """Return the name of the player meant in a stage, or ``None`` if another stage is meant.
+
+        A stage's own name may hold a point: ``a.b`` is the student of a stage with this name, or player b of stage a.
+        """
+        if self.player is not None and f"{self.stage}.{self.player}" == stage:
+            return "student"
+        return (self.player or "student") if self.stage == stage else None
+
+
+def references(recipe: Recipe) -> list[Reference]:
+    """Return every ``stage:`` role of a recipe, each once.
+
+    :raises UsageError: for one that can't be read.
+    """
+    roles = [r for s in flat(recipe.stages) for r in s.teachers if isinstance(r, str) and r.startswith("stage:")]
+    return [Reference.parse(role) for role in dict.fromkeys(roles)]
 
 
 def words_of(stage: Stage) -> set[str]:

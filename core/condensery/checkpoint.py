@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from condensery.data import write_atomic
 from condensery.errors import ArtifactError, PluginError
 from condensery.recipe import ModelSpec
 from condensery.registry import Registry
-from condensery.transforms import attach, attached
+from condensery.structure import build_layer, restructure, structure_of
+from condensery.transforms import Transform, attach, attached
 
 FORMAT = 1
 _MARK = "$tensor"
@@ -97,18 +98,43 @@ def load_tensors(model: nn.Module, saved: Mapping[str, Tensor], where: str) -> N
             mine[name].copy_(value)
 
 
-def describe_net(model: nn.Module, spec: ModelSpec, registry: Registry) -> dict[str, Any]:
-    """Return what rebuilds a net: builder, transforms, tensors.
+def describe_net(model: nn.Module, spec: ModelSpec, fresh: nn.Module, registry: Registry) -> dict[str, Any]:
+    """Return what rebuilds a net: builder, structure, transforms, tensors.
+
+    :param fresh: what the builder makes of the spec.
+    :raises PluginError: for a transform or layer that no plugin registers.
+    """
+    return {
+        "spec": spec.model_dump(mode="json"),
+        "structure": structure_of(model, fresh, registry).dump(),
+        "transforms": transforms_of(model, registry),
+        "tensors": tensors_of(model),
+    }
+
+
+def transforms_of(model: nn.Module, registry: Registry) -> list[dict[str, Any]]:
+    """Return every transform on a net as JSON data.
 
     :raises PluginError: for a transform that no plugin registers.
     """
-    transforms = []
+    found = []
     for item in attached(model):
         key = type(item.transform).key
         if key not in registry.entries["layers"]:
             raise PluginError(f"transform {type(item.transform).__name__} at {item.target} isn't in register_layers")
-        transforms.append({"target": item.target, "name": item.name, "key": key, "config": item.transform.config()})
-    return {"spec": spec.model_dump(mode="json"), "transforms": transforms, "tensors": tensors_of(model)}
+        found.append({"target": item.target, "name": item.name, "key": key, "config": item.transform.config()})
+    return found
+
+
+def attach_described(model: nn.Module, described: Iterable[Mapping[str, Any]], registry: Registry, where: str) -> None:
+    """Attach transforms that :func:`transforms_of` described; their state is still to be filled.
+
+    :raises PluginError: naming a transform that no plugin offers.
+    """
+    for item in described:
+        transform = build_layer(item, registry, where)
+        assert isinstance(transform, Transform)
+        attach(model, item["target"], item["name"], transform)
 
 
 def rebuild_net(
@@ -116,12 +142,16 @@ def rebuild_net(
 ) -> tuple[nn.Module, ModelSpec]:
     """Build a described net again.
 
-    :param build: makes the plain net of a spec, without loading weights.
+    :param build: makes the plain net of a spec.
     """
     spec = ModelSpec.model_validate(description["spec"])
-    model = build(spec.model_copy(update={"weights": None, "init_from": None}))
-    for item in description["transforms"]:
-        transform = registry.load("layers", item["key"])(**item["config"])
-        attach(model, item["target"], item["name"], transform)
-    load_tensors(model, description["tensors"], f"net {spec.key}")
+    where = f"net {spec.key}"
+    model = restructure(build(unweighted(spec)), description["structure"], registry, where)
+    attach_described(model, description["transforms"], registry, where)
+    load_tensors(model, description["tensors"], where)
     return model, spec
+
+
+def unweighted(spec: ModelSpec) -> ModelSpec:
+    """Return the spec of the same net with random weights."""
+    return spec.model_copy(update={"weights": None, "init_from": None})

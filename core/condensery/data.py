@@ -44,12 +44,10 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
         raise
 
 
-def find_data(name: str, files: Sequence[str], hub: str | None = None) -> Path | None:
+def find_data(name: str, files: Sequence[str]) -> Path | None:
     """Return the local folder that holds all of ``files`` of a data set, or ``None``.
 
     Looks in ``$CONDENSERY_DATA/<name>``, then in ``<cache>/data/<name>``.
-
-    :param hub: the Hugging Face data set that a loader falls back to; only named in errors.
     """
     for root in _roots():
         folder = root / name

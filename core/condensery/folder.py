@@ -13,13 +13,15 @@ from condensery.data import write_atomic
 from condensery.errors import ArtifactError, UsageError
 
 ORIGINAL, NET, PROGRESS = "original.safetensors", "net.safetensors", "progress.safetensors"
+ARTIFACT = "artifact.safetensors"
 
 
 class RunFolder:
     """Reads and writes one run's files, each whole or not at all.
 
     While a run goes on: ``recipe.json``, ``log.jsonl``, the net at the recipe's start, the net after the last finished
-    stage, the progress of the running one, and the nets that later stages refer to. Afterwards: recipe, log, report.
+    stage, the progress of the running one, and the nets that later stages refer to. Afterwards: recipe, log, report and
+    the artifact.
 
     :param path: the folder; it appears with the first file.
     :param resume: go on with what it holds.
@@ -82,7 +84,8 @@ class RunFolder:
         """Write the report, then remove what only a running run needs."""
         self.write("report.json", report)
         for path in self.path.glob("*.safetensors"):
-            path.unlink()
+            if path.name != ARTIFACT:
+                path.unlink()
 
 
 def plain(value: Any) -> Any:

@@ -62,11 +62,14 @@ class OfferingSpecs:
 
     @hookspec
     def register_layers(self, register: Register) -> None:
-        """Offer modules that checkpoints and artifacts rebuild from a JSON config: transforms and special layers."""
+        """Offer modules that checkpoints and artifacts rebuild from a JSON config: transforms and special layers.
+
+        :param register: the target is a :class:`condensery.transforms.Transform` or :class:`condensery.layers.Layer`.
+        """
 
     @hookspec
     def register_codecs(self, register: Register) -> None:
-        """Offer ways to store a tensor in an artifact."""
+        """Offer ways to store a tensor in an artifact: the target is a :class:`condensery.codecs.Codec`."""
 
     @hookspec
     def register_recipes(self, register: Register) -> None:
@@ -175,14 +178,8 @@ class StageSpecs:
     def after_step(self, stage: Stage, player: Player) -> None:
         """Act after the optimizer's step of one player, and after its transforms have settled."""
 
-    # ---------------------------------------------------------------- when the recipe has ended
-
-    @hookspec(firstresult=True)
-    def encode(self, run: Any, name: str, tensor: Tensor) -> Any:
-        """Return the chain of codecs that stores one tensor of the artifact. First result, wrappers see it."""
-
 
 OFFERING_HOOKS = tuple(n for n in vars(OfferingSpecs) if not n.startswith("_"))
 STAGE_HOOKS = tuple(n for n in vars(StageSpecs) if not n.startswith("_"))
-FIRST_RESULT_HOOKS = ("optimizer", "batches", "training_step", "exchange", "encode")
+FIRST_RESULT_HOOKS = ("optimizer", "batches", "training_step", "exchange")
 PER_PLAYER_HOOKS = ("loss_terms", "task_weight", "after_backward", "after_step")

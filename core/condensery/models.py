@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import inspect
+
 import torch
 from torch import Tensor, nn
 
 from condensery.clone import clone
-from condensery.errors import UsageError
+from condensery.errors import UnknownKey, UsageError
 from condensery.recipe import ModelSpec, TaskSpec, fingerprint
 from condensery.registry import Registry
 from condensery.roles import resolve
-from condensery.tasks import Task
+from condensery.tasks import Task, TaskFacts
 from condensery.weights import load_weights
 
 
 def build_task(spec: TaskSpec, registry: Registry) -> Task:
     """Build a task; its data are not read yet.
 
-    :raises UsageError: for an unknown task or a setting that it doesn't have.
+    :raises UnknownKey: for an unknown task, or a setting that it doesn't have.
+    :raises UsageError: for a setting with a value of the wrong type.
     """
     cls = registry.load("tasks", spec.key)
+    settings = inspect.signature(cls).parameters
+    takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in settings.values())
+    for name in spec.config:
+        if name not in settings and not takes_any:
+            raise UnknownKey("setting", name, settings, where=f"task {spec.key!r}")
     try:
         task = cls(**spec.config)
     except TypeError as error:
@@ -33,7 +41,7 @@ def derive_seed(*parts: object) -> int:
     return int(fingerprint([str(p) for p in parts])[:12], 16)
 
 
-def build_net(spec: ModelSpec, task: Task, registry: Registry, seed: int) -> nn.Module:
+def build_net(spec: ModelSpec, facts: TaskFacts, registry: Registry, seed: int) -> nn.Module:
     """Build a net with random weights, or the spec's. The initial weights depend on the seed and spec alone.
 
     :raises UsageError: for an unknown model, a setting it doesn't have, or weights that don't fit.
@@ -51,7 +59,7 @@ def build_net(spec: ModelSpec, task: Task, registry: Registry, seed: int) -> nn.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed("init", seed, spec.seed, spec.key))
         try:
-            model = builder(task.facts, name, **config)
+            model = builder(facts, name, **config)
         except TypeError as error:
             raise UsageError(f"model {spec.key!r}: {error}") from None
     if spec.weights and spec.weights != "hub":

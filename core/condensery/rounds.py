@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
-from condensery.errors import UsageError
+from condensery.errors import UnknownKey, UsageError
+from condensery.formula import variables
 from condensery.recipe import RoundSpec, StageSpec
 
 
@@ -37,6 +38,21 @@ class Unit:
 
 Decide = Callable[[str, Callable[[], Any]], Any]
 """``decide(id, ask)``: the recorded decision, or what ``ask()`` says now."""
+
+
+def check_conditions(items: Sequence[StageSpec | RoundSpec], known: Sequence[str]) -> None:
+    """Check what the rounds' ``until`` asks about, before anything runs.
+
+    :param known: the names that have a value after a pass.
+    :raises UnknownKey: naming the nearest known name.
+    :raises UsageError: for a condition that can't be read.
+    """
+    for item in items:
+        if isinstance(item, RoundSpec):
+            for name in sorted(variables(item.until) if item.until else ()):
+                if name not in known:
+                    raise UnknownKey("name", name, known, where=f"until: {item.until}")
+            check_conditions(item.stages, known)
 
 
 def unroll(

@@ -20,54 +20,15 @@ from condensery.players import Outputs, Player
 from condensery.recipe import ModelSpec, StageSpec, TrainSpec
 from condensery.steps import Bucket, rate_factor
 from condensery.tasks import Batch, Subset, Task
+from condensery.tensors import BATCH_NORMS, CONVS, LINEARS, WEIGHTED, Weight, weights_of
 from condensery.transforms import (
-    MASK,
-    Stack,
     Transform,
     attach,
-    latent_of,
     settle,
     settling,
-    stack_of,
 )
 
-CONVS: tuple[type[nn.Module], ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-LINEARS: tuple[type[nn.Module], ...] = (nn.Linear,)
-WEIGHTED = CONVS + LINEARS
-BATCH_NORMS: tuple[type[nn.Module], ...] = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Weight:
-    """One tensor of a layer, as methods see it.
-
-    :param path: of the module; ``name`` adds the tensor: ``layer1.0.conv1.weight``.
-    :param latent: the trained Parameter: criteria by size, writes, gradients.
-    """
-
-    path: str
-    name: str
-    module: nn.Module
-    latent: nn.Parameter
-
-    @property
-    def value(self) -> Tensor:
-        """What the layer uses, through all transforms; read-only."""
-        return getattr(self.module, self.name.rpartition(".")[2]).detach()  # type: ignore[no-any-return]
-
-    @property
-    def stack(self) -> Stack | None:
-        """The transforms on it, if any."""
-        return stack_of(self.module, self.name.rpartition(".")[2])
-
-    @property
-    def alive(self) -> Tensor:
-        """True where no mask holds the value at zero; of the latent's shape."""
-        ones = torch.ones_like(self.latent)
-        for transform in self.stack.transforms.values() if self.stack is not None else ():
-            if isinstance(transform, Transform) and transform.rank == MASK:
-                ones = transform(ones)
-        return ones.detach() != 0
+__all__ = ["BATCH_NORMS", "CONVS", "LINEARS", "WEIGHTED", "Stage", "Weight"]
 
 
 class Stage:
@@ -107,6 +68,7 @@ class Stage:
         self._build = build
         self._calls: dict[tuple[str, str], list[tuple[str, Callable[..., Any]]]] = {}
         self._settling: dict[str, list[tuple[Transform, nn.Module, str]]] = {}
+        self._weights: dict[tuple[nn.Module, tuple[type[nn.Module], ...], str], list[Weight]] = {}
         self._exchanged = False
 
     # ---------------------------------------------------------------- players
@@ -143,24 +105,21 @@ class Stage:
     ) -> list[Weight]:
         """Return the weights of a player's layers, in the net's order.
 
-        Never use ``module.weight``: under a transform it is a temporary, and what is written to it vanishes.
+        Never use ``module.weight``: under a transform it is a temporary, and what is written to it vanishes. The net
+        is walked once; what changes its layers must call :meth:`changed`.
 
         :param kinds: module classes; ``BATCH_NORMS`` gives the scales.
         :param tensor: ``weight`` or ``bias``; layers without it are left out.
         """
-        found, seen = [], set()
-        wanted: tuple[type[nn.Module], ...] = tuple(kinds)
-        for path, module in self.players[player].module.named_modules():
-            if not isinstance(module, wanted):
-                continue
-            if tensor not in module._parameters and not parametrize.is_parametrized(module, tensor):
-                continue
-            latent = latent_of(module, tensor) if getattr(module, tensor) is not None else None
-            if latent is None or id(latent) in seen:
-                continue
-            seen.add(id(latent))
-            found.append(Weight(path, f"{path}.{tensor}" if path else tensor, module, latent))
-        return found
+        key = (self.players[player].module, tuple(kinds), tensor)
+        if key not in self._weights:
+            self._weights[key] = weights_of(*key)
+        return list(self._weights[key])
+
+    def changed(self, player: str = "student") -> None:
+        """Forget what is known of a player's layers, after a change of its structure or transforms."""
+        net = self.players[player].module
+        self._weights = {key: found for key, found in self._weights.items() if key[0] is not net}
 
     def attach(
         self, target: str, name: str, transform: Transform, player: str = "student", *, keep: bool = True
@@ -171,6 +130,7 @@ class Stage:
         """
         net = self.players[player].module
         attach(net, target, name, transform.to(self.device), keep=keep)
+        self.changed(player)
 
     def replace(self, path: str, layer: Layer | nn.Identity, player: str = "student") -> None:
         """Put a registered layer in a plain module's place, in ``prepare`` or ``end_stage``; it stays.

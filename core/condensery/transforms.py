@@ -18,6 +18,8 @@ from condensery.errors import UsageError
 
 REPARAMETRIZE, QUANTIZE, MASK, STORE = 0, 1, 2, 3
 SITES = ("input", "output")
+SITE_PREFIX = "condensery_"
+"""Begins the names of the modules that hold activation transforms."""
 
 
 def straight_through(value: Tensor, x: Tensor) -> Tensor:
@@ -191,7 +193,7 @@ def latent_of(owner: nn.Module, tensor: str) -> nn.Parameter:
 
 
 def _site(owner: nn.Module, site: str, *, create: bool = False) -> Stack:
-    attribute = f"condensery_{site}"
+    attribute = f"{SITE_PREFIX}{site}"
     if attribute not in owner._modules and create:
         owner.add_module(attribute, Stack())
         if site == "input":
@@ -215,7 +217,7 @@ def _output_hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
 def sites(owner: nn.Module) -> Iterator[tuple[str, Stack]]:
     """Yield the activation sites of one module."""
     for site in SITES:
-        stack = owner._modules.get(f"condensery_{site}")
+        stack = owner._modules.get(f"{SITE_PREFIX}{site}")
         if isinstance(stack, Stack):
             yield site, stack
 
@@ -250,7 +252,7 @@ def detach(model: nn.Module, target: str, name: str) -> None:
     if not tensor.startswith(":"):
         parametrize.remove_parametrizations(owner, tensor, leave_parametrized=False)
         return
-    del owner._modules[f"condensery_{tensor[1:]}"]
+    del owner._modules[f"{SITE_PREFIX}{tensor[1:]}"]
     hooks, ours = (
         (owner._forward_pre_hooks, _input_hook) if tensor == ":input" else (owner._forward_hooks, _output_hook)
     )

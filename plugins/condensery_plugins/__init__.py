@@ -14,8 +14,18 @@ METHODS = (
     ("prune-then-distill", "joint.prune_then_distill:PruneThenDistill"),
     ("qkd", "joint.qkd:QKD"),
 )
-CODECS: tuple[tuple[str, str], ...] = ()
+CODECS = (
+    ("affine", "codecs.affine:Affine"),
+    ("bitmap", "codecs.bitmap:Bitmap"),
+    ("huffman", "codecs.huffman:Huffman"),
+    ("palette", "codecs.palette:Palette"),
+    ("product-codebook", "codecs.codebooks:ProductCodebook"),
+    ("residual-codebook", "codecs.codebooks:ResidualCodebook"),
+    ("sparse-index", "codecs.sparse_index:SparseIndex"),
+    ("ternary", "codecs.ternary:Ternary"),
+)
 LAYERS = (
+    ("entropy-coded", "codecs.entropy_coded:EntropyCoded"),
     ("folded-conv2d", "quantization.folded_layers:FoldedConv2d"),
     ("folded-linear", "quantization.folded_layers:FoldedLinear"),
     ("integer-conv2d", "quantization.integer_layers:IntegerConv2d"),

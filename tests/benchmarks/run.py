@@ -34,8 +34,8 @@ def engine_step(spec: ModelSpec, registry: Registry) -> Callable[[Batch], None]:
     """Return one step of a stage with hinton-kd, as the engine makes it."""
     task = build_task(TaskSpec(key="digits"), registry)
     stage = Stage(StageSpec(name="bench"), task, TrainSpec(), seed=0, device=torch.device("cpu"))
-    stage.players["student"] = Player("student", build_net(spec, task, registry, 0), spec=spec, trains=True)
-    stage.players["teacher"] = Player("teacher", build_net(spec, task, registry, 1), spec=spec)
+    stage.players["student"] = Player("student", build_net(spec, task.facts, registry, 0), spec=spec, trains=True)
+    stage.players["teacher"] = Player("teacher", build_net(spec, task.facts, registry, 1), spec=spec)
     stage.manager = StageManager("bench", [("hinton-kd", HintonKD())], Defaults())
     for player in stage.players.values():
         player.set_mode()
@@ -57,7 +57,7 @@ def engine_step(spec: ModelSpec, registry: Registry) -> Callable[[Batch], None]:
 def hand_step(spec: ModelSpec, registry: Registry) -> Callable[[Batch], None]:
     """Return the same step as a loop by hand."""
     task = build_task(TaskSpec(key="digits"), registry)
-    student, teacher = build_net(spec, task, registry, 0), build_net(spec, task, registry, 1)
+    student, teacher = build_net(spec, task.facts, registry, 0), build_net(spec, task.facts, registry, 1)
     teacher.eval().requires_grad_(False)
     optimizer = torch.optim.SGD(student.parameters(), lr=0.1)
 

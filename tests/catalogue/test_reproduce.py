@@ -16,6 +16,7 @@ from condensery.registry import Registry
 from condensery_catalogue import results
 from condensery_catalogue.reproduce import dig, finished, judge, print_result, reproduce_paper
 from condensery_catalogue.reproduction import Reproduction
+from condensery_catalogue.running import RunOptions
 from condensery_catalogue.showing import show_card
 
 PLAN: dict[str, Any] = {
@@ -98,7 +99,7 @@ def test_a_second_call_runs_only_what_is_missing(
     out, home = tmp_path / "out", tmp_path / "reproductions" / "results"
 
     def call() -> dict[str, Any]:
-        reproduce_paper("hinton-kd", "smoke", None, "cpu", out, home, as_json=True)
+        reproduce_paper("hinton-kd", "smoke", None, home, RunOptions(device="cpu", out=out, as_json=True))
         result: dict[str, Any] = json.loads(capsys.readouterr().out)
         assert json.loads((home / "hinton-kd" / "smoke.json").read_text()) == result
         return result
@@ -149,7 +150,7 @@ def _recipes(key: str) -> dict[str, Any]:
 )
 def test_bad_arguments_leave_nothing_behind(key: str, tier: str, device: str, says: str, tmp_path: Path) -> None:
     with pytest.raises(CondenseryError, match=says):
-        reproduce_paper(key, tier, None, device, tmp_path / "out", None, as_json=True)
+        reproduce_paper(key, tier, None, None, RunOptions(device=device, out=tmp_path / "out", as_json=True))
     assert not (tmp_path / "out").exists()
 
 

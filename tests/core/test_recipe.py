@@ -146,7 +146,10 @@ def test_unknown_fields_are_named_with_the_nearest(data: dict[str, Any], message
         ({"stages": [{"stages": ["a"], "over": "rows"}]}, "recipe: stages.0.over: "),
         ({"stages": [{"methods": [{"a": 3}]}]}, "recipe: stages.0.methods.0.settings: "),
         ({"stages": [{"players": {"g": {"every": "1/0"}}}]}, "recipe: stages.0.players.g.every: "),
-        ({"stages": [{"teacher": "self"}]}, "recipe: stages.0.teacher: 'self' is not possible"),
+        (
+            {"stages": [{"teacher": "self"}]},
+            "recipe: stages.0.teacher: 'self' is not possible: one net can't be in train",
+        ),
         ({"stages": [{"teacher": ["original", 3]}]}, "recipe: stages.0.teacher: a role is a word or a model, got 3"),
         ({"stages": [{"teacher": {"width": 2}}]}, "recipe: stages.0.teacher.key: Field required"),
         ({"stages": [{"student": None}]}, "recipe: stages.0.student: a role is a word or a model, got None"),

@@ -5,14 +5,18 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from condensery import Method, NotApplicable, Registry, Run, hookimpl
+from condensery.artifact import ROOT, cost_of, open_artifact
 from condensery.checkpoint import load_tree, save_tree
 from condensery.players import Player
 from condensery.progress import Progress
@@ -25,7 +29,6 @@ NETS: dict[str, dict[str, Any]] = {
     "ViT": {"model": {"key": "vit", "dim": 24, "depth": 2, "patch_size": 4}, "task": "digits"},
     "Transformer": {"model": {"key": "transformer", "hidden": 24, "depth": 2}, "task": "word-language"},
 }
-LAST = {"name": "m", "train": {"epochs": 2}}
 TEACHER: dict[str, dict[str, Any]] = {
     "hinton-kd": {"teacher": "original"},
     "prune-then-distill": {"teacher": "stage:pruned"},
@@ -75,8 +78,8 @@ def registry() -> Registry:
     return found
 
 
-def recipe(key: str, net: str, beside: tuple[str, ...] = (), **changes: Any) -> Any:
-    stage = {**LAST, "methods": [key, *beside], **TEACHER.get(key, {})}
+def recipe(key: str, net: str, beside: tuple[str, ...] = (), epochs: int = 2, **changes: Any) -> Any:
+    stage = {"name": "m", "train": {"epochs": epochs}, "methods": [key, *beside], **TEACHER.get(key, {})}
     data = {
         **NETS[net],
         "base": "none",
@@ -150,6 +153,7 @@ def test_runs_repeats_and_resumes(key: str, net: str, registry: Registry, out: P
     assert not hooks_on(first.student)
     assert all(torch.isfinite(v).all() for v in numbers(first.student).values() if v.is_floating_point())
     assert any(p.requires_grad for p in first.student.parameters())
+    check_artifact(first, registry, out / "artifact.safetensors")
 
     shutil.rmtree(out)
     with pytest.raises(KeyboardInterrupt):
@@ -161,13 +165,71 @@ def test_runs_repeats_and_resumes(key: str, net: str, registry: Registry, out: P
     assert [h["terms"] for h in mine["history"]] == [h["terms"] for h in theirs["history"]]
 
 
+def outputs(job: Run, net: nn.Module) -> torch.Tensor:
+    with torch.no_grad():
+        return job.task.logits(net.eval(), job.task.example_input(5))
+
+
+def check_artifact(job: Run, registry: Registry, path: Path) -> None:
+    """Loaded outputs are the baked net's bit for bit, and nearly the trained one's; the estimate is the file."""
+    assert job.baked is not None
+    found = open_artifact(path, registry)
+    expected = outputs(job, job.baked.net)
+    assert torch.equal(outputs(job, found.net), expected)
+    assert job.baked.moved < 1e-6
+    records = {
+        tensor if module == ROOT else f"{module}.{tensor}": record
+        for module, parts in found.manifest["tensors"].items()
+        for tensor, record in parts.items()
+    }
+    for name, stored in job.baked.stored.items():
+        assert stored.estimate == cost_of(records[name], registry), name
+    content = path.read_bytes()
+    sizes = found.sizes
+    assert sizes.header == 8 + int.from_bytes(content[:8], "little")
+    assert sizes.payload + sizes.tables + sizes.header + sizes.manifest == len(content)
+
+
+LOADER = """
+import sys, torch
+from pathlib import Path
+from safetensors.torch import load_file
+from condensery import Registry
+from condensery.artifact import open_artifact
+from condensery.models import build_task
+torch.set_num_threads(1)
+registry = Registry.open()
+for path in sorted(Path(sys.argv[1]).glob("*/artifact.safetensors")):
+    found = open_artifact(path, registry)
+    task = build_task(found.task, registry)
+    with torch.no_grad():
+        mine = task.logits(found.net, task.example_input(5))
+    assert torch.equal(mine, load_file(path.with_name("outputs.st"))["logits"]), path
+    print(path.parent.name)
+"""
+
+
+@pytest.mark.parametrize("net", NETS)
+def test_artifacts_load_in_a_fresh_process(net: str, registry: Registry, tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    keys = [k for k, _ in METHODS if (k, net) not in NOT_APPLICABLE]
+    for key in keys:
+        job = run(recipe(key, net, epochs=1), registry, tmp_path / key)
+        assert job.baked is not None
+        save_file({"logits": outputs(job, job.baked.net).contiguous()}, tmp_path / key / "outputs.st")
+    done = subprocess.run([sys.executable, "-c", LOADER, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.split() == sorted(keys)
+
+
 @pytest.mark.parametrize(("key", "net"), [(k, n) for k, n in CELLS if n == "CNN"])
 def test_works_beside_others_and_itself(key: str, net: str, registry: Registry, out: Path) -> None:
     beside = run(recipe(key, net, ("l2-decay",)), registry, out)
-    players = 2 if key == "deep-mutual-learning" else 1
     assert beside.stages[-1]["report"]["l2-decay.steps_count"] == 4  # the student's only, whoever else trains
-    assert players >= 1
-    assert "student.l2-decay.l2" in beside.stages[-1]["history"][0]["terms"]
+    terms = beside.stages[-1]["history"][0]["terms"]
+    assert "student.l2-decay.l2" in terms
+    trained = {"student", "peer#1"} if key == "deep-mutual-learning" else {"student"}
+    assert {term.partition(".")[0] for term in terms} == trained
     if key in NOT_TWICE:
         with pytest.raises(NotApplicable, match=f"{key}#2"):
             run(recipe(key, net, (key,)), registry, out.with_name("twice"))

@@ -8,6 +8,7 @@ import pytest
 from condensery.registry import Registry
 from condensery_catalogue.reproduce import reproduce_paper
 from condensery_catalogue.reproduction import load_reproduction
+from condensery_catalogue.running import RunOptions
 from condensery_reproductions import REPRODUCTIONS
 
 REGISTRY = Registry.open()
@@ -30,7 +31,8 @@ def test_every_tier_is_a_recipe_and_every_comparison_a_claim(key: str) -> None:
 @pytest.mark.parametrize("key", REPRODUCTIONS)
 def test_smoke_runs(key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CONDENSERY_CACHE", str(tmp_path / "cache"))
-    reproduce_paper(key, "smoke", None, "cpu", tmp_path / "out", tmp_path / "results", as_json=True)
+    options = RunOptions(device="cpu", out=tmp_path / "out", as_json=True)
+    reproduce_paper(key, "smoke", None, tmp_path / "results", options)
     result = json.loads((tmp_path / "results" / key / "smoke.json").read_text())
     assert result["scale"] == "scaled-down"
     assert all(c["verdict"] == "scaled-down" for c in result["comparisons"])

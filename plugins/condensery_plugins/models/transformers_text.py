@@ -16,6 +16,8 @@ from condensery.tasks import TaskFacts
 from condensery_plugins.models.facts import builder, scaled, shared
 
 ATTENTION = ("eager", "sdpa")
+NAMES = ("model_type", "architectures", "transformers_version", "id2label", "label2id", "torch_dtype", "dtype")
+"""Fields of a config that say where it's from, or repeat others."""
 
 
 @builder("text")
@@ -94,7 +96,23 @@ def build_hf(
     except (OSError, ValueError, TypeError, RuntimeError) as error:
         raise UsageError(f"model {key!r}: {' '.join(str(error).split())[:200]}") from None
     assert isinstance(made_net, nn.Module)
+    if source != made.model_type:  # a folder or hub id: an artifact must load where neither is there
+        for module in made_net.modules():
+            if hasattr(module, "name_or_path"):
+                module.name_or_path = ""  # type: ignore[assignment]
+        made_net.portable_spec = {"key": f"hf/{made.model_type}", **chosen_words(attention), **said_of(made)}  # type: ignore[assignment]
     return made_net
+
+
+def chosen_words(attention: str | None) -> dict[str, str]:
+    """Return the setting that stands for a chosen attention."""
+    return {} if attention is None else {"attention": attention}
+
+
+def said_of(config: Any) -> dict[str, Any]:
+    """Return the settings in which a config differs from its type's own, as far as they decide the net."""
+    known = type(config)().to_dict()
+    return {n: v for n, v in config.to_diff_dict().items() if n in known and n[0] != "_" and n not in NAMES}
 
 
 def _config(key: str, name: str, pretrained: bool, settings: dict[str, Any]) -> tuple[str, Any]:

@@ -8,22 +8,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from condensery.codecs import Coding
 from condensery.stage import Stage, Weight
 from condensery.transforms import MASK, Transform
+from condensery_plugins.codecs.sparse import sparse
 
 
 class Mask(Transform):
     """Holds some entries of a tensor at zero; they get no gradient.
 
     :param shape: of the tensor.
+    :param index_bits: of the relative indices in an artifact; ``None`` for the cheapest way to store zeros.
     """
 
     key = "mask"
     rank = MASK
     keep: Tensor
 
-    def __init__(self, shape: Sequence[int]) -> None:
+    def __init__(self, shape: Sequence[int], index_bits: int | None = None) -> None:
         super().__init__()
+        self.index_bits = index_bits
         self.register_buffer("keep", torch.ones(tuple(shape), dtype=torch.bool))
 
     def forward(self, value: Tensor) -> Tensor:
@@ -36,8 +40,13 @@ class Mask(Transform):
         return f"{left} masked entries are not zero" if left else None
 
     def config(self) -> dict[str, Any]:
-        """Return the shape."""
-        return {"shape": list(self.keep.shape)}
+        """Return the shape, and the width of indices where one is set."""
+        shape = {"shape": list(self.keep.shape)}
+        return shape if self.index_bits is None else {**shape, "index_bits": self.index_bits}
+
+    def code(self, coding: Coding, final: Tensor) -> Coding:
+        """Return the coding with its zeros left out, if that is smaller."""
+        return sparse(coding, final, self.index_bits)
 
 
 def mask(stage: Stage, weight: Weight, keep: Tensor, player: str = "student") -> None:

@@ -47,7 +47,7 @@ def nudged_grid(low: Tensor, high: Tensor, first: int, last: int) -> Grid:
     """
     low, high = low.clamp_max(0), high.clamp_min(0)
     scale = (high - low) / (last - first)
-    scale = torch.where(scale > SMALLEST, scale, torch.full_like(scale, 1 / (last - first)))
+    scale = torch.where(scale > SMALLEST, scale, 1 / (last - first))
     zero = (first - low / scale).round().clamp(first, last)
     return Grid(scale, zero, first, last)
 
@@ -77,7 +77,7 @@ def quantize_multiplier(factor: Tensor) -> tuple[Tensor, Tensor]:
     mantissa, exponent = torch.frexp(factor)
     multiplier = (mantissa * 2**31).round().to(torch.int64)
     carry = multiplier == 2**31
-    multiplier = torch.where(carry, multiplier // 2, multiplier)
+    multiplier = torch.where(carry, multiplier >> 1, multiplier)
     shift = -(exponent.to(torch.int64) + carry)
     multiplier = torch.where(shift > 31, 0, multiplier)
     return multiplier.to(torch.int32), shift.clamp(-31, 31).to(torch.int32)

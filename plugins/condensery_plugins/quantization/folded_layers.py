@@ -209,7 +209,7 @@ class Folded(Layer):
 
     def _output(self, grid: Grid, step: Tensor) -> Requantization:
         """Return the requantization from accumulators of a scale to a grid."""
-        low, high = torch.full_like(grid.zero, grid.low), torch.full_like(grid.zero, grid.high)
+        low, high = grid.zero.new_tensor(grid.low), grid.zero.new_tensor(grid.high)
         cap = CAPS[self.plan.activation]
         if self.plan.activation is not None:
             low = grid.zero
@@ -230,6 +230,7 @@ class FoldedConv2d(Folded, nn.Conv2d):
     :param plan: the fields of :class:`Plan`.
     """
 
+    key = "folded-conv2d"
     channel_dim = 1
 
     def __init__(self, geometry: Mapping[str, Any], plan: Mapping[str, Any]) -> None:
@@ -261,6 +262,7 @@ class FoldedLinear(Folded, nn.Linear):
     :param plan: the fields of :class:`Plan`.
     """
 
+    key = "folded-linear"
     channel_dim = -1
 
     def __init__(self, geometry: Mapping[str, Any], plan: Mapping[str, Any]) -> None:

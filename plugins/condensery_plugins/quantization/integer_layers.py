@@ -187,6 +187,8 @@ class IntegerConv2d(Integer):
     :param geometry: stride, padding, dilation and groups, as ``nn.Conv2d`` takes them.
     """
 
+    key = "integer-conv2d"
+
     def __init__(self, geometry: Mapping[str, Any], **settings: Any) -> None:
         super().__init__(**settings)
         self.geometry = dict(geometry)
@@ -202,6 +204,8 @@ class IntegerConv2d(Integer):
 
 class IntegerLinear(Integer):
     """A linear layer in whole numbers."""
+
+    key = "integer-linear"
 
     def product(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """Return the matrix product."""

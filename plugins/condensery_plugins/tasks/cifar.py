@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from condensery.data import Arrays, check_sha256, find_data, is_stored, load_hub, stored_arrays
+from condensery.data import Arrays, check_sha256, load_hub
 from condensery.errors import UsageError
 from condensery.tasks import Split, TaskFacts
-from condensery_plugins.tasks.images import IMAGENET_MEAN, IMAGENET_STD, ImageTask
-from condensery_plugins.tasks.tensors import Stored
+from condensery_plugins.tasks.images import IMAGENET_MEAN, IMAGENET_STD, StoredImages
 
 ZIPS: dict[Split, tuple[str, ...]] = {"train": ("train_0.zip", "train_1.zip"), "test": ("test.zip",)}
-ALL_FILES = ["labels.npz", *ZIPS["train"], *ZIPS["test"]]
+ALL_FILES = ("labels.npz", *ZIPS["train"], *ZIPS["test"])
 
 
-class CifarTask(ImageTask):
+class CifarTask(StoredImages):
     """50,000 + 10,000 images of 32x32 pixels; random crops out of a border of 4, and flips.
 
     Krizhevsky: "Learning Multiple Layers of Features from Tiny Images", 2009. Local files are ``labels.npz`` and zips
@@ -34,9 +32,8 @@ class CifarTask(ImageTask):
     :param augment: whether training images are cropped and flipped.
     """
 
-    hub: ClassVar[str]
+    files = ALL_FILES
     hub_label: ClassVar[str]
-    sha256: ClassVar[Mapping[str, str]]
     own: ClassVar[tuple[tuple[float, ...], tuple[float, ...]]]
     """Mean and standard deviation of the training set, per channel."""
     base = {
@@ -60,19 +57,8 @@ class CifarTask(ImageTask):
         facts = TaskFacts("image", outputs=outputs, channels=3, size=32)
         super().__init__(facts, mean, std, pad=4 if augment else 0, flip=augment)
 
-    def load(self, split: Split) -> Stored:
-        """Read one split from local files, the cache or the hub."""
-        keys = [f"{split}_images", f"{split}_labels"]
-        folder = find_data(self.key, ALL_FILES)
-        if folder is not None or is_stored(self.key, keys):
-            arrays = stored_arrays(self.key, keys, lambda: self._read(folder, split))
-        else:
-            arrays = stored_arrays(f"{self.key}-hub", keys, lambda: self._fetch(split))
-        images, labels = (torch.from_numpy(arrays[key]) for key in keys)
-        return {"images": images}, labels.long()
-
-    def _read(self, folder: Path | None, split: Split) -> Arrays:
-        assert folder is not None  # else the arrays are stored already
+    def read(self, folder: Path, split: Split) -> Arrays:
+        """Decode one split of the local files."""
         for file in ("labels.npz", *ZIPS[split]):
             check_sha256(folder / file, self.sha256)
         with np.load(folder / "labels.npz", allow_pickle=False) as labels:
@@ -81,8 +67,9 @@ class CifarTask(ImageTask):
                 f"{split}_labels": labels[split],
             }
 
-    def _fetch(self, split: Split) -> Arrays:
-        rows = load_hub(self.key, ALL_FILES, self.hub, split)
+    def fetch(self, split: Split) -> Arrays:
+        """Return one split of the hub's copy."""
+        rows = load_hub(self.key, self.files, self.hub, split)
         labels = np.asarray(list(rows[self.hub_label]), np.uint8)
         order = self.hub_order(labels)
         return {f"{split}_images": channels_first(rows["img"])[order], f"{split}_labels": labels[order]}

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from condensery.tasks import ACCURACY, TaskFacts, accuracy_metrics
-from condensery_plugins.tasks.tensors import TensorTask
+from condensery.data import Arrays, find_data, is_stored, stored_arrays
+from condensery.tasks import ACCURACY, Split, TaskFacts, accuracy_metrics
+from condensery_plugins.tasks.tensors import Stored, TensorTask
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -64,6 +67,41 @@ class ImageTask(TensorTask):
     def describe(self) -> dict[str, Any]:
         """Return key and settings."""
         return {"key": self.key, "size": self.facts.size, "mean": self.mean, "pad": self.pad, "flip": self.flip}
+
+
+class StoredImages(ImageTask):
+    """Images from pinned local files or the Hugging Face Hub, decoded once and then kept in the cache."""
+
+    files: ClassVar[tuple[str, ...]]
+    """What a local folder must hold."""
+    hub: ClassVar[str]
+    sha256: ClassVar[Mapping[str, str]]
+    """By file name; what is pinned, the file or its content, is the subclass's to say."""
+
+    @abstractmethod
+    def read(self, folder: Path, split: Split) -> Arrays:
+        """Decode one split: ``<split>_images``, with or without a dimension for channels, and ``<split>_labels``."""
+
+    @abstractmethod
+    def fetch(self, split: Split) -> Arrays:
+        """Return the same from the hub."""
+
+    def load(self, split: Split) -> Stored:
+        """Read one split from local files, the cache or the hub."""
+        keys = [f"{split}_images", f"{split}_labels"]
+        folder = find_data(self.key, self.files)
+
+        def decode() -> Arrays:
+            assert folder is not None  # else the arrays are stored already
+            return self.read(folder, split)
+
+        if folder is not None or is_stored(self.key, keys):
+            arrays = stored_arrays(self.key, keys, decode)
+        else:
+            arrays = stored_arrays(f"{self.key}-hub", keys, lambda: self.fetch(split))
+        images, labels = (torch.from_numpy(arrays[key]) for key in keys)
+        shape = (len(images), self.facts.channels, self.facts.size, self.facts.size)
+        return {"images": images.view(shape)}, labels.long()
 
 
 def augment(images: Tensor, pad: int, crop: Tensor | None, flip: Tensor | None) -> Tensor:

@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from condensery.data import Arrays, find_data, is_stored, load_hub, read_gzip, stored_arrays
+from condensery.data import Arrays, load_hub, read_gzip
 from condensery.errors import UsageError
 from condensery.tasks import Split, TaskFacts
-from condensery_plugins.tasks.images import ImageTask
-from condensery_plugins.tasks.tensors import Stored
+from condensery_plugins.tasks.images import StoredImages
 
 FILES: dict[Split, tuple[str, str]] = {
     "train": ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"),
     "test": ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"),
 }
-ALL_FILES = [file for pair in FILES.values() for file in pair]
+ALL_FILES = tuple(file for pair in FILES.values() for file in pair)
 
 
-class IdxTask(ImageTask):
+class IdxTask(StoredImages):
     """60,000 + 10,000 images in four gzip'd IDX files, in ten classes.
 
     Training images are shifted by up to ``jitter`` pixels, by default not at all.
@@ -33,9 +30,7 @@ class IdxTask(ImageTask):
     Hub the revision is not pinned.
     """
 
-    hub: ClassVar[str]
-    sha256: ClassVar[Mapping[str, str]]
-    """Of the content, by file name."""
+    files = ALL_FILES
     default_model = "lenet-5"
     base = {
         "epochs": 10,
@@ -54,27 +49,17 @@ class IdxTask(ImageTask):
             raise UsageError(f"task {self.key}: jitter must be 0 to 8 pixels, got {jitter}")
         super().__init__(TaskFacts("image", outputs=10, channels=1, size=28), (mean,), (std,), pad=jitter)
 
-    def load(self, split: Split) -> Stored:
-        """Read one split from local files, the cache or the hub."""
-        keys = [f"{split}_images", f"{split}_labels"]
-        folder = find_data(self.key, ALL_FILES)
-        if folder is not None or is_stored(self.key, keys):
-            arrays = stored_arrays(self.key, keys, lambda: self._read(folder, split))
-        else:
-            arrays = stored_arrays(f"{self.key}-hub", keys, lambda: self._fetch(split))
-        images, labels = (torch.from_numpy(arrays[key]) for key in keys)
-        return {"images": images.unsqueeze(1)}, labels.long()
-
-    def _read(self, folder: Path | None, split: Split) -> Arrays:
-        assert folder is not None  # else the arrays are stored already
+    def read(self, folder: Path, split: Split) -> Arrays:
+        """Decode one split of the local files."""
         images, labels = FILES[split]
         return {
             f"{split}_images": parse_idx(folder / images, read_gzip(folder / images, self.sha256)),
             f"{split}_labels": parse_idx(folder / labels, read_gzip(folder / labels, self.sha256)),
         }
 
-    def _fetch(self, split: Split) -> Arrays:
-        rows = load_hub(self.key, ALL_FILES, self.hub, split)
+    def fetch(self, split: Split) -> Arrays:
+        """Return one split of the hub's copy."""
+        rows = load_hub(self.key, self.files, self.hub, split)
         return {
             f"{split}_images": np.stack([np.asarray(image, np.uint8) for image in rows["image"]]),
             f"{split}_labels": np.asarray(list(rows["label"]), np.uint8),

@@ -76,22 +76,22 @@ def test_text_nets_fit_the_task() -> None:
 )
 def test_a_net_that_does_not_fit_is_refused(key: str, task: str, says: str) -> None:
     with pytest.raises(UsageError, match=says):
-        build_net(ModelSpec(key=key), build_task(TaskSpec(key=task), REGISTRY), REGISTRY, 0)
+        build_net(ModelSpec(key=key), build_task(TaskSpec(key=task), REGISTRY).facts, REGISTRY, 0)
 
 
 def test_initial_weights_depend_on_the_seeds_alone() -> None:
     task = build_task(TaskSpec(key="digits"), REGISTRY)
-    one = build_net(ModelSpec(key="resnet8"), task, REGISTRY, 0)
+    one = build_net(ModelSpec(key="resnet8"), task.facts, REGISTRY, 0)
     torch.randn(5)
-    assert same_numbers(one, build_net(ModelSpec(key="resnet8"), task, REGISTRY, 0))
-    assert not same_numbers(one, build_net(ModelSpec(key="resnet8"), task, REGISTRY, 1))
-    assert not same_numbers(one, build_net(ModelSpec(key="resnet8", seed=1), task, REGISTRY, 0))
+    assert same_numbers(one, build_net(ModelSpec(key="resnet8"), task.facts, REGISTRY, 0))
+    assert not same_numbers(one, build_net(ModelSpec(key="resnet8"), task.facts, REGISTRY, 1))
+    assert not same_numbers(one, build_net(ModelSpec(key="resnet8", seed=1), task.facts, REGISTRY, 0))
 
 
 def test_a_student_cut_from_a_deeper_net() -> None:
     task = build_task(TaskSpec(key="digits"), REGISTRY)
-    deep = build_net(ModelSpec.model_validate({"key": "vit", "depth": 4}), task, REGISTRY, 0)
-    shallow = build_net(ModelSpec(key="vit", layers=[0, 3]), task, REGISTRY, 1)
+    deep = build_net(ModelSpec.model_validate({"key": "vit", "depth": 4}), task.facts, REGISTRY, 0)
+    shallow = build_net(ModelSpec(key="vit", layers=[0, 3]), task.facts, REGISTRY, 1)
     copy_from(shallow, deep, [0, 3])
     assert torch.equal(
         shallow.get_parameter("blocks.1.attn.qkv.weight"), deep.get_parameter("blocks.3.attn.qkv.weight")

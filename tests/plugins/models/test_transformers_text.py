@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from condensery import Registry
+from condensery.artifact import open_artifact, save_artifact
+from condensery.bake import bake
 from condensery.errors import UnknownKey, UsageError
+from condensery.models import build_net
+from condensery.recipe import ModelSpec
 from condensery.roles import resolve
 from condensery.tasks import TaskFacts
 from condensery_plugins.models.transformers_text import build_hf, build_small
@@ -84,6 +90,21 @@ def test_a_folder_gives_its_config_and_its_weights_when_asked(tmp_path: Path) ->
     larger = TaskFacts("text", outputs=3, vocabulary=30, length=12)
     with pytest.raises(UsageError, match="vocabulary of 40, the task's is 30; give the task the net's own tokenizer"):
         build_hf(larger, str(tmp_path / "net"), pretrained=True)
+
+
+def test_an_artifact_of_a_net_from_a_folder_loads_without_the_folder(tmp_path: Path) -> None:
+    saved: Any = build_hf(FACTS, "bert", depth=1, hidden_act="relu", **SMALL)
+    saved.save_pretrained(tmp_path / "net")
+    key = f"hf/{tmp_path / 'net'}"
+    registry = Registry.open()
+    net = build_net(ModelSpec(key=key, weights="hub"), FACTS, registry, 0).eval()
+    path = tmp_path / "a.safetensors"
+    save_artifact(path, bake(net, registry), ModelSpec(key=key, weights="hub"), FACTS, registry)
+    shutil.rmtree(tmp_path / "net")
+    again = open_artifact(path, registry)
+    assert again.model.key == "hf/bert"
+    assert torch.equal(logits(again.net, **inputs(real=7)), logits(net, **inputs(real=7)))
+    assert str(tmp_path) not in str(again.manifest)
 
 
 @pytest.mark.parametrize(

@@ -117,8 +117,8 @@ def test_eval_has_the_training_gradient() -> None:
     x = torch.randn(4, 6)
     settle(layer, x)
     first, second = x.clone().requires_grad_(), x.clone().requires_grad_()
-    layer(first).sum().backward()  # type: ignore[no-untyped-call]
-    layer.soft(second).sum().backward()
+    layer(first).sum().backward()
+    layer.soft(second).sum().backward()  # type: ignore[no-untyped-call]
     assert first.grad is not None
     assert second.grad is not None
     assert torch.equal(first.grad, second.grad)

@@ -30,7 +30,7 @@ def stage_of(model: str, task: str = "digits", **config: Any) -> Stage:
     spec = ModelSpec(key=model, **config)
     made = Stage(StageSpec(), given, TrainSpec(batch_size=32), seed=0, device=torch.device("cpu"), subset=Subset(256))
     made.epochs = 1
-    made.players["student"] = Player("student", build_net(spec, given, REGISTRY, 0), spec=spec, trains=True)
+    made.players["student"] = Player("student", build_net(spec, given.facts, REGISTRY, 0), spec=spec, trains=True)
     return made
 
 
@@ -43,7 +43,7 @@ def train(stage: Stage, method: JacobIntegerOnly, watch: Callable[[], None] | No
     net.train()
     for batch in stage.task_batches():
         method.before_step(stage)
-        stage.task.loss(stage.task.logits(net, batch.inputs), batch.labels).backward()  # type: ignore[union-attr, no-untyped-call]
+        stage.task.loss(stage.task.logits(net, batch.inputs), batch.labels).backward()  # type: ignore[union-attr]
         optimizer.step()
         optimizer.zero_grad()
         if watch is not None:
@@ -128,7 +128,7 @@ def test_fake_quantization_in_floats_agrees_within_one_code() -> None:
 
     for module in net.modules():
         if isinstance(module, Folded):
-            module.register_forward_hook(compare)  # type: ignore[arg-type]
+            module.register_forward_hook(compare)
     with torch.no_grad():
         net(batch.inputs)
     assert checked == 8

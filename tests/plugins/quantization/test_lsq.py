@@ -71,7 +71,7 @@ def test_first_and_last_layer_get_the_edge_bits() -> None:
     ):
         spec, given = ModelSpec(key=model), build_task(TaskSpec(key=task), registry)
         stage = Stage(StageSpec(), given, TrainSpec(), seed=0, device=torch.device("cpu"))
-        stage.players["student"] = Player("student", build_net(spec, given, registry, 0), spec=spec)
+        stage.players["student"] = Player("student", build_net(spec, given.facts, registry, 0), spec=spec)
         bits = plan_bits(stage, 3, 8)
         # A Transformer's first layer is the embedding, which stays float: no linear layer inside gets its bits.
         assert {p for p, b in bits.items() if b == 8} == {p for p in (first, last) if p}

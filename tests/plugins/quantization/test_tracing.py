@@ -124,7 +124,7 @@ def test_built_in_nets(model: str, task: str, norms: int, shaped: int, linked: i
     """ViT: fc1 stands before a GELU; BERT: also the pooler before a tanh. ResNet: a block's sum breaks the chain."""
     registry = Registry.open()
     given = build_task(TaskSpec(key=task), registry)
-    net = build_net(ModelSpec(key=model, width=0.5), given, registry, 0).eval()
+    net = build_net(ModelSpec(key=model, width=0.5), given.facts, registry, 0).eval()
     found = trace(net, lambda: given.logits(net, given.example_input(2))).values()
     assert sum(s.norm is not None for s in found) == norms
     assert sum(s.shaped for s in found) == shaped

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from condensery import Registry, UsageError
+from condensery.errors import UnknownKey
 from condensery.measure import evaluate
 from condensery.models import build_net, build_task
 from condensery.recipe import ModelSpec, TaskSpec
@@ -52,7 +53,7 @@ def test_local_sets(key: str) -> None:
     assert (task.count("train"), task.count("test")) == LOCAL[key]
     batch = next(iter(task.batches("test", batch_size=4)))
     spec = ModelSpec(key="mlp" if task.facts.kind == "image" else "transformer")
-    net = build_net(spec, task, REGISTRY, 0).eval()
+    net = build_net(spec, task.facts, REGISTRY, 0).eval()
     assert task.logits(net, batch.inputs).shape == (4, task.facts.outputs)
 
 
@@ -62,7 +63,7 @@ def test_trained_resnet20_scores_what_its_source_says() -> None:
     needs_data()
     task = build_task(TaskSpec.model_validate({"key": "cifar10", "normalize": "imagenet"}), REGISTRY)
     spec = ModelSpec(key="resnet20", weights="$CONDENSERY_DATA/ckpt_cifar10_resnet/resnet20.safetensors")
-    quality = evaluate(task, build_net(spec, task, REGISTRY, 0), torch.device("cpu"))
+    quality = evaluate(task, build_net(spec, task.facts, REGISTRY, 0), torch.device("cpu"))
     assert quality["accuracy"] == pytest.approx(91.73, abs=0.03)
 
 
@@ -88,5 +89,7 @@ def test_missing_data_names_every_place(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_an_unknown_setting_is_named() -> None:
-    with pytest.raises(UsageError, match="digits"):
+    with pytest.raises(UnknownKey, match=r"^task 'digits': unknown setting 'sise'; did you mean 'size'"):
         build_task(TaskSpec.model_validate({"key": "digits", "sise": 3}), REGISTRY)
+    with pytest.raises(UsageError, match=r"^task 'digits': .*'str'"):
+        build_task(TaskSpec.model_validate({"key": "digits", "size": "large"}), REGISTRY)

@@ -1,0 +1,111 @@
+"""What a net becomes when its recipe ends: plain weights and registered layers, each tensor with its coding."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from condensery.checkpoint import tensors_of
+from condensery.clone import clone
+from condensery.codecs import BitPack, Coding, Cost, Dense, Record, Source, decode
+from condensery.errors import MethodError
+from condensery.layers import Layer, replace
+from condensery.registry import Registry
+from condensery.transforms import attached, owner_of, stack_of
+
+TOLERANCE = 1e-5
+"""How far a weight may move when it is stored, as a share of the largest weight of its tensor."""
+
+
+@dataclasses.dataclass
+class Stored:
+    """One tensor as an artifact stores it.
+
+    :param record: its coding as JSON data, shapes and lengths included.
+    :param data: its bytes, in the record's order.
+    :param estimate: what the coding said that it would cost.
+    """
+
+    record: Record
+    data: list[Tensor]
+    estimate: Cost
+
+
+@dataclasses.dataclass
+class Baked:
+    """A net at its recipe's end.
+
+    :param net: plain weights, already through their codecs' decode; transforms on activations are still there.
+    :param stored: by tensor name, those that are not stored as they are.
+    :param moved: the largest change of a weight by storing it, as a share of the largest weight of its tensor.
+    """
+
+    net: nn.Module
+    stored: dict[str, Stored]
+    moved: float
+
+
+def bake(model: nn.Module, registry: Registry) -> Baked:
+    """Return a net with plain weights and baked layers; the model itself stays as it is.
+
+    :raises MethodError: if a codec changes a weight, or a quantizer says it's stored on another grid than it used.
+    """
+    net = clone(model).eval()
+    for path, module in list(net.named_modules()):
+        if isinstance(module, Layer):
+            made = module.bake()
+            if made is not module:
+                replace(net, path, made)
+    for item in attached(net):
+        if ":" not in item.target:
+            owner, _ = owner_of(net, item.target)
+            layer = item.transform.bake(owner)
+            if layer is not None:
+                replace(net, item.target.rpartition(".")[0], layer)
+    stored: dict[str, Stored] = {}
+    moved = 0.0
+    for target in dict.fromkeys(a.target for a in attached(net) if ":" not in a.target):
+        stored[target], change = _bake_weight(net, target, registry)
+        moved = max(moved, change)
+    for value in tensors_of(
+        net
+    ).values():  # a loaded net is laid out plainly, and so must be the one it's compared with
+        value.data = value.data.clone(memory_format=torch.contiguous_format)
+    return Baked(net, stored, moved)
+
+
+def _bake_weight(net: nn.Module, target: str, registry: Registry) -> tuple[Stored, float]:
+    """Make one weight plain; returns how it is stored and how far it moved."""
+    owner, tensor = owner_of(net, target)
+    stack = stack_of(owner, tensor)
+    assert stack is not None
+    with torch.no_grad():
+        final = getattr(owner, tensor).detach()
+        coding = Coding(Dense.of(final))
+        for transform in stack.transforms.values():
+            coding = transform.code(coding, final)  # type: ignore[operator]
+        kept = store(final.cpu(), coding)
+        value = decode(kept.record, Source(torch.cat(kept.data), target), registry).to(final.dtype)
+        change = float((value - final.cpu()).abs().max()) if final.numel() else 0.0
+        size = float(final.abs().max()) if final.numel() else 0.0
+    if change > TOLERANCE * size:
+        raise MethodError(f"{target}: stored as {coding.spelled()} it differs by {change:g}, of {size:g} at most")
+    parametrize.remove_parametrizations(owner, tensor, leave_parametrized=False)
+    owner._parameters[tensor] = nn.Parameter(value.to(final.device), requires_grad=False)
+    return kept, change / size if size else 0.0
+
+
+def store(values: Tensor, coding: Coding) -> Stored:
+    """Return a tensor as a coding stores it."""
+    record, data = coding.encode(values)
+    return Stored(record, data, coding.cost(values))
+
+
+def plain(values: Tensor) -> Stored:
+    """Return a tensor that nothing was said of: as it is; whole numbers in as few bits as they need."""
+    whole = values.dtype in (torch.int64, torch.int32, torch.int16)
+    fits = whole and values.numel() and int(values.min()) >= -(2**31) and int(values.max()) < 2**31
+    return store(values, Coding(BitPack.of(values) if fits else Dense.of(values)))

@@ -1,0 +1,77 @@
+"""What the tests of core share: a quantizer, a method made of functions, small recipes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from condensery import Method, Registry, hookimpl
+from condensery.recipe import parse_recipe
+from condensery.stage import Stage
+from condensery.transforms import QUANTIZE, Transform, straight_through
+
+torch.set_num_threads(1)
+
+
+class Sign(Transform):
+    """Three levels: -s, 0, s."""
+
+    key = "test-sign"
+    rank = QUANTIZE
+
+    def forward(self, value: Tensor) -> Tensor:
+        return straight_through(value.sign() * 0.5, value)
+
+    def holds(self, final: Tensor) -> str | None:
+        levels = len(final.unique())  # type: ignore[no-untyped-call]
+        return f"{levels} levels" if levels > 3 else None
+
+
+@dataclasses.dataclass(eq=False, kw_only=True)
+class Act(Method):
+    """A method whose hooks are given as functions, to look inside a stage."""
+
+    prepare_: Any = None
+
+    def __post_init__(self) -> None:
+        """Let subclasses that are not dataclasses have one."""
+
+    @hookimpl
+    def prepare(self, stage: Stage) -> None:
+        if self.prepare_ is not None:
+            self.prepare_(stage)
+
+
+def registry(**methods: type[Method]) -> Registry:
+    class Plugin:
+        @hookimpl
+        def register_methods(self, register: Any) -> None:
+            for name in methods:
+                register(name.replace("_", "-"), "tests:Given")
+
+        @hookimpl
+        def register_layers(self, register: Any) -> None:
+            register("test-sign", "tests:Sign")
+
+    found = Registry.open([("given", Plugin())])
+    for name, cls in methods.items():
+        found._cache["methods", name.replace("_", "-")] = cls
+    found._cache["layers", "test-sign"] = Sign
+    return found
+
+
+def recipe(stages: list[Any], **changes: Any) -> Any:
+    data = {
+        "model": {"key": "resnet8", "width": 0.5},
+        "task": "digits",
+        "base": "none",
+        "data": {"subset": {"size": 32}},
+        "train": {"epochs": 1, "batch_size": 16, "optimizer": {"lr": 0.05, "options": {"momentum": 0.9}}},
+        "stages": stages,
+        **changes,
+    }
+    return parse_recipe(json.loads(json.dumps(data)))
