@@ -8,6 +8,7 @@ REPRODUCTIONS = (
     "deep-compression",
     "deep-mutual-learning",
     "hinton-kd",
+    "jacob-integer-only",
     "lsq",
     "magnitude",
     "network-slimming",

@@ -37,7 +37,7 @@ BEFORE: dict[str, list[dict[str, Any]]] = {
     "prune-then-distill": [{"name": "pruned", "methods": ["magnitude"], "epochs": 0}],
 }
 NOT_APPLICABLE = {("network-slimming", "ViT"), ("network-slimming", "Transformer")}
-NOT_TWICE = {"kmeans-sharing": "kmeans-sharing", "lsq": "lsq", "qkd": "qkd"}
+NOT_TWICE = {"jacob-integer-only", "kmeans-sharing", "lsq", "qkd"}
 """Methods that take away what they need: a second copy is refused, naming the method."""
 CELLS = [(key, net) for key, _ in METHODS for net in NETS]
 

@@ -59,7 +59,7 @@ def test_a_threshold_by_hand() -> None:
     made = Mask((1, 4))
     made.keep.copy_(torch.tensor([[True, True, True, False]]))
     attach(net, "weight", "mask", made)
-    weight = Weight("", "weight", net, latent_of(net, "weight"))
+    weight = Weight("", net, "weight")
     assert keep_above(weight, 0.9).tolist() == [[False, True, True, False]]
     assert keep_above(weight, 1.0).tolist() == [[False, False, True, False]]
     made.keep.zero_()

@@ -26,7 +26,7 @@ def stage_of(*methods: Any) -> Stage:
     task = build_task(TaskSpec(key="digits"), registry)
     spec = ModelSpec.model_validate({"key": "mlp", "hidden": [300]})
     stage = Stage(StageSpec(), task, TrainSpec(), seed=0, device=torch.device("cpu"))
-    stage.players["student"] = Player("student", build_net(spec, task, registry, 0), spec=spec, trains=True)
+    stage.players["student"] = Player("student", build_net(spec, task.facts, registry, 0), spec=spec, trains=True)
     with torch.no_grad():
         for weight in stage.weights():
             weight.latent.normal_(generator=torch.Generator().manual_seed(1))
