@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from condensery.errors import MethodError
-from condensery.transforms import attached, owner_of
+from condensery.transforms import attached, owner_of, plain_name
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-9}
 """Largest difference of a cut net from the masked one, over the largest output where that is above 1."""
@@ -133,7 +133,8 @@ def apply(cut: Cut, model: nn.Module, optimizer_state: dict[str, Any] | None = N
     :param optimizer_state: by plain parameter name, as ``Player.optimizer_state`` gives it; changed in place.
     :raises MethodError: naming a tensor that doesn't fit the cut, or tied tensors that it would cut apart.
     """
-    made: dict[int, tuple[nn.Parameter, Left]] = {}
+    _refuse_untying(cut, model)
+    made: dict[int, nn.Parameter] = {}
     for name, left in cut.tensors.items():
         path, _, tensor = name.rpartition(".")
         owner = model.get_submodule(path)
@@ -147,12 +148,10 @@ def apply(cut: Cut, model: nn.Module, optimizer_state: dict[str, Any] | None = N
             owner, tensor = stacks.get_submodule(tensor), "original"
         old = owner._parameters[tensor]
         assert old is not None
-        new, before = made.get(id(old), (None, left))
-        if not torch.equal(before.kept, left.kept):
-            raise MethodError(f"{name} is shared with another layer, of which the cut leaves something else")
+        new = made.get(id(old))
         if new is None:
             new = nn.Parameter(_like(cut.take(name, old.detach()), old), requires_grad=old.requires_grad)
-            made[id(old)] = (new, left)
+            made[id(old)] = new
         owner._parameters[tensor] = new
     for path, changes in cut.attributes.items():
         for attribute, (_, after) in changes.items():
@@ -164,6 +163,20 @@ def apply(cut: Cut, model: nn.Module, optimizer_state: dict[str, Any] | None = N
         for key, value in state.items():
             if isinstance(value, Tensor):
                 state[key] = cut.take_state(name, value)
+
+
+def _refuse_untying(cut: Cut, model: nn.Module) -> None:
+    """Refuse a cut after which two layers that share a tensor would need different ones."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(plain_name(name))
+    for shared in names.values():
+        kept = [cut.tensors[n].kept if n in cut.tensors else None for n in shared]
+        for name, other in zip(shared, kept, strict=True):
+            first = kept[0]
+            same = other is first or (other is not None and first is not None and torch.equal(other, first))
+            if not same:
+                raise MethodError(f"{name} is shared with {shared[0]}, of which the cut leaves something else")
 
 
 def _like(value: Tensor, old: Tensor) -> Tensor:

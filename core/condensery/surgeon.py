@@ -93,6 +93,10 @@ class Surgeon:
         """Return the layers that read a norm's channels, at most through a ReLU or the like; empty if others do too."""
         return self.graph.readers(norm)
 
+    def goes_through(self, layer: str, norm: str) -> bool:
+        """Tell whether everything that a layer writes reaches a norm before anything else."""
+        return self.graph.goes_through(layer, norm)
+
     # ---------------------------------------------------------------- cutting
 
     def remove_channels(
