@@ -135,7 +135,7 @@ def apply(cut: Cut, model: nn.Module, optimizer_state: dict[str, Any] | None = N
     """
     _refuse_untying(cut, model)
     made: dict[int, nn.Parameter] = {}
-    for name, left in cut.tensors.items():
+    for name in cut.tensors:
         path, _, tensor = name.rpartition(".")
         owner = model.get_submodule(path)
         if tensor in owner._buffers:
@@ -225,18 +225,23 @@ class _OverLeft(nn.Module):
         return torch.zeros_like(x).index_copy(x.dim() + self.site.axis, self.site.kept, seen)
 
 
-def difference(
-    cut: Cut, net: nn.Module, example: Any, forward: Callable[[nn.Module, Any], Tensor], *, zeroed: bool = True
-) -> float:
-    """Return how far the cut net's outputs are from the masked one's, over the largest output where that is above 1.
+def difference(cut: Cut, net: nn.Module, example: Any, forward: Callable[[nn.Module, Any], Tensor]) -> float:
+    """Return how far the cut net's outputs are from the masked one's, see :func:`gap`.
 
     :param net: without transforms on weights, in eval mode; not changed.
-    :param zeroed: compare with the net in which the removed entries are zero; otherwise with the net as it is.
     """
     after = copy.deepcopy(net)
     apply(cut, after)
+    return gap(masked(cut, net, after), after, example, forward)
+
+
+def gap(before: nn.Module, after: nn.Module, example: Any, forward: Callable[[nn.Module, Any], Tensor]) -> float:
+    """Return the largest difference between two nets' outputs, over the largest output where that is above 1.
+
+    :raises MethodError: if the outputs have different shapes.
+    """
     with torch.no_grad():
-        want, got = forward(masked(cut, net, after) if zeroed else net, example), forward(after, example)
+        want, got = forward(before, example), forward(after, example)
     if want.shape != got.shape:
         raise MethodError(f"the outputs have shape {tuple(got.shape)} after the cut, {tuple(want.shape)} before")
     return float((want - got).abs().max() / want.abs().max().clamp_min(1.0))
