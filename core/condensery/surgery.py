@@ -111,6 +111,8 @@ class ChannelGraph:
         self._through: dict[str, str] = {}
         self._read_groups()
         self._refuse_what_fails()
+        order = list(self.modules)
+        self.groups.sort(key=lambda g: min(order.index(p) for p in g.layers))
 
     # ---------------------------------------------------------------- groups
 

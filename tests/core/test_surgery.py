@@ -325,6 +325,12 @@ def test_refusals_name_the_layer_and_the_reason(net: nn.Module, path: str, says:
 
 def test_a_net_of_which_parts_cannot_be_followed_is_cut_elsewhere() -> None:
     net = Strange("reversed")
+    groups = ChannelGraph(net, IMAGE).groups
+    assert [(set(g.layers), g.reason is None) for g in groups] == [
+        ({"a", "b"}, False),
+        ({"c"}, True),
+        ({"head"}, False),
+    ]
     cut_and_check(net, {"c": [0, 1]})
 
 
