@@ -10,6 +10,7 @@ METHODS = (
     ("huffman", "quantization.huffman:HuffmanCoding"),
     ("jacob-integer-only", "quantization.jacob_integer_only:JacobIntegerOnly"),
     ("kmeans-sharing", "quantization.kmeans_sharing:KMeansSharing"),
+    ("l1-filter-pruning", "pruning.l1_filter_pruning:L1FilterPruning"),
     ("lsq", "quantization.lsq:LSQ"),
     ("magnitude", "pruning.magnitude:Magnitude"),
     ("network-slimming", "pruning.network_slimming:NetworkSlimming"),
@@ -27,6 +28,7 @@ CODECS = (
     ("ternary", "codecs.ternary:Ternary"),
 )
 LAYERS = (
+    ("channel-selection", "pruning.channel_selection:ChannelSelection"),
     ("entropy-coded", "codecs.entropy_coded:EntropyCoded"),
     ("folded-conv2d", "quantization.folded_layers:FoldedConv2d"),
     ("folded-linear", "quantization.folded_layers:FoldedLinear"),

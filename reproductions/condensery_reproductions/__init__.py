@@ -9,6 +9,7 @@ REPRODUCTIONS = (
     "deep-mutual-learning",
     "hinton-kd",
     "jacob-integer-only",
+    "l1-filter-pruning",
     "lsq",
     "magnitude",
     "network-slimming",
