@@ -308,6 +308,7 @@ DEEP_COMPRESSION = [
 def test_resume_in_the_middle_of_deep_compression(net: str, registry: Registry, out: Path) -> None:
     what = recipe("kmeans-sharing", net, stages=DEEP_COMPRESSION)
     whole = run(what, registry, out)
+    check_artifact(whole, registry, out / "artifact.safetensors")
     shutil.rmtree(out)
     with pytest.raises(KeyboardInterrupt):
         run(what, registry, out, stop_after=1)
