@@ -7,10 +7,13 @@ from condensery.hookspecs import Register, hookimpl
 REPRODUCTIONS = (
     "activation-gradient-pruning-dbtd",
     "asymptotic-soft-filter-pruning",
+    "deep-compression",
     "deep-mutual-learning",
     "filter-pruning",
     "gradual-magnitude-pruning",
     "hinton-kd",
+    "jacob-integer-only",
+    "l1-filter-pruning",
     "lsq",
     "magnitude",
     "network-slimming",
