@@ -26,6 +26,7 @@ class FilterPruning(Method):
     """
 
     leaves = frozenset({"mask"})
+    removes = frozenset({"dense-shape"})
 
     criterion: Criterion = "l2"
     ratio: float = 0.3

@@ -93,18 +93,34 @@ class Removed(NamedTuple):
 
 
 def remove_filters(stage: Stage, gone: Mapping[str, Tensor]) -> Removed:
-    """Take filters out for good: they, their biases, and scale and shift of the norm behind them are held at zero.
+    """Take filters out for good: cut them out of the net, or hold them at zero where that can't be.
 
-    Without the norm's shift a zero filter would still give a constant map.
+    What a residual connection couples with other layers' channels can't be cut for itself.
 
     :param gone: bool of shape ``(filters,)`` by path of the convolution.
     """
-    hold_filters(stage, gone)
-    return Removed(0, sum(int(g.sum()) for g in gone.values()))
+    alone = {p: g for p, g in gone.items() if _is_alone(stage, p)}
+    coupled = {p: g for p, g in gone.items() if p not in alone}
+    hold_filters(stage, coupled)
+    stage.surgeon.remove_channels({p: g.nonzero().flatten().tolist() for p, g in alone.items()})
+    return Removed(_count(alone), _count(coupled))
+
+
+def _is_alone(stage: Stage, path: str) -> bool:
+    """Tell whether a convolution's channels can be cut, each for itself and without those of other layers."""
+    group = stage.surgeon.group(path)
+    return group is not None and group.reason is None and group.layers == (path,) and group.blocks == 1
+
+
+def _count(gone: Mapping[str, Tensor]) -> int:
+    return sum(int(g.sum()) for g in gone.values())
 
 
 def hold_filters(stage: Stage, gone: Mapping[str, Tensor]) -> None:
-    """Hold filters at zero by masks, with their biases and with scale and shift of the norm behind them."""
+    """Hold filters at zero by masks, with their biases, and with scale and shift of the norm behind them.
+
+    Without the norm's shift a zero filter would still give a constant map.
+    """
     behind = norms_behind(stage, list(gone))
     for tensor in ("weight", "bias"):
         for weight in stage.weights(kinds=CONVS, tensor=tensor):

@@ -20,11 +20,13 @@ class SoftFilterPruning(Method):
     [15]. Of each convolution's N filters the floor(N * ratio) with the smallest L_p norm are set to zero in the latent
     weights, once after every ``interval`` epochs and after the last. Nothing is masked in between: the next step trains
     them like the others. When the stage ends, what is zero is removed, without fine-tuning. Every convolution takes
-    part, those in front of a residual addition too, but for projections of shortcuts (``skip``).
+    part, those in front of a residual addition too, but for projections of shortcuts (``skip``). Filters that a
+    residual connection couples with other layers' can't be cut out of the net; they are held at zero.
     Raises NotApplicable on a net without convolutions, or with only the one that embeds a Transformer's patches.
     """
 
     leaves = frozenset({"mask"})
+    removes = frozenset({"dense-shape"})
 
     ratio: float = 0.3
     p: int = 2

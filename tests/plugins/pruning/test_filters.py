@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,15 @@ from tests.plugins.pruning.nets import run
 
 from condensery import NotApplicable
 from condensery.stage import BATCH_NORMS, Stage
-from condensery_plugins.pruning.filters import SHORTCUTS, filter_layers, hold_filters, norms_behind, zeroed
+from condensery_plugins.pruning.filters import (
+    SHORTCUTS,
+    filter_layers,
+    hold_filters,
+    is_there,
+    norms_behind,
+    remove_filters,
+    zeroed,
+)
 
 RESNET = {"key": "resnet8", "width": 0.5}
 
@@ -65,3 +74,35 @@ def test_biases_go_with_their_filters(tmp_path: Path) -> None:
         assert bool((seen[:, 1:3] == 0).all())
 
     run(tmp_path, [{"methods": ["look"], "epochs": 0}], "plain-cnn", {"prepare": look})
+
+
+def test_what_no_shortcut_couples_is_cut_and_the_rest_held(tmp_path: Path) -> None:
+    """Of a residual net only the first layer of a block is alone: its two filters go; the stem's are held at zero."""
+
+    def look(stage: Stage) -> None:
+        gone = {p: torch.tensor([True] * 2 + [False] * 6) for p in ("conv1", "layer1.0.conv1", "layer1.0.conv2")}
+        assert remove_filters(stage, gone) == (2, 4)
+        weights = {w.path: w for w in stage.weights()}
+        assert weights["layer1.0.conv1"].latent.shape == (6, 8, 3, 3)
+        assert weights["layer1.0.conv2"].latent.shape == (8, 6, 3, 3)
+        assert is_there(weights["conv1"]).tolist() == [False] * 2 + [True] * 6
+        assert is_there(weights["layer1.0.conv2"]).tolist() == [False] * 2 + [True] * 6
+
+    run(tmp_path, [{"methods": ["look"], "epochs": 0}], RESNET, {"prepare": look})
+
+
+def test_cutting_gives_the_outputs_of_holding(tmp_path: Path) -> None:
+    found = []
+
+    def look(stage: Stage, cut: bool) -> None:
+        batch = stage.task.example_input(4)
+        gone = {"layer1.0.conv1": torch.arange(8) % 2 == 0, "layer2.0.conv1": torch.arange(16) < 5}
+        (remove_filters if cut else hold_filters)(stage, gone)
+        net = stage.student.module.eval()
+        found.append(stage.task.logits(net, batch).detach())
+
+    for cut in (True, False):
+        path, stage = tmp_path / str(cut), {"methods": ["look"], "epochs": 0}
+        run(path, [stage], RESNET, {"prepare": functools.partial(look, cut=cut)})
+    torch.testing.assert_close(found[1], found[3])
+    assert float(found[1].std()) > 0

@@ -71,6 +71,8 @@ def test_each_epoch_ends_with_the_floor_of_zero_filters_which_grow_again(tmp_pat
     assert numbers["soft-filter-pruning.filters_zeroed_count"] == total
     assert numbers["soft-filter-pruning.filters_regrown_count"] == total
     assert numbers["soft-filter-pruning.filters_removed_percent"] == pytest.approx(100 * total / (8 * 3 + 32 + 64))
+    assert numbers["soft-filter-pruning.filters_cut_percent"] == pytest.approx(100 * (2 + 4 + 9) / (8 * 3 + 32 + 64))
+    assert report["after"]["macs"] < report["before"]["macs"]
 
 
 def test_what_is_removed_stays_removed(tmp_path: Path) -> None:
