@@ -43,7 +43,7 @@ class FilterPruning(Method):
         keep = keep_largest({p: s[there[p]] for p, s in scores.items()}, self.ratio, scope=self.scope)
         gone = {}
         for path, kept in keep.items():
-            if not bool(kept.any()):
+            if len(kept) and not bool(kept.any()):
                 kept[scores[path][there[path]].argmax()] = True
             gone[path] = torch.zeros_like(there[path])
             gone[path][there[path]] = ~kept

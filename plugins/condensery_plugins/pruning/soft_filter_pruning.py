@@ -66,9 +66,9 @@ class SoftFilterPruning(Method):
 
     def _smallest(self, weight: Weight, rate: float) -> Tensor:
         there = is_there(weight)
-        gone = ~there
+        gone = torch.zeros_like(there)
         gone[there] = smallest(self._norms(weight)[there], rate)
-        return gone & there
+        return gone
 
     @hookimpl
     def end_stage(self, stage: Stage) -> None:
