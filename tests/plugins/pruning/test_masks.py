@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from condensery.stage import Weight
+from condensery.tensors import Weight
 from condensery.transforms import attach, broken_promises, latent_of
 from condensery_plugins.pruning.masks import Mask, keep_above, keep_largest
 
@@ -59,7 +59,7 @@ def test_a_threshold_by_hand() -> None:
     made = Mask((1, 4))
     made.keep.copy_(torch.tensor([[True, True, True, False]]))
     attach(net, "weight", "mask", made)
-    weight = Weight("", "weight", net, latent_of(net, "weight"))
+    weight = Weight("", net, "weight")
     assert keep_above(weight, 0.9).tolist() == [[False, True, True, False]]
     assert keep_above(weight, 1.0).tolist() == [[False, False, True, False]]
     made.keep.zero_()

@@ -24,7 +24,7 @@ def stage_of(hidden: list[int]) -> Stage:
     task = build_task(TaskSpec(key="digits"), registry)
     spec = ModelSpec.model_validate({"key": "mlp", "hidden": hidden})
     stage = Stage(StageSpec(), task, TrainSpec(), seed=0, device=torch.device("cpu"))
-    stage.players["student"] = Player("student", build_net(spec, task, registry, 0), spec=spec, trains=True)
+    stage.players["student"] = Player("student", build_net(spec, task.facts, registry, 0), spec=spec, trains=True)
     return stage
 
 
