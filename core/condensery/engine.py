@@ -12,7 +12,7 @@ import torch
 from condensery.artifact import save_artifact
 from condensery.bake import Baked, bake
 from condensery.cast import Cast, Net
-from condensery.checkpoint import load_tree, save_tree
+from condensery.checkpoint import FORMAT, load_tree, save_tree
 from condensery.clone import clone, frozen
 from condensery.data import cache_dir
 from condensery.errors import MethodError, UsageError
@@ -165,6 +165,7 @@ class Run:
         over = {} if self.recipe.base == "none" else self.recipe.base
         train = checked(TrainSpec, merge(self.task.base, over), "base")
         identity = {
+            "format": FORMAT,
             "task": self.task.describe(),
             "data": self.recipe.data.model_dump(mode="json"),
             "model": spec.model_dump(mode="json"),

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from condensery.errors import UsageError
 from condensery.footprint import peak_memory, without_transforms
+from condensery.layers import Layer
 from condensery.tasks import Batch, Task
 from condensery.transforms import attached, owner_of, plain_name
 from condensery.work import count_work
@@ -49,6 +50,9 @@ def layer_counts(model: nn.Module) -> dict[str, dict[str, int]]:
             if item.target in values:
                 owner, tensor = owner_of(model, item.target)
                 values[item.target] = getattr(owner, tensor)
+        for path, module in model.named_modules():
+            for name, value in module.counted().items() if isinstance(module, Layer) else ():
+                values.setdefault(f"{path}.{name}" if path else name, value)
         for name, value in values.items():
             layer = found.setdefault(name.rpartition(".")[0], {"parameters": 0, "nonzeros": 0})
             layer["parameters"] += value.numel()

@@ -19,6 +19,7 @@ from condensery.managers import DEFAULTS, StageManager
 from condensery.players import Outputs, Player
 from condensery.recipe import ModelSpec, StageSpec, TrainSpec
 from condensery.steps import Bucket, rate_factor
+from condensery.surgeon import Surgeon
 from condensery.tasks import Batch, Subset, Task
 from condensery.tensors import BATCH_NORMS, CONVS, LINEARS, WEIGHTED, Weight, weights_of
 from condensery.transforms import (
@@ -120,6 +121,7 @@ class Stage:
         """Forget what is known of a player's layers, after a change of its structure or transforms."""
         net = self.players[player].module
         self._weights = {key: found for key, found in self._weights.items() if key[0] is not net}
+        self._settling.pop(player, None)
 
     def attach(
         self, target: str, name: str, transform: Transform, player: str = "student", *, keep: bool = True
@@ -138,6 +140,11 @@ class Stage:
         :raises UsageError: if the net has no such module.
         """
         replace(self.players[player].module, path, layer.to(self.device))
+
+    @functools.cached_property
+    def surgeon(self) -> Surgeon:
+        """Removes channels from the student, in ``prepare`` or ``end_stage`` only."""
+        return Surgeon(self)
 
     def order(self, player: str = "student", kinds: Sequence[type[nn.Module]] = (*WEIGHTED, nn.Embedding)) -> list[str]:
         """Return the paths of a player's layers in the order in which a forward pass first calls them.
@@ -314,6 +321,8 @@ class Stage:
             nn.utils.clip_grad_norm_([p for p in player.parameters().values() if p.requires_grad], self.train.clip_norm)
         player.optimizer.step()
         player.optimizer.zero_grad(set_to_none=True)
+        if player.name not in self._settling:
+            self._settling[player.name] = settling(player.module)
         settle(self._settling[player.name])
         for _, call in self.calls("after_step", player.name):
             call(stage=self, player=player)
@@ -330,7 +339,7 @@ class Stage:
     def ready(self) -> None:
         """Make the lists that the steps use, once everything is attached."""
         for player in self.players.values():
-            self._settling[player.name] = settling(player.module)
+            self.changed(player.name)
             for hook in PER_PLAYER_HOOKS:
                 self.calls(hook, player.name)
         self._exchanged = self.manager.order("exchange") != [DEFAULTS]

@@ -44,6 +44,8 @@ class Transform(nn.Module):
     """For its own parameters: ``{"weight_decay": 0.0, "lr_scale": 1.0}``."""
     bits: int | None = None
     """Bit width of the values it leaves; ``None``: as wide as they came. A quantizer sets it on the instance."""
+    reshapes: ClassVar[bool] = False
+    """Its output has another shape than its input, so that the net doesn't run without it."""
 
     def settle(self, latent: Tensor | None) -> None:
         """Bring its own state and the latent weight back into range after each optimizer step, under no_grad."""

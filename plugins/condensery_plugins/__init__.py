@@ -8,7 +8,9 @@ METHODS = (
     ("deep-mutual-learning", "distillation.deep_mutual_learning:DeepMutualLearning"),
     ("hinton-kd", "distillation.hinton_kd:HintonKD"),
     ("huffman", "quantization.huffman:HuffmanCoding"),
+    ("jacob-integer-only", "quantization.jacob_integer_only:JacobIntegerOnly"),
     ("kmeans-sharing", "quantization.kmeans_sharing:KMeansSharing"),
+    ("l1-filter-pruning", "pruning.l1_filter_pruning:L1FilterPruning"),
     ("lsq", "quantization.lsq:LSQ"),
     ("magnitude", "pruning.magnitude:Magnitude"),
     ("network-slimming", "pruning.network_slimming:NetworkSlimming"),
@@ -26,7 +28,12 @@ CODECS = (
     ("ternary", "codecs.ternary:Ternary"),
 )
 LAYERS = (
+    ("channel-selection", "pruning.channel_selection:ChannelSelection"),
     ("entropy-coded", "codecs.entropy_coded:EntropyCoded"),
+    ("folded-conv2d", "quantization.folded_layers:FoldedConv2d"),
+    ("folded-linear", "quantization.folded_layers:FoldedLinear"),
+    ("integer-conv2d", "quantization.integer_layers:IntegerConv2d"),
+    ("integer-linear", "quantization.integer_layers:IntegerLinear"),
     ("interval-quantizer", "joint.qkd:IntervalQuantizer"),
     ("lsq-step", "quantization.lsq:LearnedStep"),
     ("mask", "pruning.masks:Mask"),

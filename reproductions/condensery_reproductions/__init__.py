@@ -8,6 +8,8 @@ REPRODUCTIONS = (
     "deep-compression",
     "deep-mutual-learning",
     "hinton-kd",
+    "jacob-integer-only",
+    "l1-filter-pruning",
     "lsq",
     "magnitude",
     "network-slimming",
