@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from condensery.transforms import stack_of
+from condensery.transforms import attached, detach, stack_of
 
 
 def clone(model: nn.Module) -> nn.Module:
@@ -38,6 +38,15 @@ def _renew(module: nn.Module) -> None:
     for name, stack in stacks.items():
         assert stack is not None
         parametrize.register_parametrization(module, name, stack, unsafe=True)
+
+
+def plain(model: nn.Module) -> nn.Module:
+    """Return a copy without transforms, the latent tensors as weights; what changes an activation's shape stays on."""
+    twin = clone(model)
+    for item in attached(twin):
+        if not item.transform.reshapes:
+            detach(twin, item.target, item.name)
+    return twin
 
 
 def frozen(model: nn.Module) -> nn.Module:

@@ -19,6 +19,7 @@ from condensery.managers import DEFAULTS, StageManager
 from condensery.players import Outputs, Player
 from condensery.recipe import ModelSpec, StageSpec, TrainSpec
 from condensery.steps import Bucket, rate_factor
+from condensery.surgeon import Surgeon
 from condensery.tasks import Batch, Subset, Task
 from condensery.tensors import BATCH_NORMS, CONVS, LINEARS, WEIGHTED, Weight, weights_of
 from condensery.transforms import (
@@ -138,6 +139,15 @@ class Stage:
         :raises UsageError: if the net has no such module.
         """
         replace(self.players[player].module, path, layer.to(self.device))
+
+    @functools.cached_property
+    def surgeon(self) -> Surgeon:
+        """Removes channels from the student, in ``prepare`` or ``end_stage`` only."""
+        return Surgeon(self)
+
+    def changed(self, player: str = "student") -> None:
+        """Forget what was worked out from a player's tensors; called when they were replaced, as by a cut."""
+        self._settling[player] = settling(self.players[player].module)
 
     def order(self, player: str = "student", kinds: Sequence[type[nn.Module]] = (*WEIGHTED, nn.Embedding)) -> list[str]:
         """Return the paths of a player's layers in the order in which a forward pass first calls them.
@@ -330,7 +340,7 @@ class Stage:
     def ready(self) -> None:
         """Make the lists that the steps use, once everything is attached."""
         for player in self.players.values():
-            self._settling[player.name] = settling(player.module)
+            self.changed(player.name)
             for hook in PER_PLAYER_HOOKS:
                 self.calls(hook, player.name)
         self._exchanged = self.manager.order("exchange") != [DEFAULTS]

@@ -42,6 +42,8 @@ class Transform(nn.Module):
     rank: ClassVar[int] = QUANTIZE
     settings: ClassVar[Mapping[str, float]] = {}
     """For its own parameters: ``{"weight_decay": 0.0, "lr_scale": 1.0}``."""
+    reshapes: ClassVar[bool] = False
+    """Its output has another shape than its input, so that the net doesn't run without it."""
 
     def settle(self, latent: Tensor | None) -> None:
         """Bring its own state and the latent weight back into range after each optimizer step, under no_grad."""

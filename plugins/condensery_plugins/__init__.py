@@ -7,6 +7,7 @@ from condensery.hookspecs import Register, RegisterCard, hookimpl
 METHODS = (
     ("deep-mutual-learning", "distillation.deep_mutual_learning:DeepMutualLearning"),
     ("hinton-kd", "distillation.hinton_kd:HintonKD"),
+    ("l1-filter-pruning", "pruning.l1_filter_pruning:L1FilterPruning"),
     ("lsq", "quantization.lsq:LSQ"),
     ("magnitude", "pruning.magnitude:Magnitude"),
     ("network-slimming", "pruning.network_slimming:NetworkSlimming"),
@@ -15,6 +16,7 @@ METHODS = (
 )
 CODECS: tuple[tuple[str, str], ...] = ()
 LAYERS = (
+    ("channel-selection", "pruning.channel_selection:ChannelSelection"),
     ("interval-quantizer", "joint.qkd:IntervalQuantizer"),
     ("lsq-step", "quantization.lsq:LearnedStep"),
     ("mask", "pruning.masks:Mask"),

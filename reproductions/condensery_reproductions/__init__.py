@@ -7,6 +7,7 @@ from condensery.hookspecs import Register, hookimpl
 REPRODUCTIONS = (
     "deep-mutual-learning",
     "hinton-kd",
+    "l1-filter-pruning",
     "lsq",
     "magnitude",
     "network-slimming",

@@ -1,4 +1,4 @@
-"""VGG with batch normalization in its CIFAR form: one linear layer behind a global average.
+"""VGG with batch normalization in its CIFAR form: a global average, then one linear layer, or two.
 
 Simonyan, Zisserman: "Very Deep Convolutional Networks for Large-Scale Image Recognition", ICLR 2015.
 """
@@ -22,9 +22,11 @@ class VGG(nn.Module):
 
     Images under 16x16 can't be halved four times; for them the *first* poolings are left out, so that the convolutions
     behind them still have something to see.
+
+    :param hidden: width of a linear layer with batch normalization and ReLU before the last one; 0: there is none.
     """
 
-    def __init__(self, plan: Sequence[Sequence[int]], channels: int, size: int, classes: int) -> None:
+    def __init__(self, plan: Sequence[Sequence[int]], channels: int, size: int, classes: int, hidden: int = 0) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         ends = []
@@ -39,7 +41,10 @@ class VGG(nn.Module):
                 layers.append(nn.MaxPool2d(2) if fits else nn.Identity())
                 size = size // 2 if fits else size
         self.features = nn.Sequential(*layers)
-        self.classifier = nn.Linear(before, classes)
+        self.hidden: nn.Module = nn.Identity()
+        if hidden:
+            self.hidden = nn.Sequential(nn.Linear(before, hidden, bias=False), nn.BatchNorm1d(hidden), nn.ReLU())
+        self.classifier = nn.Linear(hidden or before, classes)
         self.roles = {"stages": ends, "logits": ["classifier"]}
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -47,14 +52,17 @@ class VGG(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits ``(batch, classes)``."""
-        return self.classifier(self.features(x).mean((2, 3)))  # type: ignore[no-any-return]
+        return self.classifier(self.hidden(self.features(x).mean((2, 3))))  # type: ignore[no-any-return]
 
 
 @builder("image", least=8)
-def build(facts: TaskFacts, name: str, *, width: float = 1.0, channels: Sequence[int] | None = None) -> nn.Module:
+def build(
+    facts: TaskFacts, name: str, *, width: float = 1.0, channels: Sequence[int] | None = None, hidden: int = 0
+) -> nn.Module:
     """Build ``vgg16-bn`` or ``vgg19-bn``.
 
     :param channels: of each convolution in turn, instead of the usual ones.
+    :param hidden: width of a linear layer before the last one; 512 gives the VGG-16 of CIFAR-10 as [14] has it.
     """
     counts = STAGES[name]
     wanted = [scaled(width, c) for c, n in zip(CHANNELS, counts, strict=True) for _ in range(n)]
@@ -66,4 +74,4 @@ def build(facts: TaskFacts, name: str, *, width: float = 1.0, channels: Sequence
         wanted = list(channels)
     rest = iter(wanted)
     plan = [[next(rest) for _ in range(n)] for n in counts]
-    return VGG(plan, facts.channels, facts.size, facts.outputs)
+    return VGG(plan, facts.channels, facts.size, facts.outputs, scaled(width, hidden) if hidden else 0)

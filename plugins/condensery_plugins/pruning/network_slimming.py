@@ -1,29 +1,42 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
 
 from condensery.hookspecs import hookimpl
 from condensery.methods import Method
 from condensery.players import Player
 from condensery.stage import BATCH_NORMS, Stage
-from condensery_plugins.pruning.masks import keep_largest, mask, sizes, sparsity_percent
+from condensery_plugins.pruning.channel_selection import selection
+from condensery_plugins.pruning.masks import mask, sizes
 
 
 @dataclass(eq=False, kw_only=True)
 class NetworkSlimming(Method):
-    """Drive batch normalization's scales to zero, then switch off the channels with the smallest.
+    """Drive batch normalization's scales to zero, then cut the channels with the smallest out of the net.
 
     Liu, Li, Shen, Huang, Yan, Zhang: "Learning Efficient Convolutional Networks through Network Slimming", ICCV 2017
     [16]. Loss: task + sparsity * sum |gamma| (eq. 1), by subgradient as in the authors' code. ``ratio`` is the share
-    of all channels, ranked globally (section 3); each layer keeps its largest channel.
-    Raises NotApplicable on a model without batch normalization.
+    of all channels, ranked globally (section 3) or, for the MLP of Table 3, in each layer by itself (``scope``);
+    ``max_share`` caps what a layer loses (section 4.6, the multi-pass scheme: half). A layer keeps its largest channel.
+
+    Channels that one layer writes are cut. Where a residual connection or a concatenation couples them, scale and
+    shift are held at zero; the layers that read only the norm, as in pre-activation nets, are narrowed behind a channel
+    selection. Raises NotApplicable on a model without batch normalization.
     """
 
-    needs = frozenset({"batch-norm", "dense-shape"})
+    needs = frozenset({"batch-norm"})
     leaves = frozenset({"mask"})
+    removes = frozenset({"dense-shape"})
 
     sparsity: float = 1e-4
     ratio: float = 0.5
+    scope: Literal["global", "local"] = "global"
+    max_share: float = 1.0
 
     @hookimpl
     def after_backward(self, stage: Stage, player: Player) -> None:
@@ -34,21 +47,60 @@ class NetworkSlimming(Method):
 
     @hookimpl
     def end_stage(self, stage: Stage) -> None:
-        """Switch channels off: scale and shift become zero."""
+        """Cut the channels with the smallest scales; where they are coupled, switch them off."""
         scales = {w.path: w for w in stage.weights(kinds=BATCH_NORMS)}
-        shifts = {w.path: w for w in stage.weights(kinds=BATCH_NORMS, tensor="bias")}
-        scores = {p: sizes(w) for p, w in scales.items()}
-        keep = keep_largest(scores, self.ratio, scope="global")
-        for path, weight in scales.items():
-            keep[path][scores[path].argmax()] = True
-            mask(stage, weight, keep[path])
-            if path in shifts:
-                mask(stage, shifts[path], keep[path])
+        self.mean_scale_ = torch.cat([w.latent.detach().abs() for w in scales.values()]).mean().item()
+        off = smallest({p: sizes(w) for p, w in scales.items()}, self.ratio, self.scope, self.max_share)
+        self.channels_ = sum(o.numel() for o in off.values())
+        alone = {p: o for p, o in off.items() if _alone(stage, p, scales)}
+        self._switch_off(stage, {p: o for p, o in off.items() if p not in alone})
+        stage.surgeon.remove_channels({p: o.nonzero().flatten().tolist() for p, o in alone.items()})
+        self.cut_ = sum(int(o.sum()) for o in alone.values())
+        self.off_ = sum(int(o.sum()) for o in off.values()) - self.cut_
+
+    def _switch_off(self, stage: Stage, off: Mapping[str, Tensor]) -> None:
+        """Hold scale and shift of coupled channels at zero, and narrow the layers that read only these."""
+        for tensor in ("weight", "bias"):
+            for held in stage.weights(kinds=BATCH_NORMS, tensor=tensor):
+                if held.path in off and bool(off[held.path].any()):
+                    held.latent.data[off[held.path]] = 0.0
+                    mask(stage, held, ~off[held.path])
+        keep = {reader: ~gone for norm, gone in off.items() for reader in stage.surgeon.readers(norm)}
+        self.narrowed_ = 0 if stage.surgeon.narrow_inputs(keep, selection) is None else len(keep)
 
     @hookimpl
     def report(self, stage: Stage) -> dict[str, float]:
-        """Return the share of channels switched off, and the mean size of the scales."""
-        scales = stage.weights(kinds=BATCH_NORMS)
-        total = sum(w.latent.numel() for w in scales)
-        size = sum(float(w.latent.detach().abs().sum()) for w in scales) / total
-        return {"channels_off_percent": sparsity_percent(scales), "mean_scale": size}
+        """Return the share of channels cut, of those only switched off, and the mean size of all scales before."""
+        return {
+            "channels_cut_percent": 100 * self.cut_ / self.channels_,
+            "channels_off_percent": 100 * self.off_ / self.channels_,
+            "narrowed_layers_count": self.narrowed_,
+            "mean_scale": self.mean_scale_,
+        }
+
+
+def _alone(stage: Stage, path: str, norms: Mapping[str, object]) -> bool:
+    """Tell whether a norm's channels belong to one layer and can be cut, each for itself."""
+    group = stage.surgeon.group(path)
+    if group is None or group.reason is not None or group.blocks > 1:
+        return False
+    return len(group.layers) == 1 and sum(n in norms for n in group.norms) == 1
+
+
+def smallest(scores: Mapping[str, Tensor], ratio: float, scope: str, max_share: float = 1.0) -> dict[str, Tensor]:
+    """Return which channels go, as bool tensors: the smallest of all, or of each layer.
+
+    A layer's largest channel stays, and so do the largest ones beyond ``max_share`` of its channels: then fewer go.
+
+    :param scores: one for each channel by layer; ``-inf`` marks what is switched off already and counts as gone.
+    """
+    if scope == "local":
+        return {p: smallest({p: s}, ratio, "global", max_share)[p] for p, s in scores.items()}
+    flat = torch.cat(list(scores.values()))
+    gone = torch.zeros(len(flat), dtype=torch.bool, device=flat.device)
+    gone[flat.argsort(stable=True)[: round(ratio * len(flat))]] = True
+    found = dict(zip(scores, torch.split(gone, [len(s) for s in scores.values()]), strict=True))
+    for path, score in scores.items():
+        most = min(len(score) - 1, int(max_share * len(score) + 1e-9))
+        found[path][score.argsort(stable=True)[most:]] = False
+    return found
