@@ -118,9 +118,10 @@ class Stage:
         return list(self._weights[key])
 
     def changed(self, player: str = "student") -> None:
-        """Forget what is known of a player's layers, after a change of its structure or transforms."""
+        """Forget what is known of a player's layers, after a change of its structure, tensors or transforms."""
         net = self.players[player].module
         self._weights = {key: found for key, found in self._weights.items() if key[0] is not net}
+        self._settling[player] = settling(net)
 
     def attach(
         self, target: str, name: str, transform: Transform, player: str = "student", *, keep: bool = True
@@ -144,10 +145,6 @@ class Stage:
     def surgeon(self) -> Surgeon:
         """Removes channels from the student, in ``prepare`` or ``end_stage`` only."""
         return Surgeon(self)
-
-    def changed(self, player: str = "student") -> None:
-        """Forget what was worked out from a player's tensors; called when they were replaced, as by a cut."""
-        self._settling[player] = settling(self.players[player].module)
 
     def order(self, player: str = "student", kinds: Sequence[type[nn.Module]] = (*WEIGHTED, nn.Embedding)) -> list[str]:
         """Return the paths of a player's layers in the order in which a forward pass first calls them.
