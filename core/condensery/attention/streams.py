@@ -286,6 +286,8 @@ def _with_layers(net: nn.Module, stream: Stream) -> tuple[list[str], list[tuple[
         block = BLOCKS.get(class_of(layer))
         if block is None:
             raise UsageError(f"layer {path!r} is a {class_of(layer)}; {known_classes(BLOCKS, 'layer')}")
+        if find(layer, "crossattention") is not None:
+            raise UsageError(f"layer {path!r} attends to another sequence too, by what isn't known")
         if block.attention is not None:
             view = view_of(net, join(path, block.attention))
             columns += [(p, 1) for p in dict.fromkeys(part.module for part in (*view.q, *view.k, *view.v))]

@@ -244,6 +244,8 @@ def _llama(net: nn.Module, path: str, m: nn.Module) -> View:
 
 
 def _gpt2(net: nn.Module, path: str, m: nn.Module) -> View:
+    if m.is_cross_attention:
+        raise UsageError(f"{path!r} attends to another sequence")
     size, width = int(m.head_dim), int(m.split_size)  # type: ignore[arg-type]
     q, k, v = _fused(net, path, "c_attn", width // size)
     return View(
@@ -253,7 +255,6 @@ def _gpt2(net: nn.Module, path: str, m: nn.Module) -> View:
         (v,),
         Part(join(path, "c_proj"), q.table),
         lambda s: {"head_dim": s.dims, "split_size": s.heads * s.dims, "num_heads": s.heads},
-        blocked="it attends to another sequence" if m.is_cross_attention else None,
     )
 
 

@@ -78,7 +78,7 @@ def test_wrapped_projections_are_refused() -> None:
     net: Any = build("timm-vit")
     net.blocks[0].attn.qkv = Wrapped(24, 72)
     a = Anatomy(net, example("timm-vit"), forward)
-    assert "is a tests.core.attention.test_traps.Wrapped; only a plain Linear" in str(a.heads()[0].reason)
+    assert "is a tests.core.attention.test_refusals.Wrapped; only a plain Linear" in str(a.heads()[0].reason)
     with pytest.raises(UsageError, match=r"layer 'blocks\.0\.attn\.qkv' is a .*Wrapped; only a plain Linear, Conv2d"):
         a.remove_heads({"blocks.0.attn": [0]})
 
@@ -96,9 +96,11 @@ def test_cross_attention_is_refused() -> None:
         eos_token_id=1,
         add_cross_attention=True,
     )
-    found = {h.path: h.reason for h in Anatomy(GPT2LMHeadModel(config), example("hf-gpt2"), forward).heads()}
+    a = Anatomy(GPT2LMHeadModel(config), example("hf-gpt2"), forward)
+    found = {h.path: h.reason for h in a.heads()}
+    assert "attends to another sequence too" in str(a.widths()[0].reason)
     assert found["transformer.h.0.attn"] is None
-    assert found["transformer.h.0.crossattention"] is not None
+    assert found["transformer.h.0.crossattention"] == "'transformer.h.0.crossattention' attends to another sequence"
 
 
 def test_numbers_that_do_not_exist_and_the_last_units() -> None:
