@@ -41,6 +41,7 @@ cards: .venv/installed
 
 bench: .venv/installed
 	$(BIN)/python tests/benchmarks/run.py
+	$(BIN)/python tests/benchmarks/artifacts.py
 
 # What can be made again in minutes; runs/ stays.
 clean:

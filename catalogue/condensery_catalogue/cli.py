@@ -109,6 +109,20 @@ def reproduce(
     reproduce_paper(key, tier, seeds, results, RunOptions(device=device, out=out, as_json=json))
 
 
+@app.command()
+def measure(
+    target: Annotated[str, typer.Argument(help="A model, resnet20 or 'vit(dim=24)', or an artifact: net.safetensors")],
+    task: Annotated[str | None, typer.Option(help="A task that the net fits; its own by default.")] = None,
+    device: Device = "auto",
+    layers: Annotated[bool, typer.Option("--layers", help="Show each layer too.")] = False,
+    json: Json = False,
+) -> None:
+    """Measure a net: parameters, work, bytes, memory, speed."""
+    from condensery_catalogue.measuring import measure_target
+
+    measure_target(target, task, device, layers=layers, as_json=json)
+
+
 @app.command("inspect")
 def inspect_(artifact: Path, json: Json = False) -> None:
     """Show where the bytes of an artifact are, layer by layer."""

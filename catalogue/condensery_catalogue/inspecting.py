@@ -74,7 +74,7 @@ def print_sizes(found: dict[str, Any], path: Path) -> None:
     said = table("tensor", "shape", "stored as", "bytes", "tables", "bits", "share", title=str(path))
     for column in said.columns[3:6]:
         column.justify = "right"
-    small = [t for t in found["tensors"] if t["payload"] + t["tables"] < 0.002 * sizes["file"]]
+    small = [t for t in found["tensors"] if t["payload"] + t["tables"] < 0.01 * sizes["file"]]
     for tensor in found["tensors"]:
         if tensor not in small:
             said.add_row(*map(escape, _cells(tensor, sizes["file"])))

@@ -147,7 +147,14 @@ def _compare(item: Comparison, claim: Mapping[str, Any], scale: str, reports: Re
         went = direction(measured, baseline, higher_is_better=item.higher_is_better)
         gains = [(m - b) * (1 if item.higher_is_better else -1) for m, b in zip(measured, baseline, strict=True)]
     answer = summary(gains if item.answers == "gain" and gains is not None else measured)
-    said = verdict(scale=scale, claim=claim["value"], measured=answer["mean"], tolerance=item.tolerance, went=went)
+    said = verdict(
+        scale=scale,
+        claim=claim["value"],
+        measured=answer["mean"],
+        tolerance=item.tolerance,
+        went=went,
+        bound=None if item.answers != "bound" else 1 if item.higher_is_better else -1,
+    )
     return {
         "claim": claim,
         "metric": item.metric,

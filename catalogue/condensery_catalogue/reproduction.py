@@ -18,7 +18,8 @@ class Comparison(Strict):
     """Which measured figure answers which claim.
 
     :param metric: dotted path in the report.
-    :param answers: whether the claim is the arm's ``value``, or its ``gain`` over the baseline arm.
+    :param answers: whether the claim is the arm's ``value``, its ``gain`` over the baseline arm, or a ``bound`` that
+        the arm's value must reach, such as a rate of compression: better is as good.
     :param tolerance: in the claim's unit.
     """
 
@@ -26,7 +27,7 @@ class Comparison(Strict):
     metric: str
     arm: str
     baseline_arm: str | None = None
-    answers: Literal["value", "gain"] = "value"
+    answers: Literal["value", "gain", "bound"] = "value"
     higher_is_better: bool = True
     tolerance: float = Field(default=0.0, ge=0)
 

@@ -19,7 +19,7 @@ from condensery.overrides import apply_overrides
 from condensery.recipe import load_yaml, parse_recipe
 from condensery.registry import Registry
 from condensery.spelling import parse, parse_model
-from condensery_catalogue.listing import open_registry
+from condensery_catalogue.listing import console, open_registry, table
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -132,38 +132,55 @@ def free_folder(parent: Path, name: str) -> Path:
     return parent / f"{name}-{number}"
 
 
+ROWS = (
+    ("parameters", "parameters", None),
+    ("non-zero parameters", "nonzeros", None),
+    ("file (bytes)", "bytes", "compression_rate"),
+    ("MACs", "macs", "macs"),
+    ("effective MACs", "effective_macs", "effective_macs"),
+    ("bit operations", "bitops", "bitops"),
+    ("activations, peak (bytes)", "memory_bytes", None),
+    ("latency, batch 1 (ms)", "latency_ms", "speedup"),
+    ("  its spread (ms)", "latency_spread_ms", None),
+    ("examples per second, batch 64", "fps", "fps"),
+)
+"""Title, key of the figure, key of the ratio."""
+
+
 def print_report(report: Mapping[str, Any], folder: Path) -> None:
     """Print what a run came to."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("", "before", "after", "ratio", title="What came out", title_justify="left")
     before, after, ratios = report["before"], report["after"], report["ratios"]
-    removed = f"{ratios['parameters_removed']:.1f} % removed"
-    rows = [
-        ("parameters", "parameters", ""),
-        ("non-zero parameters", "nonzeros", removed),
-        ("MACs", "macs", f"{ratios['macs']:.2f}x" if ratios["macs"] else ""),
-        ("latency, batch 1 (ms)", "latency_ms", f"{ratios['speedup']:.2f}x" if ratios["speedup"] else ""),
-        ("examples per second, batch 64", "fps", ""),
-    ]
-    for title, key, ratio in rows:
-        table.add_row(title, _number(before[key]), _number(after[key]), ratio)
+    shown = table("", "before", "after", "ratio", title="What came out")
+    for column in shown.columns[1:]:
+        column.justify = "right"
+    for title, key, ratio in ROWS:
+        times = ratios[ratio] if ratio else None
+        said = f"{times:,.2f}x" if times else ""
+        if key == "nonzeros" and ratios["parameters_removed_percent"] is not None:
+            said = f"{ratios['parameters_removed_percent']:.1f} % removed"
+        shown.add_row(title, figure(before[key]), figure(after[key]), said)
     for name, value in after["quality"].items():
-        table.add_row(name, _number(before["quality"][name]), _number(value), f"{value - before['quality'][name]:+.2f}")
-    console = Console()
-    console.print(table)
+        shown.add_row(name, figure(before["quality"][name]), figure(value), f"{value - before['quality'][name]:+.2f}")
+    out = console()
+    out.print(shown)
+    storage = after["storage"]
+    parts = ", ".join(f"{storage[name]:,} {name}" for name in ("payload", "tables", "header", "manifest"))
+    out.print(f"bytes after: {parts}; {ratios['storage_rate']:.2f}x without header and manifest", highlight=False)
+    for side, figures in (("before", before), ("after", after)):
+        if "macs_unknown" in figures:
+            out.print(f"{side}: {figures['macs_unknown']}", markup=False, highlight=False)
     for stage in report["stages"]:
-        said = ", ".join(f"{k} {_number(v)}" for k, v in stage["report"].items())
+        said = ", ".join(f"{k} {figure(v)}" for k, v in stage["report"].items())
         cached = " (from the cache)" if stage.get("cached") else ""
-        console.print(
+        out.print(
             f"stage {stage['name']}{cached}: {stage['epochs']} epochs, {stage['wall_s']:.0f} s  {said}", markup=False
         )
-    console.print(f"report: {folder / 'report.json'}", markup=False, soft_wrap=True)
-    console.print(f"artifact: {folder / report['artifact']}", markup=False, soft_wrap=True)
+    out.print(f"report: {folder / 'report.json'}", markup=False, soft_wrap=True)
+    out.print(f"artifact: {folder / report['artifact']}", markup=False, soft_wrap=True)
 
 
-def _number(value: float | None) -> str:
+def figure(value: float | None) -> str:
+    """Return a number as it is printed; ``-`` where it is unknown."""
     if value is None:
         return "-"
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.3f}"
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.{1 if abs(value) >= 1000 else 3}f}"

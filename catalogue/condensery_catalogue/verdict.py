@@ -40,7 +40,13 @@ def direction(method: Sequence[float], baseline: Sequence[float], *, higher_is_b
 
 
 def verdict(
-    *, scale: str, claim: Mapping[str, Any], measured: float, tolerance: float, went: Direction | None
+    *,
+    scale: str,
+    claim: Mapping[str, Any],
+    measured: float,
+    tolerance: float,
+    went: Direction | None,
+    bound: int | None = None,
 ) -> Verdict | None:
     """Return how a measured figure answers a claim, or ``None`` for a statement that no figure answers.
 
@@ -50,6 +56,7 @@ def verdict(
     :param claim: the claimed figure: ``value`` and ``source``.
     :param tolerance: how far from the claim, in its unit, still counts as the same.
     :param went: direction against the baseline, where there is one.
+    :param bound: 1 if the claim is the least that counts, -1 if it is the most; ``None`` if it is to be met.
     """
     if scale != "paper":
         return "scaled-down"
@@ -57,6 +64,7 @@ def verdict(
         return None
     if went == "not held":
         return "not"
-    if abs(measured - claim["value"]) <= tolerance:
+    missed = abs(measured - claim["value"]) if bound is None else bound * (claim["value"] - measured)
+    if missed <= tolerance:
         return "reproduced" if claim["source"] == "read" and went != "within noise" else "partly"
     return "partly" if went == "held" else "not"

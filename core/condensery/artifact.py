@@ -59,6 +59,7 @@ class Artifact:
 
     :param net: in eval mode; its outputs equal those of the net that was saved, bit for bit.
     :param task: that it was made on, if it says so.
+    :param bits: by tensor name, the width of weights that were quantized.
     :param manifest: all it says of itself.
     """
 
@@ -66,6 +67,7 @@ class Artifact:
     model: ModelSpec
     task: TaskSpec | None
     sizes: Sizes
+    bits: dict[str, int]
     manifest: dict[str, Any]
 
 
@@ -107,6 +109,7 @@ def save_artifact(
         "structure": structure.dump(),
         "transforms": transforms_of(baked.net, registry),
         "tensors": records,
+        "bits": baked.bits,
         "crc": {path: zlib.crc32(blob.numpy().tobytes()) for path, blob in blobs.items()},
     }
     manifest["from"] = origins(manifest, registry)
@@ -206,12 +209,13 @@ def open_artifact(path: str | Path, registry: Registry | None = None) -> Artifac
                 tensors[name] = decode(record, source, registry)
         load_tensors(net, tensors, where)
         task = None if manifest["task"] is None else TaskSpec.model_validate(manifest["task"])
+        bits = {str(name): int(width) for name, width in manifest["bits"].items()}
     except CondenseryError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
         raise ArtifactError(f"{path}: damaged: {type(error).__name__}: {error}") from None
     net.eval().requires_grad_(False)
-    return Artifact(net, model, task, sizes, manifest)
+    return Artifact(net, model, task, sizes, bits, manifest)
 
 
 def read(path: Path, registry: Registry) -> tuple[dict[str, Any], dict[str, Tensor], Sizes]:

@@ -14,7 +14,7 @@ from condensery.codecs import BitPack, Coding, Cost, Dense, Record, Source, deco
 from condensery.errors import MethodError
 from condensery.layers import Layer, replace
 from condensery.registry import Registry
-from condensery.transforms import attached, owner_of, stack_of
+from condensery.transforms import attach, attached, owner_of, sites, stack_of
 
 TOLERANCE = 1e-5
 """How far a weight may move when it is stored, as a share of the largest weight of its tensor."""
@@ -40,11 +40,13 @@ class Baked:
 
     :param net: plain weights, already through their codecs' decode; transforms on activations are still there.
     :param stored: by tensor name, those that are not stored as they are.
+    :param bits: by tensor name, the width that a weight's transforms gave its values.
     :param moved: the largest change of a weight by storing it, as a share of the largest weight of its tensor.
     """
 
     net: nn.Module
     stored: dict[str, Stored]
+    bits: dict[str, int]
     moved: float
 
 
@@ -58,23 +60,37 @@ def bake(model: nn.Module, registry: Registry) -> Baked:
         if isinstance(module, Layer):
             made = module.bake()
             if made is not module:
-                replace(net, path, made)
+                _replace(net, path, made)
     for item in attached(net):
         if ":" not in item.target:
             owner, _ = owner_of(net, item.target)
             layer = item.transform.bake(owner)
             if layer is not None:
-                replace(net, item.target.rpartition(".")[0], layer)
+                _replace(net, item.target.rpartition(".")[0], layer)
     stored: dict[str, Stored] = {}
+    bits: dict[str, int] = {}
     moved = 0.0
     for target in dict.fromkeys(a.target for a in attached(net) if ":" not in a.target):
+        stack = stack_of(*owner_of(net, target))
+        width = stack.width() if stack is not None else None
+        if width is not None:
+            bits[target] = width
         stored[target], change = _bake_weight(net, target, registry)
         moved = max(moved, change)
     for value in tensors_of(
         net
     ).values():  # a loaded net is laid out plainly, and so must be the one it's compared with
         value.data = value.data.clone(memory_format=torch.contiguous_format)
-    return Baked(net, stored, moved)
+    return Baked(net, stored, bits, moved)
+
+
+def _replace(net: nn.Module, path: str, made: nn.Module) -> None:
+    """Put a baked layer in a layer's place; transforms on its activations stay."""
+    kept = [(site, stack) for site, stack in sites(net.get_submodule(path))]
+    replace(net, path, made)
+    for site, stack in kept:
+        for name, transform in stack.transforms.items():
+            attach(net, f"{path}:{site}", name, transform)  # type: ignore[arg-type]
 
 
 def _bake_weight(net: nn.Module, target: str, registry: Registry) -> tuple[Stored, float]:

@@ -19,7 +19,7 @@ from condensery.registry import Registry
 from condensery.structure import build_layer, restructure, structure_of
 from condensery.transforms import Transform, attach, attached
 
-FORMAT = 1
+FORMAT = 2
 _MARK = "$tensor"
 
 

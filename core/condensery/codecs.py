@@ -219,7 +219,19 @@ def codec_of(record: Record, registry: Registry, where: str) -> Codec:
 
 def to_bytes(array: NDArray[Any]) -> Tensor:
     """Return an array's bytes as a uint8 tensor."""
-    return torch.from_numpy(np.frombuffer(np.ascontiguousarray(array).tobytes(), np.uint8).copy())
+    return torch.from_numpy(np.ascontiguousarray(array).reshape(-1).view(np.uint8).copy())
+
+
+def whole_numbers(values: Tensor, who: str) -> NDArray[Any]:
+    """Return whole numbers as a flat array, without a copy where there needn't be one.
+
+    :param who: for the message.
+    :raises ValueError: if the type of the tensor isn't one of whole numbers.
+    """
+    if values.is_floating_point() or values.is_complex():
+        raise ValueError(f"{who}: {values.dtype} are not whole numbers")
+    flat: NDArray[Any] = values.detach().cpu().flatten().numpy()
+    return flat
 
 
 DTYPES: dict[str, torch.dtype] = {
@@ -271,6 +283,10 @@ class Dense(Codec):
         return self.dtype
 
 
+_CHUNK = 2**18
+"""Numbers packed at once: a multiple of 8, so that each lot starts at a whole byte."""
+
+
 class BitPack(Codec):
     """Whole numbers from ``low`` to ``low + 2^bits - 1``, each in ``bits`` bits, the first in the lowest bits.
 
@@ -295,13 +311,16 @@ class BitPack(Codec):
 
         :raises ValueError: if a number doesn't fit.
         """
-        shifted = values.detach().cpu().flatten().to(torch.int64).numpy() - self.low
-        if len(shifted) and not 0 <= int(shifted.min()) <= int(shifted.max()) < 2**self.bits:
-            raise ValueError(f"bitpack: numbers {shifted.min()} to {shifted.max()} don't fit {self.bits} bits")
-        if self.bits in (8, 16):
-            return {"data": to_bytes(shifted.astype(f"<u{self.bits // 8}"))}
-        bits = (shifted[:, None] >> np.arange(self.bits)) & 1
-        return {"data": to_bytes(np.packbits(bits.astype(np.uint8), bitorder="little"))}
+        numbers = whole_numbers(values, "bitpack")
+        if numbers.size:
+            low, high = int(numbers.min()), int(numbers.max())
+            if low < max(self.low, -(2**31)) or high >= min(self.low + 2**self.bits, 2**31):
+                raise ValueError(f"bitpack: numbers {low} to {high} don't fit {self.bits} bits from {self.low}")
+        data = np.empty(self._bytes(numbers.size), np.uint8)
+        for start in range(0, numbers.size, _CHUNK):
+            part = (numbers[start : start + _CHUNK].astype(np.int64) - self.low).astype(np.uint32)
+            data[self._bytes(start) : self._bytes(start + len(part))] = self._pack(part)
+        return {"data": torch.from_numpy(data)}
 
     def decode(self, streams: Mapping[str, Tensor], shape: Sequence[int]) -> Tensor:
         """Return the numbers as int32."""
@@ -309,14 +328,40 @@ class BitPack(Codec):
         data = streams["data"].numpy()
         if data.size != self._bytes(count):
             raise ValueError(f"{data.size} bytes for {count} numbers of {self.bits} bits")
-        if self.bits in (8, 16):
-            numbers = np.frombuffer(data.tobytes(), f"<u{self.bits // 8}").astype(np.int32)
-        else:
-            bits = np.unpackbits(data, bitorder="little", count=count * self.bits).reshape(count, self.bits)
-            numbers = np.zeros(count, np.int32)
-            for place in range(self.bits):
-                numbers |= bits[:, place].astype(np.int32) << place
-        return torch.from_numpy(numbers + np.int32(self.low)).view(list(shape))
+        numbers = np.empty(count, np.int32)
+        for start in range(0, count, _CHUNK):
+            size = min(_CHUNK, count - start)
+            numbers[start : start + size] = self._unpack(data[self._bytes(start) : self._bytes(start + size)], size)
+        numbers += np.int32(self.low)
+        return torch.from_numpy(numbers).view(list(shape))
+
+    def _pack(self, numbers: NDArray[np.uint32]) -> NDArray[np.uint8]:
+        """Eight numbers fill ``bits`` bytes; all eights are packed at once."""
+        eights = -(-len(numbers) // 8)
+        columns = np.zeros((eights, 8), np.uint32)
+        columns.reshape(-1)[: len(numbers)] = numbers
+        columns = np.ascontiguousarray(columns.T)
+        packed = np.zeros((self.bits, eights), np.uint8)
+        for place, byte, shift in self._overlaps():
+            moved = columns[place] >> shift if shift >= 0 else columns[place] << -shift
+            packed[byte] |= moved.astype(np.uint8)
+        return packed.T.reshape(-1)[: self._bytes(len(numbers))]
+
+    def _unpack(self, data: NDArray[np.uint8], count: int) -> NDArray[np.int32]:
+        eights = -(-count // 8)
+        rows = np.zeros(eights * self.bits, np.uint8)
+        rows[: data.size] = data
+        packed = rows.reshape(eights, self.bits).T.astype(np.uint32, order="C")
+        columns = np.zeros((8, eights), np.uint32)
+        for place, byte, shift in self._overlaps():
+            columns[place] |= packed[byte] << shift if shift >= 0 else packed[byte] >> -shift
+        columns &= np.uint32(2**self.bits - 1)
+        return columns.astype(np.int32).T.reshape(-1)[:count]
+
+    def _overlaps(self) -> list[tuple[int, int, int]]:
+        """Which of eight numbers has bits in which byte, and how far the number is shifted down for it."""
+        bits = self.bits
+        return [(p, b, 8 * b - p * bits) for p in range(8) for b in range(p * bits // 8, -(-(p + 1) * bits // 8))]
 
     def _bytes(self, count: int) -> int:
         return -(-count * self.bits // 8)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from condensery.errors import MethodError
-from condensery.transforms import MASK, attached, owner_of, stack_of
+from condensery.transforms import MASK, attached, owner_of, plain_name, stack_of
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-9}
 """Largest difference of a cut net from the masked one, over the largest output where that is above 1."""
@@ -140,10 +140,11 @@ def apply(cut: Cut, model: nn.Module, optimizer_state: dict[str, Any] | None = N
     :param optimizer_state: by plain parameter name, as ``Player.optimizer_state`` gives it; changed in place.
     :raises MethodError: naming a tensor that doesn't fit the cut, or tied tensors that it would cut apart.
     """
-    _check_factors(cut, model)
+    _refuse_untying(cut, model)
+    _refuse_factors(cut, model)
     gone = _shorten(cut, model)
-    made: dict[int, tuple[nn.Parameter, Left]] = {}
-    for name, left in cut.tensors.items():
+    made: dict[int, nn.Parameter] = {}
+    for name in cut.tensors:
         path, _, tensor = name.rpartition(".")
         owner = model.get_submodule(path)
         if tensor in owner._buffers:
@@ -156,15 +157,13 @@ def apply(cut: Cut, model: nn.Module, optimizer_state: dict[str, Any] | None = N
             owner, tensor = stacks.get_submodule(tensor), "original"
         old = owner._parameters[tensor]
         assert old is not None
-        new, before = made.get(id(old), (None, left))
-        if not torch.equal(before.kept, left.kept):
-            raise MethodError(f"{name} is shared with another layer, of which the cut leaves something else")
+        new = made.get(id(old))
         if new is None:
             value = cut.take(name, old.detach())
             if name in cut.factors:
                 value = (value.double() * cut.factors[name].to(value.device)).to(value.dtype)
             new = nn.Parameter(_like(value, old), requires_grad=old.requires_grad)
-            made[id(old)] = (new, left)
+            made[id(old)] = new
         owner._parameters[tensor] = new
     for path, changes in cut.attributes.items():
         for attribute, (_, after) in changes.items():
@@ -192,7 +191,7 @@ def _shorten(cut: Cut, model: nn.Module) -> tuple[str, ...]:
     return tuple(gone)
 
 
-def _check_factors(cut: Cut, model: nn.Module) -> None:
+def _refuse_factors(cut: Cut, model: nn.Module) -> None:
     """Refuse factors under a transform other than a mask, which would see other numbers than before.
 
     :raises MethodError: naming the tensor and the transform.
@@ -203,6 +202,20 @@ def _check_factors(cut: Cut, model: nn.Module) -> None:
         for transform in [] if stack is None else stack.transforms.values():
             if transform.rank != MASK:
                 raise MethodError(f"{name} needs a factor, and {type(transform).__name__} stands in between")
+
+
+def _refuse_untying(cut: Cut, model: nn.Module) -> None:
+    """Refuse a cut after which two layers that share a tensor would need different ones."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(plain_name(name))
+    for shared in names.values():
+        kept = [cut.tensors[n].kept if n in cut.tensors else None for n in shared]
+        for name, other in zip(shared, kept, strict=True):
+            first = kept[0]
+            same = other is first or (other is not None and first is not None and torch.equal(other, first))
+            if not same:
+                raise MethodError(f"{name} is shared with {shared[0]}, of which the cut leaves something else")
 
 
 def _like(value: Tensor, old: Tensor) -> Tensor:
@@ -251,18 +264,23 @@ class _OverLeft(nn.Module):
         return torch.zeros_like(x).index_copy(x.dim() + self.site.axis, self.site.kept, seen)
 
 
-def difference(
-    cut: Cut, net: nn.Module, example: Any, forward: Callable[[nn.Module, Any], Tensor], *, zeroed: bool = True
-) -> float:
-    """Return how far the cut net's outputs are from the masked one's, over the largest output where that is above 1.
+def difference(cut: Cut, net: nn.Module, example: Any, forward: Callable[[nn.Module, Any], Tensor]) -> float:
+    """Return how far the cut net's outputs are from the masked one's, see :func:`gap`.
 
     :param net: without transforms on weights, in eval mode; not changed.
-    :param zeroed: compare with the net in which the removed entries are zero; otherwise with the net as it is.
     """
     after = copy.deepcopy(net)
     apply(cut, after)
+    return gap(masked(cut, net, after), after, example, forward)
+
+
+def gap(before: nn.Module, after: nn.Module, example: Any, forward: Callable[[nn.Module, Any], Tensor]) -> float:
+    """Return the largest difference between two nets' outputs, over the largest output where that is above 1.
+
+    :raises MethodError: if the outputs have different shapes.
+    """
     with torch.no_grad():
-        want, got = forward(masked(cut, net, after) if zeroed else net, example), forward(after, example)
+        want, got = forward(before, example), forward(after, example)
     if want.shape != got.shape:
         raise MethodError(f"the outputs have shape {tuple(got.shape)} after the cut, {tuple(want.shape)} before")
     return float((want - got).abs().max() / want.abs().max().clamp_min(1.0))

@@ -12,11 +12,12 @@ import torch
 from condensery.artifact import save_artifact
 from condensery.bake import Baked, bake
 from condensery.cast import Cast, Net
-from condensery.checkpoint import load_tree, save_tree
+from condensery.checkpoint import FORMAT, load_tree, save_tree
 from condensery.clone import clone, frozen
 from condensery.data import cache_dir
 from condensery.errors import MethodError, UsageError
 from condensery.folder import ARTIFACT, NET, ORIGINAL, PROGRESS, RunFolder
+from condensery.footprint import dense_bytes
 from condensery.formula import holds, variables
 from condensery.hookspecs import STAGE_HOOKS
 from condensery.managers import DEFAULTS
@@ -112,15 +113,16 @@ class Run:
         self.folder.write("recipe.json", self.recipe.dump())
         self.show.line(f"model {self.recipe.model.key}, task {self.recipe.task.key}, on {self.device}")
         net = self._original()
-        before = measure(self.task, net.module, self.device)
+        before = measure(self.task, net.module, self.device, bytes=dense_bytes(net.module))
         for _ in self._units(net):
             pass
         baked = bake(net.module, self.registry)
-        save_artifact(
+        sizes = save_artifact(
             self.folder.path / ARTIFACT, baked, net.spec, self.task.facts, self.registry, task=self.recipe.task
         )
         self.baked = baked
-        after = measure(self.task, baked.net, self.device)
+        after = measure(self.task, baked.net, self.device, bytes=sizes.file, bits=baked.bits)
+        after["storage"] = sizes.dump() | {"weights_moved": baked.moved}
         report = {
             "recipe": self.recipe.dump(),
             "seed": self.recipe.seed,
@@ -163,6 +165,7 @@ class Run:
         over = {} if self.recipe.base == "none" else self.recipe.base
         train = checked(TrainSpec, merge(self.task.base, over), "base")
         identity = {
+            "format": FORMAT,
             "task": self.task.describe(),
             "data": self.recipe.data.model_dump(mode="json"),
             "model": spec.model_dump(mode="json"),

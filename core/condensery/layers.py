@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from condensery.errors import UsageError
 
@@ -22,6 +22,10 @@ class Layer(nn.Module, ABC):
     @abstractmethod
     def config(self) -> dict[str, Any]:
         """Return the JSON arguments that build this layer again; its tensors come from the state."""
+
+    def counted(self) -> dict[str, Tensor]:
+        """Return by name what counts as its parameters, zero for zero; a layer without any names its stored numbers."""
+        return dict(self.named_parameters(recurse=False))
 
     def bake(self) -> nn.Module:
         """Return what stands in its place when the recipe ends: a registered layer, a plain module, or itself."""

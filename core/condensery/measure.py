@@ -1,22 +1,25 @@
-"""Measuring a net: size, work, speed, quality."""
+"""Measuring a net: size, work, speed, memory, quality. Every figure of a report comes from here."""
 
 from __future__ import annotations
 
 import statistics
 import time
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode
 
-from condensery.clone import clone
+from condensery.errors import UsageError
+from condensery.footprint import peak_memory, without_transforms
+from condensery.layers import Layer
 from condensery.tasks import Batch, Task
-from condensery.transforms import attached, owner_of
+from condensery.transforms import attached, owner_of, plain_name
+from condensery.work import count_work
 
-# Ops that FlopCounterMode counts as nothing without a warning, though they do the work of a layer.
-UNCOUNTED = ("lstm", "gru", "rnn_", "_int_mm", "bilinear", "_transformer_encoder_layer", "_native_multi_head_attention")
+WARM_UP = 3
+RUNS, BATCH_RUNS = 15, 5
+BATCH = 64
 
 
 def evaluate(task: Task, model: nn.Module, device: torch.device, *, batch_size: int = 500) -> dict[str, float]:
@@ -34,85 +37,140 @@ def evaluate(task: Task, model: nn.Module, device: torch.device, *, batch_size: 
     return task.score(torch.cat(logits), torch.cat(labels))
 
 
-def counts(model: nn.Module) -> dict[str, int]:
-    """Return parameters and those of them that are not zero, as the layers use them; transforms' own don't count."""
+def layer_counts(model: nn.Module) -> dict[str, dict[str, int]]:
+    """Return parameters and non-zeros by the path of the module that owns them, as the layers use them.
+
+    A parameter that two modules share counts once, for the first; transforms' own don't count.
+    """
     own = {id(p) for a in attached(model) for p in a.transform.parameters()}
-    values: dict[int, Tensor] = {id(p): p for p in model.parameters() if id(p) not in own}
+    values: dict[str, Tensor] = {plain_name(n): p for n, p in model.named_parameters() if id(p) not in own}
+    found: dict[str, dict[str, int]] = {}
     with torch.no_grad():
         for item in attached(model):
-            owner, tensor = owner_of(model, item.target)
-            if not tensor.startswith(":"):
-                values[id(owner.parametrizations[tensor].original)] = getattr(owner, tensor)  # type: ignore[union-attr, index]
-    return {
-        "parameters": sum(v.numel() for v in values.values()),
-        "nonzeros": sum(int(v.count_nonzero()) for v in values.values()),
-    }
+            if item.target in values:
+                owner, tensor = owner_of(model, item.target)
+                values[item.target] = getattr(owner, tensor)
+        for path, module in model.named_modules():
+            for name, value in module.counted().items() if isinstance(module, Layer) else ():
+                values.setdefault(f"{path}.{name}" if path else name, value)
+        for name, value in values.items():
+            layer = found.setdefault(name.rpartition(".")[0], {"parameters": 0, "nonzeros": 0})
+            layer["parameters"] += value.numel()
+            layer["nonzeros"] += int(value.count_nonzero())
+    return found
 
 
-class _Ops(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.names: set[str] = set()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.names.add(func.overloadpacket.__name__)
-        return func(*args, **(kwargs or {}))
+def counts(model: nn.Module) -> dict[str, int]:
+    """Return parameters and those of them that are not zero, as the layers use them; transforms' own don't count."""
+    layers = layer_counts(model).values()
+    return {key: sum(layer[key] for layer in layers) for key in ("parameters", "nonzeros")}
 
 
-def macs(task: Task, model: nn.Module) -> int | None:
-    """Return multiply-accumulates of one example, or ``None`` if the net uses an op that can't be counted."""
-    net = clone(model).cpu().eval()
-    batch = Batch(task.example_input(1))
-    with torch.no_grad():
-        with _Ops() as ops:
-            task.logits(net, batch.inputs)
-        if any(word in name for name in ops.names for word in UNCOUNTED):
-            return None
-        with FlopCounterMode(display=False) as counter:
-            task.logits(net, batch.inputs)
-    return int(counter.get_total_flops()) // 2
+class Latency(NamedTuple):
+    """Time of a forward pass.
+
+    :param spread_ms: interquartile range.
+    """
+
+    median_ms: float
+    spread_ms: float
 
 
-def latency(task: Task, model: nn.Module, device: torch.device, *, batch_size: int = 1, runs: int = 15) -> float:
-    """Return the median time of a forward pass in milliseconds, after warming up."""
+def latency(
+    task: Task, model: nn.Module, device: torch.device, *, batch_size: int = 1, runs: int = RUNS, warm_up: int = WARM_UP
+) -> Latency:
+    """Time forward passes of one batch, after warming up, with as many threads as torch is set to.
+
+    :param runs: passes that are timed, 2 at least.
+    """
     was = model.training
     model.eval()
-    batch = Batch(task.example_input(batch_size)).to(device)
+    inputs = Batch(task.example_input(batch_size)).to(device).inputs
     times = []
     with torch.no_grad():
-        for number in range(runs + 3):
+        for _ in range(warm_up + runs):
+            _wait(device)
             start = time.perf_counter()
-            task.logits(model, batch.inputs)
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            if number >= 3:
-                times.append(time.perf_counter() - start)
+            task.logits(model, inputs)
+            _wait(device)
+            times.append(1000 * (time.perf_counter() - start))
     model.train(was)
-    return 1000 * statistics.median(times)
+    low, median, high = statistics.quantiles(times[warm_up:], n=4, method="inclusive")
+    return Latency(median, high - low)
 
 
-def measure(task: Task, model: nn.Module, device: torch.device) -> dict[str, Any]:
-    """Return size, work, speed and quality of a net. ``bytes`` is known only for a saved artifact."""
-    batch_ms = latency(task, model, device, batch_size=64, runs=5)
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def measure(
+    task: Task,
+    model: nn.Module,
+    device: torch.device,
+    *,
+    bytes: int | None = None,
+    bits: Mapping[str, int] | None = None,
+    quality: bool = True,
+) -> dict[str, Any]:
+    """Return size, work, speed, memory and quality of a net.
+
+    Work and memory are of one example. Latency and frames per second are of the net as it is saved: weights are
+    computed once, transforms on activations run. Where work can't be counted it is ``None``, and ``macs_unknown``
+    says why.
+
+    :param bytes: size of the net's file, which only the caller knows.
+    :param bits: width of weights that were quantized and baked since, by tensor name.
+    :param quality: play the test split; without, no data are needed and ``quality`` is empty.
+    """
+    saved = without_transforms(model, activations=True)
+    one = latency(task, saved, device)
+    many = latency(task, saved, device, batch_size=BATCH, runs=BATCH_RUNS)
     return {
         **counts(model),
-        "macs": macs(task, model),
-        "bytes": None,
-        "latency_ms": round(latency(task, model, device), 4),
-        "fps": round(64_000 / batch_ms, 1),
-        "quality": evaluate(task, model, device),
+        **_work(task, model, bits),
+        "bytes": bytes,
+        "latency_ms": round(one.median_ms, 4),
+        "latency_spread_ms": round(one.spread_ms, 4),
+        "latency_batch64_ms": round(many.median_ms, 4),
+        "fps": round(1000 * BATCH / many.median_ms, 1),
+        "threads": torch.get_num_threads(),
+        "memory_bytes": peak_memory(task, model),
+        "quality": evaluate(task, model, device) if quality else {},
     }
+
+
+def _work(task: Task, model: nn.Module, bits: Mapping[str, int] | None) -> dict[str, Any]:
+    try:
+        work = count_work(task, model, bits)
+    except UsageError as error:
+        return {"macs": None, "effective_macs": None, "bitops": None, "macs_unknown": str(error)}
+    return {"macs": work.macs, "effective_macs": work.effective_macs, "bitops": work.bitops}
 
 
 def ratios(before: dict[str, Any], after: dict[str, Any]) -> dict[str, float | None]:
-    """Return the survey's ratios (section 1.3): parameters removed in percent of non-zeros, MACs and speed-up."""
+    """Return the survey's ratios (section 1.3), ``None`` where a side is unknown or zero.
 
-    def over(a: float | None, b: float | None) -> float | None:
-        return None if not a or not b else a / b
+    ``parameters_removed`` is absolute, in non-zeros, and ``parameters_removed_percent`` relative. The others say how
+    many times smaller or faster the net became: ``compression_rate`` file bytes over file bytes, ``speedup`` time over
+    time for one example, ``fps`` examples a second over examples a second.
+    """
 
+    def over(key: str) -> float | None:
+        return before[key] / after[key] if before[key] and after[key] else None
+
+    removed = before["nonzeros"] - after["nonzeros"]
+    faster = over("fps")
+    storage = after.get("storage")
+    stored = storage["payload"] + storage["tables"] if storage else 0
     return {
-        "parameters_removed": 100.0 * (1 - after["nonzeros"] / before["nonzeros"]),
-        "compression_rate": over(before["bytes"], after["bytes"]),
-        "macs": over(before["macs"], after["macs"]),
-        "speedup": over(before["latency_ms"], after["latency_ms"]),
+        "parameters_removed": removed,
+        "parameters_removed_percent": 100.0 * removed / before["nonzeros"] if before["nonzeros"] else None,
+        "compression_rate": over("bytes"),
+        "storage_rate": 4 * before["parameters"] / stored if stored else None,
+        "macs": over("macs"),
+        "effective_macs": over("effective_macs"),
+        "bitops": over("bitops"),
+        "speedup": over("latency_ms"),
+        "fps": None if faster is None else 1 / faster,
     }

@@ -118,10 +118,10 @@ class Stage:
         return list(self._weights[key])
 
     def changed(self, player: str = "student") -> None:
-        """Forget what is known of a player's layers, after a change of its structure, tensors or transforms."""
+        """Forget what is known of a player's layers, after a change of its structure or transforms."""
         net = self.players[player].module
         self._weights = {key: found for key, found in self._weights.items() if key[0] is not net}
-        self._settling[player] = settling(net)
+        self._settling.pop(player, None)
 
     def attach(
         self, target: str, name: str, transform: Transform, player: str = "student", *, keep: bool = True
@@ -321,6 +321,8 @@ class Stage:
             nn.utils.clip_grad_norm_([p for p in player.parameters().values() if p.requires_grad], self.train.clip_norm)
         player.optimizer.step()
         player.optimizer.zero_grad(set_to_none=True)
+        if player.name not in self._settling:
+            self._settling[player.name] = settling(player.module)
         settle(self._settling[player.name])
         for _, call in self.calls("after_step", player.name):
             call(stage=self, player=player)

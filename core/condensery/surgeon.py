@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from condensery.attention.verbs import AttentionSurgeon
 from condensery.channels import axis, is_writer
 from condensery.clone import plain
-from condensery.cuts import Channels, Cut, Left, apply, verify
+from condensery.cuts import Channels, Cut, Left, apply, gap, verify
 from condensery.errors import UsageError
 from condensery.surgery import ChannelGraph, Group, Removed, precise
 from condensery.tasks import Batch
@@ -94,6 +94,10 @@ class Surgeon(AttentionSurgeon):
         """Return the layers that read a norm's channels, at most through a ReLU or the like; empty if others do too."""
         return self.graph.readers(norm)
 
+    def goes_through(self, layer: str, norm: str) -> bool:
+        """Tell whether everything that a layer writes reaches a norm before anything else."""
+        return self.graph.goes_through(layer, norm)
+
     # ---------------------------------------------------------------- cutting
 
     def remove_channels(
@@ -143,32 +147,29 @@ class Surgeon(AttentionSurgeon):
         forward = self.stage.task.logits
         net, example = precise(self.net, Batch(self.stage.task.example_input(2)).inputs, forward)
         cut = Cut({}, {})
-        new: dict[str, bool] = {}
+        new = []
         for path, wanted in keep.items():
-            seen = wanted.cpu()
-            before = _selection(net, path)
+            seen, before = wanted.cpu(), _selection(net, path)
             if before is not None:
-                module_axis = axis(net.get_submodule(path))
-                seen = before(seen.view(-1, *[1] * (-module_axis - 1))).flatten()
+                seen = before(seen.view(-1, *[1] * (-axis(net.get_submodule(path)) - 1))).flatten()
             if not bool(seen.all()):
-                new |= {path: before is None}
+                new += [path] if before is None else []
                 _narrow(net, path, seen, cut)
-        if not new:
+        if not cut.tensors:
             return None
-        narrow = plain(net)
 
-        def operate(model: nn.Module, cutting: Callable[[Cut], None]) -> None:
-            cutting(cut)
-            for path in [p for p, fresh in new.items() if fresh]:
+        def select(model: nn.Module) -> None:
+            device = next(model.parameters()).device
+            for path in new:
                 site = cut.sites[f"{path}:input"]
-                made = selection(site.kept, site.axis).to(next(model.parameters()).device)
-                attach(model, f"{path}:input", "channel-selection", made)
+                attach(model, f"{path}:input", "channel-selection", selection(site.kept, site.axis).to(device))
 
-        operate(narrow, lambda cut: apply(cut, narrow))
-        with torch.no_grad():
-            want, got = forward(net, example), forward(narrow, example)
-        verify(cut, float((want - got).abs().max() / want.abs().max().clamp_min(1)), want.dtype)
-        operate(self.net, self._apply)
+        narrow = plain(net)
+        apply(cut, narrow)
+        select(narrow)
+        verify(cut, gap(net, narrow, example, forward), next(net.parameters()).dtype)
+        self._apply(cut)
+        select(self.net)
         return cut
 
     def _apply(self, cut: Cut) -> None:
@@ -176,8 +177,11 @@ class Surgeon(AttentionSurgeon):
         optimizer = player.optimizer
         old = player.parameters()
         states = player.optimizer_state() if optimizer is not None else player.carried
+        states = {name: dict(state) for name, state in states.items()}
         apply(cut, self.net, states)
-        if optimizer is not None:
+        if optimizer is None:
+            player.carried = states
+        else:
             left = player.parameters()
             new = {id(p): left.get(n) for n, p in old.items()}  # none for those of layers that are gone
             for group in optimizer.param_groups:

@@ -29,8 +29,8 @@ from condensery.channels import (
     widths,
 )
 from condensery.clone import plain
-from condensery.cuts import Channels, Cut, Left, casted, difference, verify
-from condensery.errors import CondenseryError, MethodError, UsageError, nearest
+from condensery.cuts import TOLERANCE, Channels, Cut, Left, casted, difference, verify
+from condensery.errors import CondenseryError, UsageError, nearest
 
 Forward = Callable[[nn.Module, Any], Tensor]
 Removed = Mapping[str, Sequence[int]]
@@ -111,6 +111,8 @@ class ChannelGraph:
         self._through: dict[str, str] = {}
         self._read_groups()
         self._refuse_what_fails()
+        order = list(self.modules)
+        self.groups.sort(key=lambda g: min(order.index(p) for p in g.layers))
 
     # ---------------------------------------------------------------- groups
 
@@ -175,32 +177,33 @@ class ChannelGraph:
         )
 
     def _refuse_what_fails(self) -> None:
-        """Try to cut half of every group on a net with random weights: what fails can't be followed.
+        """Try to cut every group on a net with random weights: what fails can't be followed.
 
-        The weights are random, because a trained net may hide a wrong cut behind a scale of zero.
+        The weights are random, because a trained net may hide a wrong cut behind a scale of zero. The first channel
+        goes, then a random half: a half alone may look right by chance, as where channels are reversed.
         """
         trial = copy.deepcopy(self.net)
         generator = torch.Generator().manual_seed(0)
         randomize(trial, generator)
-        todo = [[g for g in self.groups if g.reason is None and g.channels >= 2 * g.blocks]]
-        while todo:
-            groups = todo.pop()
-            removed = {g.layers[0]: _half(g, generator) for g in groups}
-            problem = self._try(trial, removed) if groups else None
-            if problem and len(groups) > 1:
-                todo += [groups[: len(groups) // 2], groups[len(groups) // 2 :]]
-            elif problem:
-                self._add(dataclasses.replace(groups[0], reason=problem + self._through[groups[0].layers[0]]))
+        for share in (0.0, 0.5):
+            todo = [[g for g in self.groups if g.reason is None and g.channels >= 2 * g.blocks]]
+            while todo:
+                groups = todo.pop()
+                removed = {g.layers[0]: _some(g, share, generator) for g in groups}
+                problem = self._try(trial, removed) if groups else None
+                if problem and len(groups) > 1:
+                    todo += [groups[: len(groups) // 2], groups[len(groups) // 2 :]]
+                elif problem:
+                    reason = problem + self._through[groups[0].layers[0]]
+                    self._add(dataclasses.replace(groups[0], reason=reason))
 
     def _try(self, net: nn.Module, removed: Removed) -> str | None:
         try:
-            cut = self._cut(removed)
-            verify(cut, difference(cut, net, self.example, self.forward), self._dtype)
-        except MethodError:
-            return "its channels pass through an operation that can't be followed"
+            found = difference(self._cut(removed), net, self.example, self.forward)
         except Exception as error:  # noqa: BLE001  a net's own forward may fail in any way
-            return f"the net doesn't run without some of its channels ({' '.join(str(error).split())[:100]})"
-        return None
+            return f"the net doesn't run without some of its channels: {' '.join(str(error).split())[:100]}"
+        right = found <= TOLERANCE[self._dtype]
+        return None if right else "its channels pass through an operation that can't be followed"
 
     @property
     def _dtype(self) -> torch.dtype:
@@ -226,19 +229,39 @@ class ChannelGraph:
 
         Empty if anything else reads them too: then its zeros are not all that they see.
         """
-        node = self.graph.module2node.get(self.modules[path])
         found: list[str] = []
-        todo = list(node.outputs) if node is not None else []
+        todo = self._outputs(path)
         while todo:
             node = todo.pop()
-            name = self.names.get(node.module)
+            name, kind = self.names.get(node.module), node.grad_fn.name()
+            quiet = kind.startswith(KEEP_ZEROS) or (kind.startswith("IndexSelect") and self._selects(node.outputs))
             if name is not None and is_writer(node.module) and getattr(node.module, "groups", 1) == 1:
                 found.append(name)
-            elif name is None and node.grad_fn.name().startswith(KEEP_ZEROS):
+            elif name is None and quiet:
                 todo += node.outputs
             else:
                 return []
         return list(dict.fromkeys(found))
+
+    def goes_through(self, layer: str, norm: str) -> bool:
+        """Tell whether everything that a layer writes reaches a norm first, channel by channel."""
+        todo = self._outputs(layer)
+        while todo:
+            node = todo.pop()
+            if self.names.get(node.module) == norm:
+                continue
+            if node.module in self.names or len(node.inputs) != 1 or not node.outputs:
+                return False
+            todo += node.outputs
+        return True
+
+    def _outputs(self, path: str) -> list[Any]:
+        node = self.graph.module2node.get(self.modules[path])
+        return list(node.outputs) if node is not None else []
+
+    def _selects(self, nodes: Sequence[Any]) -> bool:
+        """Tell whether these are layers with a channel selection in front, the only transform that is left here."""
+        return all(f"{self.names.get(n.module)}.condensery_input" in self.modules for n in nodes)
 
     # ---------------------------------------------------------------- cuts
 
@@ -355,7 +378,10 @@ def precise(model: nn.Module, example: Any, forward: Forward) -> tuple[nn.Module
     return net, inputs
 
 
-def _half(group: Group, generator: torch.Generator) -> list[int]:
+def _some(group: Group, share: float, generator: torch.Generator) -> list[int]:
+    """Return channels of each block: a random share, or the first one where that is less."""
     size = group.channels // group.blocks
-    order = [torch.randperm(size, generator=generator)[: size // 2] + b * size for b in range(group.blocks)]
-    return torch.cat(order).tolist()
+    count = int(size * share)
+    first = torch.zeros(1, dtype=torch.long)
+    parts = [torch.randperm(size, generator=generator)[:count] if count else first for _ in range(group.blocks)]
+    return torch.cat([part + number * size for number, part in enumerate(parts)]).tolist()

@@ -42,6 +42,8 @@ class Transform(nn.Module):
     rank: ClassVar[int] = QUANTIZE
     settings: ClassVar[Mapping[str, float]] = {}
     """For its own parameters: ``{"weight_decay": 0.0, "lr_scale": 1.0}``."""
+    bits: int | None = None
+    """Bit width of the values it leaves; ``None``: as wide as they came. A quantizer sets it on the instance."""
     reshapes: ClassVar[bool] = False
     """Its output has another shape than its input, so that the net doesn't run without it."""
 
@@ -104,6 +106,16 @@ class Stack(nn.Module):
         for transform in self.transforms.values():
             value = transform(value)
         return value
+
+    def width(self, before: int | None = None) -> int | None:
+        """Return how many bits wide the values it leaves are, ``None`` if no transform says so.
+
+        :param before: width of the values that come.
+        """
+        for transform in self.transforms.values():
+            if isinstance(transform, Transform) and transform.bits is not None:
+                before = transform.bits
+        return before
 
 
 def _rank(transform: nn.Module) -> int:

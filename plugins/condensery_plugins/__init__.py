@@ -7,6 +7,9 @@ from condensery.hookspecs import Register, RegisterCard, hookimpl
 METHODS = (
     ("deep-mutual-learning", "distillation.deep_mutual_learning:DeepMutualLearning"),
     ("hinton-kd", "distillation.hinton_kd:HintonKD"),
+    ("huffman", "quantization.huffman:HuffmanCoding"),
+    ("jacob-integer-only", "quantization.jacob_integer_only:JacobIntegerOnly"),
+    ("kmeans-sharing", "quantization.kmeans_sharing:KMeansSharing"),
     ("l1-filter-pruning", "pruning.l1_filter_pruning:L1FilterPruning"),
     ("lsq", "quantization.lsq:LSQ"),
     ("magnitude", "pruning.magnitude:Magnitude"),
@@ -15,12 +18,27 @@ METHODS = (
     ("qkd", "joint.qkd:QKD"),
     ("structured-magnitude", "pruning.structured_magnitude:StructuredMagnitude"),
 )
-CODECS: tuple[tuple[str, str], ...] = ()
+CODECS = (
+    ("affine", "codecs.affine:Affine"),
+    ("bitmap", "codecs.bitmap:Bitmap"),
+    ("huffman", "codecs.huffman:Huffman"),
+    ("palette", "codecs.palette:Palette"),
+    ("product-codebook", "codecs.codebooks:ProductCodebook"),
+    ("residual-codebook", "codecs.codebooks:ResidualCodebook"),
+    ("sparse-index", "codecs.sparse_index:SparseIndex"),
+    ("ternary", "codecs.ternary:Ternary"),
+)
 LAYERS = (
     ("channel-selection", "pruning.channel_selection:ChannelSelection"),
+    ("entropy-coded", "codecs.entropy_coded:EntropyCoded"),
+    ("folded-conv2d", "quantization.folded_layers:FoldedConv2d"),
+    ("folded-linear", "quantization.folded_layers:FoldedLinear"),
+    ("integer-conv2d", "quantization.integer_layers:IntegerConv2d"),
+    ("integer-linear", "quantization.integer_layers:IntegerLinear"),
     ("interval-quantizer", "joint.qkd:IntervalQuantizer"),
     ("lsq-step", "quantization.lsq:LearnedStep"),
     ("mask", "pruning.masks:Mask"),
+    ("shared-weights", "quantization.kmeans_sharing:SharedWeights"),
 )
 TASKS = (
     ("cifar10", "tasks.cifar:Cifar10"),

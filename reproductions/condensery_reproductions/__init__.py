@@ -5,8 +5,10 @@ from __future__ import annotations
 from condensery.hookspecs import Register, hookimpl
 
 REPRODUCTIONS = (
+    "deep-compression",
     "deep-mutual-learning",
     "hinton-kd",
+    "jacob-integer-only",
     "l1-filter-pruning",
     "lsq",
     "magnitude",

@@ -35,6 +35,11 @@ def test_direction_needs_more_than_the_noise() -> None:
         ({"went": "within noise"}, "partly"),
         ({"went": "not held"}, "not"),
         ({"went": None}, "reproduced"),
+        ({"measured": 95.0, "went": None}, "not"),
+        ({"measured": 95.0, "went": None, "bound": 1}, "reproduced"),
+        ({"measured": 89.4, "went": None, "bound": 1}, "not"),
+        ({"measured": 85.0, "went": None, "bound": -1}, "reproduced"),
+        ({"measured": 90.6, "went": None, "bound": -1}, "not"),
     ],
 )
 def test_verdicts(given: dict[str, Any], says: str | None) -> None:

@@ -1,9 +1,10 @@
-"""What the tests of core share: a quantizer, a method made of functions, small recipes."""
+"""What the tests of core share: a quantizer, a task of random inputs, a method made of functions, small recipes."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from condensery import Method, Registry, hookimpl
 from condensery.recipe import parse_recipe
 from condensery.stage import Stage
+from condensery.tasks import Batch, Task
 from condensery.transforms import QUANTIZE, Transform, straight_through
 
 torch.set_num_threads(1)
@@ -29,6 +31,25 @@ class Sign(Transform):
     def holds(self, final: Tensor) -> str | None:
         levels = len(final.unique())  # type: ignore[no-untyped-call]
         return f"{levels} levels" if levels > 3 else None
+
+
+class Inputs(Task):
+    """A task that is only its inputs, made by a function of the batch size."""
+
+    def __init__(self, make: Callable[[int], Any]) -> None:
+        self.example_input = make  # type: ignore[method-assign, assignment]
+
+    def batches(self, *args: Any, **kwargs: Any) -> Iterator[Batch]:
+        yield Batch(self.example_input(4), torch.tensor([0, 0, 1, 1]))
+
+    def count(self, *args: Any) -> int:
+        return 4
+
+    def example_input(self, batch_size: int = 2) -> Any:
+        raise AssertionError("replaced when it is made")
+
+    def score(self, logits: Tensor, labels: Tensor) -> dict[str, float]:
+        return {"right": float((logits.argmax(1) == labels).sum())}
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)

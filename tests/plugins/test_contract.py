@@ -43,7 +43,7 @@ NOT_APPLICABLE = {
     ("network-slimming", "Transformer"): "batch normalization",
     ("structured-magnitude", "CNN"): "the net has no attention of a known class",
 }
-NOT_TWICE = {"lsq": "lsq", "qkd": "qkd"}
+NOT_TWICE = {"jacob-integer-only", "kmeans-sharing", "lsq", "qkd"}
 """Methods that take away what they need: a second copy is refused, naming the method."""
 CELLS = [(key, net) for key, _ in METHODS for net in NETS]
 
@@ -298,3 +298,24 @@ def test_resume_in_each_stage_of_qkd(where: str, registry: Registry, out: Path) 
     again = run(what, registry, out, resume=True)
     assert_equal(whole.student, again.student)
     assert [s["name"] for s in again.stages] == ["self", "co", "m"]
+
+
+DEEP_COMPRESSION = [
+    {"name": "prune", "methods": [{"magnitude": {"sparsity": 0.8}}], "epochs": 1},
+    {"name": "m", "methods": ["kmeans-sharing"], "epochs": 2},
+    {"name": "code", "methods": ["huffman"], "epochs": 0},
+]
+
+
+@pytest.mark.parametrize("net", NETS)
+def test_resume_in_the_middle_of_deep_compression(net: str, registry: Registry, out: Path) -> None:
+    what = recipe("kmeans-sharing", net, stages=DEEP_COMPRESSION)
+    whole = run(what, registry, out)
+    check_artifact(whole, registry, out / "artifact.safetensors")
+    shutil.rmtree(out)
+    with pytest.raises(KeyboardInterrupt):
+        run(what, registry, out, stop_after=1)
+    again = run(what, registry, out, resume=True)
+    assert_equal(whole.student, again.student)
+    left = again.report["after"]["nonzeros"] / again.report["after"]["parameters"]  # type: ignore[attr-defined]
+    assert left < 0.5

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from condensery.attention.blocks import BLOCKS, first, stream
 from condensery.attention.draft import class_of, join
-from condensery.cuts import Cut, apply, casted, masked, verify
+from condensery.cuts import Cut, apply, casted, gap, masked, verify
 from condensery.errors import MethodError
 
 Forward = Callable[[nn.Module, Any], Tensor]
@@ -86,12 +86,10 @@ def _differences(
     for mode in modes(net):
         set_mode(before, mode)
         set_mode(after, mode)
-        with torch.no_grad(), warnings.catch_warnings():
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            want, got = forward(before, inputs), forward(after, inputs)
-        if want.shape != got.shape:
-            raise MethodError(f"the outputs have shape {tuple(got.shape)} after the cut, {tuple(want.shape)} before")
-        yield mode, float((want - got).abs().max() / want.abs().max().clamp_min(1.0))
+            found = gap(before, after, inputs, forward)
+        yield mode, found
 
 
 def reference(cut: Cut, net: nn.Module, after: nn.Module) -> nn.Module:

@@ -7,12 +7,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from condensery.codecs import Coding
 from condensery.errors import NotApplicable
 from condensery.hookspecs import hookimpl
 from condensery.methods import Method, Words
 from condensery.players import Outputs, Player
 from condensery.stage import Stage
 from condensery.transforms import QUANTIZE, Transform, straight_through
+from condensery_plugins.codecs.affine import Affine
 from condensery_plugins.distillation.softened import divergence, softened
 from condensery_plugins.quantization.calibration import quantize_layers, too_many_levels
 
@@ -26,6 +28,7 @@ class IntervalQuantizer(Transform):
 
     key = "interval-quantizer"
     rank = QUANTIZE
+    bits: int
     settings = {"weight_decay": 0.0}
 
     def __init__(self, bits: int, signed: bool = True) -> None:
@@ -64,6 +67,11 @@ class IntervalQuantizer(Transform):
     def config(self) -> dict[str, Any]:
         """Return bits and kind of levels."""
         return {"bits": self.bits, "signed": self.signed}
+
+    def code(self, coding: Coding, final: Tensor) -> Coding:
+        """Return sizes with their signs, packed, and the step between sizes."""
+        scale = (self.center + self.reach) / self.sizes
+        return Coding(Affine(self.bits, scale, zero=self.sizes if self.signed else 0))
 
 
 @dataclass(eq=False, kw_only=True)

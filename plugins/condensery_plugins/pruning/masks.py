@@ -8,22 +8,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from condensery.codecs import Coding
 from condensery.stage import Stage, Weight
 from condensery.transforms import MASK, Transform
+from condensery_plugins.codecs.sparse import sparse
 
 
 class Mask(Transform):
     """Holds some entries of a tensor at zero; they get no gradient.
 
     :param shape: of the tensor.
+    :param index_bits: of the relative indices in an artifact; ``None`` for the cheapest way to store zeros.
     """
 
     key = "mask"
     rank = MASK
     keep: Tensor
 
-    def __init__(self, shape: Sequence[int]) -> None:
+    def __init__(self, shape: Sequence[int], index_bits: int | None = None) -> None:
         super().__init__()
+        self.index_bits = index_bits
         self.register_buffer("keep", torch.ones(tuple(shape), dtype=torch.bool))
 
     def forward(self, value: Tensor) -> Tensor:
@@ -36,21 +40,28 @@ class Mask(Transform):
         return f"{left} masked entries are not zero" if left else None
 
     def config(self) -> dict[str, Any]:
-        """Return the shape."""
-        return {"shape": list(self.keep.shape)}
+        """Return the shape, and the width of indices where one is set."""
+        shape = {"shape": list(self.keep.shape)}
+        return shape if self.index_bits is None else {**shape, "index_bits": self.index_bits}
+
+    def code(self, coding: Coding, final: Tensor) -> Coding:
+        """Return the coding with its zeros left out, if that is smaller."""
+        return sparse(coding, final, self.index_bits)
 
 
-def mask(stage: Stage, weight: Weight, keep: Tensor, player: str = "student") -> None:
+def mask(stage: Stage, weight: Weight, keep: Tensor, player: str = "student", *, index_bits: int | None = None) -> None:
     """Hold a weight at zero where ``keep`` is false; what an earlier mask holds stays at zero too.
 
     :param keep: bool, of the weight's shape.
+    :param index_bits: see :class:`Mask`; ``None`` leaves an earlier mask's as they are.
     """
     stack = weight.stack
     for transform in stack.transforms.values() if stack is not None else ():
         if isinstance(transform, Mask):
             transform.keep &= keep
+            transform.index_bits = transform.index_bits if index_bits is None else index_bits
             return
-    made = Mask(weight.latent.shape)
+    made = Mask(weight.latent.shape, index_bits)
     stage.attach(weight.name, "mask", made, player)
     made.keep.copy_(keep)
 
@@ -82,3 +93,10 @@ def keep_largest(scores: Mapping[str, Tensor], remove: float, *, scope: str) -> 
     keep &= flat > float("-inf")
     parts = torch.split(keep, [s.numel() for s in scores.values()])
     return {n: part.view_as(s) for (n, s), part in zip(scores.items(), parts, strict=True)}
+
+
+def keep_above(weight: Weight, factor: float) -> Tensor:
+    """Return what is not smaller than a factor times the standard deviation of the weights that no mask holds."""
+    scores = sizes(weight)
+    kept = weight.latent.detach()[scores >= 0]
+    return scores >= factor * kept.std(correction=0) if kept.numel() else scores >= 0

@@ -55,18 +55,26 @@ class NetworkSlimming(Method):
         alone = {p: o for p, o in off.items() if _alone(stage, p, scales)}
         self._switch_off(stage, {p: o for p, o in off.items() if p not in alone})
         stage.surgeon.remove_channels({p: o.nonzero().flatten().tolist() for p, o in alone.items()})
+        self.narrowed_ = self._narrow(stage, set(off) - set(alone))
         self.cut_ = sum(int(o.sum()) for o in alone.values())
         self.off_ = sum(int(o.sum()) for o in off.values()) - self.cut_
 
-    def _switch_off(self, stage: Stage, off: Mapping[str, Tensor]) -> None:
-        """Hold scale and shift of coupled channels at zero, and narrow the layers that read only these."""
+    @staticmethod
+    def _switch_off(stage: Stage, off: Mapping[str, Tensor]) -> None:
+        """Hold scale and shift of coupled channels at zero."""
         for tensor in ("weight", "bias"):
             for held in stage.weights(kinds=BATCH_NORMS, tensor=tensor):
                 if held.path in off and bool(off[held.path].any()):
                     held.latent.data[off[held.path]] = 0.0
                     mask(stage, held, ~off[held.path])
-        keep = {reader: ~gone for norm, gone in off.items() for reader in stage.surgeon.readers(norm)}
-        self.narrowed_ = 0 if stage.surgeon.narrow_inputs(keep, selection) is None else len(keep)
+
+    @staticmethod
+    def _narrow(stage: Stage, norms: set[str]) -> int:
+        """Narrow the layers that read nothing but a norm with channels off; return how many."""
+        scales = {w.path: w for w in stage.weights(kinds=BATCH_NORMS) if w.path in norms and not bool(w.alive.all())}
+        keep = {reader: w.alive for path, w in scales.items() for reader in stage.surgeon.readers(path)}
+        cut = stage.surgeon.narrow_inputs(keep, selection)
+        return 0 if cut is None else len(cut.tensors)
 
     @hookimpl
     def report(self, stage: Stage) -> dict[str, float]:
@@ -84,7 +92,9 @@ def _alone(stage: Stage, path: str, norms: Mapping[str, object]) -> bool:
     group = stage.surgeon.group(path)
     if group is None or group.reason is not None or group.blocks > 1:
         return False
-    return len(group.layers) == 1 and sum(n in norms for n in group.norms) == 1
+    if len(group.layers) != 1 or sum(n in norms for n in group.norms) != 1:
+        return False
+    return stage.surgeon.goes_through(group.layers[0], path)
 
 
 def smallest(scores: Mapping[str, Tensor], ratio: float, scope: str, max_share: float = 1.0) -> dict[str, Tensor]:

@@ -6,10 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from condensery.codecs import Coding
 from condensery.hookspecs import hookimpl
 from condensery.methods import Method
 from condensery.stage import Stage
 from condensery.transforms import QUANTIZE, Transform, straight_through
+from condensery_plugins.codecs.affine import Affine
 from condensery_plugins.quantization.calibration import quantize_layers, too_many_levels
 
 
@@ -23,6 +25,7 @@ class LearnedStep(Transform):
 
     key = "lsq-step"
     rank = QUANTIZE
+    bits: int
     settings = {"weight_decay": 0.0}
 
     def __init__(self, bits: int, signed: bool = True, batched: bool = False) -> None:
@@ -57,6 +60,10 @@ class LearnedStep(Transform):
     def config(self) -> dict[str, Any]:
         """Return bits and kind of levels."""
         return {"bits": self.bits, "signed": self.signed, "batched": self.batched}
+
+    def code(self, coding: Coding, final: Tensor) -> Coding:
+        """Return levels packed in their range, and the step."""
+        return Coding(Affine(self.bits, self.step, zero=-self.low))
 
 
 @dataclass(eq=False, kw_only=True)

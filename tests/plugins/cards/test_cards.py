@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, get_origin, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 import pytest
 
@@ -25,6 +25,7 @@ WORDS = {float: "float", int: "int", bool: "bool", str: "str", dict: "dict", lis
 
 
 def word_of(hint: Any) -> str:
+    hint = next((part for part in get_args(hint) if type(None) in get_args(hint)), hint)  # int of int | None
     origin = get_origin(hint)
     return "str" if str(origin) == "typing.Literal" else WORDS[origin or hint]
 

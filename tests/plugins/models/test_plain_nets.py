@@ -97,3 +97,12 @@ def test_vgg_with_channels_of_its_own() -> None:
     assert [m.out_channels for m in net.modules() if isinstance(m, nn.Conv2d)] == channels
     with pytest.raises(UsageError, match="channels has 2 numbers, the net 13 convolutions"):
         vgg.build(CIFAR, "vgg16-bn", channels=[3, 4])
+
+
+def test_vgg_with_a_hidden_layer_is_the_net_of_filter_pruning() -> None:
+    """[14]: 13 convolutions, FC 512 and FC 10: 14,977,728 weights; each norm has scale and shift."""
+    net = vgg.build(CIFAR, "vgg16-bn", hidden=512)
+    assert count(net) == 14_977_728 + 2 * (4224 + 512) + 10
+    assert net(torch.randn(2, 3, 32, 32)).shape == (2, 10)
+    narrow = vgg.build(CIFAR, "vgg16-bn", width=0.25, hidden=512)
+    assert narrow.get_parameter("classifier.weight").shape == (10, 128)

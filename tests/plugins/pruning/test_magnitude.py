@@ -50,3 +50,26 @@ def test_rounds_never_bring_a_weight_back(tmp_path: Path) -> None:
 def test_an_unknown_layer_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no layer 'fc9'; there are fc1"):
         run(tmp_path, {"methods": [{"magnitude": {"density": {"fc9": 0.5}}}]})
+
+
+def test_the_threshold_is_a_factor_of_the_deviation(tmp_path: Path) -> None:
+    """fc1 starts evenly spread over -1/8..1/8, so its deviation is 1/(8 sqrt 3); below one of them are 58 %."""
+    stage = {"methods": [{"magnitude": {"sparsity": 0.5, "quality": {"fc1": 1.0}}}]}
+    report = run(tmp_path, stage, model={"key": "mlp", "hidden": [400]})
+    gone = report["stages"][0]["report"]["magnitude.sparsity_percent"] / 100 * (64 * 400 + 4000)
+    assert gone == pytest.approx(64 * 400 / 3**0.5 + 4000 / 2, rel=0.01)
+
+
+def test_a_factor_for_every_other_layer(tmp_path: Path) -> None:
+    """Factor 0 keeps fc1; 1/2 of the deviation takes 29 % of fc2."""
+    stage = {"methods": [{"magnitude": {"quality": {"fc1": 0.0, "*": 0.5}}}]}
+    report = run(tmp_path, stage, model={"key": "mlp", "hidden": [400]})
+    gone = report["stages"][0]["report"]["magnitude.sparsity_percent"] / 100 * (64 * 400 + 4000)
+    assert gone == pytest.approx(4000 * 0.5 / 3**0.5, rel=0.05)
+
+
+def test_a_layer_has_one_rule(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="layer 'fc1' has a density and a quality"):
+        run(tmp_path, {"methods": [{"magnitude": {"density": {"fc1": 0.5}, "quality": {"fc1": 1.0}}}]})
+    with pytest.raises(UsageError, match=r"magnitude.quality: no layer 'fc9'"):
+        run(tmp_path, {"methods": [{"magnitude": {"quality": {"fc9": 1.0}}}]})

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from condensery.transforms import attach, broken_promises
-from condensery_plugins.pruning.masks import Mask, keep_largest
+from condensery.stage import Weight
+from condensery.transforms import attach, broken_promises, latent_of
+from condensery_plugins.pruning.masks import Mask, keep_above, keep_largest
 
 SCORES = {"a": torch.tensor([1.0, 2.0, 3.0, 4.0]), "b": torch.tensor([10.0, 0.5, 20.0, 30.0])}
 
@@ -48,3 +49,18 @@ def test_a_mask_holds_zeros_and_blocks_gradients() -> None:
     with torch.no_grad():
         net.parametrizations.weight.original.fill_(float("inf"))  # type: ignore[union-attr, operator]
     assert torch.equal(net.weight == 0, ~mask.keep)
+
+
+def test_a_threshold_by_hand() -> None:
+    """Of 1, -2, 3, -4 the 4 is gone: the deviation of 1, -2, 3 is sqrt(38) / 3 = 2.05; 0.9 of it is 1.85."""
+    net = nn.Linear(4, 1, bias=False)
+    with torch.no_grad():
+        latent_of(net, "weight").copy_(torch.tensor([[1.0, -2.0, 3.0, -4.0]]))
+    made = Mask((1, 4))
+    made.keep.copy_(torch.tensor([[True, True, True, False]]))
+    attach(net, "weight", "mask", made)
+    weight = Weight("", net, "weight")
+    assert keep_above(weight, 0.9).tolist() == [[False, True, True, False]]
+    assert keep_above(weight, 1.0).tolist() == [[False, False, True, False]]
+    made.keep.zero_()
+    assert not keep_above(weight, 1.0).any()

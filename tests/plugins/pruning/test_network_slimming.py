@@ -5,10 +5,18 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from condensery import Registry, Run
-from condensery.recipe import parse_recipe
+from condensery.managers import StageManager
+from condensery.players import Player
+from condensery.recipe import ModelSpec, StageSpec, TrainSpec, parse_recipe
 from condensery.stage import BATCH_NORMS, Stage
+from condensery.steps import Defaults
+from condensery.transforms import attached
+from condensery_plugins.models import vgg
+from condensery_plugins.pruning.network_slimming import NetworkSlimming, smallest
+from condensery_plugins.tasks.digits import Digits
 
 
 class Looks(Run):
@@ -34,6 +42,26 @@ def run(tmp_path: Path, **settings: Any) -> Looks:
     return job
 
 
+def end_stage(net: nn.Module, **settings: Any) -> dict[str, float]:
+    """Let the method end a stage on a net as it is; return its report."""
+    stage = Stage(StageSpec(name="s"), Digits(), TrainSpec(), seed=0, device=torch.device("cpu"))
+    stage.players = {"student": Player("student", net, spec=ModelSpec(key="given"), trains=True)}
+    method = NetworkSlimming(**settings)
+    stage.manager = StageManager("s", [("network-slimming", method)], Defaults())
+    method.end_stage(stage)
+    return method.report(stage)
+
+
+def small_vgg() -> nn.Module:
+    net = vgg.build(Digits().facts, "vgg16-bn", width=0.07, hidden=100)  # 4, 9, 18, 36 and 36 channels, 7 hidden
+    drawn = torch.Generator().manual_seed(0)
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            nn.init.uniform_(module.get_parameter("weight"), 0.1, 1.0, generator=drawn)
+            nn.init.normal_(module.get_parameter("bias"), 0.0, 0.1, generator=drawn)
+    return net.eval()
+
+
 def test_the_penalty_pulls_each_scale_by_rate_times_factor(tmp_path: Path) -> None:
     """One SGD step from scale 1 at rate 0.1: with factor 0.5 each scale is 0.05 below that without."""
     with_penalty, without = run(tmp_path, sparsity=0.5, ratio=0.0), run(tmp_path, sparsity=0.0, ratio=0.0)
@@ -42,16 +70,120 @@ def test_the_penalty_pulls_each_scale_by_rate_times_factor(tmp_path: Path) -> No
 
 
 def test_a_global_share_of_channels_goes(tmp_path: Path) -> None:
-    """resnet8 at half width has 8 + 2 * (8 + 16 + 32) = 120 channels behind batch normalization: 30 % is 36."""
+    """resnet8 at half width has 8 + 2 * (8 + 16 + 32) = 120 channels behind batch normalization: 30 % is 36.
+
+    The first norm of a block loses its channels; those on the residual stream are only held at zero.
+    """
     job = run(tmp_path, sparsity=0.01, ratio=0.3)
-    off = {p: s == 0 for p, s in job.scales.items()}
-    assert sum(o.numel() for o in off.values()) == 120
-    assert sum(int(o.sum()) for o in off.values()) == 36
-    for path, gone in off.items():
-        assert bool((job.shifts[path][gone] == 0).all())
-    assert job.stages[-1]["report"]["network-slimming.channels_off_percent"] == pytest.approx(30.0)
+    full = {"bn1": 8, **{f"layer{n}.0.bn{m}": 8 * 2 ** (n - 1) for n in (1, 2, 3) for m in (1, 2)}}
+    cut = {p: n - len(job.scales[p]) for p, n in full.items()}
+    off = {p: int((s == 0).sum()) for p, s in job.scales.items()}
+    assert sum(cut.values()) + sum(off.values()) == 36
+    assert {p for p, n in cut.items() if n} <= {f"layer{n}.0.bn1" for n in (1, 2, 3)}
+    assert sum(cut.values()) > 0
+    assert sum(off.values()) > 0
+    assert all(off[f"layer{n}.0.bn1"] == 0 for n in (1, 2, 3))
+    for path, scale in job.scales.items():
+        assert bool((job.shifts[path][scale == 0] == 0).all())
+    report = job.stages[-1]["report"]
+    assert report["network-slimming.channels_cut_percent"] == pytest.approx(100 * sum(cut.values()) / 120)
+    assert report["network-slimming.channels_off_percent"] == pytest.approx(100 * sum(off.values()) / 120)
+    removed = job.report["before"]["parameters"] - job.report["after"]["parameters"]  # type: ignore[attr-defined]
+    readers = {1: (8, 8), 2: (8, 16), 3: (16, 32)}
+    assert removed == sum(cut[f"layer{n}.0.bn1"] * (9 * i + 2 + 9 * o) for n, (i, o) in readers.items())
 
 
 def test_no_layer_is_emptied(tmp_path: Path) -> None:
     job = run(tmp_path, sparsity=0.01, ratio=0.95)
     assert all(bool((s != 0).any()) for s in job.scales.values())
+
+
+def test_a_plain_net_loses_its_channels_and_computes_as_if_they_were_off() -> None:
+    net = small_vgg()
+    norms = {n: m for n, m in net.named_modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d)}
+    scales = {n: m.get_parameter("weight").detach().clone() for n, m in norms.items()}
+    masked = small_vgg()
+    masked.load_state_dict(net.state_dict())
+    limit = torch.cat(list(scales.values())).sort().values
+    total = len(limit)
+    gone = {n: s < limit[round(0.3 * total)] for n, s in scales.items()}
+    assert all(not bool(g.all()) for g in gone.values())
+    for name, off in gone.items():
+        for tensor in ("weight", "bias"):
+            masked.get_parameter(f"{name}.{tensor}").data[off] = 0.0
+    report = end_stage(net, ratio=0.3)
+    assert report["channels_cut_percent"] == pytest.approx(100 * round(0.3 * total) / total)
+    assert report["channels_off_percent"] == 0.0
+    assert report["mean_scale"] == pytest.approx(float(torch.cat(list(scales.values())).mean()))
+    for name, off in gone.items():
+        assert torch.equal(net.get_parameter(f"{name}.weight"), scales[name][~off])
+    x = torch.randn(2, 1, 8, 8)
+    torch.testing.assert_close(net(x), masked(x))
+
+
+class PreActivation(nn.Module):
+    """A stem, two blocks whose first norm reads the residual stream, and a last norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(1, 6, 3, padding=1)
+        self.a1, self.ca1 = nn.BatchNorm2d(6), nn.Conv2d(6, 4, 1)
+        self.a2, self.ca2 = nn.BatchNorm2d(4), nn.Conv2d(4, 6, 1)
+        self.b1, self.cb1 = nn.BatchNorm2d(6), nn.Conv2d(6, 4, 1)
+        self.b2, self.cb2 = nn.BatchNorm2d(4), nn.Conv2d(4, 6, 1)
+        self.last, self.head = nn.BatchNorm2d(6), nn.Linear(6, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = x + self.ca2(torch.relu(self.a2(self.ca1(torch.relu(self.a1(x))))))
+        x = x + self.cb2(torch.relu(self.b2(self.cb1(torch.relu(self.b1(x))))))
+        return self.head(torch.relu(self.last(x)).mean((2, 3)))  # type: ignore[no-any-return]
+
+
+def test_pre_activation_nets_get_channel_selections() -> None:
+    """By hand: of 26 scales the 9 below 0.5 go: 2 of a1, 1 of a2, 3 of b1, 2 of b2, 1 of the last norm."""
+    net = PreActivation().eval()
+    low = {"a1": [0, 3], "a2": [2], "b1": [1, 2, 5], "b2": [0, 1], "last": [4]}
+    for name, channels in low.items():
+        scale = net.get_parameter(f"{name}.weight").data
+        scale[channels] = torch.linspace(0.1, 0.2, len(channels))
+        net.get_parameter(f"{name}.bias").data.normal_()
+    masked = PreActivation().eval()
+    masked.load_state_dict(net.state_dict())
+    for name, channels in low.items():
+        for tensor in ("weight", "bias"):
+            masked.get_parameter(f"{name}.{tensor}").data[channels] = 0.0
+    report = end_stage(net, ratio=9 / 26)
+    assert report["channels_cut_percent"] == pytest.approx(100 * 3 / 26)
+    assert report["channels_off_percent"] == pytest.approx(100 * 6 / 26)
+    assert report["narrowed_layers_count"] == 2
+    selections = {a.target: a.transform.get_buffer("index").tolist() for a in attached(net) if a.name != "mask"}
+    assert selections == {"ca1:input": [1, 2, 4, 5], "cb1:input": [0, 3, 4]}
+    assert net.get_parameter("ca1.weight").shape == (3, 4, 1, 1)
+    assert net.get_parameter("cb1.weight").shape == (2, 3, 1, 1)
+    assert net.a1.num_features == net.last.num_features == 6
+    x = torch.randn(2, 1, 8, 8)
+    torch.testing.assert_close(net(x), masked(x))
+
+
+SCORES = {"a": torch.tensor([0.1, 0.2, 0.3, 0.4]), "b": torch.tensor([0.5, 0.6, 0.05, 0.7])}
+
+
+@pytest.mark.parametrize(
+    ("ratio", "scope", "cap", "a", "b"),
+    [
+        (0.5, "global", 1.0, [True, True, True, False], [False, False, True, False]),
+        (0.5, "local", 1.0, [True, True, False, False], [True, False, True, False]),
+        (0.5, "global", 0.5, [True, True, False, False], [False, False, True, False]),
+        (0.99, "global", 1.0, [True, True, True, False], [True, True, True, False]),
+    ],
+)
+def test_what_goes_by_scope_and_cap(ratio: float, scope: str, cap: float, a: list[bool], b: list[bool]) -> None:
+    found = smallest(SCORES, ratio, scope, cap)
+    assert {n: f.tolist() for n, f in found.items()} == {"a": a, "b": b}
+
+
+def test_channels_that_are_off_already_go_first() -> None:
+    scores = {"a": torch.tensor([0.3, float("-inf"), 0.4]), "b": torch.tensor([0.1, 0.2, 0.5])}
+    found = smallest(scores, 1 / 3, "global")
+    assert {n: f.tolist() for n, f in found.items()} == {"a": [False, True, False], "b": [True, False, False]}

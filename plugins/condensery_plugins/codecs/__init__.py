@@ -1,0 +1,1 @@
+"""Ways to store a tensor, each a codec of a chain."""

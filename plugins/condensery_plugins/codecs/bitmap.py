@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import prod
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from condensery.codecs import Codec, Coding, Dense
+
+
+class Bitmap(Codec):
+    """One bit for each position, set where the entry is not zero, and the entries that are not zero.
+
+    The first position is the lowest bit of the first byte.
+    """
+
+    key = "bitmap"
+    main = "values"
+
+    def encode(self, values: Tensor) -> dict[str, Tensor]:
+        """Return entries and bits."""
+        flat = values.detach().cpu().flatten()
+        there = flat != 0
+        return {"values": flat[there], "bits": torch.from_numpy(np.packbits(there.numpy(), bitorder="little"))}
+
+    def decode(self, streams: Mapping[str, Tensor], shape: Sequence[int]) -> Tensor:
+        """Return the tensor, zeros where no bit is set."""
+        count, bits, entries = prod(shape), streams["bits"], streams["values"]
+        if bits.dtype != torch.uint8 or len(bits) != -(-count // 8):
+            raise ValueError(f"{len(bits)} bytes of bits for {count} positions")
+        there = torch.from_numpy(np.unpackbits(bits.numpy(), count=count, bitorder="little").view(np.bool_))
+        if int(there.sum()) != len(entries):
+            raise ValueError(f"{len(entries)} entries for {int(there.sum())} set bits")
+        flat = torch.zeros(count, dtype=entries.dtype)
+        flat[there] = entries
+        return flat.view(list(shape))
+
+    def parts(self) -> dict[str, Coding]:
+        """Return float32 values and the bits as they are."""
+        return {"values": Coding(Dense()), "bits": Coding(Dense("uint8"))}

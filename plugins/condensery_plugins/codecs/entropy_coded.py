@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+from torch import Tensor
+
+from condensery.codecs import BitPack, Coding
+from condensery.transforms import STORE, Transform
+from condensery_plugins.codecs.huffman import WIDEST, Huffman
+
+
+class EntropyCoded(Transform):
+    """Leaves the values alone; in an artifact, packed whole numbers are stored by a Huffman code where it is smaller.
+
+    Han et al. [89], section 4: codes and indices of each layer apart, each with a table of its own.
+    """
+
+    key = "entropy-coded"
+    rank = STORE
+
+    def forward(self, value: Tensor) -> Tensor:
+        """Return the value."""
+        return value
+
+    def code(self, coding: Coding, final: Tensor) -> Coding:
+        """Return the same tree with Huffman leaves in place of packed ones that cost more."""
+        return _shortened(coding, final)
+
+
+def _shortened(coding: Coding, values: Tensor) -> Coding:
+    codec = coding.codec
+    if not coding.is_leaf:
+        streams = codec.encode(values)
+        return Coding(codec, {name: _shortened(coding.part(name), stream) for name, stream in streams.items()})
+    if not isinstance(codec, BitPack) or 2**codec.bits > WIDEST:
+        return coding
+    shorter = Coding(Huffman())
+    return shorter if shorter.cost(values).total < coding.cost(values).total else coding

@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+from torch import Tensor
+
+from condensery.codecs import Coding
+from condensery_plugins.codecs.bitmap import Bitmap
+from condensery_plugins.codecs.sparse_index import SparseIndex
+
+
+def sparse(coding: Coding, final: Tensor, index_bits: int | None = None) -> Coding:
+    """Return a coding with a sparse codec before the leaf of its chain, or unchanged where that is cheapest.
+
+    The choice is between no sparse codec, a bitmap, and relative indices of the best width.
+
+    :param coding: how the transforms before the mask store the tensor.
+    :param final: the tensor, zeros included.
+    :param index_bits: relative indices of this width, whatever they cost.
+    """
+    leaf, stream = _end(coding, final)
+    if index_bits is not None:
+        chosen = _before(SparseIndex(index_bits), leaf)
+    else:
+        inner = 8 * leaf.cost(stream).total / max(stream.numel(), 1)
+        relative = _before(SparseIndex.cheapest(stream, inner), leaf)
+        chosen = min(leaf, _before(Bitmap(), leaf), relative, key=lambda c: c.cost(stream).total)
+    return coding.map_main(lambda _: chosen)
+
+
+def _before(codec: Bitmap | SparseIndex, leaf: Coding) -> Coding:
+    return Coding(codec, {"values": leaf})
+
+
+def _end(coding: Coding, values: Tensor) -> tuple[Coding, Tensor]:
+    """Return the leaf of a chain and what it stores."""
+    while not coding.is_leaf:
+        main = coding.codec.main
+        assert main is not None
+        coding, values = coding.part(main), coding.codec.encode(values)[main]
+    return coding, values

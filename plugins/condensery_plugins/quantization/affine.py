@@ -1,0 +1,101 @@
+"""Affine integers: real = scale * (code - zero), their fake quantization, and requantization by whole numbers alone."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from condensery.transforms import straight_through
+
+INT32 = 2**31 - 1
+SMALLEST = 1e-20
+"""A step under this one comes from a range without values; 1 / (number of codes) stands in for it."""
+
+
+class Grid(NamedTuple):
+    """The reals that codes stand for.
+
+    :param scale: of one code, positive; shape ``()``.
+    :param zero: the code of real 0; shape ``()``, whole.
+    :param low: smallest code.
+    :param high: largest code.
+    """
+
+    scale: Tensor
+    zero: Tensor
+    low: int
+    high: int
+
+    def codes(self, x: Tensor) -> Tensor:
+        """Return the codes of some reals, as whole floats; halves go to the even neighbour."""
+        return x.to(self.scale.dtype).div(self.scale).round_().add_(self.zero).clamp_(self.low, self.high)
+
+    def values(self, codes: Tensor) -> Tensor:
+        """Return the reals of some codes."""
+        return (codes - self.zero) * self.scale
+
+
+def nudged_grid(low: Tensor, high: Tensor, first: int, last: int) -> Grid:
+    """Return the grid of codes ``first`` to ``last`` for a range, moved so that 0 is exactly on it.
+
+    A range that excludes 0 is expanded to it.
+
+    :param low: end of the range, shape ``()``.
+    :param high: other end.
+    """
+    low, high = low.clamp_max(0), high.clamp_min(0)
+    scale = (high - low) / (last - first)
+    scale = torch.where(scale > SMALLEST, scale, 1 / (last - first))
+    zero = (first - low / scale).round().clamp(first, last)
+    return Grid(scale, zero, first, last)
+
+
+def signed_ends(bits: int) -> tuple[int, int]:
+    """Return the smallest and largest code of a weight: the most negative one (-128) is never used."""
+    return -(2 ** (bits - 1)) + 1, 2 ** (bits - 1) - 1
+
+
+def fake_quantize(x: Tensor, grid: Grid) -> Tensor:
+    """Return the reals nearest to ``x`` on a grid; gradient 1 within the grid's range, ends included, 0 outside."""
+    x = x.to(grid.scale.dtype)  # under autocast, bfloat16 would round once more
+    with torch.no_grad():
+        value = grid.values(grid.codes(x))
+        low, high = ((end - grid.zero) * grid.scale for end in (grid.low, grid.high))
+        inside = (x >= low) & (x <= high)
+    # Not x.clamp(low, high): between tensors its gradient at an end is one half.
+    return straight_through(value, torch.where(inside, x, value))
+
+
+def quantize_multiplier(factor: Tensor) -> tuple[Tensor, Tensor]:
+    """Write a factor as ``2^-shift * multiplier / 2^31`` with the multiplier in ``[2^30, 2^31)``.
+
+    :param factor: positive, float64, shape ``()``.
+    :returns: multiplier and shift, int32. A factor so small that it takes every int32 to 0 gives the multiplier 0.
+    """
+    mantissa, exponent = torch.frexp(factor)
+    multiplier = (mantissa * 2**31).round().to(torch.int64)
+    carry = multiplier == 2**31
+    multiplier = torch.where(carry, multiplier >> 1, multiplier)
+    shift = -(exponent.to(torch.int64) + carry)
+    multiplier = torch.where(shift > 31, 0, multiplier)
+    return multiplier.to(torch.int32), shift.clamp(-31, 31).to(torch.int32)
+
+
+def multiply(accumulators: Tensor, multiplier: Tensor, shift: Tensor) -> Tensor:
+    """Return accumulators times ``2^-shift * multiplier / 2^31``, in integers.
+
+    First a rounding high multiply, whose ties go up, then a rounding right shift, whose ties go away from zero.
+
+    :param accumulators: int32.
+    """
+    wide = accumulators.to(torch.int64)
+    if bool(shift < 0):  # a factor above 1: what leaves int32 is beyond any output code anyway
+        wide = (wide << -shift).clamp_(-INT32 - 1, INT32)
+    product = (wide * multiplier.to(torch.int64)).add_(2**30)
+    high = product.bitwise_right_shift_(31).to(torch.int32)
+    right = shift.clamp_min(0)
+    half = (1 << right) >> 1
+    down = (high >> 31) * (right > 0)  # -1 where negative, so that those ties fall
+    return high.add_(down).add_(half).bitwise_right_shift_(right)

@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from condensery.codecs import Coding
+from condensery.errors import UsageError
+from condensery.hookspecs import hookimpl
+from condensery.methods import Method
+from condensery.models import derive_seed
+from condensery.stage import Stage, Weight
+from condensery.transforms import QUANTIZE, Transform
+from condensery_plugins.codecs.palette import Palette
+from condensery_plugins.quantization.calibration import refuse_quantized, too_many_levels
+from condensery_plugins.quantization.lloyd import Start, lloyd, start_centers
+
+
+class SharedWeights(Transform):
+    """Gives each weight one of a few trained values, by its code; code 0 is zero, code i the center i - 1.
+
+    The latent weight takes no part any more: it gets no gradient and stays.
+
+    :param bits: width of a code.
+    :param shape: of the tensor.
+    :param count: number of centers.
+    """
+
+    key = "shared-weights"
+    rank = QUANTIZE
+    bits: int
+    settings = {"weight_decay": 0.0}
+    codes: Tensor
+
+    def __init__(self, bits: int, shape: list[int], count: int) -> None:
+        super().__init__()
+        self.bits = bits
+        dtype = torch.uint8 if count < 2**8 else torch.int16 if count < 2**15 else torch.int32
+        self.register_buffer("codes", torch.zeros(shape, dtype=dtype))
+        self.centers = nn.Parameter(torch.zeros(count))
+
+    def forward(self, value: Tensor) -> Tensor:
+        """Return the centers by code; autograd sums the gradients of all weights that have the same one."""
+        levels = torch.cat([self.centers.new_zeros(1), self.centers])
+        return levels.index_select(0, self.codes.flatten().int()).view(self.codes.shape)
+
+    def resize(self, take: Callable[[Tensor], Tensor]) -> None:
+        """Slice the codes after a cut; the centers are the whole layer's."""
+        self.codes = take(self.codes)
+
+    def holds(self, final: Tensor) -> str | None:
+        """Check the number of levels."""
+        return too_many_levels(final, self.bits)
+
+    def config(self) -> dict[str, Any]:
+        """Return bits, shape and number of centers."""
+        return {"bits": self.bits, "shape": list(self.codes.shape), "count": len(self.centers)}
+
+    def code(self, coding: Coding, final: Tensor) -> Coding:
+        """Return a codebook of the values that occur, zero first, and a code for each weight."""
+        return Coding(Palette.of(final))
+
+
+@dataclass(eq=False, kw_only=True)
+class KMeansSharing(Method):
+    """Let the weights of a layer share few values, found by k-means and then trained.
+
+    Han, Mao, Dally: "Deep Compression: Compressing Deep Neural Networks with Pruning, Trained Quantization and
+    Huffman Coding", ICLR 2016 [89], section 3. One-dimensional k-means on the weights that no mask holds at zero,
+    each layer by itself; the codes are fixed then, and a center's gradient is the sum over its weights. A layer with
+    zeros has 2^bits - 1 centers, so that zero is one of its 2^bits codes; biases are left alone.
+    """
+
+    needs = frozenset({"float-weights"})
+    leaves = frozenset({"palette", "quantized-weights"})
+    removes = frozenset({"float-weights"})
+
+    bits: int = 6
+    layer_bits: dict[str, int] = dataclasses.field(default_factory=dict)
+    init: Start = "linear"
+    iterations: int = 300
+
+    @hookimpl
+    def prepare(self, stage: Stage) -> None:
+        """Cluster each layer's weights and attach codes and centers."""
+        weights = stage.weights()
+        unknown = set(self.layer_bits) - {w.path for w in weights}
+        if unknown:
+            known = ", ".join(w.path for w in weights[:8])
+            raise UsageError(f"kmeans-sharing.layer_bits: no layer {min(unknown)!r}; there are {known}")
+        wrong = {p: b for p, b in self.layer_bits.items() if not 1 <= b <= 16}
+        if wrong:
+            path = min(wrong)
+            raise UsageError(f"kmeans-sharing.layer_bits: {path} has {wrong[path]} bits, it can have 1 to 16")
+        self.centers_, self.error_, self.power_ = 0, 0.0, 0.0
+        for weight in weights:
+            refuse_quantized("kmeans-sharing", weight)
+            self._share(stage, weight, self.layer_bits.get(weight.path, self.bits))
+
+    def _share(self, stage: Stage, weight: Weight, bits: int) -> None:
+        alive, value = weight.alive, weight.value
+        kept = value[alive]
+        most = 2**bits - (0 if bool(alive.all()) else 1)
+        count = min(most, kept.numel())
+        made = SharedWeights(bits, list(value.shape), count)
+        if count:
+            seed = derive_seed("kmeans-sharing", stage.seed, weight.path)
+            found = lloyd(kept, start_centers(kept, count, self.init, seed), self.iterations)
+            with torch.no_grad():
+                made.centers.copy_(found.centers)
+            codes = torch.zeros_like(alive, dtype=made.codes.dtype)
+            codes[alive] = (found.members + 1).to(codes.dtype)
+            made.codes.copy_(codes)
+            self.error_ += found.inertia
+        self.centers_ += count
+        self.power_ += float(kept.double().square().sum())
+        stage.attach(weight.name, "kmeans-sharing", made)
+
+    @hookimpl
+    def report(self) -> dict[str, float]:
+        """Return the number of centers, and the error that sharing made before training, as a share of the squares."""
+        return {"centers_count": float(self.centers_), "error_percent": 100 * self.error_ / max(self.power_, 1e-30)}
