@@ -16,6 +16,7 @@ METHODS = (
     ("network-slimming", "pruning.network_slimming:NetworkSlimming"),
     ("prune-then-distill", "joint.prune_then_distill:PruneThenDistill"),
     ("qkd", "joint.qkd:QKD"),
+    ("structured-magnitude", "pruning.structured_magnitude:StructuredMagnitude"),
 )
 CODECS = (
     ("affine", "codecs.affine:Affine"),
