@@ -26,6 +26,7 @@ TASKS = (
     ("digits", "tasks.digits:Digits"),
     ("fashion-mnist", "tasks.mnist:FashionMnist"),
     ("mnist", "tasks.mnist:Mnist"),
+    ("monk", "tasks.monk:Monk"),
     ("mrpc", "tasks.glue:Mrpc"),
     ("rte", "tasks.glue:Rte"),
     ("sst2", "tasks.glue:Sst2"),
