@@ -10,6 +10,8 @@ METHODS = (
     ("lsq", "quantization.lsq:LSQ"),
     ("magnitude", "pruning.magnitude:Magnitude"),
     ("network-slimming", "pruning.network_slimming:NetworkSlimming"),
+    ("obd", "pruning.obd:OptimalBrainDamage"),
+    ("obs", "pruning.obs:OptimalBrainSurgeon"),
     ("prune-then-distill", "joint.prune_then_distill:PruneThenDistill"),
     ("qkd", "joint.qkd:QKD"),
 )
