@@ -10,6 +10,8 @@ REPRODUCTIONS = (
     "lsq",
     "magnitude",
     "network-slimming",
+    "obd",
+    "obs",
     "prune-then-distill",
     "qkd",
 )
