@@ -13,6 +13,8 @@ REPRODUCTIONS = (
     "lsq",
     "magnitude",
     "network-slimming",
+    "obd",
+    "obs",
     "prune-then-distill",
     "qkd",
 )
