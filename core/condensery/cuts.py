@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from condensery.errors import MethodError
-from condensery.transforms import attached, owner_of, plain_name
+from condensery.transforms import MASK, attached, owner_of, plain_name, stack_of
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-9}
 """Largest difference of a cut net from the masked one, over the largest output where that is above 1."""
@@ -70,6 +70,9 @@ class Cut:
     :param difference: the largest difference between the net with all removed entries at zero and the cut net, over
         the largest output where that is above 1; see :func:`difference`.
     :param unproven: why that doesn't prove that removing equals zeroing, if so.
+    :param factors: by plain name: what a parameter is multiplied with once it is sliced.
+    :param children: by path of a container from which some go: the names of the children that stay.
+    :param proofs: the difference by attention mode and precision, where several were compared.
     """
 
     tensors: dict[str, Left]
@@ -77,6 +80,9 @@ class Cut:
     sites: dict[str, Channels] = dataclasses.field(default_factory=dict)
     difference: float | None = None
     unproven: str | None = None
+    factors: dict[str, Tensor] = dataclasses.field(default_factory=dict)
+    children: dict[str, list[str]] = dataclasses.field(default_factory=dict)
+    proofs: dict[str, float] = dataclasses.field(default_factory=dict)
 
     def take(self, name: str, value: Tensor) -> Tensor:
         """Slice what belongs to one tensor of the net: itself, a mask, a per-channel scale, a moment.
@@ -122,6 +128,7 @@ class Cut:
         return {
             "tensors": {n: {"old": list(x.old), "new": list(x.new)} for n, x in self.tensors.items()},
             "attributes": {p: {n: list(v) for n, v in a.items()} for p, a in self.attributes.items()},
+            "children": self.children,
             "difference": self.difference,
             "unproven": self.unproven,
         }
@@ -134,6 +141,8 @@ def apply(cut: Cut, model: nn.Module, optimizer_state: dict[str, Any] | None = N
     :raises MethodError: naming a tensor that doesn't fit the cut, or tied tensors that it would cut apart.
     """
     _refuse_untying(cut, model)
+    _refuse_factors(cut, model)
+    gone = _shorten(cut, model)
     made: dict[int, nn.Parameter] = {}
     for name in cut.tensors:
         path, _, tensor = name.rpartition(".")
@@ -150,19 +159,49 @@ def apply(cut: Cut, model: nn.Module, optimizer_state: dict[str, Any] | None = N
         assert old is not None
         new = made.get(id(old))
         if new is None:
-            new = nn.Parameter(_like(cut.take(name, old.detach()), old), requires_grad=old.requires_grad)
+            value = cut.take(name, old.detach())
+            if name in cut.factors:
+                value = (value.double() * cut.factors[name].to(value.device)).to(value.dtype)
+            new = nn.Parameter(_like(value, old), requires_grad=old.requires_grad)
             made[id(old)] = new
         owner._parameters[tensor] = new
     for path, changes in cut.attributes.items():
         for attribute, (_, after) in changes.items():
-            setattr(model.get_submodule(path), attribute, after)
+            setattr(model.get_submodule(path), attribute, copy.copy(after))
     for item in attached(model):
         take = cut.take_site if owner_of(model, item.target)[1].startswith(":") else cut.take
         item.transform.resize(partial(take, item.target))
-    for name, state in (optimizer_state or {}).items():
+    states = optimizer_state if optimizer_state is not None else {}
+    for name in [n for n in states if f"{n}.".startswith(gone)]:
+        del states[name]
+    for name, state in states.items():
         for key, value in state.items():
             if isinstance(value, Tensor):
                 state[key] = cut.take_state(name, value)
+
+
+def _shorten(cut: Cut, model: nn.Module) -> tuple[str, ...]:
+    """Take children out of containers; return what the names of all that was in them begin with."""
+    gone = []
+    for path, left in cut.children.items():
+        children = model.get_submodule(path)._modules
+        for name in [n for n in children if n not in left]:
+            del children[name]
+            gone.append(f"{path}.{name}." if path else f"{name}.")
+    return tuple(gone)
+
+
+def _refuse_factors(cut: Cut, model: nn.Module) -> None:
+    """Refuse factors under a transform other than a mask, which would see other numbers than before.
+
+    :raises MethodError: naming the tensor and the transform.
+    """
+    for name in cut.factors:
+        path, _, tensor = name.rpartition(".")
+        stack = stack_of(model.get_submodule(path), tensor)
+        for transform in [] if stack is None else stack.transforms.values():
+            if transform.rank != MASK:
+                raise MethodError(f"{name} needs a factor, and {type(transform).__name__} stands in between")
 
 
 def _refuse_untying(cut: Cut, model: nn.Module) -> None:

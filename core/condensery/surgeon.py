@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from condensery.attention.verbs import AttentionSurgeon
 from condensery.channels import axis, is_writer
 from condensery.clone import plain
 from condensery.cuts import Channels, Cut, Left, apply, gap, verify
@@ -45,7 +46,7 @@ class _Unit(NamedTuple):
     channels: list[int]
 
 
-class Surgeon:
+class Surgeon(AttentionSurgeon):
     """Cuts one player's net; in ``prepare`` or ``end_stage`` only, because no optimizer steps in between.
 
     :param player: whose net it cuts.
@@ -181,9 +182,10 @@ class Surgeon:
         if optimizer is None:
             player.carried = states
         else:
-            new = {id(old[n]): p for n, p in player.parameters().items() if n in old}
+            left = player.parameters()
+            new = {id(p): left.get(n) for n, p in old.items()}  # none for those of layers that are gone
             for group in optimizer.param_groups:
-                group["params"] = [new.get(id(p), p) for p in group["params"]]
+                group["params"] = [q for p in group["params"] if (q := new.get(id(p), p)) is not None]
             optimizer.state.clear()
             player.load_optimizer_state(states)
         self._graph = None

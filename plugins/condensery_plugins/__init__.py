@@ -18,9 +18,12 @@ METHODS = (
     ("lsq", "quantization.lsq:LSQ"),
     ("magnitude", "pruning.magnitude:Magnitude"),
     ("network-slimming", "pruning.network_slimming:NetworkSlimming"),
+    ("obd", "pruning.obd:OptimalBrainDamage"),
+    ("obs", "pruning.obs:OptimalBrainSurgeon"),
     ("prune-then-distill", "joint.prune_then_distill:PruneThenDistill"),
     ("qkd", "joint.qkd:QKD"),
     ("soft-filter-pruning", "pruning.soft_filter_pruning:SoftFilterPruning"),
+    ("structured-magnitude", "pruning.structured_magnitude:StructuredMagnitude"),
 )
 CODECS = (
     ("affine", "codecs.affine:Affine"),
@@ -52,6 +55,7 @@ TASKS = (
     ("digits", "tasks.digits:Digits"),
     ("fashion-mnist", "tasks.mnist:FashionMnist"),
     ("mnist", "tasks.mnist:Mnist"),
+    ("monk", "tasks.monk:Monk"),
     ("mrpc", "tasks.glue:Mrpc"),
     ("rte", "tasks.glue:Rte"),
     ("sst2", "tasks.glue:Sst2"),

@@ -17,6 +17,8 @@ REPRODUCTIONS = (
     "lsq",
     "magnitude",
     "network-slimming",
+    "obd",
+    "obs",
     "prune-then-distill",
     "qkd",
     "soft-filter-pruning",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import nn
@@ -15,10 +15,10 @@ from condensery.tasks import TaskFacts
 Build = Callable[..., nn.Module]
 
 
-def builder(kind: str, *, least: int = 0, family: str = "") -> Callable[[Build], Build]:
+def builder(*kinds: str, least: int = 0, family: str = "") -> Callable[[Build], Build]:
     """Mark a function ``build(facts, name, **settings)`` as a builder that checks what it is given.
 
-    :param kind: of task it takes: ``image`` or ``text``.
+    :param kinds: of task it takes: ``image``, ``text``, ``vector``.
     :param least: side of the smallest image it takes, in pixels.
     :param family: what stands before ``name`` in the model's key: ``timm/``.
     """
@@ -31,7 +31,7 @@ def builder(kind: str, *, least: int = 0, family: str = "") -> Callable[[Build],
         @functools.wraps(build)
         def checked(facts: TaskFacts, name: str, **config: Any) -> nn.Module:
             key = family + name
-            need(facts, key, kind, least=least)
+            need(facts, key, kinds, least=least)
             for unknown in () if is_open else sorted(set(config) - settings):
                 refuse(key, unknown, settings)
             return build(facts, name, **config)
@@ -54,14 +54,14 @@ def refuse(key: str, setting: str, known: set[str]) -> None:
     raise UnknownKey("setting", setting, known, where=f"model {key!r}")
 
 
-def need(facts: TaskFacts, name: str, kind: str, *, least: int = 0) -> None:
+def need(facts: TaskFacts, name: str, kinds: Sequence[str], *, least: int = 0) -> None:
     """Refuse a task of another kind, or images that are too small.
 
     :raises UsageError: naming the model and what it takes.
     """
-    if facts.kind != kind:
-        raise UsageError(f"model {name!r} takes {kind}s, the task gives {facts.kind}s")
-    if kind == "image" and facts.size < least:
+    if facts.kind not in kinds:
+        raise UsageError(f"model {name!r} takes {' or '.join(f'{k}s' for k in kinds)}, the task gives {facts.kind}s")
+    if facts.kind == "image" and facts.size < least:
         raise UsageError(
             f"model {name!r} needs images of at least {least}x{least}, the task's are {facts.size}x{facts.size}"
         )

@@ -1,29 +1,46 @@
-"""Fully connected nets: LeNet-300-100, and Hinton's MNIST teacher and student."""
+"""Fully connected nets: LeNet-300-100, Hinton's MNIST teacher and student, small sigmoid nets."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor, nn
 
-from condensery.errors import UsageError
+from condensery.errors import UnknownKey, UsageError
 from condensery.tasks import TaskFacts
 from condensery_plugins.models.facts import builder, scaled
 
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": torch.relu,
+    "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh,
+}
+
 
 class MLP(nn.Module):
-    """Linear layers with ReLU and dropout between.
+    """Linear layers with an activation and dropout between.
 
     :param dropout: share of units dropped behind each hidden layer.
     :param input_dropout: share of inputs dropped.
+    :param activation: of the hidden units, by its name in :data:`ACTIVATIONS`.
+    :param output: activation of the last layer, or ``None``.
     """
 
-    def __init__(self, sizes: Sequence[int], dropout: float = 0.0, input_dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        dropout: float = 0.0,
+        input_dropout: float = 0.0,
+        activation: str = "relu",
+        output: str | None = None,
+    ) -> None:
         super().__init__()
         for number, (before, after) in enumerate(itertools.pairwise(sizes), 1):
             self.add_module(f"fc{number}", nn.Linear(before, after))
         self.depth = len(sizes) - 1
+        self.activation, self.output = activation, output
         self.dropout, self.input_dropout = nn.Dropout(dropout), nn.Dropout(input_dropout)
         hidden = [f"fc{i}" for i in range(1, self.depth)]
         self.roles = {"stages": hidden, "logits": [f"fc{self.depth}"]}
@@ -32,11 +49,12 @@ class MLP(nn.Module):
         """Return logits ``(batch, classes)`` of inputs of any shape ``(batch, ...)``."""
         x = self.input_dropout(x.flatten(1))
         for number in range(1, self.depth):
-            x = self.dropout(getattr(self, f"fc{number}")(x).relu())
-        return getattr(self, f"fc{self.depth}")(x)  # type: ignore[no-any-return]
+            x = self.dropout(ACTIVATIONS[self.activation](getattr(self, f"fc{number}")(x)))
+        x = getattr(self, f"fc{self.depth}")(x)
+        return x if self.output is None else ACTIVATIONS[self.output](x)
 
 
-@builder("image")
+@builder("image", "vector")
 def build(
     facts: TaskFacts,
     name: str,
@@ -44,6 +62,8 @@ def build(
     hidden: Sequence[int] = (800, 800),
     dropout: float = 0.0,
     input_dropout: float = 0.0,
+    activation: str = "relu",
+    output: str | None = None,
     width: float = 1.0,
 ) -> nn.Module:
     """Build a net with the given hidden widths.
@@ -52,11 +72,17 @@ def build(
     default, by ``[1200, 1200]`` with ``dropout: 0.5`` and ``input_dropout: 0.2``.
 
     :param hidden: units of each hidden layer, before ``width``; none gives a linear classifier.
+    :param activation: of the hidden units: relu, sigmoid or tanh.
+    :param output: of the output units; by default none.
     """
+    for unit in (activation, output):
+        if unit is not None and unit not in ACTIVATIONS:
+            raise UnknownKey("activation", str(unit), ACTIVATIONS, where=f"model {name!r}")
     if not all(isinstance(units, int) and units > 0 for units in hidden):
         raise UsageError(f"model {name!r}: hidden is a list of whole numbers above 0, got {list(hidden)}")
-    sizes = [facts.channels * facts.size**2, *[scaled(width, h) for h in hidden], facts.outputs]
-    return MLP(sizes, dropout, input_dropout)
+    inputs = facts.size if facts.kind == "vector" else facts.channels * facts.size**2
+    sizes = [inputs, *[scaled(width, h) for h in hidden], facts.outputs]
+    return MLP(sizes, dropout, input_dropout, activation, output)
 
 
 @builder("image")

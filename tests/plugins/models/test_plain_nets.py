@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from condensery.errors import UsageError
+from condensery.errors import UnknownKey, UsageError
 from condensery.tasks import TaskFacts
 from condensery_plugins.models import lenet, mlp, vgg
 
@@ -69,6 +69,16 @@ def test_mlp_settings() -> None:
     assert count(mlp.build(MNIST, "mlp", hidden=[10, 20], width=0.5)) == 785 * 5 + 6 * 10 + 11 * 10
     with pytest.raises(UsageError, match="hidden is a list of whole numbers above 0"):
         mlp.build(MNIST, "mlp", hidden=[10, -1])
+
+
+def test_mlp_activations_by_the_formula() -> None:
+    net = mlp.build(TaskFacts("vector", outputs=2, size=5), "mlp", hidden=[3], activation="tanh", output="sigmoid")
+    state, x = net.state_dict(), torch.randn(4, 5)
+    hidden = torch.tanh(x @ state["fc1.weight"].T + state["fc1.bias"])
+    expected = torch.sigmoid(hidden @ state["fc2.weight"].T + state["fc2.bias"])
+    torch.testing.assert_close(net(x), expected)
+    with pytest.raises(UnknownKey, match="unknown activation 'sigmoyd'; did you mean 'sigmoid'"):
+        mlp.build(MNIST, "mlp", activation="sigmoyd")
 
 
 @pytest.mark.parametrize(("name", "published"), [("vgg16-bn", 14_728_266), ("vgg19-bn", 20_040_522)])

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from condensery.stage import Weight
+from condensery.tensors import Weight
 from condensery.transforms import attach, broken_promises, latent_of
 from condensery_plugins.pruning.masks import Mask, keep_above, keep_largest
 

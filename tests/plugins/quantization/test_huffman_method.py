@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -97,7 +98,8 @@ def huffman_parameters(model: nn.Module) -> list[nn.Parameter]:
     return [p for m in model.modules() if isinstance(m, EntropyCoded) for p in m.parameters()]
 
 
-def test_the_three_steps_one_after_another(tmp_path: Path) -> None:
+def test_the_three_steps_one_after_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CONDENSERY_CACHE", str(tmp_path / "cache"))
     stages = [{"methods": [m], "epochs": 0 if m == "huffman" else 2} for m in PIPELINE]
     data = {
         "model": {"key": "mlp", "hidden": [40]},

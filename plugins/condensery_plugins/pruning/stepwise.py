@@ -1,0 +1,54 @@
+"""What the pruning methods with a Hessian share: pruning in steps over the stage, of weights and biases alike."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+
+from condensery.hookspecs import hookimpl
+from condensery.methods import Method
+from condensery.stage import Stage, Weight
+from condensery_plugins.pruning.masks import sparsity_percent
+
+
+@dataclass(eq=False, kw_only=True)
+class Stepwise(Method):
+    """Prunes as the stage starts and then in evenly spread steps: step i of n reaches i/n of ``sparsity``."""
+
+    leaves = frozenset({"mask"})
+
+    sparsity: float = 0.5
+    steps: int = 1
+    biases: bool = True
+
+    @hookimpl
+    def prepare(self, stage: Stage) -> None:
+        """Prune for the first time, and plan when to prune again."""
+        total = max(1, stage.epochs * stage.steps_per_epoch)
+        self.due_ = [round(total * i / self.steps) for i in range(1, self.steps)]
+        self.done_ = 0
+        self._step(stage)
+
+    @hookimpl
+    def before_step(self, stage: Stage) -> None:
+        """Prune again when the next step is due."""
+        while self.due_ and stage.step >= self.due_[0]:
+            self.due_ = self.due_[1:]
+            self._step(stage)
+
+    @hookimpl
+    def report(self, stage: Stage) -> dict[str, float]:
+        """Return the share of zeros reached."""
+        return {"sparsity_percent": sparsity_percent(self.pruned(stage))}
+
+    def pruned(self, stage: Stage) -> list[Weight]:
+        """Return what is ranked together: the weights of all convolutions and linear layers, and their biases."""
+        return stage.weights() + (stage.weights(tensor="bias") if self.biases else [])
+
+    def _step(self, stage: Stage) -> None:
+        self.done_ += 1
+        self.prune(stage, self.pruned(stage), self.sparsity * self.done_ / self.steps)
+
+    @abstractmethod
+    def prune(self, stage: Stage, weights: list[Weight], share: float) -> None:
+        """Hold a share of all entries at zero, those that were pruned before included."""

@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from condensery.attention import HeadDims, Heads
+from condensery.attention.verbs import UnitRemoval
+from condensery.attention.views import view_of
+from condensery.errors import NotApplicable
+from condensery.hookspecs import hookimpl
+from condensery.methods import Method
+from condensery.stage import Stage
+from condensery_plugins.pruning.units import Criterion, Scorer, lowest
+
+
+@dataclass(eq=False, kw_only=True)
+class StructuredMagnitude(Method):
+    """Cut the heads, head dimensions, MLP neurons or layers with the smallest weights out of an attention net.
+
+    The survey's structured pruning (1.2.1), and its granularities head and layer, on nets with attention; no paper of
+    its own. ``ratio`` is the share of the net's units of that kind, ranked together (``global``) or within each module
+    (``local``); each module keeps one. Where queries share keys and values in groups, a group goes as one head. Head
+    dimensions: every head loses the same share, whatever the scope, rotary ones in pairs that are the same in the
+    whole net. Cut as the stage starts; proven before. Raises NotApplicable on a net without such units.
+    """
+
+    removes = frozenset({"dense-shape"})
+
+    granularity: Literal["head", "head-dim", "neuron", "layer"] = "head"
+    ratio: float = 0.3
+    scope: Literal["global", "local"] = "global"
+    criterion: Criterion = "l1"
+
+    @hookimpl
+    def prepare(self, stage: Stage) -> None:
+        """Cut before the optimizer exists."""
+        surgeon = stage.surgeon
+        scorer = Scorer(surgeon.net, self.criterion, torch.Generator().manual_seed(stage.seed))
+        cut = {"head": self._heads, "head-dim": self._head_dims, "neuron": self._neurons, "layer": self._layers}
+        before = sum(p.numel() for p in surgeon.net.parameters())
+        removal = cut[self.granularity](stage, scorer)
+        self.removed_ = removal.ratio
+        self.parameters_ = 1 - sum(p.numel() for p in surgeon.net.parameters()) / before
+        self.difference_ = 0.0 if removal.cut is None else float(removal.cut.difference or 0.0)
+
+    def _heads(self, stage: Stage, scorer: Scorer) -> UnitRemoval:
+        items = {h.path: h for h in stage.surgeon.heads()}
+        self._need("attention", [h.reason for h in items.values()])
+        usable = {p: h for p, h in items.items() if h.reason is None}
+        chosen = lowest({p: scorer.heads(p) for p in usable}, self.ratio, self.scope)
+        return stage.surgeon.remove_heads({p: _queries(usable[p], groups) for p, groups in chosen.items()})
+
+    def _head_dims(self, stage: Stage, scorer: Scorer) -> UnitRemoval:
+        items = stage.surgeon.heads()
+        self._need("attention", [h.dims_reason for h in items])
+        usable = [h for h in items if h.dims_reason is None]
+        scores = {h.path: scorer.head_dims(h.path) for h in usable}
+        ropes: dict[str, list[str]] = {}
+        for item in usable:
+            rope = view_of(stage.surgeon.net, item.path).rope
+            if rope is not None:
+                ropes.setdefault(rope, []).append(item.path)
+        chosen = {p: HeadDims(_each(qk, self.ratio), _each(v, self.ratio)) for p, (qk, v) in scores.items()}
+        for paths in ropes.values():
+            pairs = torch.cat([scores[p][0].view(len(scores[p][0]), 2, -1).sum(1) for p in paths]).sum(0)
+            half = len(pairs)
+            first = _each(pairs[None], self.ratio)[0]
+            for path in paths:
+                v = scores[path][1].argsort(dim=1, stable=True)[:, : 2 * len(first)]
+                chosen[path] = HeadDims([*first, *[i + half for i in first]], v.tolist())
+        return stage.surgeon.remove_head_dims(chosen)
+
+    def _neurons(self, stage: Stage, scorer: Scorer) -> UnitRemoval:
+        items = stage.surgeon.neurons()
+        self._need("MLP", [n.reason for n in items])
+        chosen = lowest({n.path: scorer.neurons(n) for n in items if n.reason is None}, self.ratio, self.scope)
+        return stage.surgeon.remove_neurons(chosen)
+
+    def _layers(self, stage: Stage, scorer: Scorer) -> UnitRemoval:
+        items = stage.surgeon.layers()
+        self._need("layer", [u.reason for u in items])
+        stacks: dict[str, list[str]] = {}
+        for unit in items:
+            if unit.reason is None:
+                stacks.setdefault(unit.container, []).append(unit.path)
+        scores = {c: torch.stack([scorer.layer(p) for p in paths]) for c, paths in stacks.items()}
+        chosen = lowest(scores, self.ratio, self.scope)
+        return stage.surgeon.remove_layers([stacks[c][i] for c, gone in chosen.items() for i in gone])
+
+    def _need(self, what: str, reasons: Sequence[str | None]) -> None:
+        """Refuse a net in which nothing can go.
+
+        :raises NotApplicable: with the first reason, if there is one.
+        """
+        if all(r is not None for r in reasons):
+            why = next((r for r in reasons if r), f"the net has no {what} of a known class")
+            raise NotApplicable(self.key, why)
+
+    @hookimpl
+    def report(self, stage: Stage) -> dict[str, float]:
+        """Return what went, and how far the cut net was from the one with zeros."""
+        return {
+            "units_removed_percent": 100 * self.removed_,
+            "parameters_removed_percent": 100 * self.parameters_,
+            "largest_difference_ratio": self.difference_,
+        }
+
+
+def _queries(item: Heads, groups: Iterable[int]) -> list[int]:
+    """Return the query heads of groups that share keys and values."""
+    size = item.heads // item.kv_heads
+    return [g * size + i for g in groups for i in range(size)]
+
+
+def _each(scores: Tensor, ratio: float) -> list[list[int]]:
+    """Return the lowest dimensions of each head, a share rounded, at least one left.
+
+    :param scores: ``(heads, dims)``.
+    """
+    count = min(round(ratio * scores.shape[1]), scores.shape[1] - 1)
+    chosen: list[list[int]] = scores.argsort(dim=1, stable=True)[:, :count].tolist()
+    return chosen

@@ -1,0 +1,112 @@
+"""What methods that prune attention nets share: scores of heads, their dimensions, neurons and layers, and a choice.
+
+A score is the mean size of the weights that go with a unit: of |w| for ``l1``, the root of the mean of w squared for
+``l2``. A mean, so that units of a wide layer and of a narrow one can be ranked together. Biases don't count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from condensery.attention.draft import layout
+from condensery.attention.neurons import Neurons
+from condensery.attention.views import Part, view_of
+from condensery.transforms import SITE_PREFIX, latent_of, plain_name
+
+Criterion = Literal["l1", "l2", "random"]
+Units = Mapping[str, Tensor]
+
+
+class Scorer:
+    """Scores units by the latent weights of a net.
+
+    :param generator: of the ``random`` control.
+    """
+
+    def __init__(self, net: nn.Module, criterion: Criterion, generator: torch.Generator) -> None:
+        self.net, self.criterion, self.generator = net, criterion, generator
+
+    def heads(self, path: str) -> Tensor:
+        """Return a score for each head of keys and values, with the query heads that share it: ``(kv_heads,)``."""
+        view = view_of(self.net, path)
+        groups = view.sizes.kv_heads
+        parts = [self._rows(p, groups) for p in (*view.q, *view.k, *view.v)]
+        return self._score([(s.sum(1), n.sum(1)) for s, n in [*parts, self._columns(view.out, groups)]])
+
+    def head_dims(self, path: str) -> tuple[Tensor, Tensor]:
+        """Return scores of the dimensions of queries and keys, and of values: each ``(kv_heads, dims)``."""
+        view = view_of(self.net, path)
+        groups = view.sizes.kv_heads
+        qk = self._score([self._rows(p, groups) for p in (*view.q, *view.k)])
+        v = self._score([*[self._rows(p, groups) for p in view.v], self._columns(view.out, groups)])
+        return qk, v
+
+    def neurons(self, mlp: Neurons) -> Tensor:
+        """Return a score for each neuron, ``(neurons,)``."""
+        every = torch.arange(mlp.neurons)[None]
+        parts = [self._rows(Part(p, every), 1) for p in mlp.up] + [self._columns(Part(mlp.down, every), 1)]
+        return self._score(parts).flatten()
+
+    def layer(self, path: str) -> Tensor:
+        """Return the score of a whole layer, a scalar."""
+        named = self.net.get_submodule(path).named_parameters()
+        latents = [p.detach() for n, p in named if p.dim() > 1 and _is_latent(n)]
+        sums = [self._power(w).sum() for w in latents]
+        return self._score([(s, torch.tensor(float(w.numel()))) for s, w in zip(sums, latents, strict=True)])
+
+    def _power(self, values: Tensor) -> Tensor:
+        return values.double().abs() if self.criterion == "l1" else values.double().square()
+
+    def _rows(self, part: Part, groups: int) -> tuple[Tensor, Tensor]:
+        return self._along(part, groups, outputs=True)
+
+    def _columns(self, part: Part, groups: int) -> tuple[Tensor, Tensor]:
+        return self._along(part, groups, outputs=False)
+
+    def _along(self, part: Part, groups: int, *, outputs: bool) -> tuple[Tensor, Tensor]:
+        """Return sums over the weights of each slot, and how many they are; ``(groups, dims)`` each."""
+        module, where = layout(self.net, part.module)
+        weights = self._power(latent_of(module, "weight").detach())
+        axis = where.out_axis if outputs else where.in_axis
+        sums = weights.sum([i for i in range(weights.dim()) if i != axis]).cpu()
+        table = part.table.view(groups, -1, part.table.shape[1])
+        each = weights.numel() / weights.shape[axis] * table.shape[1]
+        return sums[table].sum(1), torch.full((groups, part.table.shape[1]), each, dtype=torch.float64)
+
+    def _score(self, parts: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+        total = torch.stack([s.cpu() for s, _ in parts]).sum(0)
+        if self.criterion == "random":
+            return torch.rand(total.shape, generator=self.generator, dtype=torch.float64)
+        mean = total / torch.stack([n for _, n in parts]).sum(0)
+        return mean if self.criterion == "l1" else mean.sqrt()
+
+
+def _is_latent(name: str) -> bool:
+    """Tell whether a parameter is the net's own, with or without transforms, and not a transform's."""
+    return "parametrizations." not in plain_name(name) and SITE_PREFIX not in name
+
+
+def lowest(scores: Units, ratio: float, scope: str, *, least: int = 1) -> dict[str, list[int]]:
+    """Return the units with the lowest scores, by module; each module keeps some.
+
+    :param scores: ``(units,)`` by module.
+    :param ratio: share of all units, 0 to 1; rounded.
+    :param scope: ``global`` ranks the units of all modules together, ``local`` each module's by itself.
+    :param least: units that each module keeps.
+    """
+    if scope == "local":
+        return {p: g for path, s in scores.items() for p, g in lowest({path: s}, ratio, "global", least=least).items()}
+    budget = round(ratio * sum(len(s) for s in scores.values()))
+    ranked = sorted((float(v), place, i) for place, s in enumerate(scores.values()) for i, v in enumerate(s))
+    paths = list(scores)
+    gone: dict[str, list[int]] = {}
+    for _, place, unit in ranked:
+        path = paths[place]
+        if budget and len(gone.get(path, ())) < len(scores[path]) - least:
+            gone.setdefault(path, []).append(unit)
+            budget -= 1
+    return {p: sorted(g) for p, g in gone.items()}

@@ -1,0 +1,71 @@
+"""Stages around small nets, to look at what methods compute."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from condensery.players import Player
+from condensery.recipe import ModelSpec, StageSpec, TrainSpec
+from condensery.stage import Stage, Weight
+from condensery.tasks import Split, Task, TaskFacts
+from condensery_plugins.pruning.curvature import unflatten
+from condensery_plugins.tasks.tensors import Stored, TensorTask
+
+
+class Given(TensorTask):
+    """Inputs and targets as given; half the squared error, summed over outputs, or cross entropy for whole numbers."""
+
+    def __init__(self, x: Tensor, y: Tensor) -> None:
+        super().__init__()
+        self.x, self.y = x, y
+        self.facts = TaskFacts("vector", outputs=1, size=x[0].numel())
+
+    def load(self, split: Split) -> Stored:
+        return {"x": self.x}, self.y
+
+    def inputs(self, stored: object, index: Tensor, noise: object) -> Tensor:
+        return self.x[index]
+
+    def example_input(self, batch_size: int = 2) -> Tensor:
+        return self.x[:batch_size]
+
+    def score(self, logits: Tensor, labels: Tensor) -> dict[str, float]:
+        return {}
+
+    def loss(self, logits: Tensor, labels: Tensor | None) -> Tensor | None:
+        assert labels is not None
+        if not labels.is_floating_point():
+            return nn.functional.cross_entropy(logits, labels)
+        return ((logits - labels) ** 2).sum(1).mean() / 2
+
+
+def stage_of(net: nn.Module, task: Task) -> Stage:
+    spec = ModelSpec(key="given")
+    stage = Stage(StageSpec(name="m"), task, TrainSpec(batch_size=7), seed=0, device=torch.device("cpu"))
+    stage.players["student"] = Player("student", net, spec=spec, trains=True)
+    return stage
+
+
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def weights_in(stage: Stage) -> list[Weight]:
+    return stage.weights() + stage.weights(tensor="bias")
+
+
+def whole_hessian(stage: Stage, weights: list[Weight]) -> Tensor:
+    """Return the Hessian of the loss on all examples, by torch, over all weights in order."""
+    net = stage.student.module
+    (batch,) = stage.task.batches("train", batch_size=1000)
+
+    def loss(flat: Tensor) -> Tensor:
+        named = {w.name: v for w, v in zip(weights, unflatten(flat, weights), strict=True)}
+        found = stage.task.loss(functional_call(net, named, (batch.inputs,)), batch.labels)
+        assert found is not None
+        return found
+
+    flat = torch.cat([w.latent.detach().flatten() for w in weights])
+    return torch.autograd.functional.hessian(loss, flat)  # type: ignore[no-untyped-call, no-any-return]

@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import torch
+from tests.plugins.pruning.stages import Given, draw, stage_of, weights_in, whole_hessian
+from torch import Tensor, nn
+
+from condensery.stage import Stage, Weight
+from condensery_plugins.models.mlp import MLP
+from condensery_plugins.pruning.curvature import (
+    curvature_rows,
+    evaluating,
+    factors,
+    hutchinson_diagonal,
+    output_hessians,
+    row_diagonal,
+)
+from condensery_plugins.pruning.masks import mask
+
+torch.set_num_threads(1)
+
+
+def net_of(outputs: int, seed: int = 1) -> MLP:
+    torch.manual_seed(seed)
+    return MLP([3, 4, outputs], activation="tanh").double()
+
+
+def rows_product(stage: Stage, weights: list[Weight], kind: str) -> Tensor:
+    batches = stage.sample(1000)
+    rows = torch.stack(list(curvature_rows(stage, weights, batches, kind)))  # type: ignore[arg-type]
+    return rows.T @ rows / sum(b.size for b in batches)
+
+
+def test_gauss_newton_is_the_hessian_at_a_perfect_fit() -> None:
+    net, x = net_of(2), draw(10, 3)
+    stage = stage_of(net, Given(x, net(x).detach()))
+    weights = weights_in(stage)
+    expected = whole_hessian(stage, weights)
+    torch.testing.assert_close(rows_product(stage, weights, "gauss-newton"), expected)
+    diagonal = torch.cat([d.flatten() for d in row_diagonal(stage, weights, stage.sample(1000), "gauss-newton")])
+    torch.testing.assert_close(diagonal, expected.diagonal())
+
+
+def test_gauss_newton_is_the_hessian_of_a_linear_net_under_cross_entropy() -> None:
+    torch.manual_seed(0)
+    net, x = MLP([3, 4]).double(), draw(12, 3)
+    stage = stage_of(net, Given(x, torch.arange(12) % 4))
+    weights = weights_in(stage)
+    torch.testing.assert_close(
+        rows_product(stage, weights, "gauss-newton"), whole_hessian(stage, weights), atol=1e-6, rtol=1e-5
+    )
+
+
+def test_sampled_rows_are_gauss_newton_with_one_output_and_in_the_mean() -> None:
+    net, x = net_of(1), draw(10, 3)
+    stage = stage_of(net, Given(x, draw(10, 1)))
+    weights = weights_in(stage)
+    torch.testing.assert_close(rows_product(stage, weights, "sampled"), rows_product(stage, weights, "gauss-newton"))
+    net = net_of(2)
+    stage = stage_of(net, Given(draw(1, 3).expand(2000, 3).clone(), draw(1, 2).expand(2000, 2).clone()))
+    weights = weights_in(stage)
+    exact = rows_product(stage, weights, "gauss-newton")
+    assert len(list(curvature_rows(stage, weights, stage.sample(5), "sampled"))) == 5
+    torch.testing.assert_close(rows_product(stage, weights, "sampled"), exact, atol=0.05 * float(exact.max()), rtol=0)
+
+
+def test_fisher_by_hand() -> None:
+    """One weight w = 2, inputs 1 and 3, targets 1 and 5: gradients (2 - 1) 1 and (6 - 5) 3, mean square 5."""
+    net = MLP([1, 1]).double()
+    with torch.no_grad():
+        net.get_parameter("fc1.weight").fill_(2)
+        net.get_parameter("fc1.bias").zero_()
+    stage = stage_of(net, Given(torch.tensor([[1.0], [3.0]]).double(), torch.tensor([[1.0], [5.0]]).double()))
+    assert row_diagonal(stage, stage.weights(), stage.sample(2), "fisher")[0].tolist() == [[5.0]]
+    assert row_diagonal(stage, stage.weights(), stage.sample(2), "gauss-newton")[0].tolist() == [[5.0]]  # (1 + 9) / 2
+
+
+def test_hutchinson_comes_near_the_whole_diagonal_far_from_a_fit() -> None:
+    net, x = net_of(2), draw(10, 3)
+    stage = stage_of(net, Given(x, 5 * draw(10, 2, seed=4)))
+    weights = weights_in(stage)
+    hessian = whole_hessian(stage, weights)
+    found = torch.cat([d.flatten() for d in hutchinson_diagonal(stage, weights, stage.sample(1000), 2000)])
+    spread = (hessian.square().sum(1) - hessian.diagonal() ** 2).sqrt() / (2 * 2000) ** 0.5  # two batches, each drawn
+    assert bool(((found - hessian.diagonal()).abs() < 5 * spread + 1e-9).all())
+    newton = torch.cat([d.flatten() for d in row_diagonal(stage, weights, stage.sample(1000), "gauss-newton")])
+    assert float((newton - hessian.diagonal()).abs().max()) > 10 * float(spread.max())  # what Gauss-Newton drops
+
+
+def test_hutchinson_is_exact_on_a_diagonal_hessian() -> None:
+    """Inputs one at a time: the Hessian is the mean of x^2, here diag(4, 0, 9) / 3."""
+    net = MLP([3, 1]).double()
+    x = torch.tensor([[2.0, 0, 0], [0, 0, 3.0], [0, 0, 0]]).double()
+    stage = stage_of(net, Given(x, draw(3, 1)))
+    (found,) = hutchinson_diagonal(stage, stage.weights(), stage.sample(3), 1)
+    torch.testing.assert_close(found, torch.tensor([[4 / 3, 0, 3]]).double())
+
+
+def test_outputs_curvature_of_cross_entropy_is_p_minus_pp() -> None:
+    task = Given(draw(2, 3), torch.tensor([0, 2]))
+    (batch,) = task.batches("train", batch_size=2)
+    logits = draw(2, 3, seed=9)
+    p = logits.softmax(1)
+    expected = torch.diag_embed(p) - p[:, :, None] * p[:, None, :]
+    torch.testing.assert_close(output_hessians(task, logits, batch), expected)
+
+
+def test_factors_rebuild_a_hessian_without_its_negative_part() -> None:
+    """[[2, 1], [1, 2]] has eigenvalues 3 and 1; diag(4, -1, 0) keeps one factor, (2, 0, 0)."""
+    matrix = torch.tensor([[2.0, 1.0], [1.0, 2.0]])
+    torch.testing.assert_close(sum(torch.outer(f, f) for f in factors(matrix)), matrix)
+    (only,) = factors(torch.diag(torch.tensor([4.0, -1.0, 0.0])))
+    assert only.abs().tolist() == [2.0, 0.0, 0.0]
+    assert factors(torch.zeros(3, 3)) == []
+
+
+def test_masked_weights_have_no_curvature_and_modes_are_put_back() -> None:
+    net = net_of(1).train()
+    net.fc2.eval()  # type: ignore[union-attr]
+    stage = stage_of(net, Given(draw(10, 3), draw(10, 1)))
+    first = stage.weights()[0]
+    keep = torch.ones_like(first.latent, dtype=torch.bool)
+    keep[1, 2] = False
+    mask(stage, first, keep)
+    found = row_diagonal(stage, stage.weights(), stage.sample(10), "gauss-newton")[0]
+    assert found[1, 2] == 0
+    assert bool((found[keep] > 0).all())
+    assert net.training
+    assert not net.fc2.training  # type: ignore[union-attr]
+    with evaluating(net):
+        assert not net.training
+    assert net.training
+    assert all(p.grad is None for p in net.parameters())
+
+
+def test_a_net_in_training_mode_is_looked_at_without_dropout() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.9), nn.Linear(4, 1)).double().train()
+    stage = stage_of(net, Given(draw(10, 3), draw(10, 1)))
+    once = row_diagonal(stage, stage.weights(), stage.sample(10), "fisher")
+    again = row_diagonal(stage, stage.weights(), stage.sample(10), "fisher")
+    assert all(torch.equal(a, b) for a, b in zip(once, again, strict=True))
