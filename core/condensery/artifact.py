@@ -49,8 +49,8 @@ class Sizes:
     manifest: int
 
     def dump(self) -> dict[str, float]:
-        """Return plain data; ``kilobytes`` counts as papers do: payload and tables, 1024 bytes each."""
-        return dataclasses.asdict(self) | {"kilobytes": (self.payload + self.tables) / 1024}
+        """Return plain data; ``kilobytes`` counts as papers do: payload and tables, 1000 bytes each."""
+        return dataclasses.asdict(self) | {"kilobytes": (self.payload + self.tables) / 1000}
 
 
 @dataclasses.dataclass

@@ -25,20 +25,21 @@ class SharedWeights(Transform):
 
     The latent weight takes no part any more: it gets no gradient and stays.
 
-    :param bits: width of a code.
+    Arithmetic stays in floats, so it has no ``bits`` that would count as cheaper multiplications.
+
+    :param code_bits: width of a code.
     :param shape: of the tensor.
     :param count: number of centers.
     """
 
     key = "shared-weights"
     rank = QUANTIZE
-    bits: int
     settings = {"weight_decay": 0.0}
     codes: Tensor
 
-    def __init__(self, bits: int, shape: list[int], count: int) -> None:
+    def __init__(self, code_bits: int, shape: list[int], count: int) -> None:
         super().__init__()
-        self.bits = bits
+        self.code_bits = code_bits
         dtype = torch.uint8 if count < 2**8 else torch.int16 if count < 2**15 else torch.int32
         self.register_buffer("codes", torch.zeros(shape, dtype=dtype))
         self.centers = nn.Parameter(torch.zeros(count))
@@ -54,11 +55,11 @@ class SharedWeights(Transform):
 
     def holds(self, final: Tensor) -> str | None:
         """Check the number of levels."""
-        return too_many_levels(final, self.bits)
+        return too_many_levels(final, self.code_bits)
 
     def config(self) -> dict[str, Any]:
         """Return bits, shape and number of centers."""
-        return {"bits": self.bits, "shape": list(self.codes.shape), "count": len(self.centers)}
+        return {"code_bits": self.code_bits, "shape": list(self.codes.shape), "count": len(self.centers)}
 
     def code(self, coding: Coding, final: Tensor) -> Coding:
         """Return a codebook of the values that occur, zero first, and a code for each weight."""

@@ -125,7 +125,8 @@ def test_a_cut_slices_the_codes_alone() -> None:
     made.resize(lambda tensor: tensor[:2])
     assert made.codes.tolist() == [[0, 1, 2, 3]] * 2
     assert len(made.centers) == 3
-    assert made.config() == {"bits": 2, "shape": [2, 4], "count": 3}
+    assert made.config() == {"code_bits": 2, "shape": [2, 4], "count": 3}
+    assert made.bits is None  # its arithmetic stays in floats
 
 
 def test_the_promise_counts_levels() -> None:
