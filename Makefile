@@ -42,6 +42,7 @@ cards: .venv/installed
 bench: .venv/installed
 	$(BIN)/python tests/benchmarks/run.py
 	$(BIN)/python tests/benchmarks/artifacts.py
+	$(BIN)/python tests/benchmarks/zoo.py
 
 # What can be made again in minutes; runs/ stays.
 clean:

@@ -154,7 +154,11 @@ def test_run_writes_a_whole_report(tmp_path: Path) -> None:
         "stages",
         "wall_s",
     }
-    assert set(report["before"]) == set(report["after"]) - {"storage"} >= {"parameters", "effective_macs", "bytes", "quality"}
+    assert (
+        set(report["before"])
+        == set(report["after"]) - {"storage"}
+        >= {"parameters", "effective_macs", "bytes", "quality"}
+    )
     assert None not in report["ratios"].values()
     assert report["after"]["bytes"] == (tmp_path / "o" / "artifact.safetensors").stat().st_size
     assert report["recipe"]["stages"][1]["methods"][0]["settings"]["T"] == 3

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 
 import pytest
-import timm
 import torch
+from safetensors.torch import save_file
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from condensery import Registry
+from condensery.artifact import save_artifact
+from condensery.bake import bake
 from condensery.channels import randomize
 from condensery.cuts import apply
+from condensery.models import build_net
+from condensery.recipe import ModelSpec
 from condensery.surgeon import choose
 from condensery.surgery import ChannelGraph
+from condensery.tasks import TaskFacts
 
 FAST = ("resnet18", "mobilenetv3_small_100")
 SLOW = ("resnet50", "mobilenetv2_100", "efficientnet_b0", "densenet121", "convnext_tiny", "regnety_008")
@@ -27,6 +36,15 @@ GROUPS = {
     "convnext_tiny": 22,
     "regnety_008": 47,
 }
+FACTS = TaskFacts("image", outputs=10, channels=3, size=64)
+LOADER = """
+import sys, torch, condensery
+from safetensors.torch import load_file
+torch.set_num_threads(1)
+kept = load_file(sys.argv[2])
+with torch.no_grad():
+    assert torch.equal(condensery.load(sys.argv[1])(kept["image"]), kept["logits"])
+"""
 IMAGE = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
 
@@ -37,9 +55,10 @@ def macs(net: nn.Module) -> int:
 
 
 @pytest.mark.parametrize("name", [*FAST, *(pytest.param(n, marks=pytest.mark.slow) for n in SLOW)])
-def test_half_of_every_group_goes(name: str) -> None:
+def test_half_of_every_group_goes(name: str, tmp_path: Path) -> None:
     torch.set_num_threads(1)
-    net = timm.create_model(name).eval()
+    registry, spec = Registry.open(), ModelSpec(key=f"timm/{name}")
+    net = build_net(spec, FACTS, registry, 0).eval()
     randomize(net, torch.Generator().manual_seed(1))
     before, classes = macs(net), {n: type(m) for n, m in net.named_modules()}
     graph = ChannelGraph(net, IMAGE)
@@ -60,5 +79,11 @@ def test_half_of_every_group_goes(name: str) -> None:
             warnings.simplefilter("ignore")
             exported = torch.export.export(net, (IMAGE,)).module()
         torch.testing.assert_close(exported(IMAGE), want, atol=1e-5 * float(want.abs().max()), rtol=0)
+    baked = bake(net, registry)
+    path, kept = tmp_path / "a.safetensors", tmp_path / "kept.safetensors"
+    save_artifact(path, baked, spec, FACTS, registry)
+    with torch.no_grad():
+        save_file({"image": IMAGE, "logits": baked.net(IMAGE).contiguous()}, kept)
+    subprocess.run([sys.executable, "-c", LOADER, str(path), str(kept)], check=True)
     net.train()(IMAGE).sum().backward()
     assert all(p.grad is not None and p.grad.shape == p.shape for p in net.parameters())
