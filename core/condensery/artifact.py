@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 from condensery.bake import Baked, Stored, plain
 from condensery.checkpoint import attach_described, load_tensors, tensors_of, transforms_of, unweighted
-from condensery.codecs import Cost, Record, Source, codec_of, decode
+from condensery.codecs import Cost, Record
 from condensery.data import write_atomic
+from condensery.decoding import Source, cost_of, decode
 from condensery.errors import ArtifactError, CondenseryError, PluginError
 from condensery.models import build_net
 from condensery.recipe import ModelSpec, TaskSpec
@@ -268,15 +269,3 @@ def sizes_of(file: int, manifest: int, tensors: Mapping[str, Mapping[str, Record
     """Return where the bytes of a file are; what is neither manifest nor a tensor's is safetensors' header."""
     total = sum((cost_of(r, registry) for parts in tensors.values() for r in parts.values()), start=Cost())
     return Sizes(file, total.payload, total.tables, file - manifest - total.total, manifest)
-
-
-def cost_of(record: Record, registry: Registry) -> Cost:
-    """Return the bytes of a stored tensor, by its record."""
-    tables = codec_of(record, registry, "record").tables
-    total = Cost()
-    for name, count in record.get("bytes", {}).items():
-        total += Cost(0, count) if name in tables else Cost(count)
-    for name, part in record.get("parts", {}).items():
-        cost = cost_of(part, registry)
-        total += cost.as_tables() if name in tables else cost
-    return total

@@ -10,7 +10,8 @@ from torch.nn.utils import parametrize
 
 from condensery.checkpoint import tensors_of
 from condensery.clone import clone
-from condensery.codecs import BitPack, Coding, Cost, Dense, Record, Source, decode
+from condensery.codecs import BitPack, Coding, Cost, Dense, Record
+from condensery.decoding import Source, decode
 from condensery.errors import MethodError
 from condensery.layers import Layer, replace
 from condensery.registry import Registry

@@ -17,9 +17,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from condensery.errors import ArtifactError, PluginError
-from condensery.registry import Registry
-
 Record = dict[str, Any]
 """A coding as JSON data: codec, config, shape, and the parts or the lengths of the bytes."""
 
@@ -164,57 +161,6 @@ class Coding:
             record["parts"][name], more = self.part(name).encode(stream)
             data += more
         return record, data
-
-
-class Source:
-    """Bytes that are read from the front.
-
-    :param data: uint8, one-dimensional.
-    :param where: for messages.
-    """
-
-    def __init__(self, data: Tensor, where: str) -> None:
-        self.data, self.where, self.at = data, where, 0
-
-    def take(self, count: int) -> Tensor:
-        """Return the next bytes.
-
-        :raises ArtifactError: if there are fewer.
-        """
-        if not 0 <= count <= self.data.numel() - self.at:
-            raise ArtifactError(f"{self.where}: {count} bytes expected, {self.data.numel() - self.at} are left")
-        self.at += count
-        return self.data[self.at - count : self.at]
-
-
-def decode(record: Record, source: Source, registry: Registry) -> Tensor:
-    """Return the tensor of a record.
-
-    :raises PluginError: naming a codec that no plugin offers.
-    :raises ArtifactError: if the bytes don't fit the record.
-    """
-    codec = codec_of(record, registry, source.where)
-    if "bytes" in record:
-        streams = {n: source.take(count) for n, count in record["bytes"].items()}
-    else:
-        streams = {n: decode(part, source, registry) for n, part in record["parts"].items()}
-    try:
-        return codec.decode(streams, record["shape"])
-    except (KeyError, ValueError, IndexError, RuntimeError, TypeError) as error:
-        raise ArtifactError(f"{source.where}: {record['codec']} can't read it: {error}") from None
-
-
-def codec_of(record: Record, registry: Registry, where: str) -> Codec:
-    """Return the codec of a record, built for decoding."""
-    key = record["codec"]
-    if key not in registry.entries["codecs"]:
-        raise PluginError(f"{where}: codec {key!r} isn't offered by any installed plugin")
-    try:
-        codec = registry.load("codecs", key)(**record.get("config", {}))
-    except TypeError as error:
-        raise ArtifactError(f"{where}: codec {key!r}: {error}") from None
-    assert isinstance(codec, Codec)
-    return codec
 
 
 def to_bytes(array: NDArray[Any]) -> Tensor:

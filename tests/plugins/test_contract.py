@@ -16,8 +16,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from condensery import Method, NotApplicable, Registry, Run, hookimpl
-from condensery.artifact import ROOT, cost_of, open_artifact
+from condensery.artifact import ROOT, open_artifact
 from condensery.checkpoint import load_tree, save_tree
+from condensery.decoding import cost_of
 from condensery.players import Player
 from condensery.progress import Progress
 from condensery.recipe import parse_recipe

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from condensery import Registry
-from condensery.codecs import Coding, Source, decode
+from condensery.codecs import Coding
+from condensery.decoding import Source, decode
 
 RoundTrip = Callable[[Coding, Tensor], Tensor]
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from condensery import Registry
-from condensery.codecs import BitPack, Codec, Coding, Dense, Source, codec_of, decode
+from condensery.codecs import BitPack, Codec, Coding, Dense
+from condensery.decoding import Source, codec_of, decode
 from condensery.errors import ArtifactError
 from condensery_plugins.codecs.affine import Affine
 from condensery_plugins.codecs.bitmap import Bitmap

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from condensery import Registry, Run
-from condensery.codecs import Coding, Dense, Source, decode
+from condensery.codecs import Coding, Dense
+from condensery.decoding import Source, decode
 from condensery.models import build_net, build_task
 from condensery.players import Player
 from condensery.recipe import ModelSpec, StageSpec, TaskSpec, TrainSpec, parse_recipe
