@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from condensery import Registry
+from condensery.artifact import save_artifact
+from condensery.bake import bake
+from condensery.models import build_net, build_task
+from condensery.recipe import ModelSpec, TaskSpec
+from condensery.transforms import attach
+from condensery_catalogue.inspecting import describe, inspect_file
+from condensery_plugins.codecs.entropy_coded import EntropyCoded
+from condensery_plugins.pruning.masks import Mask
+from condensery_plugins.quantization.lsq import LearnedStep
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An mlp of 64-20-10: three bits on fc1, nine of ten of fc2 masked and coded, a quantizer on fc2's input."""
+    registry = Registry.open()
+    task = TaskSpec(key="digits")
+    facts = build_task(task, registry).facts
+    spec = ModelSpec.model_validate({"key": "mlp", "hidden": [20]})
+    net = build_net(spec, facts, registry, 0)
+    attach(net, "fc1.weight", "lsq", LearnedStep(3).start(net.get_parameter("fc1.weight").detach()))
+    mask = Mask((10, 20))
+    mask.keep.copy_(torch.arange(200).view(10, 20) % 10 == 0)
+    attach(net, "fc2.weight", "mask", mask)
+    attach(net, "fc2.weight", "huffman", EntropyCoded())
+    attach(net, "fc2:input", "lsq", LearnedStep(4, signed=False, batched=True))
+    found = tmp_path_factory.mktemp("inspect") / "a.safetensors"
+    save_artifact(found, bake(net, registry), spec, facts, registry, task=task)
+    return found
+
+
+def test_each_tensor_with_its_chain_and_its_bytes(path: Path) -> None:
+    """fc1: 1,280 codes of 3 bits are 480 bytes, and a scale; fc2: 20 floats, and gaps of 10 in 4 bits or less."""
+    found = describe(path, Registry.open())
+    rows = {row["tensor"]: row for row in found["tensors"]}
+    fc1, fc2 = rows["fc1.weight"], rows["fc2.weight"]
+    assert (fc1["stored"], fc1["payload"], fc1["tables"]) == ("affine(3) | bitpack(3)", 480, 4)
+    assert fc1["bits_per_number"] == pytest.approx(8 * 484 / 1280)
+    assert fc2["stored"].startswith("sparse-index(4) | float32")
+    assert 80 <= fc2["payload"] <= 90
+    assert rows["fc1.bias"]["payload"] == 80
+    assert found["activations"] == ["fc2:input lsq-step"]
+    sizes = found["sizes"]
+    assert sizes["payload"] == sum(row["payload"] for row in found["tensors"])
+    assert sizes["file"] == path.stat().st_size
+
+
+def test_what_people_see(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    inspect_file(path, as_json=False)
+    said = capsys.readouterr().out
+    assert "affine(3) | bitpack(3)" in said
+    assert "on activations: fc2:input lsq-step" in said
+    assert f"file: {path.stat().st_size:,} bytes = " in said
+    assert max(map(len, said.splitlines())) <= 120
+    inspect_file(path, as_json=True)
+    assert json.loads(capsys.readouterr().out)["model"]["key"] == "mlp"
+
+
+def test_a_wrong_file_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "x.safetensors").write_bytes(b"nothing")
+    for name, says in (("none", "no such file"), ("x.safetensors", "not an artifact, or damaged")):
+        command = [sys.executable, "-m", "condensery_catalogue.cli", "inspect", str(tmp_path / name)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 2
+        assert says in done.stderr
+        assert len(done.stderr.strip().splitlines()) == 1
