@@ -19,12 +19,14 @@ def test_every_tier_is_a_recipe_and_every_comparison_a_claim(key: str) -> None:
     plan = load_reproduction(REGISTRY, key)
     card = REGISTRY.card(plan.card)
     assert card is not None
-    claims = {c["id"] for c in card["claims"]}
+    claims = {c["id"]: c for c in card["claims"]}
     for tier in plan.tiers.values():
         assert tier.recipes(key)
         for item in tier.compare if tier.compare is not None else plan.compare:
             assert item.claim in claims
             assert item.arm in tier.arms
+            if item.metric.startswith("ratios."):  # a claim in percent is held against percents, one in times against times
+                assert (claims[item.claim]["unit"] == "%") == item.metric.endswith("_percent")
     assert "smoke" in plan.tiers
 
 
