@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from condensery.errors import UnknownKey
-from condensery.registry import KINDS, Registry
+from condensery.registry import KINDS, Entry, Registry
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 FAMILIES = ("architecture", "pruning", "quantization", "distillation", "joint")
 RECALLED = "recalled"
-UNBROKEN = ("key", "ref", "family", "year", "setting", "claim")
+UNBROKEN = ("key", "ref", "family", "applies to", "setting", "claim")
 """Columns whose words are copied from the table, or short."""
 NARROW, PLAIN_WIDTH = 110, 120
 """Below the first ``list`` leaves names out; the second holds where there is no terminal and no ``COLUMNS``."""
@@ -58,7 +59,7 @@ def rows(registry: Registry, family: str | None = None) -> list[dict[str, Any]]:
     found = []
     for key in sorted({*registry.keys("papers"), *registry.keys("methods")}):
         card = registry.card(key) or {}
-        entry = registry.entries["methods"].get(key)
+        entry = registry.entries["methods"].get(key) or composed(registry, key, card)
         row = {
             "key": key,
             "ref": card.get("ref"),
@@ -76,6 +77,18 @@ def rows(registry: Registry, family: str | None = None) -> list[dict[str, Any]]:
     return found
 
 
+def composed(registry: Registry, key: str, card: Mapping[str, Any]) -> Entry | None:
+    """Return the entry of a card that other methods make up, if all of them are there."""
+    spelt = card.get("composition")
+    if not spelt:
+        return None
+    from condensery.recipe import StageSpec, flat
+    from condensery.spelling import parse
+
+    methods = {m.key for stage in flat([StageSpec.model_validate(s) for s in parse(spelt)]) for m in stage.methods}
+    return registry.entries["papers"][key] if methods <= set(registry.entries["methods"]) else None
+
+
 def list_cards(family: str | None, *, as_json: bool) -> None:
     """Print the table of cards."""
     found = rows(open_registry(), family)
@@ -86,14 +99,13 @@ def list_cards(family: str | None, *, as_json: bool) -> None:
 
     out = console()
     wide = out.width >= NARROW
-    said = table("key", "ref", *(["name"] if wide else []), "family", "year", "status", "applies to")
+    said = table("key", "ref", *(["name"] if wide else []), "family", "status", "applies to")
     for row in found:
         mark = "" if row["identity"] in ("certain", "") else f" {row['identity']}"
         ref = f"[{row['ref']}]" if row["ref"] else "-"
         status = row["status"] if row["runs"] else f"{row['status']}, card only"
-        year = str(row["year"] or "")
         name = [row["name"]] if wide else []
-        cells = [row["key"], ref + mark, *name, row["family"], year, status, ", ".join(row["network"])]
+        cells = [row["key"], ref + mark, *name, row["family"], status, ", ".join(row["network"])]
         said.add_row(*map(escape, cells))
     out.print(said)
     out.print(
