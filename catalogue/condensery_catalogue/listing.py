@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 FAMILIES = ("architecture", "pruning", "quantization", "distillation", "joint")
 RECALLED = "recalled"
-UNBROKEN = ("key", "ref", "family", "applies to", "setting", "claim")
+UNBROKEN = ("key", "ref", "family", "setting", "claim")
 """Columns whose words are copied from the table, or short."""
 NARROW, PLAIN_WIDTH = 110, 120
 """Below the first ``list`` leaves names out; the second holds where there is no terminal and no ``COLUMNS``."""
@@ -100,6 +100,7 @@ def list_cards(family: str | None, *, as_json: bool) -> None:
     out = console()
     wide = out.width >= NARROW
     said = table("key", "ref", *(["name"] if wide else []), "family", "status", "applies to")
+    said.columns[-1].no_wrap = wide
     for row in found:
         mark = "" if row["identity"] in ("certain", "") else f" {row['identity']}"
         ref = f"[{row['ref']}]" if row["ref"] else "-"
