@@ -6,6 +6,7 @@ from condensery.hookspecs import Register, RegisterCard, hookimpl
 
 METHODS = (
     ("deep-mutual-learning", "distillation.deep_mutual_learning:DeepMutualLearning"),
+    ("group-brain-damage", "pruning.group_brain_damage:GroupBrainDamage"),
     ("hinton-kd", "distillation.hinton_kd:HintonKD"),
     ("huffman", "quantization.huffman:HuffmanCoding"),
     ("jacob-integer-only", "quantization.jacob_integer_only:JacobIntegerOnly"),
@@ -18,6 +19,7 @@ METHODS = (
     ("obs", "pruning.obs:OptimalBrainSurgeon"),
     ("prune-then-distill", "joint.prune_then_distill:PruneThenDistill"),
     ("qkd", "joint.qkd:QKD"),
+    ("ssl", "pruning.ssl:StructuredSparsityLearning"),
     ("structured-magnitude", "pruning.structured_magnitude:StructuredMagnitude"),
 )
 CODECS = (
@@ -41,6 +43,8 @@ LAYERS = (
     ("lsq-step", "quantization.lsq:LearnedStep"),
     ("mask", "pruning.masks:Mask"),
     ("shared-weights", "quantization.kmeans_sharing:SharedWeights"),
+    ("thinned-conv2d", "pruning.thinned:ThinnedConv2d"),
+    ("thinning-mask", "pruning.thinned:ThinningMask"),
 )
 TASKS = (
     ("cifar10", "tasks.cifar:Cifar10"),

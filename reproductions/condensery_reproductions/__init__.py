@@ -7,6 +7,7 @@ from condensery.hookspecs import Register, hookimpl
 REPRODUCTIONS = (
     "deep-compression",
     "deep-mutual-learning",
+    "group-brain-damage",
     "hinton-kd",
     "jacob-integer-only",
     "l1-filter-pruning",
@@ -17,6 +18,7 @@ REPRODUCTIONS = (
     "obs",
     "prune-then-distill",
     "qkd",
+    "ssl",
 )
 
 

@@ -37,6 +37,7 @@ BEFORE: dict[str, list[dict[str, Any]]] = {
     "prune-then-distill": [{"name": "pruned", "methods": ["magnitude"], "epochs": 0}],
 }
 NOT_APPLICABLE = {
+    ("group-brain-damage", "Transformer"): "the net has no convolution whose filters share inputs",
     ("l1-filter-pruning", "ViT"): r"no convolution can lose filters; patch_embed\.proj:",
     ("l1-filter-pruning", "Transformer"): "the net has no convolution",
     ("network-slimming", "ViT"): "batch normalization",
