@@ -81,7 +81,7 @@ class ThinnedConv2d(Layer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the outputs ``(batch, filters, height, width)``."""
-        take = self.geometry
+        take, batch = self.geometry, x.shape[0]  # len(x) would be a constant to torch.export
         mode = PAD_MODES.get(take["padding_mode"], take["padding_mode"])
         x = functional.pad(x, take["padding"], mode) if any(take["padding"]) else x
         high, wide = (
@@ -92,17 +92,18 @@ class ThinnedConv2d(Layer):
             patches = functional.unfold(x, take["kernel_size"], take["dilation"], 0, take["stride"])
             patches = patches.index_select(1, self.columns)
         else:
-            patches = x.new_zeros(len(x), 0, high * wide)
+            patches = torch.zeros(batch, 0, high * wide, dtype=x.dtype, device=x.device)
         weights = torch.split(self.weight, [rows * columns for rows, columns in self.kept])
         parts = torch.split(patches, [columns for _, columns in self.kept], 1)
         # Not @, which chooses between two products, with other roundings, by whether a weight wants a gradient.
-        matrices = [w.view(1, *size).expand(len(x), *size) for w, size in zip(weights, self.kept, strict=True)]
+        matrices = [w.view(1, *size).expand(batch, *size) for w, size in zip(weights, self.kept, strict=True)]
         products = [torch.bmm(matrix, part) for matrix, part in zip(matrices, parts, strict=True)]
         out = products[0] if len(products) == 1 else torch.cat(products, 1)
         if out.shape[1] < len(self.sources):  # the last row is that of the filters which have gone
-            out = torch.cat([out, out.new_zeros(len(out), 1, high * wide)], 1).index_select(1, self.sources)
+            none = torch.zeros(batch, 1, high * wide, dtype=out.dtype, device=out.device)
+            out = torch.cat([out, none], 1).index_select(1, self.sources)
         out = out if self.bias is None else out + self.bias[:, None]
-        return out.view(len(x), -1, high, wide)
+        return out.view(batch, -1, high, wide)
 
 
 class ThinningMask(Mask):
