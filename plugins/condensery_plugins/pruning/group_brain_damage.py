@@ -85,7 +85,8 @@ class GroupBrainDamage(Method):
             if self.penalty == "truncated":
                 share = self.rates.get(weight.path, self.sparsity)
                 last = max(1, round(share * sizes.numel()))
-                sizes = sizes.clamp_max(sizes.detach().flatten().kthvalue(last).values)
+                limit = sizes.detach().flatten().kthvalue(last).values
+                sizes = torch.where(sizes <= limit, sizes, limit)  # clamp halves the gradient at the limit
             sums.append(sizes.sum())
         return {"groups": self.strength * torch.stack(sums).sum()}
 
