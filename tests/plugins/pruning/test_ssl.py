@@ -17,6 +17,7 @@ from condensery.stage import Stage
 from condensery.steps import Defaults
 from condensery.transforms import attached, latent_of
 from condensery.work import count_work
+from condensery_plugins.models import mlp
 from condensery_plugins.pruning.ssl import StructuredSparsityLearning
 from condensery_plugins.pruning.thinned import ThinnedConv2d
 from condensery_plugins.tasks.digits import Digits
@@ -154,6 +155,24 @@ def test_filters_without_weights_are_cut_or_masked_where_a_shortcut_couples_them
     assert mask.target == "d.weight"
     assert mask.transform.get_buffer("keep").flatten(1).any(1).tolist() == [True, True, False, True]
     assert torch.equal(net.d.weight[2], torch.zeros(3, 3, 3))
+
+
+def test_neurons_of_linear_layers_are_cut_and_pixels_masked() -> None:
+    """Of 64 pixels 3 and of 6 neurons 2 meet no weights; neuron 5 has none itself."""
+    torch.manual_seed(0)
+    net = mlp.build(Digits().facts, "mlp", hidden=[6])
+    first, last = (latent_of(net.get_submodule(p), "weight").data for p in ("fc1", "fc2"))
+    first[:, [0, 7, 9]], first[5], last[:, [2, 3]] = 0.0, 0.0, 0.0
+    report = ended(net)
+    assert report["filter_removed_percent"] == pytest.approx(100 / 6)
+    assert report["channel_removed_percent"] == pytest.approx(100 * 5 / 70)
+    assert report["channels_cut_count"] == 3.0
+    assert latent_of(net.get_submodule("fc2"), "weight").shape == (10, 3)
+    (mask,) = attached(net)
+    assert mask.target == "fc1.weight"
+    keep = mask.transform.get_buffer("keep")
+    assert keep.shape == (3, 64)
+    assert (~keep.any(0)).nonzero().flatten().tolist() == [0, 7, 9]
 
 
 def test_a_weak_layer_keeps_its_largest_groups() -> None:
