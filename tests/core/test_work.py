@@ -107,7 +107,6 @@ COUNTS: list[tuple[str, nn.Module, tuple[int, ...], int]] = [
         ATTENTION + 2 * 5 * 8 * 16,
     ),
     ("einsum", Call(lambda x: torch.einsum("bij,bkj->bik", x, x)), (1, 3, 4), 3 * 4 * 3),
-    ("unfolded conv", nn.Sequential(nn.Unfold(3), Call(lambda x: torch.ones(4, 27) @ x)), (1, 3, 5, 5), 9 * 4 * 27),
     ("matrix by vector", Call(lambda x: x @ x[0]), (3, 4), 3 * 4),
     ("dot", Call(lambda x: x @ x), (4,), 4),
     ("baddbmm", Call(lambda x: torch.baddbmm(x, x, x)), (2, 3, 3), 2 * 27),
@@ -241,10 +240,7 @@ def test_a_transform_that_says_no_width_leaves_it() -> None:
 
 @pytest.mark.parametrize(
     ("between", "bits"),
-    [
-        (nn.Sequential(nn.ReLU(), nn.MaxPool2d(2), nn.Unfold(2), nn.Flatten()), 2),
-        (nn.Sequential(nn.Flatten(), nn.Sigmoid()), 32),
-    ],
+    [(nn.Sequential(nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()), 2), (nn.Sequential(nn.Flatten(), nn.Sigmoid()), 32)],
     ids=["moved", "computed"],
 )
 def test_an_output_stays_narrow_until_it_is_computed_with(between: nn.Module, bits: int) -> None:

@@ -68,7 +68,7 @@ class ThinnedConv2d(Layer):
         parts = [m[r][:, c].flatten() for m, r, c in zip(matrices, rows, columns, strict=True)]
         numbers = rows.flatten().cumsum(0) - 1
         with torch.no_grad():
-            made.weight.copy_(torch.cat(parts))
+            made.get_parameter("weight").copy_(torch.cat(parts))
             made.columns.copy_(columns.flatten().nonzero().flatten())
             made.sources.copy_(numbers.where(rows.flatten(), rows.sum()))
             if made.bias is not None:
@@ -84,17 +84,10 @@ class ThinnedConv2d(Layer):
         take, batch = self.geometry, x.shape[0]  # len(x) would be a constant to torch.export
         mode = PAD_MODES.get(take["padding_mode"], take["padding_mode"])
         x = functional.pad(x, take["padding"], mode) if any(take["padding"]) else x
-        high, wide = (
-            (n - d * (k - 1) - 1) // s + 1
-            for n, d, k, s in zip(x.shape[-2:], take["dilation"], take["kernel_size"], take["stride"], strict=True)
-        )
-        if len(self.columns):
-            patches = functional.unfold(x, take["kernel_size"], take["dilation"], 0, take["stride"])
-            patches = patches.index_select(1, self.columns)
-        else:
-            patches = torch.zeros(batch, 0, high * wide, dtype=x.dtype, device=x.device)
+        patches = self._patches(x)
+        high, wide = patches.shape[2:]
         weights = torch.split(self.weight, [rows * columns for rows, columns in self.kept])
-        parts = torch.split(patches, [columns for _, columns in self.kept], 1)
+        parts = torch.split(patches.flatten(2), [columns for _, columns in self.kept], 1)
         # Not @, which chooses between two products, with other roundings, by whether a weight wants a gradient.
         matrices = [w.view(1, *size).expand(batch, *size) for w, size in zip(weights, self.kept, strict=True)]
         products = [torch.bmm(matrix, part) for matrix, part in zip(matrices, parts, strict=True)]
@@ -104,6 +97,20 @@ class ThinnedConv2d(Layer):
             out = torch.cat([out, none], 1).index_select(1, self.sources)
         out = out if self.bias is None else out + self.bias[:, None]
         return out.view(batch, -1, high, wide)
+
+    def _patches(self, x: Tensor) -> Tensor:
+        """Return the columns that are read, ``(batch, columns, height, width)``; the others are never made.
+
+        :param x: padded inputs.
+        """
+        for axis in (0, 1):  # a view of all patches: (batch, channels, height, width, kernel height, kernel width)
+            dilation = self.geometry["dilation"][axis]
+            reach = dilation * (self.geometry["kernel_size"][axis] - 1) + 1
+            x = x.unfold(axis + 2, reach, self.geometry["stride"][axis])[..., ::dilation]
+        high, wide = self.geometry["kernel_size"]
+        rows = torch.div(self.columns, wide, rounding_mode="floor")  # of all channels' kernels
+        channels = torch.div(rows, high, rounding_mode="floor")
+        return x.permute(0, 1, 4, 5, 2, 3)[:, channels, rows % high, self.columns % wide]
 
 
 class ThinningMask(Mask):
