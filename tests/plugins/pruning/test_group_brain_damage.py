@@ -203,6 +203,40 @@ def test_a_quantizer_keeps_its_grid(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("after", "thinned"),
+    [
+        ([{"l1-filter-pruning": {"ratio": 0.5}}], 7),
+        ([{"ssl": {"granularity": ["filter", "shape"], "threshold": 0.1}}], 7),
+        ([{"group-brain-damage": {"sparsity": 0.75, "schedule": "start"}}], 7),
+        ([{"magnitude": {"sparsity": 0.9}}], 0),
+        (["kmeans-sharing"], 0),
+    ],
+    ids=["filters cut", "groups cut", "more columns", "single weights", "shared"],
+)
+def test_later_stages_find_the_masks(after: list[Any], thinned: int, tmp_path: Path) -> None:
+    """resnet8 has 7 convolutions; of layer1.0.conv1 at least half of the 8 * 9 columns stay at zero."""
+    data = {
+        "model": {"key": "resnet8", "width": 0.5},
+        "task": "digits",
+        "base": "none",
+        "data": {"subset": {"size": 32}},
+        "train": {"batch_size": 16, "epochs": 1, "optimizer": {"lr": 0.05}},
+        "stages": [{"methods": ["group-brain-damage"]}, {"methods": after}, {"name": "fine-tune"}],
+    }
+    job = Run(parse_recipe(data), REGISTRY, out=tmp_path / "run", device="cpu")
+    report = job.execute()
+    assert job.baked is not None
+    layers = [m for m in job.baked.net.modules() if isinstance(m, ThinnedConv2d)]
+    assert len(layers) == thinned
+    net = open_artifact(tmp_path / "run" / "artifact.safetensors", REGISTRY).net
+    x = torch.randn(3, 1, 8, 8)
+    with torch.no_grad():
+        assert torch.equal(net.eval()(x), job.baked.net(x))
+    assert report["after"]["effective_macs"] <= 0.55 * report["before"]["macs"]
+    assert (report["after"]["macs"] <= 0.55 * report["before"]["macs"]) == bool(thinned)
+
+
+@pytest.mark.parametrize(
     ("settings", "says"),
     [
         ({"rates": {"c": 0.5}}, "no such convolution 'c'"),
