@@ -10,6 +10,7 @@ METHODS = (
     ("deep-mutual-learning", "distillation.deep_mutual_learning:DeepMutualLearning"),
     ("filter-pruning", "pruning.filter_pruning:FilterPruning"),
     ("gradual-magnitude-pruning", "pruning.gradual_magnitude_pruning:GradualMagnitudePruning"),
+    ("group-brain-damage", "pruning.group_brain_damage:GroupBrainDamage"),
     ("hinton-kd", "distillation.hinton_kd:HintonKD"),
     ("huffman", "quantization.huffman:HuffmanCoding"),
     ("jacob-integer-only", "quantization.jacob_integer_only:JacobIntegerOnly"),
@@ -23,6 +24,7 @@ METHODS = (
     ("prune-then-distill", "joint.prune_then_distill:PruneThenDistill"),
     ("qkd", "joint.qkd:QKD"),
     ("soft-filter-pruning", "pruning.soft_filter_pruning:SoftFilterPruning"),
+    ("ssl", "pruning.ssl:StructuredSparsityLearning"),
     ("structured-magnitude", "pruning.structured_magnitude:StructuredMagnitude"),
 )
 CODECS = (
@@ -47,6 +49,8 @@ LAYERS = (
     ("lsq-step", "quantization.lsq:LearnedStep"),
     ("mask", "pruning.masks:Mask"),
     ("shared-weights", "quantization.kmeans_sharing:SharedWeights"),
+    ("thinned-conv2d", "pruning.thinned:ThinnedConv2d"),
+    ("thinning-mask", "pruning.thinned:ThinningMask"),
 )
 TASKS = (
     ("cifar10", "tasks.cifar:Cifar10"),

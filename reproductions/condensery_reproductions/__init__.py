@@ -11,6 +11,7 @@ REPRODUCTIONS = (
     "deep-mutual-learning",
     "filter-pruning",
     "gradual-magnitude-pruning",
+    "group-brain-damage",
     "hinton-kd",
     "jacob-integer-only",
     "l1-filter-pruning",
@@ -22,6 +23,7 @@ REPRODUCTIONS = (
     "prune-then-distill",
     "qkd",
     "soft-filter-pruning",
+    "ssl",
 )
 
 

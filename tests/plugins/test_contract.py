@@ -46,6 +46,7 @@ NOT_APPLICABLE = {
     ("asymptotic-soft-filter-pruning", "Transformer"): _NO_FILTERS,
     ("filter-pruning", "ViT"): _PATCHES,
     ("filter-pruning", "Transformer"): _NO_FILTERS,
+    ("group-brain-damage", "Transformer"): "the net has no convolution whose filters share inputs",
     ("l1-filter-pruning", "ViT"): r"no convolution can lose filters; patch_embed\.proj:",
     ("l1-filter-pruning", "Transformer"): "the net has no convolution",
     ("network-slimming", "ViT"): "batch normalization",
