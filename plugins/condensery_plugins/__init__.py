@@ -19,6 +19,7 @@ METHODS = (
     ("prune-then-distill", "joint.prune_then_distill:PruneThenDistill"),
     ("qkd", "joint.qkd:QKD"),
     ("structured-magnitude", "pruning.structured_magnitude:StructuredMagnitude"),
+    ("thinet", "pruning.thinet:ThiNet"),
 )
 CODECS = (
     ("affine", "codecs.affine:Affine"),
