@@ -18,6 +18,7 @@ METHODS = (
     ("obs", "pruning.obs:OptimalBrainSurgeon"),
     ("prune-then-distill", "joint.prune_then_distill:PruneThenDistill"),
     ("qkd", "joint.qkd:QKD"),
+    ("residual-block-pruning", "pruning.block_pruning:ResidualBlockPruning"),
     ("structured-magnitude", "pruning.structured_magnitude:StructuredMagnitude"),
     ("thinet", "pruning.thinet:ThiNet"),
 )

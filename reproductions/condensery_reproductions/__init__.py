@@ -17,6 +17,7 @@ REPRODUCTIONS = (
     "obs",
     "prune-then-distill",
     "qkd",
+    "residual-block-pruning",
     "thinet",
 )
 
