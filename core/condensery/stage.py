@@ -140,6 +140,7 @@ class Stage:
         :raises UsageError: if the net has no such module.
         """
         replace(self.players[player].module, path, layer.to(self.device))
+        self.changed(player)
 
     @functools.cached_property
     def surgeon(self) -> Surgeon:

@@ -23,9 +23,11 @@ METHODS = (
     ("obs", "pruning.obs:OptimalBrainSurgeon"),
     ("prune-then-distill", "joint.prune_then_distill:PruneThenDistill"),
     ("qkd", "joint.qkd:QKD"),
+    ("residual-block-pruning", "pruning.block_pruning:ResidualBlockPruning"),
     ("soft-filter-pruning", "pruning.soft_filter_pruning:SoftFilterPruning"),
     ("ssl", "pruning.ssl:StructuredSparsityLearning"),
     ("structured-magnitude", "pruning.structured_magnitude:StructuredMagnitude"),
+    ("thinet", "pruning.thinet:ThiNet"),
 )
 CODECS = (
     ("affine", "codecs.affine:Affine"),

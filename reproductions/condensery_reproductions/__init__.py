@@ -22,8 +22,10 @@ REPRODUCTIONS = (
     "obs",
     "prune-then-distill",
     "qkd",
+    "residual-block-pruning",
     "soft-filter-pruning",
     "ssl",
+    "thinet",
 )
 
 

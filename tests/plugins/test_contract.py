@@ -54,6 +54,8 @@ NOT_APPLICABLE = {
     ("soft-filter-pruning", "ViT"): _PATCHES,
     ("soft-filter-pruning", "Transformer"): _NO_FILTERS,
     ("structured-magnitude", "CNN"): "the net has no attention of a known class",
+    ("thinet", "ViT"): "no convolution has channels of its own that only one other convolution reads",
+    ("thinet", "Transformer"): "the net has no convolution",
 }
 NOT_TWICE = {"jacob-integer-only", "kmeans-sharing", "lsq", "qkd"}
 """Methods that take away what they need: a second copy is refused, naming the method."""
