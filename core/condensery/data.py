@@ -36,8 +36,10 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}{path.suffix}")
     temporary.touch(exist_ok=False)  # the mode of any new file; tempfile's is for the owner alone
+    mode = temporary.stat().st_mode
     try:
         write(temporary)
+        temporary.chmod(mode)  # safetensors puts a new file there, which only its owner may read
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)

@@ -188,6 +188,12 @@ def test_where_the_bytes_are(tmp_path: Path) -> None:
     assert names == {MANIFEST, "fc1", "fc2", "fc3"}  # what sits on fc2's input is stored with fc2
 
 
+def test_an_artifact_has_the_mode_of_any_new_file(tmp_path: Path) -> None:
+    saved(tmp_path / "a.safetensors")
+    (tmp_path / "other").touch()
+    assert (tmp_path / "a.safetensors").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
 def test_layers_are_baked_and_rebuilt(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     model = net()
