@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from condensery_catalogue.running import RunOptions, check_device, quiet_librari
 from condensery_catalogue.showing import figure
 from condensery_catalogue.verdict import direction, summary, verdict
 
+STORAGE = ("file", "payload", "tables", "header", "manifest")
+RATES = ("compression_rate", "storage_rate")
 Reports = Mapping[str, Sequence[Mapping[str, Any]]]
 """The reports of each arm, in the order of the seeds."""
 
@@ -117,7 +120,9 @@ def judge(plan: Reproduction, chosen: Tier, tier: str, card: Mapping[str, Any], 
     for arm, runs in reports.items():
         quality = {m: summary([r["after"]["quality"][m] for r in runs]) for m in runs[0]["after"]["quality"]}
         sizes = {n: runs[0]["after"][n] for n in ("parameters", "nonzeros", "macs")}
-        arms[arm] = {"quality": quality, **sizes, "wall_s": [r["wall_s"] for r in runs]}
+        storage = {n: [r["after"]["storage"][n] for r in runs] for n in STORAGE}
+        rates = {n: [r["ratios"][n] for r in runs] for n in RATES}
+        arms[arm] = {"quality": quality, **sizes, "storage": storage, **rates, "wall_s": [r["wall_s"] for r in runs]}
     runs = [run for arm in reports.values() for run in arm]
     return {
         "key": plan.key,
@@ -203,10 +208,11 @@ def print_result(result: Mapping[str, Any]) -> None:
             claims.add_row(*map(escape, (claim["id"], says, here, went, c["verdict"] or "-")))
         out.print(claims)
     names = list(next(iter(result["arms"].values()))["quality"])
-    arms = table("arm", *names, "parameters", "non-zero", title="After the last epoch, mean ± deviation")
+    arms = table("arm", *names, "non-zero", "file (bytes)", "times", title="After the last epoch, mean ± deviation")
     for arm, figures in result["arms"].items():
         said = [spread(figures["quality"][n]) for n in names]
-        arms.add_row(escape(arm), *said, f"{figures['parameters']:,}", f"{figures['nonzeros']:,}")
+        file, rate = (statistics.fmean(v) for v in (figures["storage"]["file"], figures["compression_rate"]))
+        arms.add_row(escape(arm), *said, f"{figures['nonzeros']:,}", f"{file:,.0f}", f"{rate:.2f}x")
     out.print(arms)
     if result["note"]:
         out.print(result["note"], markup=False, highlight=False)
