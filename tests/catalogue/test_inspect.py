@@ -55,7 +55,8 @@ def test_each_tensor_with_its_chain_and_its_bytes(path: Path) -> None:
     assert sizes["file"] == path.stat().st_size
 
 
-def test_what_people_see(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_people_see(path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
     inspect_file(path, as_json=False)
     said = capsys.readouterr().out
     assert "affine(3) | bitpack(3)" in said
