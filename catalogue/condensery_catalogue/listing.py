@@ -79,14 +79,8 @@ def rows(registry: Registry, family: str | None = None) -> list[dict[str, Any]]:
 
 def composed(registry: Registry, key: str, card: Mapping[str, Any]) -> Entry | None:
     """Return the entry of a card that other methods make up, if all of them are there."""
-    spelt = card.get("composition")
-    if not spelt:
-        return None
-    from condensery.recipe import StageSpec, flat
-    from condensery.spelling import parse
-
-    methods = {m.key for stage in flat([StageSpec.model_validate(s) for s in parse(spelt)]) for m in stage.methods}
-    return registry.entries["papers"][key] if methods <= set(registry.entries["methods"]) else None
+    parts = card.get("composed_of")
+    return registry.entries["papers"][key] if parts and set(parts) <= set(registry.entries["methods"]) else None
 
 
 def list_cards(family: str | None, *, as_json: bool) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 from condensery.cards import load_cards
 from condensery.data import write_atomic
 from condensery.errors import CondenseryError
+from condensery.recipe import flat, parse_recipe
+from condensery.spelling import parse
 from condensery_plugins.cards import FOLDER, INDEX
 
 
@@ -23,7 +25,15 @@ def index_of(folder: Path) -> dict[str, Any]:
     for key, card in cards.items():  # a default of null is a value, not an absence
         for name, setting in card.hyperparameters.items():
             data[key]["hyperparameters"][name]["default"] = setting.default
+        if card.composition:  # worked out here, so that listing needs no parser
+            data[key]["composed_of"] = methods_of(card.composition)
     return data
+
+
+def methods_of(composition: str) -> list[str]:
+    """Return the keys of the methods that a composition is made of, sorted."""
+    recipe = parse_recipe({"model": "any", "task": "any", "stages": parse(composition)})
+    return sorted({method.key for stage in flat(recipe.stages) for method in stage.methods})
 
 
 def stale(wanted: dict[str, Any], index: Path) -> list[str]:
