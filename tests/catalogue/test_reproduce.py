@@ -39,9 +39,11 @@ CARD: dict[str, Any] = {
 
 
 def report(seed: int, error: float) -> dict[str, Any]:
-    after = {"quality": {"error": error}, "parameters": 10, "nonzeros": 8, "macs": 100}
+    storage = {"file": 90 + seed, "payload": 40, "tables": 10, "header": 30 + seed, "manifest": 10}
+    after = {"quality": {"error": error}, "parameters": 10, "nonzeros": 8, "macs": 100, "storage": storage}
+    rates = {"compression_rate": 2.0 + seed, "storage_rate": 4.0}
     made = {"versions": {"torch": "2"}, "device": "cpu", "environment": {"threads": 1}}
-    return {"seed": seed, "after": after, "wall_s": 1.5, "recipe": {"seed": seed}, **made}
+    return {"seed": seed, "after": after, "ratios": rates, "wall_s": 1.5, "recipe": {"seed": seed}, **made}
 
 
 def plan(**changed: Any) -> Reproduction:
@@ -53,6 +55,8 @@ def test_judge_by_hand() -> None:
     reports = {"plain": [report(0, 5.0), report(1, 7.0)], "better": [report(0, 3.0), report(1, 6.0)]}
     result = judge(plan(), plan().tiers["paper"], "paper", CARD, reports)
     assert result["arms"]["plain"]["quality"]["error"] == {"mean": 6.0, "std": 2**0.5, "values": [5.0, 7.0]}
+    assert result["arms"]["plain"]["storage"]["file"] == [90, 91]
+    assert result["arms"]["plain"]["compression_rate"] == [2.0, 3.0]
     value, gain = result["comparisons"]
     assert value["measured"]["mean"] == 4.5
     assert value["direction"] == "within noise"
