@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import inspect
 from typing import Any
 
 import pytest
@@ -161,11 +162,14 @@ def test_5_rotary_dimensions_go_in_pairs_from_all_heads_and_layers() -> None:
 
 def decoded(net: nn.Module, words: torch.Tensor) -> torch.Tensor:
     """Return logits word by word, through a cache."""
-    cache, found = None, []
+    from transformers import DynamicCache
+
+    cache: Any = DynamicCache(config=net.config)  # filled in place
+    name = "cache" if "cache" in inspect.signature(net.forward).parameters else "past_key_values"  # renamed in 5.24
+    found = []
     with torch.no_grad():
         for place in range(words.shape[1]):
-            out = net(input_ids=words[:, place : place + 1], past_key_values=cache, use_cache=True)
-            cache = out.past_key_values
+            out = net(input_ids=words[:, place : place + 1], use_cache=True, **{name: cache})
             found.append(out.logits)
     return torch.cat(found, 1)
 
