@@ -164,7 +164,7 @@ def decoded(net: nn.Module, words: torch.Tensor) -> torch.Tensor:
     """Return logits word by word, through a cache."""
     from transformers import DynamicCache
 
-    cache: Any = DynamicCache(config=net.config)  # filled in place
+    cache: Any = DynamicCache(config=net.config)  # type: ignore[arg-type]  # filled in place
     name = "cache" if "cache" in inspect.signature(net.forward).parameters else "past_key_values"  # renamed in 5.24
     found = []
     with torch.no_grad():
