@@ -29,14 +29,9 @@ def inspect_file(path: Path, *, as_json: bool) -> None:
 def describe(path: Path, registry: Registry) -> dict[str, Any]:
     """Return an artifact's tensors and sizes as plain data, checked but without building the net."""
     from condensery.artifact import ROOT, read
-    from condensery.decoding import codec_of, cost_of
+    from condensery.decoding import coding_of, cost_of
 
     manifest, _, sizes = read(path, registry)
-
-    def spelled(record: dict[str, Any]) -> str:
-        codec = codec_of(record, registry, str(path))
-        rest = f" | {spelled(record['parts'][codec.main])}" if codec.main else ""
-        return codec.spelled() + rest
 
     tensors = []
     for module, parts in manifest["tensors"].items():
@@ -47,7 +42,7 @@ def describe(path: Path, registry: Registry) -> dict[str, Any]:
                 {
                     "tensor": name if module == ROOT else f"{module}.{name}",
                     "shape": record["shape"],
-                    "stored": spelled(record),
+                    "stored": coding_of(record, registry, str(path)).spelled(),
                     "payload": cost.payload,
                     "tables": cost.tables,
                     "bits_per_number": 8 * cost.total / numbers if numbers else 0.0,

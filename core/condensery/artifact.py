@@ -23,7 +23,7 @@ from condensery.checkpoint import attach_described, load_tensors, tensors_of, tr
 from condensery.codecs import Cost, Record
 from condensery.data import write_atomic
 from condensery.decoding import Source, cost_of, decode
-from condensery.errors import ArtifactError, CondenseryError, PluginError
+from condensery.errors import ArtifactError, CondenseryError, PluginError, UnknownKey
 from condensery.models import build_net
 from condensery.recipe import ModelSpec, TaskSpec
 from condensery.registry import Registry
@@ -202,7 +202,8 @@ def open_artifact(path: str | Path, registry: Registry | None = None) -> Artifac
         net = build_net(model, facts, registry, 0)
         net = restructure(net, manifest["structure"], registry, where)
         attach_described(net, manifest["transforms"], registry, where)
-        tensors = {n: v for n, v in tensors_of(net).items() if n not in set(net.state_dict(keep_vars=True))}
+        persistent = set(net.state_dict(keep_vars=True))
+        tensors = {n: v for n, v in tensors_of(net).items() if n not in persistent}
         for module, parts in manifest["tensors"].items():
             source = Source(blobs[module], f"{where}: {module}")
             for tensor, record in parts.items():
@@ -258,11 +259,13 @@ def check_offered(manifest: Mapping[str, Any], registry: Registry, path: Path) -
     :raises PluginError: naming it and the package to install.
     """
     for kind, key in needed(manifest):
-        family = f"{key.partition('/')[0]}/*"
-        if key not in registry.entries[kind] and family not in registry.entries[kind]:
+        try:
+            registry.find(kind, key)
+        except UnknownKey as error:
             package = manifest["from"].get(f"{kind}:{key}")
             hint = f"; install {package}" if package else "; it needs a newer condensery"
-            raise PluginError(f"{path}: {kind.removesuffix('s')} {key!r} isn't offered by any installed plugin{hint}")
+            message = f"{path}: {error.kind} {key!r} isn't offered by any installed plugin{hint}"
+            raise PluginError(message) from None
 
 
 def sizes_of(file: int, manifest: int, tensors: Mapping[str, Mapping[str, Record]], registry: Registry) -> Sizes:

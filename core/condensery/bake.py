@@ -10,7 +10,7 @@ from torch.nn.utils import parametrize
 
 from condensery.checkpoint import tensors_of
 from condensery.clone import clone
-from condensery.codecs import BitPack, Coding, Cost, Dense, Record
+from condensery.codecs import BitPack, Coding, Dense, Record
 from condensery.decoding import Source, decode
 from condensery.errors import MethodError
 from condensery.layers import Layer, replace
@@ -27,12 +27,12 @@ class Stored:
 
     :param record: its coding as JSON data, shapes and lengths included.
     :param data: its bytes, in the record's order.
-    :param estimate: what the coding said that it would cost.
+    :param coding: what it is coded by; ``coding.cost`` of the tensor says its bytes beforehand.
     """
 
     record: Record
     data: list[Tensor]
-    estimate: Cost
+    coding: Coding
 
 
 @dataclasses.dataclass
@@ -78,9 +78,8 @@ def bake(model: nn.Module, registry: Registry) -> Baked:
             bits[target] = width
         stored[target], change = _bake_weight(net, target, registry)
         moved = max(moved, change)
-    for value in tensors_of(
-        net
-    ).values():  # a loaded net is laid out plainly, and so must be the one it's compared with
+    # A loaded net is laid out plainly, and so must be the one it's compared with.
+    for value in tensors_of(net).values():
         value.data = value.data.clone(memory_format=torch.contiguous_format)
     return Baked(net, stored, bits, moved)
 
@@ -118,7 +117,7 @@ def _bake_weight(net: nn.Module, target: str, registry: Registry) -> tuple[Store
 def store(values: Tensor, coding: Coding) -> Stored:
     """Return a tensor as a coding stores it."""
     record, data = coding.encode(values)
-    return Stored(record, data, coding.cost(values))
+    return Stored(record, data, coding)
 
 
 def plain(values: Tensor) -> Stored:

@@ -63,7 +63,7 @@ class Codec(ABC):
     def encode(self, values: Tensor) -> dict[str, Tensor]:
         """Return the streams of a tensor.
 
-        :raises UsageError: if the values are not of the kind that the codec stores.
+        :raises ValueError: if the values are not of the kind that the codec stores.
         """
 
     @abstractmethod

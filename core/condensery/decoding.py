@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from condensery.codecs import Codec, Cost, Record
+from condensery.codecs import Codec, Coding, Cost, Record
 from condensery.errors import ArtifactError, PluginError
 from condensery.registry import Registry
 
@@ -58,6 +58,12 @@ def codec_of(record: Record, registry: Registry, where: str) -> Codec:
         raise ArtifactError(f"{where}: codec {key!r}: {error}") from None
     assert isinstance(codec, Codec)
     return codec
+
+
+def coding_of(record: Record, registry: Registry, where: str) -> Coding:
+    """Return the coding that a record describes, built for decoding; it can be spelt."""
+    parts = {n: coding_of(part, registry, where) for n, part in record.get("parts", {}).items()}
+    return Coding(codec_of(record, registry, where), parts)
 
 
 def cost_of(record: Record, registry: Registry) -> Cost:

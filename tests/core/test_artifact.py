@@ -181,7 +181,7 @@ def test_where_the_bytes_are(tmp_path: Path) -> None:
     sizes = save_artifact(path, baked, SPEC, TASK.facts, REGISTRY)
     payload = 64 * 12 // 2 + 4 * 12 + 4 * (12 * 8 + 8) + 4 * (8 * 10 + 10) + 2
     assert (sizes.payload, sizes.tables) == (payload, 4)
-    assert baked.stored["fc1.weight"].estimate.total == 64 * 12 // 2 + 4
+    assert baked.stored["fc1.weight"].coding.cost(baked.net.get_parameter("fc1.weight")).total == 64 * 12 // 2 + 4
     assert sizes.file == path.stat().st_size == sizes.payload + sizes.tables + sizes.header + sizes.manifest
     with safe_open(path, framework="pt") as handle:
         names = set(handle.keys())

@@ -203,7 +203,8 @@ def check_artifact(job: Run, registry: Registry, path: Path) -> None:
         for tensor, record in parts.items()
     }
     for name, stored in job.baked.stored.items():
-        assert stored.estimate == cost_of(records[name], registry), name
+        estimate = stored.coding.cost(job.baked.net.get_parameter(name))
+        assert estimate == cost_of(records[name], registry), name
     content = path.read_bytes()
     sizes = found.sizes
     assert sizes.header == 8 + int.from_bytes(content[:8], "little")
