@@ -21,6 +21,7 @@ REPRODUCTIONS = (
     "obd",
     "obs",
     "prune-then-distill",
+    "pruning-at-2x",
     "qkd",
     "residual-block-pruning",
     "soft-filter-pruning",
