@@ -20,6 +20,7 @@ from condensery.folder import ARTIFACT, NET, ORIGINAL, PROGRESS, RunFolder
 from condensery.footprint import dense_bytes
 from condensery.formula import holds, variables
 from condensery.hookspecs import STAGE_HOOKS
+from condensery.known import known_quality
 from condensery.managers import DEFAULTS
 from condensery.measure import counts, evaluate, measure, ratios
 from condensery.models import build_task
@@ -113,7 +114,7 @@ class Run:
         self.folder.write("recipe.json", self.recipe.dump())
         self.show.line(f"model {self.recipe.model.key}, task {self.recipe.task.key}, on {self.device}")
         net = self._original()
-        before = measure(self.task, net.module, self.device, bytes=dense_bytes(net.module))
+        before = self._before(net)
         for _ in self._units(net):
             pass
         baked = bake(net.module, self.registry)
@@ -139,6 +140,14 @@ class Run:
         }
         self.folder.finish(report)
         return report
+
+    def _before(self, net: Net) -> dict[str, Any]:
+        """Measure the net at the recipe's start; a trained one's quality may be known."""
+        fresh = self.recipe.base == "none" and not net.spec.weights
+        before = measure(self.task, net.module, self.device, bytes=dense_bytes(net.module), quality=fresh)
+        if not fresh:
+            before["quality"] = known_quality(self.task, net.module, net.spec.model_dump(mode="json"), self.device)
+        return before
 
     # ---------------------------------------------------------------- nets
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from safetensors.torch import save_file
 from tests.core.helpers import recipe, registry
 
 from condensery import Run
+from condensery.known import digest
+from condensery.measure import evaluate
 from condensery.models import build_net
 from condensery.recipe import ModelSpec
 from condensery_plugins.tasks.digits import Digits
@@ -52,6 +55,31 @@ def test_without_one_each_seed_has_its_own(tmp_path: Path, cache: Path) -> None:
     first, second = (start(tmp_path / str(s), s, BASE) for s in (0, 1))
     assert not torch.equal(weights(first), weights(second))
     assert len(list(cache.glob("*.safetensors"))) == 2
+
+
+def test_the_quality_of_a_shared_base_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[torch.nn.Module] = []
+
+    def count(task: Any, net: torch.nn.Module, device: torch.device) -> dict[str, float]:
+        seen.append(net)
+        return evaluate(task, net, device)
+
+    monkeypatch.setattr("condensery.known.evaluate", count)
+    jobs = [start(tmp_path / str(s), s, {**BASE, "seed": 5}) for s in (0, 1)]
+    assert len(seen) == 1
+    reports = [json.loads((job.folder.path / "report.json").read_text()) for job in jobs]
+    assert reports[0]["before"]["quality"] == reports[1]["before"]["quality"] == reports[0]["after"]["quality"]
+    start(tmp_path / "other", 0, {**BASE, "seed": 6})
+    assert len(seen) == 2
+
+
+def test_another_value_is_another_net() -> None:
+    net = torch.nn.Linear(2, 2)
+    first = digest(net)
+    assert digest(net) == first
+    with torch.no_grad():
+        net.weight[0, 0] += 1.0
+    assert digest(net) != first
 
 
 def test_given_weights_are_trained_on_only_where_the_recipe_says_how(tmp_path: Path) -> None:
