@@ -5,10 +5,15 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from tests.core.helpers import recipe, registry
 from torch import nn
 
+from condensery import Registry, Run
 from condensery.errors import UsageError
+from condensery.models import build_net
+from condensery.recipe import ModelSpec
 from condensery.weights import load_weights
+from condensery_plugins.tasks.digits import Digits
 
 
 def net() -> nn.Sequential:
@@ -81,3 +86,35 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     ):
         with pytest.raises(UsageError, match=says):
             load_weights(net(), source)
+
+
+def test_an_artifact_gives_the_net_that_it_holds(tmp_path: Path) -> None:
+    job = Run(recipe([]), registry(), out=tmp_path / "run")
+    job.execute()
+    assert job.baked is not None
+    spec = ModelSpec(key="resnet8", width=0.5, weights=str(tmp_path / "run" / "artifact.safetensors"))
+    found = build_net(spec, Digits().facts, registry(), 99).state_dict()
+    for name, value in job.baked.net.state_dict().items():
+        assert torch.equal(found[name], value)
+
+
+def test_an_artifact_of_another_shape_is_refused(tmp_path: Path) -> None:
+    stage = {"methods": [{"l1-filter-pruning": {"ratio": 0.5}}], "epochs": 0}
+    Run(recipe([stage]), Registry.open(), out=tmp_path / "run").execute()
+    spec = ModelSpec(key="resnet8", width=0.5, weights=str(tmp_path / "run" / "artifact.safetensors"))
+    with pytest.raises(UsageError, match=r"has shape \(4, 8, 3, 3\), the net wants \(8, 8, 3, 3\)"):
+        build_net(spec, Digits().facts, Registry.open(), 0)
+
+
+def test_a_package_may_bring_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "some_nets" / "trained").mkdir(parents=True)
+    (tmp_path / "some_nets" / "__init__.py").touch()
+    tensors = saved(tmp_path / "some_nets" / "trained" / "w.safetensors")
+    monkeypatch.syspath_prepend(tmp_path)
+    model = net()
+    load_weights(model, "some_nets:trained/w.safetensors")
+    assert torch.equal(model.state_dict()["0.weight"], tensors["0.weight"])
+    with pytest.raises(UsageError, match="no such file"):
+        load_weights(model, "some_nets:trained/v.safetensors")
+    with pytest.raises(UsageError, match="the package no_nets is not installed"):
+        load_weights(model, "no_nets:trained/w.safetensors")
