@@ -26,6 +26,8 @@ REPRODUCTIONS = (
     "residual-block-pruning",
     "soft-filter-pruning",
     "ssl",
+    "structured-magnitude-minilm",
+    "structured-magnitude-vit",
     "thinet",
 )
 
