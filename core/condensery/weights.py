@@ -12,10 +12,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from condensery.artifact_file import MANIFEST, decoded, read
 from condensery.errors import UsageError, nearest
+from condensery.registry import Registry
 
 
-def load_weights(model: nn.Module, source: str | Path) -> None:
+def load_weights(model: nn.Module, source: str | Path, registry: Registry) -> None:
     """Copy a file into a net, whole; a prefix ``module.`` is dropped, ``num_batches_tracked`` may be absent.
 
     :param source: a safetensors file or an artifact: a path, whose environment variables are expanded, or
@@ -27,7 +29,7 @@ def load_weights(model: nn.Module, source: str | Path) -> None:
         raise UsageError(f"weights {source}: only safetensors files are read, not {path.suffix or 'this'}")
     if not path.is_file():
         raise UsageError(f"weights {source}: no such file: {path}")
-    saved = {name.removeprefix("module."): value for name, value in _values(source, path).items()}
+    saved = {name.removeprefix("module."): value for name, value in _values(source, path, registry).items()}
     mine = model.state_dict()
     for name, value in mine.items():
         if name not in saved:
@@ -61,14 +63,13 @@ def _path(source: str) -> Path:
     return path
 
 
-def _values(source: str | Path, path: Path) -> dict[str, Tensor]:
-    """Return what a file holds by name; an artifact is opened and its net asked."""
-    from condensery.artifact import MANIFEST, load  # it builds nets, and nets load weights
-
+def _values(source: str | Path, path: Path, registry: Registry) -> dict[str, Tensor]:
+    """Return what a safetensors file or an artifact holds, by name."""
     try:
         with safe_open(path, framework="pt") as file:
-            if MANIFEST not in file.keys():  # noqa: SIM118 - no mapping
+            if MANIFEST not in file.keys():  # noqa: SIM118  (not a mapping)
                 return load_file(path)
     except (SafetensorError, OSError) as error:
         raise UsageError(f"weights {source}: damaged or not safetensors ({error})") from None
-    return dict(load(path).state_dict())
+    manifest, blobs, _ = read(path, registry)
+    return decoded(manifest, blobs, registry, str(path))

@@ -15,6 +15,8 @@ from condensery.recipe import ModelSpec
 from condensery.weights import load_weights
 from condensery_plugins.tasks.digits import Digits
 
+REGISTRY = Registry.open()
+
 
 def net() -> nn.Sequential:
     return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
@@ -38,24 +40,24 @@ def saved(
 def test_every_tensor_is_copied(tmp_path: Path, prefix: str) -> None:
     tensors = saved(tmp_path / "w.safetensors", prefix=prefix)
     model = net()
-    load_weights(model, tmp_path / "w.safetensors")
+    load_weights(model, tmp_path / "w.safetensors", REGISTRY)
     assert all(torch.equal(value, tensors[name]) for name, value in model.state_dict().items())
 
 
 def test_batch_counts_may_be_absent(tmp_path: Path) -> None:
     tensors = saved(tmp_path / "w.safetensors", {"1.num_batches_tracked": None})
     model = net()
-    load_weights(model, tmp_path / "w.safetensors")
+    load_weights(model, tmp_path / "w.safetensors", REGISTRY)
     assert torch.equal(model.state_dict()["1.running_mean"], tensors["1.running_mean"])
 
 
 def test_environment_variables_are_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saved(tmp_path / "w.safetensors")
     monkeypatch.setenv("CONDENSERY_DATA", str(tmp_path))
-    load_weights(net(), "$CONDENSERY_DATA/w.safetensors")
+    load_weights(net(), "$CONDENSERY_DATA/w.safetensors", REGISTRY)
     monkeypatch.delenv("CONDENSERY_DATA")
     with pytest.raises(UsageError, match="environment variable CONDENSERY_DATA is not set"):
-        load_weights(net(), "$CONDENSERY_DATA/w.safetensors")
+        load_weights(net(), "$CONDENSERY_DATA/w.safetensors", REGISTRY)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +75,7 @@ def test_what_does_not_fit_is_named_and_nothing_is_loaded(
     model = net()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with pytest.raises(UsageError, match=says):
-        load_weights(model, tmp_path / "w.safetensors")
+        load_weights(model, tmp_path / "w.safetensors", REGISTRY)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
@@ -85,7 +87,7 @@ def test_files_that_are_none(tmp_path: Path) -> None:
         (tmp_path / "bad.safetensors", "damaged or not safetensors"),
     ):
         with pytest.raises(UsageError, match=says):
-            load_weights(net(), source)
+            load_weights(net(), source, REGISTRY)
 
 
 def test_an_artifact_gives_the_net_that_it_holds(tmp_path: Path) -> None:
@@ -112,9 +114,9 @@ def test_a_package_may_bring_weights(tmp_path: Path, monkeypatch: pytest.MonkeyP
     tensors = saved(tmp_path / "some_nets" / "trained" / "w.safetensors")
     monkeypatch.syspath_prepend(tmp_path)
     model = net()
-    load_weights(model, "some_nets:trained/w.safetensors")
+    load_weights(model, "some_nets:trained/w.safetensors", REGISTRY)
     assert torch.equal(model.state_dict()["0.weight"], tensors["0.weight"])
     with pytest.raises(UsageError, match="no such file"):
-        load_weights(model, "some_nets:trained/v.safetensors")
+        load_weights(model, "some_nets:trained/v.safetensors", REGISTRY)
     with pytest.raises(UsageError, match="the package no_nets is not installed"):
-        load_weights(model, "no_nets:trained/w.safetensors")
+        load_weights(model, "no_nets:trained/w.safetensors", REGISTRY)
