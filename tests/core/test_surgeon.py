@@ -15,6 +15,8 @@ from condensery.errors import MethodError
 from condensery.players import Player
 from condensery.recipe import ModelSpec, StageSpec, TrainSpec, parse_recipe
 from condensery.stage import CONVS, Stage
+from condensery.surgeon import choose
+from condensery.surgery import Group
 from condensery.transforms import attached
 from condensery_plugins.pruning.channel_selection import ChannelSelection, selection
 from condensery_plugins.tasks.digits import Digits
@@ -217,3 +219,20 @@ def test_carried_optimizer_state_arrives_after_a_cut(when: str, tmp_path: Path) 
     assert report["stages"][1]["report"] == {"cutter.fitting_count": parameters, "cutter.carried_count": parameters}
     removed = 2 * (8 * 9 + 2 + 8 * 9)  # filters, scale and shift, and what reads them
     assert report["before"]["parameters"] - report["after"]["parameters"] == removed
+
+
+def test_choosing_by_score_counts_ranks_and_keeps_one() -> None:
+    a, b = Group(("a",), (), 4), Group(("b",), (), 2)
+    scores = {a: torch.tensor([4.0, 1.0, 3.0, 2.0]), b: torch.tensor([0.2, 0.1])}
+    assert choose(scores, 0.5, "global") == {"b": [1], "a": [1, 3]}
+    assert choose(scores, 1.0, "global") == {"b": [1], "a": [1, 3, 2]}
+    assert choose(scores, 0.5, "local") == {"a": [1, 3], "b": [1]}
+    assert choose(scores, 0.0, "global") == {}
+
+
+def test_choosing_takes_as_many_from_each_block() -> None:
+    """Blocks (5, 1, 4) and (2, 9, 3): ranks give the pairs (1, 2) of mean 1.5 and (4, 3) of mean 3.5."""
+    group = Group(("a",), (), 6, blocks=2)
+    score = torch.tensor([5.0, 1.0, 4.0, 2.0, 9.0, 3.0])
+    assert choose({group: score}, 0.5, "global") == {"a": [1, 3]}
+    assert choose({group: score}, 0.7, "global") == {"a": [1, 3, 2, 5]}
