@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from condensery.clone import plain
 from condensery.cuts import Cut, apply
+from condensery.layers import Layer, StandIn
 from condensery.surgery import remove_channels
 
 IMAGE = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -85,6 +88,30 @@ def two_convolutions() -> nn.Sequential:
     }
     net.load_state_dict(state)
     return net
+
+
+class Gained(Layer):
+    """A stranger's linear layer: its weight is a latent one times a gain for each row, its bias is called shift."""
+
+    key = "test-gained"
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__()
+        self.in_features, self.out_features = in_features, out_features
+        self.latent = nn.Parameter(torch.arange(1.0, 1 + in_features * out_features).view(out_features, in_features))
+        self.gain = nn.Parameter(torch.ones(out_features, 1))
+        self.register_buffer("shift", torch.zeros(out_features))
+
+    def config(self) -> dict[str, Any]:
+        return {"in_features": self.in_features, "out_features": self.out_features}
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.linear(x, self.latent * self.gain, self.get_buffer("shift"))
+
+    def stand_in(self) -> StandIn:
+        made = nn.Linear(self.in_features, self.out_features)
+        made.load_state_dict({"weight": self.latent * self.gain, "bias": self.get_buffer("shift")})
+        return StandIn(made, {"weight": ("latent", "gain"), "bias": ("shift",)})
 
 
 def shapes(net: nn.Module) -> dict[str, tuple[int, ...]]:

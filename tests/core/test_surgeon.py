@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.core.cut_nets import Gained
 from torch import Tensor, nn
 
 from condensery import Method, Registry, Run, UsageError, hookimpl
@@ -149,6 +150,20 @@ def test_inputs_that_are_not_zero_are_not_taken_away() -> None:
         stage.surgeon.narrow_inputs({"conv1": torch.tensor([True] * 5 + [False])}, selection)
     assert net.conv1.in_channels == 6
     assert not attached(net)
+
+
+def test_a_registered_layer_reads_fewer_inputs() -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.ReLU(), Gained(4, 10))
+    for tensor in (net[1].get_parameter("weight"), net[1].get_parameter("bias")):
+        tensor.data[1] = 0.0
+    stage = stage_of(net)
+    x = stage.task.example_input(3)
+    want = net(x)
+    assert stage.surgeon.narrow_inputs({"3": torch.tensor([True, False, True, True])}, selection) is not None
+    torch.testing.assert_close(net(x), want)
+    assert net.get_parameter("3.latent").shape == (10, 3)
+    assert isinstance(net[3], Gained)
+    assert net[3].in_features == 3
 
 
 def test_a_live_optimizer_goes_on_with_sliced_momentum() -> None:
