@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 import torch
 from tests.core.cut_nets import Gained
+from tests.core.helpers import recipe
 from torch import Tensor, nn
 
 from condensery import Method, Registry, Run, UsageError, hookimpl
 from condensery.errors import MethodError
 from condensery.players import Player
-from condensery.recipe import ModelSpec, StageSpec, TrainSpec, parse_recipe
+from condensery.recipe import ModelSpec, StageSpec, TrainSpec
 from condensery.stage import CONVS, Stage
 from condensery.surgeon import choose
 from condensery.surgery import Group
@@ -221,15 +222,8 @@ def test_carried_optimizer_state_arrives_after_a_cut(when: str, tmp_path: Path) 
     train = {"epochs": 1, "batch_size": 16, "optimizer": {"lr": 0.05, "options": {"momentum": 0.9}}}
     first = {"name": "a", "methods": [{"cutter": {"when": "end_stage" if when == "end_stage" else "never"}}]}
     second = {"name": "b", "methods": [{"cutter": {"when": "prepare" if when == "prepare" else "never"}}]}
-    data = {
-        "model": {"key": "resnet8", "width": 0.5},
-        "task": "digits",
-        "base": "none",
-        "data": {"subset": {"size": 32}},
-        "train": {**train, "carry_optimizer": True},
-        "stages": [first, {**second, "epochs": 0}],
-    }
-    report = Run(parse_recipe(data), found, out=tmp_path / "run", device="cpu").execute()
+    given = recipe([first, {**second, "epochs": 0}], train={**train, "carry_optimizer": True})
+    report = Run(given, found, out=tmp_path / "run", device="cpu").execute()
     parameters = 3 * 7 + 2  # seven convolutions with scale and shift, and the linear layer
     assert report["stages"][1]["report"] == {"cutter.fitting_count": parameters, "cutter.carried_count": parameters}
     removed = 2 * (8 * 9 + 2 + 8 * 9)  # filters, scale and shift, and what reads them
