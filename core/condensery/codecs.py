@@ -46,16 +46,14 @@ class Cost:
 
 
 class Codec(ABC):
-    """One way to turn a tensor into named streams and back.
+    """One way to turn a tensor into named streams and back: a :class:`Leaf` or a :class:`Branch`.
 
     For encoding it is built with all it needs (a scale, a codebook); for decoding from :meth:`config` alone, so what
-    isn't in there must be in its streams. A leaf's streams are bytes: one-dimensional, uint8.
+    isn't in there must be in its streams.
     """
 
     key: ClassVar[str] = ""
     """Set when the registry loads the class; how a manifest names it."""
-    main: ClassVar[str | None] = None
-    """The stream that the next codec of the chain takes; ``None`` for a leaf."""
     tables: ClassVar[frozenset[str]] = frozenset()
     """The streams that count as tables and not as payload."""
 
@@ -77,17 +75,28 @@ class Codec(ABC):
         """Return the JSON arguments that build a codec which can decode."""
         return {}
 
-    def parts(self) -> dict[str, Coding]:
-        """Return how its streams are stored where nothing else is said; a leaf has none."""
-        return {}
-
-    def cost(self, values: Tensor) -> Cost:
-        """Return the bytes that a leaf needs, by its formula and without encoding."""
-        raise NotImplementedError(f"{type(self).__name__} is not a leaf: its streams have the cost")
-
     def spelled(self) -> str:
         """Return how people write it: ``affine(4)``."""
         return self.key
+
+
+class Leaf(Codec):
+    """A codec whose streams are bytes: one-dimensional, uint8."""
+
+    @abstractmethod
+    def cost(self, values: Tensor) -> Cost:
+        """Return the bytes that it needs, by its formula and without encoding."""
+
+
+class Branch(Codec):
+    """A codec whose streams are stored by further codecs."""
+
+    main: ClassVar[str]
+    """The stream that the next codec of the chain takes."""
+
+    @abstractmethod
+    def parts(self) -> dict[str, Coding]:
+        """Return how its streams are stored where nothing else is said."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,47 +106,38 @@ class Coding:
     :param parts: by stream; what isn't given is stored as the codec says.
     """
 
-    codec: Codec
+    codec: Leaf | Branch
     parts: Mapping[str, Coding] = dataclasses.field(default_factory=dict)
 
     def part(self, stream: str) -> Coding:
         """Return the coding of one stream."""
-        return self.parts[stream] if stream in self.parts else self.codec.parts()[stream]
+        return self.parts[stream] if stream in self.parts else self.streams()[stream]
 
     def streams(self) -> dict[str, Coding]:
-        """Return the codings of all streams, the codec's own choice where none is given."""
-        return {**self.codec.parts(), **self.parts}
+        """Return the codings of all streams, the codec's own choice where none is given; a leaf has none."""
+        return {} if isinstance(self.codec, Leaf) else {**self.codec.parts(), **self.parts}
 
-    @property
-    def is_leaf(self) -> bool:
-        """Whether its streams are bytes."""
-        return self.codec.main is None
-
-    def map_leaves(self, change: Callable[[Codec], Codec]) -> Coding:
+    def map_leaves(self, change: Callable[[Leaf], Leaf]) -> Coding:
         """Return the same tree with other leaves."""
-        if self.is_leaf:
+        if isinstance(self.codec, Leaf):
             return Coding(change(self.codec))
         return Coding(self.codec, {n: part.map_leaves(change) for n, part in self.streams().items()})
 
     def map_main(self, change: Callable[[Coding], Coding]) -> Coding:
         """Return the same tree with another leaf at the end of the chain: where a codec is put in."""
-        if self.is_leaf:
+        if isinstance(self.codec, Leaf):
             return change(self)
         main = self.codec.main
-        assert main is not None
         return Coding(self.codec, {**self.streams(), main: self.part(main).map_main(change)})
 
     def spelled(self) -> str:
         """Return the chain as people write it."""
         own = self.codec.spelled()
-        if self.is_leaf:
-            return own
-        assert self.codec.main is not None
-        return f"{own} | {self.part(self.codec.main).spelled()}"
+        return own if isinstance(self.codec, Leaf) else f"{own} | {self.part(self.codec.main).spelled()}"
 
     def cost(self, values: Tensor) -> Cost:
         """Return the bytes of a tensor under this coding, leaves by their formulas."""
-        if self.is_leaf:
+        if isinstance(self.codec, Leaf):
             return self.codec.cost(values)
         total = Cost()
         for name, stream in self.codec.encode(values).items():
@@ -152,7 +152,7 @@ class Coding:
         if config:
             record["config"] = config
         streams = self.codec.encode(values)
-        if self.is_leaf:
+        if isinstance(self.codec, Leaf):
             record["bytes"] = {n: s.numel() for n, s in streams.items()}
             return record, [s.contiguous() for s in streams.values()]
         record["parts"] = {}
@@ -189,7 +189,7 @@ DTYPES: dict[str, torch.dtype] = {
 }  # fmt: skip
 
 
-class Dense(Codec):
+class Dense(Leaf):
     """Every number as it is in memory, little-endian.
 
     :param dtype: name of the type: ``float32``.
@@ -233,7 +233,7 @@ _CHUNK = 2**18
 """Numbers packed at once: a multiple of 8, so that each lot starts at a whole byte."""
 
 
-class BitPack(Codec):
+class BitPack(Leaf):
     """Whole numbers from ``low`` to ``low + 2^bits - 1``, each in ``bits`` bits, the first in the lowest bits.
 
     :param bits: 0 to 31; 0 where all are ``low``.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from condensery.errors import MethodError
+from condensery.clone import plain
+from condensery.errors import CondenseryError, MethodError
+from condensery.layers import put_stand_ins
 from condensery.transforms import MASK, attached, owner_of, plain_name, stack_of
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-9}
@@ -122,6 +124,14 @@ class Cut:
             return take(value)
         except MethodError as error:
             raise MethodError(f"{name}: {error}") from None
+
+    def renamed(self, names: Mapping[str, Sequence[str]]) -> Cut:
+        """Return the same cut with other tensors in the places of some.
+
+        :param names: by tensor, those that lose the same entries in its place.
+        """
+        tensors = {new: left for name, left in self.tensors.items() for new in names.get(name, (name,))}
+        return dataclasses.replace(self, tensors=tensors)
 
     def config(self) -> dict[str, Any]:
         """Return a JSON summary: shapes before and after, attributes, and how far it was verified."""
@@ -310,3 +320,33 @@ def casted(value: Any, dtype: torch.dtype) -> Any:
         return {k: casted(v, dtype) for k, v in value.items()}
     assert isinstance(value, Tensor)
     return value.to("cpu", dtype) if value.is_floating_point() else value.cpu()
+
+
+class Precise(NamedTuple):
+    """A plain copy of a net, and inputs for it.
+
+    :param renamed: by tensor of a layer's stand-in, those of the net that lose the same entries.
+    """
+
+    net: nn.Module
+    example: Any
+    renamed: dict[str, list[str]]
+
+
+def precise(model: nn.Module, example: Any, forward: Callable[[nn.Module, Any], Tensor]) -> Precise:
+    """Return a plain copy in eval mode and inputs for it, in float64 where the net can run so."""
+    for dtype in (torch.float64, torch.float32):
+        net, inputs = plain(model).cpu().to(dtype).eval(), casted(example, dtype)
+        renamed = put_stand_ins(net)
+        net.requires_grad_(True)
+        try:
+            with torch.no_grad():
+                forward(net, inputs)
+        except CondenseryError:
+            raise
+        except RuntimeError:
+            if dtype == torch.float32:
+                raise
+        else:
+            break
+    return Precise(net, inputs, renamed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from condensery.codecs import Codec, Coding, Cost, Record
+from condensery.codecs import Branch, Coding, Cost, Leaf, Record
 from condensery.errors import ArtifactError, PluginError
 from condensery.registry import Registry
 
@@ -47,8 +47,12 @@ def decode(record: Record, source: Source, registry: Registry) -> Tensor:
         raise ArtifactError(f"{source.where}: {record['codec']} can't read it: {error}") from None
 
 
-def codec_of(record: Record, registry: Registry, where: str) -> Codec:
-    """Return the codec of a record, built for decoding."""
+def codec_of(record: Record, registry: Registry, where: str) -> Leaf | Branch:
+    """Return the codec of a record, built for decoding.
+
+    :raises PluginError: naming a codec that no plugin offers, or one that is neither a leaf nor a branch.
+    :raises ArtifactError: if it can't be built from the record's config.
+    """
     key = record["codec"]
     if key not in registry.entries["codecs"]:
         raise PluginError(f"{where}: codec {key!r} isn't offered by any installed plugin")
@@ -56,7 +60,8 @@ def codec_of(record: Record, registry: Registry, where: str) -> Codec:
         codec = registry.load("codecs", key)(**record.get("config", {}))
     except TypeError as error:
         raise ArtifactError(f"{where}: codec {key!r}: {error}") from None
-    assert isinstance(codec, Codec)
+    if not isinstance(codec, Leaf | Branch):
+        raise PluginError(f"{where}: codec {key!r} is neither a Leaf nor a Branch of condensery.codecs")
     return codec
 
 

@@ -69,7 +69,7 @@ class OfferingSpecs:
 
     @hookspec
     def register_codecs(self, register: Register) -> None:
-        """Offer ways to store a tensor in an artifact: the target is a :class:`condensery.codecs.Codec`."""
+        """Offer ways to store a tensor in an artifact: the target is a Leaf or a Branch of ``condensery.codecs``."""
 
     @hookspec
     def register_recipes(self, register: Register) -> None:

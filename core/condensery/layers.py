@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
 from condensery.errors import UsageError
+from condensery.transforms import attach, attached
+
+
+class StandIn(NamedTuple):
+    """A plain layer that the surgeon cuts in a registered one's place: it follows channels through plain layers only.
+
+    :param module: a convolution or linear layer that computes the same, nothing quantized; the registered layer counts
+        its channels in attributes of the same names.
+    :param tensors: by tensor of the module, the names of those of the registered layer that lose the same entries.
+    """
+
+    module: nn.Module
+    tensors: Mapping[str, tuple[str, ...]]
 
 
 class Layer(nn.Module, ABC):
@@ -30,6 +44,31 @@ class Layer(nn.Module, ABC):
     def bake(self) -> nn.Module:
         """Return what stands in its place when the recipe ends: a registered layer, a plain module, or itself."""
         return self
+
+    def stand_in(self) -> StandIn | None:
+        """Return what the surgeon sees in its place, or ``None`` where its channels can't be cut."""
+        return None
+
+
+def put_stand_ins(net: nn.Module) -> dict[str, list[str]]:
+    """Put stand-ins in the places of the layers that have them, what is attached to activations moves along.
+
+    :param net: a copy, without transforms on weights; changed.
+    :return: by name of a stand-in's tensor, the names of the layer's tensors that lose the same entries.
+    """
+    made: dict[nn.Module, StandIn] = {}
+    names: dict[str, list[str]] = {}
+    for path, module in list(net.named_modules(remove_duplicate=False)):
+        found = made.get(module) or (module.stand_in() if path and isinstance(module, Layer) else None)
+        if found is None:
+            continue
+        if module not in made:
+            made[module] = found
+            for item in attached(module):
+                attach(found.module, item.target, item.name, item.transform, keep=item.keep)
+        names |= {f"{path}.{theirs}": [f"{path}.{n}" for n in own] for theirs, own in found.tensors.items()}
+        replace(net, path, found.module)
+    return names
 
 
 def replace(model: nn.Module, path: str, module: nn.Module) -> None:

@@ -76,6 +76,15 @@ class Defaults:
         return bucket.mean(bucket.values)
 
 
+def due_steps(stage: Stage, parts: int) -> list[int]:
+    """Return before which batches of a stage the second and later of some evenly spread parts are due.
+
+    Part i + 1 of n is due after i/n of the batches; all are, before the last one.
+    """
+    total = max(1, stage.epochs * stage.steps_per_epoch)
+    return [min(round(total * i / parts), total - 1) for i in range(1, parts)]
+
+
 def rate_factor(schedule: ScheduleSpec, progress: float) -> float:
     """Return the learning-rate factor at a share of the stage's steps, 0 to 1."""
     if progress < schedule.warmup:

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from condensery.attention.verbs import AttentionSurgeon
 from condensery.channels import axis, is_writer
 from condensery.clone import plain
-from condensery.cuts import Channels, Cut, Left, apply, gap, verify
+from condensery.cuts import Channels, Cut, Left, apply, gap, precise, verify
 from condensery.errors import UsageError
-from condensery.surgery import ChannelGraph, Group, Removed, precise
+from condensery.surgery import ChannelGraph, Group, Removed
 from condensery.tasks import Batch
 from condensery.transforms import Transform, attach, attached
 
@@ -145,7 +145,7 @@ class Surgeon(AttentionSurgeon):
         :raises MethodError: if the outputs change, because a channel wasn't zero.
         """
         forward = self.stage.task.logits
-        net, example = precise(self.net, Batch(self.stage.task.example_input(2)).inputs, forward)
+        net, example, renamed = precise(self.net, Batch(self.stage.task.example_input(2)).inputs, forward)
         cut = Cut({}, {})
         new = []
         for path, wanted in keep.items():
@@ -168,6 +168,7 @@ class Surgeon(AttentionSurgeon):
         apply(cut, narrow)
         select(narrow)
         verify(cut, gap(net, narrow, example, forward), next(net.parameters()).dtype)
+        cut = cut.renamed(renamed)
         self._apply(cut)
         select(self.net)
         return cut

@@ -28,9 +28,8 @@ from condensery.channels import (
     rest,
     widths,
 )
-from condensery.clone import plain
-from condensery.cuts import TOLERANCE, Channels, Cut, Left, casted, difference, verify
-from condensery.errors import CondenseryError, UsageError, nearest
+from condensery.cuts import TOLERANCE, Channels, Cut, Left, difference, precise, verify
+from condensery.errors import UsageError, nearest
 
 Forward = Callable[[nn.Module, Any], Tensor]
 Removed = Mapping[str, Sequence[int]]
@@ -89,13 +88,13 @@ def remove_channels(model: nn.Module, example: Any, removed: Removed, forward: F
 class ChannelGraph:
     """The channels of one net as they hang together.
 
-    :param model: not changed; looked at without its transforms.
+    :param model: not changed; looked at without its transforms, stand-ins in the places of layers that have them.
     :param forward: calls the model on the example and returns one tensor.
     """
 
     def __init__(self, model: nn.Module, example: Any, forward: Forward = call) -> None:
         self.forward = forward
-        self.net, self.example = precise(model, example, forward)
+        self.net, self.example, self._renamed = precise(model, example, forward)
         with warnings.catch_warnings(), torch.enable_grad():  # under no_grad torch-pruning asserts
             warnings.simplefilter("ignore")
             import torch_pruning
@@ -282,7 +281,8 @@ class ChannelGraph:
             if len({sum(i // size == b for i in channels) for b in range(group.blocks)}) > 1:
                 raise UsageError(f"layer {path!r}: each {size} channels in turn must lose as many (grouped layers)")
         cut = self._cut({p: sorted(c) for p, c in gone.items() if c})
-        return verify(cut, difference(cut, self.net, self.example, self.forward), self._dtype)
+        found = difference(cut, self.net, self.example, self.forward)
+        return verify(cut, found, self._dtype).renamed(self._renamed)
 
     def removed_by(self, removed: Removed) -> dict[str, tuple[set[int], set[int]]]:
         """Return what goes where: by name of layer or parameter, the input and the output channels.
@@ -359,23 +359,6 @@ class ChannelGraph:
 def _tensors(net: nn.Module) -> dict[str, Tensor]:
     """Return parameters and buffers by name, tied ones under each of their names."""
     return {**dict(net.named_parameters(remove_duplicate=False)), **dict(net.named_buffers(remove_duplicate=False))}
-
-
-def precise(model: nn.Module, example: Any, forward: Forward) -> tuple[nn.Module, Any]:
-    """Return a plain copy in eval mode and inputs for it, in float64 where the net can run so."""
-    for dtype in (torch.float64, torch.float32):
-        net, inputs = plain(model).cpu().to(dtype).eval().requires_grad_(True), casted(example, dtype)
-        try:
-            with torch.no_grad():
-                forward(net, inputs)
-        except CondenseryError:
-            raise
-        except RuntimeError:
-            if dtype == torch.float32:
-                raise
-        else:
-            break
-    return net, inputs
 
 
 def _some(group: Group, share: float, generator: torch.Generator) -> list[int]:

@@ -160,10 +160,11 @@ def owner_of(model: nn.Module, target: str) -> tuple[nn.Module, str]:
 def attach(model: nn.Module, target: str, name: str, transform: Transform, *, keep: bool = True) -> None:
     """Put a transform on a weight (``conv1.weight``) or an activation (``conv1:input``, ``conv1:output``).
 
-    :raises UsageError: for an unknown target, a taken name, or a tensor that two modules share: the transform would
-        act on one end only.
+    :raises UsageError: for an unknown target, a taken or impossible name, or a tensor that two modules share: the
+        transform would act on one end only.
     """
     owner, tensor = owner_of(model, target)
+    _refuse_name(target, name, transform)
     if tensor.startswith(":"):
         _site(owner, tensor[1:], create=True).add(name, transform, keep)
         return
@@ -175,6 +176,16 @@ def attach(model: nn.Module, target: str, name: str, transform: Transform, *, ke
         parametrize.register_parametrization(owner, tensor, stack, unsafe=True)
     else:
         stack.add(name, transform, keep)
+
+
+def _refuse_name(target: str, name: str, transform: Transform) -> None:
+    """Refuse what torch can't call a module in a container: its tensors are found by attribute, along dots."""
+    if not name or "." in name or hasattr(nn.ModuleDict(), name):
+        better = f"{name.replace('.', '-')}-transform".lstrip("-")
+        raise UsageError(
+            f"target {target!r}: transform {type(transform).__name__} can't be named {name!r}: "
+            f"a name isn't empty, has no dot, and isn't an attribute of torch's modules; {better!r} would do"
+        )
 
 
 def _refuse_tied(model: nn.Module, target: str, owner: nn.Module, tensor: str) -> None:

@@ -19,7 +19,8 @@ from condensery import PluginError, Registry, Transform, hookimpl, load
 from condensery.artifact import open_artifact, save_artifact, split_name
 from condensery.artifact_file import MANIFEST
 from condensery.bake import bake
-from condensery.codecs import BitPack, Codec, Coding
+from condensery.codecs import BitPack, Branch, Coding
+from condensery.decoding import codec_of
 from condensery.errors import ArtifactError, MethodError
 from condensery.layers import Layer, replace
 from condensery.models import build_net, build_task
@@ -27,7 +28,7 @@ from condensery.recipe import ModelSpec, TaskSpec
 from condensery.transforms import MASK, attach, straight_through
 
 
-class Grid(Codec):
+class Grid(Branch):
     """Whole numbers times a step that is a table."""
 
     key = "test-grid"
@@ -284,6 +285,13 @@ def test_a_missing_plugin_is_named_with_its_package(tmp_path: Path) -> None:
     rewritten(path, lambda manifest, _: manifest["from"].update({"layers:test-half": "their-package"}))
     with pytest.raises(PluginError, match=r"layer 'test-half' isn't offered by .*; install their-package"):
         load(path, Registry.open())
+
+
+def test_a_codec_that_is_neither_a_leaf_nor_a_branch_is_named() -> None:
+    other = registry()
+    other._cache["codecs", "test-grid"] = Half
+    with pytest.raises(PluginError, match="a: codec 'test-grid' is neither a Leaf nor a Branch"):
+        codec_of({"codec": "test-grid", "config": {"size": 2}}, other, "a")
 
 
 @pytest.mark.parametrize(

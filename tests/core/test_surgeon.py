@@ -8,13 +8,17 @@ from typing import Any
 
 import pytest
 import torch
+from tests.core.cut_nets import Gained
+from tests.core.helpers import recipe
 from torch import Tensor, nn
 
 from condensery import Method, Registry, Run, UsageError, hookimpl
 from condensery.errors import MethodError
 from condensery.players import Player
-from condensery.recipe import ModelSpec, StageSpec, TrainSpec, parse_recipe
+from condensery.recipe import ModelSpec, StageSpec, TrainSpec
 from condensery.stage import CONVS, Stage
+from condensery.surgeon import choose
+from condensery.surgery import Group
 from condensery.transforms import attached
 from condensery_plugins.pruning.channel_selection import ChannelSelection, selection
 from condensery_plugins.tasks.digits import Digits
@@ -149,6 +153,20 @@ def test_inputs_that_are_not_zero_are_not_taken_away() -> None:
     assert not attached(net)
 
 
+def test_a_registered_layer_reads_fewer_inputs() -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.ReLU(), Gained(4, 10))
+    for tensor in (net[1].get_parameter("weight"), net[1].get_parameter("bias")):
+        tensor.data[1] = 0.0
+    stage = stage_of(net)
+    x = stage.task.example_input(3)
+    want = net(x)
+    assert stage.surgeon.narrow_inputs({"3": torch.tensor([True, False, True, True])}, selection) is not None
+    torch.testing.assert_close(net(x), want)
+    assert net.get_parameter("3.latent").shape == (10, 3)
+    assert isinstance(net[3], Gained)
+    assert net[3].in_features == 3
+
+
 def test_a_live_optimizer_goes_on_with_sliced_momentum() -> None:
     stage = stage_of(PreActivation())
     player = stage.student
@@ -204,16 +222,26 @@ def test_carried_optimizer_state_arrives_after_a_cut(when: str, tmp_path: Path) 
     train = {"epochs": 1, "batch_size": 16, "optimizer": {"lr": 0.05, "options": {"momentum": 0.9}}}
     first = {"name": "a", "methods": [{"cutter": {"when": "end_stage" if when == "end_stage" else "never"}}]}
     second = {"name": "b", "methods": [{"cutter": {"when": "prepare" if when == "prepare" else "never"}}]}
-    data = {
-        "model": {"key": "resnet8", "width": 0.5},
-        "task": "digits",
-        "base": "none",
-        "data": {"subset": {"size": 32}},
-        "train": {**train, "carry_optimizer": True},
-        "stages": [first, {**second, "epochs": 0}],
-    }
-    report = Run(parse_recipe(data), found, out=tmp_path / "run", device="cpu").execute()
+    given = recipe([first, {**second, "epochs": 0}], train={**train, "carry_optimizer": True})
+    report = Run(given, found, out=tmp_path / "run", device="cpu").execute()
     parameters = 3 * 7 + 2  # seven convolutions with scale and shift, and the linear layer
     assert report["stages"][1]["report"] == {"cutter.fitting_count": parameters, "cutter.carried_count": parameters}
     removed = 2 * (8 * 9 + 2 + 8 * 9)  # filters, scale and shift, and what reads them
     assert report["before"]["parameters"] - report["after"]["parameters"] == removed
+
+
+def test_choosing_by_score_counts_ranks_and_keeps_one() -> None:
+    a, b = Group(("a",), (), 4), Group(("b",), (), 2)
+    scores = {a: torch.tensor([4.0, 1.0, 3.0, 2.0]), b: torch.tensor([0.2, 0.1])}
+    assert choose(scores, 0.5, "global") == {"b": [1], "a": [1, 3]}
+    assert choose(scores, 1.0, "global") == {"b": [1], "a": [1, 3, 2]}
+    assert choose(scores, 0.5, "local") == {"a": [1, 3], "b": [1]}
+    assert choose(scores, 0.0, "global") == {}
+
+
+def test_choosing_takes_as_many_from_each_block() -> None:
+    """Blocks (5, 1, 4) and (2, 9, 3): ranks give the pairs (1, 2) of mean 1.5 and (4, 3) of mean 3.5."""
+    group = Group(("a",), (), 6, blocks=2)
+    score = torch.tensor([5.0, 1.0, 4.0, 2.0, 9.0, 3.0])
+    assert choose({group: score}, 0.5, "global") == {"a": [1, 3]}
+    assert choose({group: score}, 0.7, "global") == {"a": [1, 3, 2, 5]}

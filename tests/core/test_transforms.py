@@ -77,6 +77,36 @@ def test_tied_weights_are_refused() -> None:
         attach(net, "0.weight", "sign", Sign())
 
 
+@pytest.mark.parametrize(
+    ("name", "better"), [("half", "half"), ("items", "items"), ("training", "training"), ("a.b", "a-b"), ("", "")]
+)
+@pytest.mark.parametrize("target", ["0.weight", "0:input"])
+def test_names_that_torch_cannot_give_are_refused(name: str, better: str, target: str) -> None:
+    net = nn.Sequential(nn.Linear(4, 4))
+    better = f"{better}-transform".lstrip("-")
+    says = f"target {target!r}: transform Sign can't be named {name!r}: .*; {better!r} would do"
+    with pytest.raises(UsageError, match=says):
+        attach(net, target, name, Sign())
+    assert [n for n, _ in net.named_modules()] == ["", "0"], "nothing is left of the attempt"
+    attach(net, target, better, Sign())
+    attach(net, target, "weight", Sign())  # a tensor's name is as good as any
+    assert [a.name for a in attached(net)] == [better, "weight"]
+
+
+@pytest.mark.parametrize("hook", ["prepare", "end_stage"])
+def test_a_name_that_torch_cannot_give_is_refused_before_training(hook: str, tmp_path: Path) -> None:
+    def attaches(self: Act, stage: Stage) -> None:
+        stage.attach(stage.weights()[1].name, "half", Sign())
+
+    def steps(self: Act, stage: Stage, player: Player) -> None:
+        assert stage.dry, "a step was taken"
+
+    hooks = {hook: hookimpl(attaches), "after_step": hookimpl(steps)}
+    run = Run(recipe(["strange"]), registry(strange=type("Strange", (Act,), hooks)), out=tmp_path / "o")
+    with pytest.raises(UsageError, match="transform Sign can't be named 'half'"):
+        run.execute()
+
+
 def test_plain_names() -> None:
     net = nn.Sequential(nn.Linear(4, 4))
     attach(net, "0.weight", "sign", Sign())

@@ -10,8 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from condensery.attention.draft import Draft, class_of, find
-from condensery.attention.views import known_classes
+from condensery.attention.draft import BERTS, HF, LLAMAS, Draft, class_of, find, known_classes
 from condensery.errors import UsageError
 
 
@@ -30,26 +29,27 @@ class Block(NamedTuple):
     writers: tuple[str, ...]
 
 
-_HF = "transformers.models."
 _TIMM = ("norm1", "norm2", "ls1", "ls2")
 _POST = ("attention.output.LayerNorm", "output.LayerNorm")
+_BERT = Block("attention.self", "intermediate", _POST, ())
+_LLAMA = Block(
+    "self_attn", "mlp", ("input_layernorm", "post_attention_layernorm"), ("self_attn.o_proj", "mlp.down_proj")
+)
 _VIT = Block("attention", "mlp", ("layernorm_before", "layernorm_after"), ("attention.o_proj", "mlp.fc2"))
 BLOCKS = {
     "timm.models.vision_transformer.Block": Block("attn", "mlp", _TIMM, ("attn.proj", "mlp.fc2")),
     "timm.models.swin_transformer.SwinTransformerBlock": Block("attn", "mlp", _TIMM, ("attn.proj", "mlp.fc2")),
     "timm.models.efficientformer.MetaBlock1d": Block("token_mixer", "mlp", _TIMM, ("token_mixer.proj", "mlp.fc2")),
     "timm.models.efficientformer.MetaBlock2d": Block(None, "mlp", ("ls1", "ls2"), ("ls1", "mlp.norm2")),
-    f"{_HF}bert.modeling_bert.BertLayer": Block("attention.self", "intermediate", _POST, ()),
-    f"{_HF}deberta_v2.modeling_deberta_v2.DebertaV2Layer": Block("attention.self", "intermediate", _POST, ()),
-    f"{_HF}deit.modeling_deit.DeiTLayer": _VIT,
-    f"{_HF}distilbert.modeling_distilbert.TransformerBlock": Block(
+    **{f"{name}Layer": _BERT for name in BERTS},
+    f"{HF}deberta_v2.modeling_deberta_v2.DebertaV2Layer": _BERT,
+    f"{HF}deit.modeling_deit.DeiTLayer": _VIT,
+    f"{HF}distilbert.modeling_distilbert.TransformerBlock": Block(
         "attention", "ffn", ("sa_layer_norm", "output_layer_norm"), ()
     ),
-    f"{_HF}gpt2.modeling_gpt2.GPT2Block": Block("attn", "mlp", ("ln_1", "ln_2"), ("attn.c_proj", "mlp.c_proj")),
-    f"{_HF}llama.modeling_llama.LlamaDecoderLayer": Block(
-        "self_attn", "mlp", ("input_layernorm", "post_attention_layernorm"), ("self_attn.o_proj", "mlp.down_proj")
-    ),
-    f"{_HF}vit.modeling_vit.ViTLayer": _VIT,
+    f"{HF}gpt2.modeling_gpt2.GPT2Block": Block("attn", "mlp", ("ln_1", "ln_2"), ("attn.c_proj", "mlp.c_proj")),
+    **{f"{name}DecoderLayer": _LLAMA for name in LLAMAS},
+    f"{HF}vit.modeling_vit.ViTLayer": _VIT,
 }
 CONTAINERS = (nn.ModuleList, nn.Sequential)
 
@@ -78,6 +78,7 @@ def layers_of(net: nn.Module, run: Callable[[nn.Module], object]) -> list[LayerU
     for container, paths in stacks.items():
         classes = Counter(class_of(net.get_submodule(p)) for p in paths)
         most = classes.most_common(1)[0][0]
+        masks = _masks(net, container)
         for path in paths:
             reason = None
             if class_of(net.get_submodule(path)) != most:
@@ -86,10 +87,18 @@ def layers_of(net: nn.Module, run: Callable[[nn.Module], object]) -> list[LayerU
                 reason = "the net runs without it"
             elif shapes[path][0] != shapes[path][1]:
                 reason = f"it makes {shapes[path][1]} of {shapes[path][0]}"
+            elif len(masks) > 1:
+                reason = f"the net has a mask for each place in {container!r}: {' and '.join(masks)}"
             elif len(paths) == 1:
                 reason = f"it is the only layer of {container!r}"
             found.append(LayerUnit(path, container, reason))
     return found
+
+
+def _masks(net: nn.Module, container: str) -> list[str]:
+    """Return the kinds of attention that a net's config gives to its layers by their places, if it does."""
+    config = getattr(net.get_submodule(container.rpartition(".")[0]), "config", None)
+    return sorted(set(getattr(config, "layer_types", None) or ()))
 
 
 def stacks_of(net: nn.Module) -> dict[str, list[str]]:

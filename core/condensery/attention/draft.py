@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,16 @@ from torch.nn.utils import parametrize
 from condensery.channels import axis as axis_of
 from condensery.cuts import Channels, Cut, Left
 from condensery.errors import UsageError
+
+T = TypeVar("T")
+HF = "transformers.models."
+BERTS = (
+    f"{HF}bert.modeling_bert.Bert",
+    f"{HF}electra.modeling_electra.Electra",
+    f"{HF}roberta.modeling_roberta.Roberta",
+)
+"""How the names of classes begin that are made like BERT's; ``LLAMAS``: like Llama's."""
+LLAMAS = (f"{HF}llama.modeling_llama.Llama", f"{HF}mistral.modeling_mistral.Mistral", f"{HF}qwen2.modeling_qwen2.Qwen2")
 
 
 class Layout(NamedTuple):
@@ -29,7 +39,7 @@ PROJECTIONS = {
     "torch.nn.modules.conv.Conv2d": Layout(0, 1, "out_channels", "in_channels"),
     "transformers.pytorch_utils.Conv1D": Layout(1, 0, "nf", "nx"),
 }
-RMS_NORMS = {"transformers.models.llama.modeling_llama.LlamaRMSNorm": "variance_epsilon"}
+RMS_NORMS = {f"{name}RMSNorm": "variance_epsilon" for name in LLAMAS}
 """Norms without a mean, with the name of their epsilon."""
 SCALES = ("timm.layers.layer_scale.LayerScale", "timm.layers.layer_scale.LayerScale2d")
 """A factor for each channel."""
@@ -54,6 +64,26 @@ def find(net: nn.Module, path: str) -> nn.Module | None:
         return net.get_submodule(path)
     except AttributeError:
         return None
+
+
+def known_classes(table: Iterable[str], what: str) -> str:
+    """Return which classes a table knows, in words."""
+    return f"known {what} classes: {', '.join(sorted(n.removeprefix(HF) for n in table))}"
+
+
+def row_of(net: nn.Module, path: str, table: Mapping[str, T], what: str) -> tuple[nn.Module, T]:
+    """Return a module and the row of its class in a table.
+
+    :param what: the table is of, in words.
+    :raises UsageError: if there is no such module, or its class isn't known.
+    """
+    module = find(net, path)
+    if module is None:
+        raise UsageError(f"the net has no module {path!r}")
+    row = table.get(class_of(module))
+    if row is None:
+        raise UsageError(f"module {path!r} is a {class_of(module)}; {known_classes(table, what)}")
+    return module, row
 
 
 def layout(net: nn.Module, path: str) -> tuple[nn.Module, Layout]:

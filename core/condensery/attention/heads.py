@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from condensery.attention.draft import Draft, class_of, join, kept
-from condensery.attention.views import ADAPTERS, View, known_classes, view_of
+from condensery.attention.draft import Draft, class_of, join, kept, known_classes
+from condensery.attention.views import ADAPTERS, View, view_of
 from condensery.errors import UsageError
 
 Dims = Sequence[int] | Sequence[Sequence[int]]

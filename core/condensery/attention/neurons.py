@@ -8,9 +8,8 @@ from typing import NamedTuple
 
 from torch import nn
 
-from condensery.attention.draft import Draft, class_of, find, inputs, join, kept, outputs
+from condensery.attention.draft import BERTS, HF, LLAMAS, Draft, class_of, inputs, join, kept, outputs, row_of
 from condensery.attention.heads import checked
-from condensery.attention.views import known_classes
 from condensery.errors import UsageError
 
 
@@ -31,17 +30,16 @@ class Mlp(NamedTuple):
     size: str | None = None
 
 
-_HF = "transformers.models."
 MLPS = {
     "timm.layers.mlp.Mlp": Mlp(("fc1",), "fc2", plain="norm"),
     "timm.models.efficientformer.ConvMlpWithNorm": Mlp(("fc1",), "fc2", norm="norm1"),
-    f"{_HF}bert.modeling_bert.BertIntermediate": Mlp(("dense",), "../output.dense"),
-    f"{_HF}deberta_v2.modeling_deberta_v2.DebertaV2Intermediate": Mlp(("dense",), "../output.dense"),
-    f"{_HF}deit.modeling_deit.DeiTMLP": Mlp(("fc1",), "fc2"),
-    f"{_HF}distilbert.modeling_distilbert.FFN": Mlp(("lin1",), "lin2"),
-    f"{_HF}gpt2.modeling_gpt2.GPT2MLP": Mlp(("c_fc",), "c_proj"),
-    f"{_HF}llama.modeling_llama.LlamaMLP": Mlp(("gate_proj", "up_proj"), "down_proj", size="intermediate_size"),
-    f"{_HF}vit.modeling_vit.ViTMLP": Mlp(("fc1",), "fc2"),
+    **{f"{name}Intermediate": Mlp(("dense",), "../output.dense") for name in BERTS},
+    f"{HF}deberta_v2.modeling_deberta_v2.DebertaV2Intermediate": Mlp(("dense",), "../output.dense"),
+    f"{HF}deit.modeling_deit.DeiTMLP": Mlp(("fc1",), "fc2"),
+    f"{HF}distilbert.modeling_distilbert.FFN": Mlp(("lin1",), "lin2"),
+    f"{HF}gpt2.modeling_gpt2.GPT2MLP": Mlp(("c_fc",), "c_proj"),
+    **{f"{name}MLP": Mlp(("gate_proj", "up_proj"), "down_proj", size="intermediate_size") for name in LLAMAS},
+    f"{HF}vit.modeling_vit.ViTMLP": Mlp(("fc1",), "fc2"),
 }
 
 
@@ -71,12 +69,7 @@ def mlp_of(net: nn.Module, path: str) -> Neurons:
 
     :raises UsageError: if there is none, or its class isn't known.
     """
-    module = find(net, path)
-    if module is None:
-        raise UsageError(f"the net has no module {path!r}")
-    row = MLPS.get(class_of(module))
-    if row is None:
-        raise UsageError(f"module {path!r} is a {class_of(module)}; {known_classes(MLPS, 'MLP')}")
+    module, row = row_of(net, path, MLPS, "MLP")
     up, down = tuple(join(path, n) for n in row.up), join(path, row.down)
     reason = None
     if row.plain is not None and type(getattr(module, row.plain)) is not nn.Identity:

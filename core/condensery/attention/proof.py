@@ -20,17 +20,14 @@ import torch
 from torch import Tensor, nn
 
 from condensery.attention.blocks import BLOCKS, first, stream
-from condensery.attention.draft import class_of, join
+from condensery.attention.draft import RMS_NORMS, class_of, join
 from condensery.cuts import Cut, apply, casted, gap, masked, verify
 from condensery.errors import MethodError
 
 Forward = Callable[[nn.Module, Any], Tensor]
 ROUGH = 1e-3
 """Largest difference in float32, over the largest output: rounding in a deep net, but no wrong cut."""
-IN_FLOAT32 = (
-    "transformers.models.deberta_v2.modeling_deberta_v2.DisentangledSelfAttention",
-    "transformers.models.llama.modeling_llama.LlamaRMSNorm",
-)
+IN_FLOAT32 = ("transformers.models.deberta_v2.modeling_deberta_v2.DisentangledSelfAttention", *RMS_NORMS)
 """Classes that compute something in float32 whatever they are given."""
 EAGER, SDPA = "eager", "sdpa"
 

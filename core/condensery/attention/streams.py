@@ -13,10 +13,22 @@ import torch
 from torch import Tensor, nn
 
 from condensery.attention.blocks import BLOCKS
-from condensery.attention.draft import Draft, class_of, find, inputs, join, kept, outputs
+from condensery.attention.draft import (
+    BERTS,
+    HF,
+    LLAMAS,
+    Draft,
+    class_of,
+    find,
+    inputs,
+    join,
+    kept,
+    known_classes,
+    outputs,
+)
 from condensery.attention.heads import checked
 from condensery.attention.neurons import mlp_of
-from condensery.attention.views import known_classes, view_of
+from condensery.attention.views import view_of
 from condensery.errors import UsageError
 
 
@@ -156,6 +168,12 @@ def _deberta(net: nn.Module, path: str, m: nn.Module) -> list[Stream]:
     return [dataclasses.replace(s, reason=s.reason or blocked) for s in adapt(net, path, m)]
 
 
+def _electra(net: nn.Module, path: str, m: nn.Module) -> list[Stream]:
+    if find(net, join(path, "embeddings_project")) is None:
+        return _LIKE_BERT(net, path, m)
+    return _hf("encoder.layer", rows=("embeddings_project",))(net, path, m)
+
+
 def _present(
     net: nn.Module,
     path: str,
@@ -195,10 +213,10 @@ def _tensor(owner: nn.Module, name: str) -> Tensor | None:
 
 
 Adapter = Callable[[nn.Module, str, nn.Module], list[Stream]]
-_HF = "transformers.models."
-_BERT = f"{_HF}bert.modeling_bert."
-_DISTIL = f"{_HF}distilbert.modeling_distilbert."
+_BERT, _ELECTRA, _ROBERTA = BERTS
+_DISTIL = f"{HF}distilbert.modeling_distilbert."
 _EMBEDDINGS = ("embeddings.word_embeddings", "embeddings.position_embeddings", "embeddings.token_type_embeddings")
+_LIKE_BERT = _hf("encoder.layer", columns=("pooler.dense",), norms=(*_EMBEDDINGS, "embeddings.LayerNorm"))
 _VIT_TENSORS = tuple(
     f"embeddings.{n}" for n in ("cls_token", "mask_token", "distillation_token", "position_embeddings")
 )
@@ -214,17 +232,21 @@ STREAMS: dict[str, Adapter] = {
     "timm.models.deit.VisionTransformerDistilled": _timm_vit,
     "timm.models.swin_transformer.SwinTransformer": _swin,
     "timm.models.mobilevit.MobileVitBlock": _mobilevit,
-    f"{_BERT}BertModel": _hf("encoder.layer", columns=("pooler.dense",), norms=(*_EMBEDDINGS, "embeddings.LayerNorm")),
+    f"{_BERT}Model": _LIKE_BERT,
+    f"{_ROBERTA}Model": _LIKE_BERT,
+    f"{_ELECTRA}Model": _electra,
     f"{_DISTIL}DistilBertModel": _hf("transformer.layer", norms=(*_EMBEDDINGS, "embeddings.LayerNorm")),
-    f"{_HF}deberta_v2.modeling_deberta_v2.DebertaV2Model": _deberta,
-    f"{_HF}deit.modeling_deit.DeiTModel": _VIT,
-    f"{_HF}gpt2.modeling_gpt2.GPT2Model": _hf("h", norms=("wte", "wpe", "ln_f"), counts=("embed_dim",)),
-    f"{_HF}llama.modeling_llama.LlamaModel": _hf("layers", norms=("embed_tokens", "norm")),
-    f"{_HF}vit.modeling_vit.ViTModel": _VIT,
+    f"{HF}deberta_v2.modeling_deberta_v2.DebertaV2Model": _deberta,
+    f"{HF}deit.modeling_deit.DeiTModel": _VIT,
+    f"{HF}gpt2.modeling_gpt2.GPT2Model": _hf("h", norms=("wte", "wpe", "ln_f"), counts=("embed_dim",)),
+    **{f"{name}Model": _hf("layers", norms=("embed_tokens", "norm")) for name in LLAMAS},
+    f"{HF}vit.modeling_vit.ViTModel": _VIT,
 }
 HEADS = {
-    f"{_BERT}BertForSequenceClassification": Head("bert"),
-    f"{_BERT}BertForMaskedLM": Head(
+    f"{_BERT}ForSequenceClassification": Head("bert"),
+    f"{_ROBERTA}ForSequenceClassification": Head("roberta", ("classifier.dense",)),
+    f"{_ELECTRA}ForSequenceClassification": Head("electra", ("classifier.dense",)),
+    f"{_BERT}ForMaskedLM": Head(
         "bert",
         ("cls.predictions.decoder",),
         ("cls.predictions.transform.dense",),
@@ -234,16 +256,16 @@ HEADS = {
     f"{_DISTIL}DistilBertForMaskedLM": Head(
         "distilbert", ("vocab_projector",), ("vocab_transform",), ("vocab_layer_norm",)
     ),
-    f"{_HF}deberta_v2.modeling_deberta_v2.DebertaV2ForSequenceClassification": Head("deberta", ("pooler.dense",)),
-    f"{_HF}deit.modeling_deit.DeiTForImageClassification": Head("deit", ("classifier",)),
-    f"{_HF}deit.modeling_deit.DeiTForImageClassificationWithTeacher": Head(
+    f"{HF}deberta_v2.modeling_deberta_v2.DebertaV2ForSequenceClassification": Head("deberta", ("pooler.dense",)),
+    f"{HF}deit.modeling_deit.DeiTForImageClassification": Head("deit", ("classifier",)),
+    f"{HF}deit.modeling_deit.DeiTForImageClassificationWithTeacher": Head(
         "deit", ("cls_classifier", "distillation_classifier")
     ),
-    f"{_HF}gpt2.modeling_gpt2.GPT2LMHeadModel": Head("transformer", ("lm_head",)),
-    f"{_HF}gpt2.modeling_gpt2.GPT2ForSequenceClassification": Head("transformer", ("score",)),
-    f"{_HF}llama.modeling_llama.LlamaForCausalLM": Head("model", ("lm_head",)),
-    f"{_HF}llama.modeling_llama.LlamaForSequenceClassification": Head("model", ("score",)),
-    f"{_HF}vit.modeling_vit.ViTForImageClassification": Head("vit", ("classifier",)),
+    f"{HF}gpt2.modeling_gpt2.GPT2LMHeadModel": Head("transformer", ("lm_head",)),
+    f"{HF}gpt2.modeling_gpt2.GPT2ForSequenceClassification": Head("transformer", ("score",)),
+    **{f"{name}ForCausalLM": Head("model", ("lm_head",)) for name in LLAMAS},
+    **{f"{name}ForSequenceClassification": Head("model", ("score",)) for name in LLAMAS},
+    f"{HF}vit.modeling_vit.ViTForImageClassification": Head("vit", ("classifier",)),
 }
 
 

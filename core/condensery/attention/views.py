@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from condensery.attention.draft import class_of, find, inputs, join, outputs
+from condensery.attention.draft import BERTS, HF, LLAMAS, class_of, find, inputs, join, outputs, row_of
 from condensery.errors import UsageError
 
 
@@ -226,7 +226,7 @@ def _llama_counts(s: Sizes) -> dict[str, Any]:
 
 
 _LLAMA = _hf("q_proj", "k_proj", "v_proj", "o_proj", "head_dim", _llama_counts)
-_ROTARY = "transformers.models.llama.modeling_llama.LlamaRotaryEmbedding"
+_ROTARY = tuple(f"{name}RotaryEmbedding" for name in LLAMAS)
 
 
 def _llama(net: nn.Module, path: str, m: nn.Module) -> View:
@@ -236,7 +236,7 @@ def _llama(net: nn.Module, path: str, m: nn.Module) -> View:
     rope = join(above, "rotary_emb")
     module = find(net, rope)
     reason = None
-    if module is None or class_of(module) != _ROTARY:
+    if module is None or class_of(module) not in _ROTARY:
         reason = "its rotary table was not found"
     elif str(module.rope_type) in ("dynamic", "longrope"):
         reason = f"rotary tables of type {module.rope_type!r} are computed anew as it runs"
@@ -277,24 +277,22 @@ def _deberta(net: nn.Module, path: str, m: nn.Module) -> View:
     )
 
 
-_HF = "transformers.models."
+_BERT = _hf("query", "key", "value", "../output.dense", "attention_head_size", _bert_counts)
 _PROJ = ("q_proj", "k_proj", "v_proj", "o_proj", "head_dim", _vit_counts)
 ADAPTERS: dict[str, Adapter] = {
     "timm.layers.attention.Attention": _timm,
     "timm.layers.attention.AttentionRope": _timm_rope,
     "timm.models.efficientformer.Attention": _efficientformer,
     "timm.models.swin_transformer.WindowAttention": _swin,
-    f"{_HF}bert.modeling_bert.BertSelfAttention": _hf(
-        "query", "key", "value", "../output.dense", "attention_head_size", _bert_counts
-    ),
-    f"{_HF}deberta_v2.modeling_deberta_v2.DisentangledSelfAttention": _deberta,
-    f"{_HF}deit.modeling_deit.DeiTAttention": _hf(*_PROJ),
-    f"{_HF}distilbert.modeling_distilbert.DistilBertSelfAttention": _hf(
+    **{f"{name}SelfAttention": _BERT for name in BERTS},
+    f"{HF}deberta_v2.modeling_deberta_v2.DisentangledSelfAttention": _deberta,
+    f"{HF}deit.modeling_deit.DeiTAttention": _hf(*_PROJ),
+    f"{HF}distilbert.modeling_distilbert.DistilBertSelfAttention": _hf(
         "q_lin", "k_lin", "v_lin", "out_lin", "attention_head_size", lambda s: {"n_heads": s.heads}
     ),
-    f"{_HF}gpt2.modeling_gpt2.GPT2Attention": _gpt2,
-    f"{_HF}llama.modeling_llama.LlamaAttention": _llama,
-    f"{_HF}vit.modeling_vit.ViTAttention": _hf(*_PROJ),
+    f"{HF}gpt2.modeling_gpt2.GPT2Attention": _gpt2,
+    **{f"{name}Attention": _llama for name in LLAMAS},
+    f"{HF}vit.modeling_vit.ViTAttention": _hf(*_PROJ),
 }
 
 
@@ -304,20 +302,10 @@ def view_of(net: nn.Module, path: str) -> View:
     :raises UsageError: if there is none, its class isn't known, or its projections have other sizes than its
         attributes say.
     """
-    module = find(net, path)
-    if module is None:
-        raise UsageError(f"the net has no module {path!r}")
-    adapter = ADAPTERS.get(class_of(module))
-    if adapter is None:
-        raise UsageError(f"module {path!r} is a {class_of(module)}; {known_classes(ADAPTERS, 'attention')}")
+    module, adapter = row_of(net, path, ADAPTERS, "attention")
     view = adapter(net, path, module)
     _check(net, view)
     return view
-
-
-def known_classes(table: Iterable[str], what: str) -> str:
-    """Return which classes a table knows, in words."""
-    return f"known {what} classes: {', '.join(sorted(n.removeprefix(_HF) for n in table))}"
 
 
 def _check(net: nn.Module, view: View) -> None:

@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from condensery.codecs import BitPack, Codec, Coding, Dense
+from condensery.codecs import BitPack, Branch, Coding, Dense
 
 TOLERANCE, PER_CODE = 1e-3, 1e-6
 """How far from the grid a value may be, in steps: a constant, and float32's rounding of large multiples."""
 
 
-class Affine(Codec):
+class Affine(Branch):
     """Values on a grid: ``value = scale * code``, with one scale, one per channel, or one per group in a row.
 
     Decoding is exactly that product in float32. A grid with a zero point, ``scale * (q - zero)``, is stored by the

@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from condensery.codecs import Codec, Coding, Dense
+from condensery.codecs import Branch, Coding, Dense
 
 
-class Bitmap(Codec):
+class Bitmap(Branch):
     """One bit for each position, set where the entry is not zero, and the entries that are not zero.
 
     The first position is the lowest bit of the first byte.

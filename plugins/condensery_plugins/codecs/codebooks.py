@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from condensery.codecs import BitPack, Codec, Coding, Dense
+from condensery.codecs import BitPack, Branch, Coding, Dense
 
 
-class _Codebooks(Codec):
+class _Codebooks(Branch):
     """Whole sub-vectors by their place in codebooks.
 
     :param codebooks: float32 (codebooks, entries, length of a sub-vector); ``None`` to decode.

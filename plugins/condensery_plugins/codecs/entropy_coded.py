@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from condensery.codecs import BitPack, Coding
+from condensery.codecs import BitPack, Branch, Coding
 from condensery.transforms import STORE, Transform
 from condensery_plugins.codecs.huffman import WIDEST, Huffman
 
@@ -27,7 +27,7 @@ class EntropyCoded(Transform):
 
 def _shortened(coding: Coding, values: Tensor) -> Coding:
     codec = coding.codec
-    if not coding.is_leaf:
+    if isinstance(codec, Branch):
         streams = codec.encode(values)
         return Coding(codec, {name: _shortened(coding.part(name), stream) for name, stream in streams.items()})
     if not isinstance(codec, BitPack) or 2**codec.bits > WIDEST:

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from condensery.codecs import Codec, Cost, to_bytes, whole_numbers
+from condensery.codecs import Cost, Leaf, to_bytes, whole_numbers
 from condensery_plugins.codecs.prefix_code import Ints, canonical, code_lengths
 
 WIDEST = 2**14
@@ -19,7 +19,7 @@ BLOCK = 1024
 _LOT = 256 * BLOCK
 
 
-class Huffman(Codec):
+class Huffman(Leaf):
     """Whole numbers by a canonical Huffman code, optimal among those with no code over 15 bits.
 
     Streams: ``lengths``, the lowest number (int32) and 4 bits for each number from there, 0 where it doesn't occur;

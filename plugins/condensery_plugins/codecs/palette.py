@@ -5,13 +5,13 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from condensery.codecs import BitPack, Codec, Coding, Dense
+from condensery.codecs import BitPack, Branch, Coding, Dense
 
 LARGEST = 2**16
 """Values in a codebook; with more, indices save too little."""
 
 
-class Palette(Codec):
+class Palette(Branch):
     """Few distinct values: a codebook of them, and for each entry its place there.
 
     If zero is in the codebook it comes first, so that code 0 is the value zero; the rest ascend.

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from condensery.codecs import Coding
+from condensery.codecs import Branch, Coding
 from condensery_plugins.codecs.bitmap import Bitmap
 from condensery_plugins.codecs.sparse_index import SparseIndex
 
@@ -32,8 +32,7 @@ def _before(codec: Bitmap | SparseIndex, leaf: Coding) -> Coding:
 
 def _end(coding: Coding, values: Tensor) -> tuple[Coding, Tensor]:
     """Return the leaf of a chain and what it stores."""
-    while not coding.is_leaf:
-        main = coding.codec.main
-        assert main is not None
-        coding, values = coding.part(main), coding.codec.encode(values)[main]
+    while isinstance(coding.codec, Branch):
+        codec, main = coding.codec, coding.codec.main
+        coding, values = coding.part(main), codec.encode(values)[main]
     return coding, values

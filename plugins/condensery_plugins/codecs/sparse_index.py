@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from condensery.codecs import BitPack, Codec, Coding, Dense
+from condensery.codecs import BitPack, Branch, Coding, Dense
 
 WIDTHS = range(2, 17)
 """Bits of an index that :meth:`SparseIndex.cheapest` chooses among."""
 
 
-class SparseIndex(Codec):
+class SparseIndex(Branch):
     """The entries that are not zero, each with its distance from the one before; long distances get filler zeros.
 
     Han, Mao, Dally: "Deep Compression", ICLR 2016 [89], section 2 and figure 2. The longest jump is 2^bits, stored as

@@ -7,14 +7,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from condensery.codecs import Codec, Cost, whole_numbers
+from condensery.codecs import Cost, Leaf, whole_numbers
 
 DIGITS = 3 ** np.arange(5, dtype=np.uint8)
 TRITS = (np.arange(3**5)[:, None] // DIGITS % 3 - 1).astype(np.int32)
 """The five codes of each byte."""
 
 
-class Ternary(Codec):
+class Ternary(Leaf):
     """Codes -1, 0 and 1, five to a byte: 1.6 bits each. The first is the lowest digit in base 3, -1 the digit 0."""
 
     key = "ternary"

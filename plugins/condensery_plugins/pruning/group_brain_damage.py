@@ -14,6 +14,7 @@ from condensery.hookspecs import hookimpl
 from condensery.methods import Method
 from condensery.players import Player
 from condensery.stage import CONVS, Stage, Weight
+from condensery.steps import due_steps
 from condensery_plugins.pruning.masks import keep_largest
 from condensery_plugins.pruning.thinned import thin
 from condensery_plugins.pruning.weight_groups import grouped, living, norms, size, spread, with_largest
@@ -61,8 +62,7 @@ class GroupBrainDamage(Method):
                 raise UsageError(f"group-brain-damage.rates: {path} must be a share from 0 to below 1, got {rate!r}")
         self.layers_ = list(self.rates) or whole
         self.done_ = 0
-        total = max(1, stage.epochs * stage.steps_per_epoch)
-        self.due_ = [round(total * i / self.steps) for i in range(1, self.steps)] if self.schedule == "gradual" else []
+        self.due_ = due_steps(stage, self.steps) if self.schedule == "gradual" else []
         if self.schedule == "start":
             self._prune(stage, 1.0)
         elif self.schedule == "gradual":

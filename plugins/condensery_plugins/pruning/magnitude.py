@@ -10,6 +10,7 @@ from condensery.errors import UsageError
 from condensery.hookspecs import hookimpl
 from condensery.methods import Method
 from condensery.stage import Stage
+from condensery.steps import due_steps
 from condensery_plugins.pruning.masks import keep_above, keep_largest, mask, sizes, sparsity_percent
 
 REST = "*"
@@ -49,15 +50,14 @@ class Magnitude(Method):
         both = set(self.density) & set(self.quality)
         if both:
             raise UsageError(f"magnitude: layer {min(both)!r} has a density and a quality; say one of them")
-        total = max(1, stage.epochs * stage.steps_per_epoch)
-        self.due_ = [round(total * i / self.steps) for i in range(1, self.steps)]
+        self.due_ = due_steps(stage, self.steps)
         self.done_ = 0
         self._prune(stage)
 
     @hookimpl
     def before_step(self, stage: Stage) -> None:
         """Prune again when the next step is due."""
-        if self.due_ and stage.step >= self.due_[0]:
+        while self.due_ and stage.step >= self.due_[0]:
             self.due_ = self.due_[1:]
             self._prune(stage)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from condensery.hookspecs import hookimpl
 from condensery.methods import Method
 from condensery.stage import Stage, Weight
+from condensery.steps import due_steps
 from condensery_plugins.pruning.masks import sparsity_percent
 
 
@@ -24,8 +25,7 @@ class Stepwise(Method):
     @hookimpl
     def prepare(self, stage: Stage) -> None:
         """Prune for the first time, and plan when to prune again."""
-        total = max(1, stage.epochs * stage.steps_per_epoch)
-        self.due_ = [round(total * i / self.steps) for i in range(1, self.steps)]
+        self.due_ = due_steps(stage, self.steps)
         self.done_ = 0
         self._step(stage)
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from condensery.errors import UsageError
-from condensery.layers import Layer
+from condensery.layers import Layer, StandIn
 from condensery.transforms import straight_through
 from condensery_plugins.quantization.affine import (
     INT32,
@@ -100,6 +100,19 @@ class Folded(Layer):
     @abstractmethod
     def bake(self) -> Integer:
         """Return the integer layer."""
+
+    @torch.no_grad()
+    def stand_in(self) -> StandIn:
+        """Return the plain layer with batch normalization folded in."""
+        weight, bias = self.fold()
+        geometry = {**geometry_of(self), "bias": bias is not None}  # type: ignore[arg-type]
+        made = nn.Linear(**geometry) if isinstance(self, nn.Linear) else nn.Conv2d(**geometry)
+        made.weight = nn.Parameter(weight.clone())
+        if bias is not None:
+            made.bias = nn.Parameter(bias.clone())
+        per_channel = ("gamma", "beta", "running_mean", "running_var") if self.plan.eps is not None else ()
+        own = ("bias",) if self._own()[1] is not None else ()
+        return StandIn(made, {"weight": ("weight",), "bias": own + per_channel})
 
     # ---------------------------------------------------------------- folding
 

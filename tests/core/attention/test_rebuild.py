@@ -59,21 +59,13 @@ def test_exported(name: str) -> None:
 
 IMAGES = TaskFacts("image", 5, channels=3, size=32)
 WORDS = TaskFacts("text", 5, vocabulary=40, length=9)
+SMALL = {"hidden_size": 24, "depth": 2, "num_attention_heads": 3, "intermediate_size": 20}
+GROUPED = SMALL | {"hidden_size": 32, "depth": 3, "num_attention_heads": 4, "num_key_value_heads": 2}
 ARTIFACTS: list[tuple[TaskFacts, dict[str, Any]]] = [
     (IMAGES, {"key": "timm/vit_tiny_patch16_224", "depth": 3}),
     (IMAGES, {"key": "timm/deit_tiny_distilled_patch16_224", "depth": 2}),
-    (WORDS, {"key": "hf/bert", "hidden_size": 24, "depth": 2, "num_attention_heads": 3, "intermediate_size": 20}),
-    (
-        WORDS,
-        {
-            "key": "hf/llama",
-            "hidden_size": 32,
-            "depth": 3,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "intermediate_size": 20,
-        },
-    ),
+    *[(WORDS, {"key": key, **SMALL}) for key in ("hf/bert", "hf/roberta", "hf/electra")],
+    *[(WORDS, {"key": key, **GROUPED}) for key in ("hf/llama", "hf/mistral", "hf/qwen2")],
 ]
 
 

@@ -6,15 +6,16 @@ from typing import Any
 
 import pytest
 import torch
-from tests.core.attention.zoo import TEXT, anatomy, build, example, forward
+from tests.core.attention.zoo import GROUPED, LLAMAS, TEXT, anatomy, build, example, forward
 from torch import nn
 
 from condensery.attention import Anatomy, HeadDims
 from condensery.errors import UsageError
 
 
-def test_grouped_queries_go_in_whole_groups_or_as_many_of_each() -> None:
-    a = anatomy("hf-llama")
+@pytest.mark.parametrize("name", LLAMAS)
+def test_grouped_queries_go_in_whole_groups_or_as_many_of_each(name: str) -> None:
+    a = anatomy(name)
     path = "model.layers.0.self_attn"
     with pytest.raises(UsageError, match=r"2 query heads in turn share keys .* and \[1, 2\] would be left"):
         a.remove_heads({path: [0]})
@@ -72,6 +73,46 @@ def test_unknown_classes_are_refused_by_name() -> None:
     eva = timm.create_model("eva02_tiny_patch14_224", img_size=28, depth=1)
     (found,) = Anatomy(eva, torch.zeros(1, 3, 28, 28)).heads()
     assert "timm.models.eva.EvaAttention; known attention classes" in str(found.reason)
+
+
+def test_relatives_of_known_classes_are_refused_by_name() -> None:
+    """Qwen3 is Qwen2 with norms inside the heads; XLM-RoBERTa is RoBERTa under another name."""
+    from transformers import Qwen3Config, Qwen3ForCausalLM, XLMRobertaConfig, XLMRobertaForSequenceClassification
+
+    for net, attention, layers, name in (
+        (Qwen3ForCausalLM(Qwen3Config(**GROUPED)), "model.layers.0.self_attn", "model.layers", "Qwen3"),
+        (
+            XLMRobertaForSequenceClassification(XLMRobertaConfig(**TEXT)),
+            "roberta.encoder.layer.0.attention.self",
+            "roberta.encoder.layer",
+            "XLMRoberta",
+        ),
+    ):
+        a = Anatomy(net, example("hf-bert"), forward)
+        assert a.heads()[0].path == attention
+        assert all(name in str(h.reason) and "known attention classes" in str(h.reason) for h in a.heads())
+        assert (a.neurons(), a.layers(), a.widths()) == ([], [], [])
+        with pytest.raises(UsageError, match=rf"is a .*\.{name}.*Attention; known attention classes"):
+            a.remove_heads({attention: [0]})
+        with pytest.raises(UsageError, match=rf"is a .*\.{name}.*Layer; known layer classes"):
+            a.remove_layers([f"{layers}.0"])
+
+
+def test_layers_whose_masks_go_by_their_place_stay() -> None:
+    """Qwen2 looks a mask up by the number of the layer: behind a removed one the others would get their neighbours'."""
+    import transformers
+
+    def qwen2(full: int) -> Anatomy:
+        window = {"sliding_window": 7, "use_sliding_window": True, "max_window_layers": full}
+        make: Any = transformers.Qwen2ForSequenceClassification
+        return Anatomy(make(transformers.Qwen2Config(**GROUPED | window)), example("hf-qwen2"), forward)
+
+    mixed, even = qwen2(full=1), qwen2(full=0)
+    with pytest.raises(UsageError, match=r"a mask for each place in 'model\.layers': full_attention and sliding_atten"):
+        mixed.remove_layers(["model.layers.0"])
+    for cut in (mixed.remove_heads({"model.layers.2.self_attn": [0, 1]}), even.remove_layers(["model.layers.0"])):
+        assert cut.difference is not None
+        assert cut.difference < 1e-5
 
 
 def test_wrapped_projections_are_refused() -> None:

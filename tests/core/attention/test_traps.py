@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.core.attention.zoo import LLAMA, anatomy, build, cut_copy, example, forward, fresh, logits
+from tests.core.attention.zoo import LLAMA, LLAMAS, anatomy, build, cut_copy, example, forward, fresh, logits
 from torch import nn
 
 from condensery import Registry
@@ -64,6 +64,8 @@ def test_1_the_fused_kernel_divides_by_the_size_it_sees(name: str) -> None:
     ("name", "stale"),
     [
         ("hf-bert", "attention_head_size"),
+        ("hf-roberta", "attention_head_size"),
+        ("hf-electra", "attention_head_size"),
         ("hf-distilbert", "attention_head_size"),
         ("hf-gpt2", "head_dim"),
         ("hf-vit", "head_dim"),
@@ -128,25 +130,27 @@ def test_4_deberta_needs_the_factor_on_both_query_projections() -> None:
             prove(dataclasses.replace(cut, factors=factors, proofs={}), a.net, example("hf-deberta"), forward)
 
 
-def test_5_the_rotary_table_is_cut_and_saved() -> None:
-    a = anatomy("hf-llama")
+@pytest.mark.parametrize("name", LLAMAS)
+def test_5_the_rotary_table_is_cut_and_saved(name: str) -> None:
+    a = anatomy(name)
     cut = a.remove_head_dims({h.path: [1, 5] for h in a.heads()})
     kept = cut.tensors["model.rotary_emb.inv_freq"].kept
     assert kept.tolist() == [0, 2, 3] == cut.tensors["model.rotary_emb.original_inv_freq"].kept.tolist()
-    net = cut_copy("hf-llama", cut)
+    net = cut_copy(name, cut)
     assert "model.rotary_emb.inv_freq" not in net.state_dict()
     registry = Registry.open()
-    again = restructure(fresh("hf-llama"), structure_of(net, fresh("hf-llama"), registry).dump(), registry, "here")
+    again = restructure(fresh(name), structure_of(net, fresh(name), registry).dump(), registry, "here")
     load_tensors(again, tensors_of(net), "here")
-    assert torch.equal(logits("hf-llama", again), logits("hf-llama", net))
+    assert torch.equal(logits(name, again), logits(name, net))
     # A table made anew for the smaller head has other frequencies, and gives no error.
     fewer = 10000.0 ** -(torch.arange(0, 6, 2) / 6)
     again.get_submodule("model.rotary_emb").inv_freq = fewer
-    assert (logits("hf-llama", again) - logits("hf-llama", net)).abs().max() > 0.01
+    assert (logits(name, again) - logits(name, net)).abs().max() > 0.01
 
 
-def test_5_rotary_dimensions_go_in_pairs_from_all_heads_and_layers() -> None:
-    a = anatomy("hf-llama")
+@pytest.mark.parametrize("name", LLAMAS)
+def test_5_rotary_dimensions_go_in_pairs_from_all_heads_and_layers(name: str) -> None:
+    a = anatomy(name)
     paths = [h.path for h in a.heads()]
     with pytest.raises(UsageError, match=r"dimension i turns together with i \+ 4"):
         a.remove_head_dims({p: [0, 1] for p in paths})
@@ -154,10 +158,10 @@ def test_5_rotary_dimensions_go_in_pairs_from_all_heads_and_layers() -> None:
         a.remove_head_dims({p: [0, 4] for p in paths[:2]})
     with pytest.raises(UsageError, match="from all heads"):
         a.remove_head_dims({p: HeadDims([[0, 4], [1, 5]], [0, 4]) for p in paths})
-    net = build("hf-llama")
+    net = build(name)
     net.get_submodule("model.rotary_emb").rope_type = "dynamic"  # type: ignore[assignment]
     with pytest.raises(UsageError, match="rotary tables of type 'dynamic' are computed anew"):
-        Anatomy(net, example("hf-llama"), forward).remove_head_dims({p: [0, 4] for p in paths})
+        Anatomy(net, example(name), forward).remove_head_dims({p: [0, 4] for p in paths})
 
 
 def decoded(net: nn.Module, words: torch.Tensor) -> torch.Tensor:
@@ -174,7 +178,9 @@ def decoded(net: nn.Module, words: torch.Tensor) -> torch.Tensor:
     return torch.cat(found, 1)
 
 
-@pytest.mark.parametrize(("name", "layers"), [("hf-llama", "model.layers"), ("hf-gpt2", "transformer.h")])
+@pytest.mark.parametrize(
+    ("name", "layers"), [*((name, "model.layers") for name in LLAMAS), ("hf-gpt2", "transformer.h")]
+)
 def test_6_caches_go_by_the_number_of_the_layer(name: str, layers: str) -> None:
     """The first layer must go: with one in the middle gone, stale numbers do no harm."""
     a = anatomy(name)
@@ -191,9 +197,10 @@ def test_6_caches_go_by_the_number_of_the_layer(name: str, layers: str) -> None:
     assert (decoded(stale, words) - whole).abs().max() > 0.01
 
 
-def test_6_a_cut_decoder_decodes() -> None:
-    a = anatomy("hf-llama")
-    net = cut_copy("hf-llama", a.remove_heads({h.path: [0, 2] for h in a.heads()}))
+@pytest.mark.parametrize("name", LLAMAS)
+def test_6_a_cut_decoder_decodes(name: str) -> None:
+    a = anatomy(name)
+    net = cut_copy(name, a.remove_heads({h.path: [0, 2] for h in a.heads()}))
     words = torch.randint(1, 40, (2, 8), generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
         whole = net(input_ids=words, use_cache=False).logits
@@ -212,6 +219,32 @@ def test_7_the_cached_bias_of_efficientformer_is_dropped() -> None:
     assert net.get_submodule(path).attention_bias_cache == {}
     assert logits("timm-efficientformer", net).shape == (2, 5)
     assert twin.get_submodule(path).attention_bias_cache == {}  # each net has a cache of its own
+
+
+@pytest.mark.parametrize(("name", "model"), [("hf-roberta", "roberta"), ("hf-electra", "electra")])
+def test_8_a_classifier_as_wide_as_the_stream_loses_columns_only(name: str, model: str) -> None:
+    cut = anatomy(name).remove_width({f"{model}.encoder.layer": [0, 1]})
+    assert cut.tensors["classifier.dense.weight"].new == (24, 22)
+    assert not any(n == "classifier.dense.bias" or n.startswith("classifier.out_proj") for n in cut.tensors)
+    embeddings = [n for n in cut.tensors if n.startswith(f"{model}.embeddings.")]
+    assert bool(embeddings) == (model == "roberta")  # ELECTRA's are narrower, a projection widens them
+    if model == "electra":
+        assert cut.tensors["electra.embeddings_project.weight"].new == (22, 16)
+
+
+def test_qwen2_has_biases_on_queries_keys_and_values() -> None:
+    """Of 4 query heads of 8 over 2 of keys and values the first two go, with the first of keys and values."""
+    cut = anatomy("hf-qwen2").remove_heads({"model.layers.0.self_attn": [0, 1]})
+    assert {n.rpartition("self_attn.")[2]: left.new for n, left in cut.tensors.items()} == {
+        "q_proj.weight": (16, 32),
+        "q_proj.bias": (16,),
+        "k_proj.weight": (8, 32),
+        "k_proj.bias": (8,),
+        "v_proj.weight": (8, 32),
+        "v_proj.bias": (8,),
+        "o_proj.weight": (32, 16),
+    }
+    assert cut.tensors["model.layers.0.self_attn.k_proj.bias"].kept.tolist() == list(range(8, 16))
 
 
 def test_8_the_stream_is_not_told_by_shapes() -> None:

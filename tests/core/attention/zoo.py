@@ -26,7 +26,10 @@ TEXT: dict[str, Any] = {
     "max_position_embeddings": 12,
     "pad_token_id": 0,
 }
-LLAMA = TEXT | {"hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2, "attention_bias": True}
+GROUPED = TEXT | {"hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2}
+LLAMA = GROUPED | {"attention_bias": True}
+LLAMAS = {"hf-llama": LLAMA, "hf-mistral": GROUPED | {"sliding_window": None}, "hf-qwen2": GROUPED}
+"""Settings of the decoders with grouped queries and rotary tables; the last has biases without being asked."""
 DISTILBERT = {k: v for k, v in TEXT.items() if k != "intermediate_size"} | {"hidden_dim": 20}
 GPT2 = {k: v for k, v in TEXT.items() if k != "intermediate_size"} | {
     "n_inner": 20,
@@ -129,8 +132,15 @@ BUILDERS: dict[str, Callable[[], nn.Module]] = {
     "hf-deit-teacher": lambda: _hf("DeiTForImageClassificationWithTeacher", "DeiTConfig", IMAGE),
     "hf-gpt2": lambda: _hf("GPT2LMHeadModel", "GPT2Config", GPT2),
     "hf-gpt2-cls": lambda: _hf("GPT2ForSequenceClassification", "GPT2Config", GPT2),
+    "hf-roberta": lambda: _hf("RobertaForSequenceClassification", "RobertaConfig", TEXT),
+    "hf-electra": lambda: _hf("ElectraForSequenceClassification", "ElectraConfig", TEXT | {"embedding_size": 16}),
+    "hf-electra-wide": lambda: _hf("ElectraForSequenceClassification", "ElectraConfig", TEXT | {"embedding_size": 24}),
     "hf-llama": lambda: _hf("LlamaForCausalLM", "LlamaConfig", LLAMA),
     "hf-llama-cls": lambda: _hf("LlamaForSequenceClassification", "LlamaConfig", LLAMA),
+    "hf-mistral": lambda: _hf("MistralForCausalLM", "MistralConfig", LLAMAS["hf-mistral"]),
+    "hf-mistral-cls": lambda: _hf("MistralForSequenceClassification", "MistralConfig", LLAMAS["hf-mistral"]),
+    "hf-qwen2": lambda: _hf("Qwen2ForCausalLM", "Qwen2Config", LLAMAS["hf-qwen2"]),
+    "hf-qwen2-cls": lambda: _hf("Qwen2ForSequenceClassification", "Qwen2Config", LLAMAS["hf-qwen2"]),
     "hf-deberta": lambda: _hf(
         "DebertaV2ForSequenceClassification", "DebertaV2Config", DEBERTA | {"share_att_key": False}
     ),
@@ -178,7 +188,8 @@ def forward(model: nn.Module, inputs: Any) -> Tensor:
     if not isinstance(inputs, dict):
         out = model(inputs)
         return out if isinstance(out, Tensor) else out.logits
-    more = {"use_cache": False} if hasattr(model.config, "use_cache") and "Llama" in type(model).__name__ else {}
+    config: Any = model.config
+    more = {"use_cache": False} if f"hf-{config.model_type}" in LLAMAS else {}
     logits: Tensor = model(**inputs, **more).logits
     return logits[inputs["attention_mask"].bool()] if logits.dim() == 3 else logits
 

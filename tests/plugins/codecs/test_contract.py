@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from condensery import Registry
-from condensery.codecs import BitPack, Codec, Coding, Dense
+from condensery.codecs import BitPack, Branch, Codec, Coding, Dense, Leaf
 from condensery.decoding import Source, codec_of, decode
 from condensery.errors import ArtifactError
 from condensery_plugins.codecs.affine import Affine
@@ -23,16 +23,16 @@ from condensery_plugins.codecs.sparse_index import SparseIndex
 from condensery_plugins.codecs.ternary import Ternary
 
 
-def product(base: Tensor) -> tuple[Codec, Tensor]:
+def product(base: Tensor) -> tuple[Leaf | Branch, Tensor]:
     rows = base.shape[0] if base.dim() > 1 else 1
     return ProductCodebook(torch.arange(-3.0, 5).flip(0).view(1, 8, 1).repeat(base.numel() // rows, 1, 1)), base.float()
 
 
-def residual(base: Tensor) -> tuple[Codec, Tensor]:
+def residual(base: Tensor) -> tuple[Leaf | Branch, Tensor]:
     return ResidualCodebook(torch.tensor([[-3.0, 0, 3], [1.0, 0, -1]]).unsqueeze(2)), base.float()
 
 
-CASES: dict[str, Callable[[Tensor], tuple[Codec, Tensor]]] = {
+CASES: dict[str, Callable[[Tensor], tuple[Leaf | Branch, Tensor]]] = {
     "affine": lambda base: (Affine(4, torch.tensor(0.1)), base * torch.tensor(0.1)),
     "bitmap": lambda base: (Bitmap(), base / 3),
     "bitpack": lambda base: (BitPack.of(base), base),
@@ -69,6 +69,31 @@ def leaves(record: dict[str, Any]) -> Iterator[tuple[dict[str, int], str]]:
 
 def test_every_codec_has_a_case(registry: Registry) -> None:
     assert sorted(CASES) == registry.keys("codecs")
+
+
+@pytest.mark.parametrize("key", CASES)
+def test_a_codec_is_a_leaf_of_bytes_or_a_branch_with_parts(key: str) -> None:
+    codec, values = CASES[key](filled((4, 3), "random"))
+    streams = codec.encode(values)
+    assert isinstance(codec, Leaf) != isinstance(codec, Branch)
+    if isinstance(codec, Branch):
+        assert codec.parts().keys() == streams.keys()
+        assert codec.main in streams
+    else:
+        assert {s.dtype for s in streams.values()} == {torch.uint8}
+
+
+def test_a_leaf_without_a_cost_and_a_branch_without_parts_are_not_whole() -> None:
+    class Half(Codec):
+        def encode(self, values: Tensor) -> dict[str, Tensor]:
+            return {"data": values}
+
+        def decode(self, streams: Mapping[str, Tensor], shape: Sequence[int]) -> Tensor:
+            return streams["data"]
+
+    for base, missing in ((Leaf, "cost"), (Branch, "parts")):
+        with pytest.raises(TypeError, match=f"abstract method '?{missing}"):
+            type("Whole", (Half, base), {})()
 
 
 @pytest.mark.parametrize("fill", FILLS)

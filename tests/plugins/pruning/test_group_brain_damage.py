@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 import torch
+from tests.core.helpers import recipe
 from tests.plugins.pruning.stages import Given, stage_of
 from torch import Tensor, nn
 
 from condensery import NotApplicable, Registry, Run, UsageError
 from condensery.artifact import open_artifact
 from condensery.managers import StageManager
-from condensery.recipe import parse_recipe
 from condensery.stage import Stage
 from condensery.steps import Defaults
 from condensery.transforms import attached, latent_of
@@ -156,18 +156,14 @@ def test_convolution_groups_have_their_own_columns() -> None:
 
 def test_a_trained_net_ends_thin_and_loads(tmp_path: Path) -> None:
     """LeNet-5 on 16x16: conv1 keeps 10 of 25 columns, conv2 100 of 250 (half width: 10 channels); both take part."""
-    data = {
-        "model": {"key": "lenet-5", "width": 0.5},
-        "task": {"key": "digits", "size": 16},
-        "base": "none",
-        "data": {"subset": {"size": 64}},
-        "train": {"batch_size": 16, "epochs": 1, "optimizer": {"lr": 0.05}},
-        "stages": [
-            {"methods": [{"group-brain-damage": {"sparsity": 0.6}}]},
-            {"name": "fine-tune"},
-        ],
-    }
-    job = Run(parse_recipe(data), REGISTRY, out=tmp_path / "run", device="cpu")
+    given = recipe(
+        [{"methods": [{"group-brain-damage": {"sparsity": 0.6}}]}, {"name": "fine-tune"}],
+        model={"key": "lenet-5", "width": 0.5},
+        task={"key": "digits", "size": 16},
+        data={"subset": {"size": 64}},
+        train={"batch_size": 16, "epochs": 1, "optimizer": {"lr": 0.05}},
+    )
+    job = Run(given, REGISTRY, out=tmp_path / "run", device="cpu")
     report = job.execute()
     net = open_artifact(tmp_path / "run" / "artifact.safetensors", REGISTRY).net
     layers = [net.get_submodule(p) for p in ("conv1", "conv2")]
@@ -185,15 +181,9 @@ def test_a_trained_net_ends_thin_and_loads(tmp_path: Path) -> None:
 
 def test_a_quantizer_keeps_its_grid(tmp_path: Path) -> None:
     """Behind LSQ the convolutions stay masked ones: what is thinned would be stored in 32 bits."""
-    data = {
-        "model": {"key": "resnet8", "width": 0.5},
-        "task": "digits",
-        "base": "none",
-        "data": {"subset": {"size": 32}},
-        "train": {"batch_size": 16, "epochs": 1, "optimizer": {"lr": 0.01}},
-        "stages": [{"methods": ["group-brain-damage"]}, {"methods": [{"lsq": {"weight_bits": 4}}]}],
-    }
-    job = Run(parse_recipe(data), REGISTRY, out=tmp_path / "run", device="cpu")
+    stages = ["group-brain-damage", {"methods": [{"lsq": {"weight_bits": 4}}]}]
+    train = {"batch_size": 16, "epochs": 1, "optimizer": {"lr": 0.01}}
+    job = Run(recipe(stages, train=train), REGISTRY, out=tmp_path / "run", device="cpu")
     job.execute()
     assert job.baked is not None
     layer = job.baked.net.get_submodule("layer1.0.conv1")
@@ -215,15 +205,9 @@ def test_a_quantizer_keeps_its_grid(tmp_path: Path) -> None:
 )
 def test_later_stages_find_the_masks(after: list[Any], thinned: int, tmp_path: Path) -> None:
     """resnet8 has 7 convolutions; of layer1.0.conv1 at least half of the 8 * 9 columns stay at zero."""
-    data = {
-        "model": {"key": "resnet8", "width": 0.5},
-        "task": "digits",
-        "base": "none",
-        "data": {"subset": {"size": 32}},
-        "train": {"batch_size": 16, "epochs": 1, "optimizer": {"lr": 0.05}},
-        "stages": [{"methods": ["group-brain-damage"]}, {"methods": after}, {"name": "fine-tune"}],
-    }
-    job = Run(parse_recipe(data), REGISTRY, out=tmp_path / "run", device="cpu")
+    stages = ["group-brain-damage", {"methods": after}, {"name": "fine-tune"}]
+    train = {"batch_size": 16, "epochs": 1, "optimizer": {"lr": 0.05}}
+    job = Run(recipe(stages, train=train), REGISTRY, out=tmp_path / "run", device="cpu")
     report = job.execute()
     assert job.baked is not None
     layers = [m for m in job.baked.net.modules() if isinstance(m, ThinnedConv2d)]

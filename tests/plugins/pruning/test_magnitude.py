@@ -39,6 +39,13 @@ def test_steps_reach_the_share_gradually(tmp_path: Path) -> None:
     assert report["stages"][0]["report"]["magnitude.sparsity_percent"] == pytest.approx(80.0)
 
 
+def test_more_steps_than_batches_reach_the_share_too(tmp_path: Path) -> None:
+    """Of nine steps two or three come before each of four batches; the last one isn't lost behind them."""
+    stage = {"methods": [{"magnitude": {"sparsity": 0.8, "steps": 9}}], "epochs": 1}
+    report = run(tmp_path, stage, model={"key": "mlp", "hidden": [20]})
+    assert report["stages"][0]["report"]["magnitude.sparsity_percent"] == pytest.approx(80.0)
+
+
 def test_rounds_never_bring_a_weight_back(tmp_path: Path) -> None:
     """1 - 0.8^R after R rounds, as prune-then-distill's authors prune."""
     item = {"repeat": 3, "stages": [{"methods": [{"magnitude": {"sparsity": "=1 - 0.8 ** (round + 1)"}}], "epochs": 1}]}

@@ -5,12 +5,13 @@ from typing import Any
 
 import pytest
 import torch
+from tests.core.helpers import recipe
 from torch import Tensor, nn
 
 from condensery import Registry, Run
 from condensery.managers import StageManager
 from condensery.players import Player
-from condensery.recipe import ModelSpec, StageSpec, TrainSpec, parse_recipe
+from condensery.recipe import ModelSpec, StageSpec, TrainSpec
 from condensery.stage import BATCH_NORMS, Stage
 from condensery.steps import Defaults
 from condensery.transforms import attached
@@ -29,15 +30,9 @@ class Looks(Run):
 
 
 def run(tmp_path: Path, **settings: Any) -> Looks:
-    data = {
-        "model": {"key": "resnet8", "width": 0.5},
-        "task": "digits",
-        "base": "none",
-        "data": {"subset": {"size": 32}},
-        "train": {"batch_size": 32, "epochs": 1, "optimizer": {"lr": 0.1}},
-        "stages": [{"methods": [{"network-slimming": settings}]}],
-    }
-    job = Looks(parse_recipe(data), Registry.open(), out=tmp_path / "-".join(map(str, settings.values())))
+    train = {"batch_size": 32, "epochs": 1, "optimizer": {"lr": 0.1}}
+    given = recipe([{"methods": [{"network-slimming": settings}]}], train=train)
+    job = Looks(given, Registry.open(), out=tmp_path / "-".join(map(str, settings.values())))
     job.report = job.execute()  # type: ignore[attr-defined]
     return job
 

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 import torch
+from tests.core.helpers import recipe
 from tests.plugins.pruning.stages import Given, stage_of
 from torch import Tensor, nn
 
 from condensery import NotApplicable, Registry, Run, UnknownKey, UsageError
 from condensery.bake import bake
 from condensery.managers import StageManager
-from condensery.recipe import parse_recipe
 from condensery.stage import Stage
 from condensery.steps import Defaults
 from condensery.transforms import attached, latent_of
@@ -249,15 +249,12 @@ class Keeps(Run):
 def test_zeros_stay_while_the_net_trains_on(tmp_path: Path) -> None:
     """Strong penalties on a small net; a second stage trains without them at a high rate."""
     settings = {"granularity": ["filter", "channel", "shape"], "strength": 0.5, "threshold": 0.05}
-    data = {
-        "model": {"key": "resnet8", "width": 0.5},
-        "task": "digits",
-        "base": "none",
-        "data": {"subset": {"size": 64}},
-        "train": {"batch_size": 8, "epochs": 3, "optimizer": {"lr": 0.1}},
-        "stages": [{"methods": [{"ssl": settings}]}, {"name": "fine-tune"}],
-    }
-    job = Keeps(parse_recipe(data), REGISTRY, out=tmp_path / "run")
+    given = recipe(
+        [{"methods": [{"ssl": settings}]}, {"name": "fine-tune"}],
+        data={"subset": {"size": 64}},
+        train={"batch_size": 8, "epochs": 3, "optimizer": {"lr": 0.1}},
+    )
+    job = Keeps(given, REGISTRY, out=tmp_path / "run")
     report = job.execute()
     first, second = job.seen[-2:]
     assert sum(int(held.sum()) for held, _ in first.values()) > 100

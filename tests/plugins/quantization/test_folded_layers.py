@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from condensery.cuts import apply
+from condensery.surgery import remove_channels
 from condensery_plugins.quantization.folded_layers import Folded, FoldedConv2d, FoldedLinear
 
 
@@ -183,3 +185,50 @@ def test_a_layer_is_rebuilt_from_config_and_tensors(made: Any) -> None:
     assert torch.equal(again(x), layer(x))
     assert torch.equal(layer.bake()(x), layer(x))
     assert int(layer.bake().get_buffer("codes").abs().max()) == 7
+
+
+def test_channels_are_cut_with_their_norm() -> None:
+    """x = 2: 2; (4 + 1 - 1) / 2 * 2 = 4; 508 - 1 - 2 + 5 = 510. All: 2 + 40 + 51000; without channel 1: 51002.
+
+    The folded weights 1, 2 and 254 are on an 8-bit grid of step 1.
+    """
+    geometry = {"in_channels": 1, "out_channels": 3, "kernel_size": 1, "bias": True}
+    net = nn.Sequential(FoldedConv2d(geometry, {"eps": 0.0, "output_bits": None}), nn.ReLU(), nn.Conv2d(3, 1, 1))
+    layer = net[0]
+    assert isinstance(layer, FoldedConv2d)
+    numbers = {
+        "0.weight": [1.0, 2.0, 254.0],
+        "0.bias": [0.0, 1.0, -1.0],
+        "0.gamma": [1.0, 2.0, 1.0],
+        "0.beta": [0.0, 0.0, 5.0],
+        "0.running_mean": [0.0, 1.0, 2.0],
+        "0.running_var": [1.0, 4.0, 1.0],
+        "2.weight": [1.0, 10.0, 100.0],
+        "2.bias": [0.0],
+    }
+    state = net.state_dict()
+    net.load_state_dict(state | {n: torch.tensor(v).view_as(state[n]) for n, v in numbers.items()})
+    layer.active, x = False, torch.full((1, 1, 1, 1), 2.0)
+    assert net.eval()(x).item() == 51042.0
+    apply(remove_channels(net, x, {"0": [1]}), net)
+    assert net(x).item() == 51002.0
+    assert layer.get_parameter("beta").tolist() == [0.0, 5.0]
+    assert layer.running_var.tolist() == [1.0, 1.0]
+    assert layer.config()["geometry"]["out_channels"] == 2
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("norm", [True, False])
+def test_a_stand_in_computes_the_same_in_floats(bias: bool, norm: bool) -> None:
+    layer = FoldedLinear({"in_features": 4, "out_features": 3, "bias": bias}, {"eps": 1e-5 if norm else None})
+    if norm:
+        with torch.no_grad():
+            for tensor in (layer.gamma, layer.beta, layer.running_mean, layer.running_var):
+                tensor.uniform_(0.5, 2.0)
+    x = torch.randn(5, 4)
+    made, names = layer.stand_in()
+    assert type(made) is nn.Linear
+    torch.testing.assert_close(made(x), run(layer.eval(), x))
+    assert {n for own in names.values() for n in own} == {n for n, _ in layer.named_parameters()} | {
+        n for n, _ in layer.named_buffers(recurse=False)
+    }

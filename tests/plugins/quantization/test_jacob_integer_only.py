@@ -2,20 +2,22 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tests.core.helpers import recipe, registry
 from torch import Tensor, nn
 
-from condensery import NotApplicable, Registry
+from condensery import NotApplicable, Registry, Run, load
 from condensery.layers import Layer, replace
 from condensery.models import build_net, build_task
 from condensery.players import Player
 from condensery.recipe import ModelSpec, StageSpec, TaskSpec, TrainSpec
 from condensery.stage import Stage
 from condensery.tasks import Subset
-from condensery.transforms import attached
+from condensery.transforms import attached, latent_of
 from condensery_plugins.pruning.masks import Mask
 from condensery_plugins.quantization.folded_layers import Folded
 from condensery_plugins.quantization.integer_layers import Integer
@@ -212,6 +214,45 @@ def test_masks_move_along_and_zeros_stay() -> None:
     assert not integer.weight[~kept].any()
     assert not integer.weight[~channels].any()
     assert integer.weight[channels].count_nonzero() > 0.9 * kept[channels].sum()
+
+
+def test_filters_are_cut_out_of_a_net_in_whole_numbers() -> None:
+    """Codes and zero codes: the net without some filters equals the one where they are zero, to the last code."""
+    stage = stage_of("resnet8", width=0.5)
+    net = train(stage, JacobIntegerOnly())
+    mask = Mask((16,))
+    mask.keep[3] = 0
+    stage.attach("layer2.0.conv1.gamma", "some", mask)
+    gone = {"layer1.0.conv1": [0, 5], "layer2.0.conv1": [2, 3, 11]}
+    masked = copy.deepcopy(net)
+    with torch.no_grad():
+        for path, filters in gone.items():
+            layer, reader = masked.get_submodule(path), masked.get_submodule(path.replace("conv1", "conv2"))
+            for name in ("weight", "gamma", "beta"):
+                latent_of(layer, name)[filters] = 0
+            latent_of(reader, "weight")[:, filters] = 0
+    removal = stage.surgeon.remove_channels(gone)
+    assert removal.cut is not None
+    assert removal.cut.difference is not None
+    assert removal.cut.difference < 1e-9
+    left, right = outputs(masked, stage, Folded), outputs(net, stage, Folded)
+    for name in left.keys() - gone.keys():
+        assert all(torch.equal(a, b) for a, b in zip(left[name], right[name], strict=True)), name
+    assert [tuple(a.transform.get_buffer("keep").shape) for a in attached(net)] == [(13,)]
+    integer = baked(net).get_submodule("layer1.0.conv1")
+    assert isinstance(integer, Integer)
+    assert integer.config()["shape"] == [6, 8, 3, 3]
+
+
+def test_filters_are_pruned_after_it_and_the_artifact_runs_in_whole_numbers(tmp_path: Path) -> None:
+    stages = ["jacob-integer-only", {"methods": [{"l1-filter-pruning": {"ratio": 0.25}}]}]
+    report = Run(recipe(stages), registry(), out=tmp_path / "o").execute()
+    assert report["stages"][1]["report"]["l1-filter-pruning.filters_removed_percent"] == 25.0
+    net = load(tmp_path / "o" / "artifact.safetensors")
+    shapes = {n: m.config()["shape"] for n, m in net.named_modules() if isinstance(m, Integer)}
+    assert shapes["layer1.0.conv1"] == [6, 8, 3, 3]
+    assert shapes["layer3.0.conv2"] == [32, 24, 3, 3]
+    assert len(shapes) == 8
 
 
 def test_a_module_in_two_places_is_replaced_in_both() -> None:
