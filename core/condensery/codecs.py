@@ -117,12 +117,6 @@ class Coding:
         """Return the codings of all streams, the codec's own choice where none is given; a leaf has none."""
         return {} if isinstance(self.codec, Leaf) else {**self.codec.parts(), **self.parts}
 
-    def map_leaves(self, change: Callable[[Leaf], Leaf]) -> Coding:
-        """Return the same tree with other leaves."""
-        if isinstance(self.codec, Leaf):
-            return Coding(change(self.codec))
-        return Coding(self.codec, {n: part.map_leaves(change) for n, part in self.streams().items()})
-
     def map_main(self, change: Callable[[Coding], Coding]) -> Coding:
         """Return the same tree with another leaf at the end of the chain: where a codec is put in."""
         if isinstance(self.codec, Leaf):

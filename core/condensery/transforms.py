@@ -70,7 +70,7 @@ class Transform(nn.Module):
 
         A quantizer returns a coding whose ``main`` stream holds whole numbers, of the tensor's shape, 0 for zero; a
         mask puts a sparse codec before the leaf (``coding.map_main``); one of rank ``STORE`` leaves the values alone
-        and changes leaves (``coding.map_leaves``).
+        and changes how whole numbers are written.
 
         :param final: the value that the layer uses, all transforms applied.
         """
