@@ -13,6 +13,7 @@ from condensery.players import Player
 from condensery.stage import BATCH_NORMS, Stage
 from condensery_plugins.pruning.channel_selection import selection
 from condensery_plugins.pruning.masks import mask, sizes
+from condensery_plugins.pruning.refusals import refuse_nothing
 
 
 @dataclass(eq=False, kw_only=True)
@@ -37,6 +38,13 @@ class NetworkSlimming(Method):
     ratio: float = 0.5
     scope: Literal["global", "local"] = "global"
     max_share: float = 1.0
+
+    @hookimpl
+    def prepare(self, stage: Stage) -> None:
+        """Refuse shares with which no channel would go in the end."""
+        channels = [len(w.latent) for w in stage.weights(kinds=BATCH_NORMS)]
+        refuse_nothing(stage, "network-slimming", "ratio", self.ratio, channels, unit="channel", scope=self.scope)
+        refuse_nothing(stage, "network-slimming", "max_share", self.max_share, channels, unit="channel", goes=at_most)
 
     @hookimpl
     def after_backward(self, stage: Stage, player: Player) -> None:
@@ -111,6 +119,10 @@ def smallest(scores: Mapping[str, Tensor], ratio: float, scope: str, max_share: 
     gone[flat.argsort(stable=True)[: round(ratio * len(flat))]] = True
     found = dict(zip(scores, torch.split(gone, [len(s) for s in scores.values()]), strict=True))
     for path, score in scores.items():
-        most = min(len(score) - 1, int(max_share * len(score) + 1e-9))
-        found[path][score.argsort(stable=True)[most:]] = False
+        found[path][score.argsort(stable=True)[at_most(len(score), max_share) :]] = False
     return found
+
+
+def at_most(channels: int, max_share: float) -> int:
+    """Return how many channels a layer may lose; one stays."""
+    return min(channels - 1, int(max_share * channels + 1e-9))

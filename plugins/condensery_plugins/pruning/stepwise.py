@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
+
+from torch import Tensor
 
 from condensery.hookspecs import hookimpl
 from condensery.methods import Method
 from condensery.stage import Stage, Weight
 from condensery_plugins.pruning.masks import sparsity_percent
+from condensery_plugins.pruning.refusals import refuse_empty, refuse_nothing
 
 
 @dataclass(eq=False, kw_only=True)
@@ -27,6 +31,8 @@ class Stepwise(Method):
         total = max(1, stage.epochs * stage.steps_per_epoch)
         self.due_ = [round(total * i / self.steps) for i in range(1, self.steps)]
         self.done_ = 0
+        numbers = sum(w.latent.numel() for w in self.pruned(stage))
+        refuse_nothing(stage, self.key, "sparsity", self.sparsity, [numbers], unit="weight")
         self._step(stage)
 
     @hookimpl
@@ -51,4 +57,15 @@ class Stepwise(Method):
 
     @abstractmethod
     def prune(self, stage: Stage, weights: list[Weight], share: float) -> None:
-        """Hold a share of all entries at zero, those that were pruned before included."""
+        """Hold a share of all entries at zero, those that were pruned before included.
+
+        The first time :meth:`refuse` sees what all of ``sparsity`` would leave of the present weights, then what stays.
+        """
+
+    def refuse(self, stage: Stage, weights: list[Weight], keep: Mapping[str, Tensor]) -> None:
+        """Refuse what would leave no weight of a layer.
+
+        :param keep: what stays, bool by name.
+        :raises UsageError: naming the first such layer.
+        """
+        refuse_empty(stage, f"{self.key}: sparsity {self.sparsity:g}", weights, keep, by="rank")
