@@ -30,6 +30,7 @@ lint: .venv/installed
 	$(BIN)/lint-imports
 	$(BIN)/python -m condensery_plugins.cards.generate --check
 	$(BIN)/python -m condensery_catalogue.readme --check
+	$(BIN)/python -m condensery_catalogue.pages --check
 
 format: .venv/installed
 	$(BIN)/ruff check --fix
@@ -38,6 +39,7 @@ format: .venv/installed
 cards: .venv/installed
 	$(BIN)/python -m condensery_plugins.cards.generate
 	$(BIN)/python -m condensery_catalogue.readme
+	$(BIN)/python -m condensery_catalogue.pages
 
 bench: .venv/installed
 	$(BIN)/python tests/benchmarks/run.py

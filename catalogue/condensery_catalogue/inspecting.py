@@ -28,7 +28,7 @@ def inspect_file(path: Path, *, as_json: bool) -> None:
 
 def describe(path: Path, registry: Registry) -> dict[str, Any]:
     """Return an artifact's tensors and sizes as plain data, checked but without building the net."""
-    from condensery.artifact import ROOT, read
+    from condensery.artifact_file import ROOT, read
     from condensery.decoding import coding_of, cost_of
 
     manifest, _, sizes = read(path, registry)

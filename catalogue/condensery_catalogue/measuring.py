@@ -13,6 +13,7 @@ from condensery.recipe import ModelSpec, TaskSpec, checked
 from condensery.registry import Registry
 from condensery.spelling import parse_model, parse_task
 from condensery_catalogue.listing import console, open_registry, table
+from condensery_catalogue.metrics import FIGURES
 from condensery_catalogue.running import check_device, figure, quiet_libraries
 
 if TYPE_CHECKING:
@@ -160,7 +161,7 @@ def print_figures(said: Mapping[str, Any]) -> None:
     figures = table("", "", title=escape(title))
     figures.show_header = False
     figures.columns[1].justify = "right"
-    rows = [(name, figure(said[key])) for name, key in FIGURES]
+    rows = [(words, figure(said[key])) for key, words in FIGURES.items()]
     latency = f"{said['latency_ms']:,.3f} ± {said['latency_spread_ms'] / 2:,.3f}"
     rows.insert(-2, ("latency, batch 1 (ms, median ± half the interquartile range)", latency))
     for row in [*rows, *((name, figure(value)) for name, value in said["quality"].items())]:
@@ -173,16 +174,3 @@ def print_figures(said: Mapping[str, Any]) -> None:
         out.print(f"file: {' + '.join(parts)}", markup=False, highlight=False)
     if not said["quality"]:
         out.print("quality: not measured, the net is untrained", markup=False, highlight=False)
-
-
-FIGURES = (
-    ("parameters", "parameters"),
-    ("non-zero parameters", "nonzeros"),
-    ("file (bytes)", "bytes"),
-    ("MACs", "macs"),
-    ("effective MACs, weights that are not zero", "effective_macs"),
-    ("bit operations", "bitops"),
-    ("peak memory of activations (bytes)", "memory_bytes"),
-    ("latency, batch 64 (ms, median)", "latency_batch64_ms"),
-    ("examples per second, batch 64", "fps"),
-)

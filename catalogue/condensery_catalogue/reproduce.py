@@ -14,15 +14,18 @@ from condensery.errors import ArtifactError, UnknownKey, UsageError
 from condensery.recipe import Recipe
 from condensery.registry import Registry
 from condensery.report import versions
+from condensery_catalogue.drawing import is_drawn, save_drawing
 from condensery_catalogue.listing import console, open_registry, table
+from condensery_catalogue.metrics import measures
 from condensery_catalogue.reproduction import Comparison, Reproduction, Tier, load_reproduction
-from condensery_catalogue.results import commit, results_home, spread
+from condensery_catalogue.results import commit, heading, measured, results_home, spread, went
 from condensery_catalogue.running import RunOptions, check_device, quiet_libraries, stoppable
-from condensery_catalogue.showing import figure
+from condensery_catalogue.showing import claimed
 from condensery_catalogue.verdict import direction, summary, verdict
 
 STORAGE = ("file", "payload", "tables", "header", "manifest")
-RATES = ("compression_rate", "storage_rate")
+RATES = {"compression_rate": "compression_rate", "storage_rate": "storage_rate", "macs_ratio": "macs"}
+"""Names in a result, and those of the report's ratios."""
 Reports = Mapping[str, Sequence[Mapping[str, Any]]]
 """The reports of each arm, in the order of the seeds."""
 
@@ -40,12 +43,12 @@ def reproduce_paper(key: str, tier: str, seeds: int | None, results: Path | None
     if tier not in plan.tiers:
         raise UnknownKey("tier", tier, plan.tiers, where=key)
     check_device(options.device)
-    chosen = plan.tiers[tier]
     card = registry.card(plan.card) or {}
-    plan.comparisons(chosen, card)  # a wrong one fails before anything trains
+    quiet_libraries()
+    known = {arm: measures(registry, recipe) for arm, recipe in plan.tiers[tier].recipes(key).items()}
+    chosen = plan.ready(plan.tiers[tier], card, known)  # a wrong name fails before anything trains
     folder = (options.out or Path("runs") / "reproduce" / key) / tier
     numbers = chosen.seeds if seeds is None else list(range(seeds))
-    quiet_libraries()
     with stoppable(folder, "the same command"):
         reports = run_arms(registry, plan, chosen, tier, numbers, folder, options)
     result = judge(plan, chosen, tier, card, reports)
@@ -54,11 +57,16 @@ def reproduce_paper(key: str, tier: str, seeds: int | None, results: Path | None
     targets = [folder / "result.json", *([home / key / f"{tier}.json"] if home else [])]
     for target in targets:
         write_atomic(target, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    picture = targets[-1].with_suffix(".svg") if home and is_drawn(result) else None
+    if picture:
+        save_drawing(result, picture)
     if options.as_json:
         print(text, end="")
         return
     print_result(result)
     print(f"result: {targets[-1]}")
+    if picture:
+        print(f"picture: {picture}")
 
 
 def run_arms(
@@ -121,8 +129,15 @@ def judge(plan: Reproduction, chosen: Tier, tier: str, card: Mapping[str, Any], 
         quality = {m: summary([r["after"]["quality"][m] for r in runs]) for m in runs[0]["after"]["quality"]}
         sizes = {n: runs[0]["after"][n] for n in ("parameters", "nonzeros", "macs")}
         storage = {n: [r["after"]["storage"][n] for r in runs] for n in STORAGE}
-        rates = {n: [r["ratios"][n] for r in runs] for n in RATES}
+        rates = {n: [r["ratios"][ratio] for r in runs] for n, ratio in RATES.items()}
         arms[arm] = {"quality": quality, **sizes, "storage": storage, **rates, "wall_s": [r["wall_s"] for r in runs]}
+        if chosen.figure is not None:
+            axes = {"x": chosen.figure.x, "y": chosen.figure.y}
+            arms[arm]["figure"] = {axis: summary([dig(r, path) for r in runs]) for axis, path in axes.items()}
+    drawn = {}
+    if chosen.figure is not None:
+        published = [{"claim": claim, "at": item.at} for item, claim in plan.published(chosen, card)]
+        drawn["figure"] = chosen.figure.model_dump(mode="json") | {"published": published}
     runs = [run for arm in reports.values() for run in arm]
     return {
         "key": plan.key,
@@ -135,6 +150,7 @@ def judge(plan: Reproduction, chosen: Tier, tier: str, card: Mapping[str, Any], 
         "epoch": "last",
         "arms": arms,
         "comparisons": [_compare(i, claim, chosen.scale, reports) for i, claim in plan.comparisons(chosen, card)],
+        **drawn,
         "versions": runs[0]["versions"],
         "device": ", ".join(sorted({r["device"] for r in runs})),
         "environment": runs[0]["environment"],
@@ -194,18 +210,13 @@ def print_result(result: Mapping[str, Any]) -> None:
     from rich.markup import escape
 
     out, seeds = console(), len(result["seeds"])
-    out.print(f"{result['key']}, {result['tier']} tier, {result['scale']}, {seeds} seed(s)", style="bold")
+    out.print(heading(result), style="bold")
     if result["comparisons"]:
         claims = table("claim", "the paper says", "measured here", "direction", "verdict")
         for c in result["comparisons"]:
             claim = c["claim"]
-            base = f"{figure(claim['baseline'])} -> " if claim.get("baseline") else ""
-            says = f"{base}{figure(claim['value'])} {claim['unit']}\n{claim['model']}, {claim['dataset']}"
-            before = f"{spread(c['baseline'])} -> " if c["baseline"] else ""
-            gain = f"\ngain {spread(c['gain'])}" if c["answers"] == "gain" else ""
-            here = f"{before}{spread(c['measured'])} {c['metric'].rpartition('.')[2]}{gain}"
-            went = "-" if c["direction"] is None else c["direction"] + (" (one seed)" if seeds == 1 else "")
-            claims.add_row(*map(escape, (claim["id"], says, here, went, c["verdict"] or "-")))
+            says = f"{claimed(claim)}\n{claim['model']}, {claim['dataset']}"
+            claims.add_row(*map(escape, (claim["id"], says, measured(c), went(c, seeds), c["verdict"] or "-")))
         out.print(claims)
     names = list(next(iter(result["arms"].values()))["quality"])
     arms = table("arm", *names, "non-zero", "file (bytes)", "times", title="After the last epoch, mean ± deviation")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import resources
-from typing import Any, Literal
+from itertools import chain
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field, model_validator
@@ -38,6 +39,39 @@ class Comparison(Strict):
         return self
 
 
+class PublishedSpec(Strict):
+    """A claim that is drawn as a point: its figure is the height, and ``at`` its x as the source states it."""
+
+    claim: str
+    at: float = Field(allow_inf_nan=False)
+
+
+class FigureSpec(Strict):
+    """What is drawn over what.
+
+    :param x: dotted path in the report, as ``y`` is; their labels are made of the metric and its unit.
+    :param series: arms that a line joins, by its name; any other arm is a point of its own.
+    :param baseline_arm: drawn as a level line.
+    :param published: points of papers, which have another training and another base.
+    """
+
+    x: str
+    y: str
+    x_label: str = ""
+    y_label: str = ""
+    series: dict[str, Annotated[list[str], Field(min_length=1)]] = {}
+    baseline_arm: str | None = None
+    published: list[PublishedSpec] = []
+
+    @model_validator(mode="after")
+    def _once(self) -> FigureSpec:
+        named = [*([] if self.baseline_arm is None else [self.baseline_arm]), *chain(*self.series.values())]
+        twice = {arm for arm in named if named.count(arm) > 1}
+        if twice:
+            raise ValueError(f"arm {min(twice)!r} is there twice")
+        return self
+
+
 class Tier(Strict):
     """One size of a reproduction: recipes by arm, with what they share under ``defaults``."""
 
@@ -47,6 +81,7 @@ class Tier(Strict):
     defaults: dict[str, Any] = {}
     arms: dict[str, dict[str, Any]] = Field(min_length=1)
     compare: list[Comparison] | None = None
+    figure: FigureSpec | None = None
 
     def recipes(self, key: str) -> dict[str, Recipe]:
         """Return each arm's recipe."""
@@ -70,16 +105,63 @@ class Reproduction(Strict):
 
         :raises UnknownKey: for a claim that the card doesn't have, or an arm that the tier doesn't have.
         """
-        claims = {c["id"]: c for c in card.get("claims", [])}
         found = []
         for item in self.compare if tier.compare is None else tier.compare:
-            if item.claim not in claims:
-                raise UnknownKey("claim", item.claim, claims, where=f"reproduction {self.key!r}")
-            for arm in (item.arm, item.baseline_arm):
-                if arm is not None and arm not in tier.arms:
-                    raise UnknownKey("arm", arm, tier.arms, where=f"reproduction {self.key!r}")
-            found.append((item, claims[item.claim]))
+            claim = self._claim(item.claim, card)
+            self._arms(tier, [arm for arm in (item.arm, item.baseline_arm) if arm is not None])
+            found.append((item, claim))
         return found
+
+    def published(self, tier: Tier, card: Mapping[str, Any]) -> list[tuple[PublishedSpec, Mapping[str, Any]]]:
+        """Return the published points of a tier's figure, each with its claim.
+
+        :raises UnknownKey: for a claim that the card doesn't have.
+        :raises UsageError: for one that isn't a number.
+        """
+        found = [(item, self._claim(item.claim, card)) for item in (tier.figure.published if tier.figure else [])]
+        for item, claim in found:
+            if not isinstance(claim["value"]["value"], (int, float)):
+                raise UsageError(f"reproduction {self.key!r}: claim {item.claim!r} is no number, so it can't be drawn")
+        return found
+
+    def ready(self, tier: Tier, card: Mapping[str, Any], known: Mapping[str, Mapping[str, str]]) -> Tier:
+        """Return the tier with its figure's labels filled in, after looking up every name in it.
+
+        :param known: what each arm's report will hold: dotted path, and what it is in words.
+        :raises UnknownKey: for a claim, an arm or a metric that isn't there, naming the nearest.
+        """
+        for item, _ in self.comparisons(tier, card):
+            for arm in (item.arm, item.baseline_arm):
+                if arm is not None:
+                    self._metric(item.metric, known[arm])
+        self.published(tier, card)
+        figure = tier.figure
+        if figure is None:
+            return tier
+        self._arms(tier, [*chain(*figure.series.values()), *([figure.baseline_arm] if figure.baseline_arm else [])])
+        if set(tier.arms) == {figure.baseline_arm}:
+            raise UsageError(f"reproduction {self.key!r}: its figure shows no arm but the baseline")
+        for arm in tier.arms:
+            for metric in (figure.x, figure.y):
+                self._metric(metric, known[arm])
+        words = next(iter(known.values()))
+        labels = {"x_label": figure.x_label or words[figure.x], "y_label": figure.y_label or words[figure.y]}
+        return tier.model_copy(update={"figure": figure.model_copy(update=labels)})
+
+    def _claim(self, key: str, card: Mapping[str, Any]) -> Mapping[str, Any]:
+        claims: dict[str, Mapping[str, Any]] = {c["id"]: c for c in card.get("claims", [])}
+        if key not in claims:
+            raise UnknownKey("claim", key, claims, where=f"reproduction {self.key!r}")
+        return claims[key]
+
+    def _arms(self, tier: Tier, arms: Iterable[str]) -> None:
+        for arm in arms:
+            if arm not in tier.arms:
+                raise UnknownKey("arm", arm, tier.arms, where=f"reproduction {self.key!r}")
+
+    def _metric(self, metric: str, known: Iterable[str]) -> None:
+        if metric not in known:
+            raise UnknownKey("metric", metric, known, where=f"reproduction {self.key!r}")
 
 
 def load_reproduction(registry: Registry, key: str) -> Reproduction:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from condensery.errors import UnknownKey
 from condensery_catalogue.listing import RECALLED, console, open_registry, table
-from condensery_catalogue.results import spread, stored_results
+from condensery_catalogue.results import measured, stored_results, went
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -110,13 +110,24 @@ def figure(said: Mapping[str, Any] | None) -> str:
     return f"{text} (recalled, not read)" if said["source"] == RECALLED else text
 
 
+def claimed(claim: Mapping[str, Any]) -> str:
+    """Return what a claim says: baseline, value and unit."""
+    before = f"{figure(claim['baseline'])} -> " if claim.get("baseline") else ""
+    return f"{before}{figure(claim['value'])} {claim['unit']}"
+
+
+def source(claim: Mapping[str, Any]) -> str:
+    """Return how a claim's figure is known, where it stands, and whether others than the authors say so."""
+    where = claim["value"].get("where") or claim.get("table")
+    by = ", by a third party" if claim.get("by") == "third party" else ""
+    return f"{claim['value']['source']}{f': {where}' if where else ''}{by}"
+
+
 def _claims(claims: list[Mapping[str, Any]]) -> Table:
     from rich.markup import escape
 
     said = table("claim", "what", "on", "baseline", "claimed", "source", title="Claims of the paper")
     for c in claims:
-        where = c["value"].get("where") or c.get("table")
-        by = ", by a third party" if c.get("by") == "third party" else ""
         setting = f" {c['setting']}" if c.get("setting") else ""
         cells = (
             c["id"],
@@ -124,7 +135,7 @@ def _claims(claims: list[Mapping[str, Any]]) -> Table:
             f"{c['model']}{setting}, {c['dataset']}",
             figure(c.get("baseline")),
             figure(c["value"]),
-            f"{c['value']['source']}{f': {where}' if where else ''}{by}",
+            source(c),
         )
         said.add_row(*map(escape, cells))
     return said
@@ -134,13 +145,7 @@ def _results(results: list[dict[str, Any]]) -> Table:
     said = table("tier", "claim", "measured", "direction", "verdict", "made", title="Measured here")
     for result in results:
         for c in result["comparisons"]:
-            before = f"{spread(c['baseline'])} -> " if c["baseline"] else ""
-            said.add_row(
-                result["tier"],
-                c["claim"]["id"],
-                f"{before}{spread(c['measured'])} {c['metric'].rpartition('.')[2]}",
-                c["direction"] or "-",
-                c["verdict"] or "-",
-                f"{result['date']}, {len(result['seeds'])} seeds",
-            )
+            seeds = len(result["seeds"])
+            answer = (measured(c), went(c, seeds), c["verdict"] or "-")
+            said.add_row(result["tier"], c["claim"]["id"], *answer, f"{result['date']}, {seeds} seeds")
     return said

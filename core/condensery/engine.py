@@ -20,12 +20,13 @@ from condensery.folder import ARTIFACT, NET, ORIGINAL, PROGRESS, RunFolder
 from condensery.footprint import dense_bytes
 from condensery.formula import holds, variables
 from condensery.hookspecs import STAGE_HOOKS
+from condensery.known import known_quality
 from condensery.managers import DEFAULTS
 from condensery.measure import counts, evaluate, measure, ratios
 from condensery.models import build_task
 from condensery.opening import Opener, check_settings
 from condensery.progress import Progress
-from condensery.recipe import ModelSpec, Recipe, StageSpec, TrainSpec, checked, fingerprint, merge
+from condensery.recipe import BaseSpec, ModelSpec, Recipe, StageSpec, TrainSpec, checked, fingerprint, merge
 from condensery.registry import Registry
 from condensery.report import environment, versions
 from condensery.resume import lay_progress, progress_of
@@ -114,7 +115,7 @@ class Run:
         self.folder.write("recipe.json", self.recipe.dump())
         self.show.line(f"model {self.recipe.model.key}, task {self.recipe.task.key}, on {self.device}")
         net = self._original()
-        before = measure(self.task, net.module, self.device, bytes=dense_bytes(net.module))
+        before = self._before(net)
         for _ in self._units(net):
             pass
         baked = bake(net.module, self.registry)
@@ -141,6 +142,14 @@ class Run:
         self.folder.finish(report)
         return report
 
+    def _before(self, net: Net) -> dict[str, Any]:
+        """Measure the net at the recipe's start; a trained one's quality may be known."""
+        fresh = self.recipe.base == "none" and not net.spec.weights
+        before = measure(self.task, net.module, self.device, bytes=dense_bytes(net.module), quality=fresh)
+        if not fresh:
+            before["quality"] = known_quality(self.task, net.module, net.spec.model_dump(mode="json"), self.device)
+        return before
+
     # ---------------------------------------------------------------- nets
 
     def _original(self) -> Net:
@@ -160,18 +169,19 @@ class Run:
 
     def _trained(self, spec: ModelSpec, label: str) -> Net:
         """Return a net with its own trained weights, or one that the task's base recipe trains first (cached)."""
-        module = self.cast.build(spec).to(self.device)
-        if spec.weights or self.dry:
-            return Net(module, spec)
         over = {} if self.recipe.base == "none" else self.recipe.base
-        train = checked(TrainSpec, merge(self.task.base, over), "base")
+        train = checked(BaseSpec, merge(self.task.base, over), "base")
+        run = self if train.seed in (None, self.recipe.seed) else self._seeded(train.seed)
+        module = run.cast.build(spec).to(self.device)
+        if self.dry or (spec.weights and not (over and spec is self.recipe.model)):
+            return Net(module, spec)
         identity = {
             "format": FORMAT,
             "task": self.task.describe(),
             "data": self.recipe.data.model_dump(mode="json"),
             "model": spec.model_dump(mode="json"),
-            "train": train.model_dump(mode="json"),
-            "seed": self.recipe.seed,
+            "train": train.model_dump(mode="json", exclude={"seed"}),
+            "seed": run.recipe.seed,
         }
         path = cache_dir() / "nets" / f"{fingerprint(identity)}.safetensors"
         if path.is_file():
@@ -181,10 +191,24 @@ class Run:
             return Net(self.cast.rebuilt(saved["net"]).module, spec)
         unit = Unit(label, StageSpec(name=label))
         net = Net(module, spec)
-        self._run(unit, net, train)
+        run._run(unit, net, train)
+        if run is not self:
+            self.stages.append(run.stages[-1])
         # Tensors under one name belong to one recipe: what else changes the result is part of the fingerprint.
         save_tree(path, {"net": self.cast.described(net), "stage": self.stages[-1]})
         return net
+
+    def _seeded(self, seed: int) -> Run:
+        """Return this run with another seed."""
+        recipe = self.recipe.model_copy(update={"seed": seed})
+        return Run(
+            recipe,
+            self.registry,
+            out=self.folder.path,
+            device=str(self.device),
+            resume=self.folder.resume,
+            show=self.show,
+        )
 
     # ---------------------------------------------------------------- units
 

@@ -63,7 +63,7 @@ def build_net(spec: ModelSpec, facts: TaskFacts, registry: Registry, seed: int) 
         except TypeError as error:
             raise UsageError(f"model {spec.key!r}: {error}") from None
     if spec.weights and spec.weights != "hub":
-        load_weights(model, spec.weights)
+        load_weights(model, spec.weights, registry)
     return clone(model)
 
 

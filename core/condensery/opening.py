@@ -34,7 +34,8 @@ class Opener:
     def __init__(self, cast: Cast) -> None:
         self.cast, self.recipe, self.dry = cast, cast.recipe, cast.dry
         self._facts: Facts | None = None
-        self._stands_in = cast.dry and cast.recipe.base != "none" and not cast.recipe.model.weights
+        base, weights = cast.recipe.base, cast.recipe.model.weights
+        self._stands_in = cast.dry and base != "none" and bool(base or not weights)  # a base with fields trains on
 
     def open(self, unit: Unit, train: TrainSpec, net: Net) -> Stage:
         """Return a stage whose methods are prepared and whose players have their optimizers.

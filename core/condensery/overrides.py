@@ -24,6 +24,7 @@ from pydantic import BaseModel
 from condensery.errors import UnknownKey, UsageError
 from condensery.recipe import (
     ROLE_WORDS,
+    BaseSpec,
     DataSpec,
     Keyed,
     ModelSpec,
@@ -46,7 +47,7 @@ _INNER: dict[str, type[BaseModel]] = {
     "student": ModelSpec,
     "teacher": ModelSpec,
     "task": TaskSpec,
-    "base": TrainSpec,
+    "base": BaseSpec,
     "train": TrainSpec,
     "optimizer": OptimizerSpec,
     "schedule": ScheduleSpec,

@@ -71,6 +71,15 @@ class TrainSpec(Strict):
     carry_optimizer: bool = False
 
 
+class BaseSpec(TrainSpec):
+    """How a net is trained before a recipe's first stage.
+
+    :param seed: of initial weights and training, the run's where there is none: runs of other seeds share the net.
+    """
+
+    seed: int | None = Field(default=None, ge=0)
+
+
 class SubsetSpec(Strict):
     """A fixed part of the training split, see :class:`condensery.tasks.Subset`."""
 
@@ -232,8 +241,9 @@ class RoundSpec(Strict):
 class Recipe(Strict):
     """Stages and rounds, one after another, on a model and a task.
 
-    :param base: how a net without trained weights is trained first: fields of :class:`TrainSpec` laid over the
-        task's own; ``none`` starts from random weights.
+    :param base: how a net without trained weights is trained first: fields of :class:`BaseSpec` laid over the
+        task's own; ``none`` starts from random weights. Where fields are given, a model that comes with weights is
+        trained on from them, such as an encoder with a new classifier.
     """
 
     name: str = ""
@@ -346,7 +356,7 @@ def parse_recipe(data: Any, where: str = "recipe") -> Recipe:
         raise UsageError(f"{where}: a recipe is a mapping with model, task and stages, got {_short(data)}")
     recipe = checked(Recipe, dict(data), where)
     checked(TrainSpec, recipe.train, f"{where}: train")
-    checked(TrainSpec, {} if recipe.base == "none" else recipe.base, f"{where}: base")
+    checked(BaseSpec, {} if recipe.base == "none" else recipe.base, f"{where}: base")
     for stage in flat(recipe.stages):
         checked(TrainSpec, merge(recipe.train, stage.train), f"{where}: stage {stage.name!r}: train")
     return recipe

@@ -21,10 +21,13 @@ REPRODUCTIONS = (
     "obd",
     "obs",
     "prune-then-distill",
+    "pruning-at-2x",
     "qkd",
     "residual-block-pruning",
     "soft-filter-pruning",
     "ssl",
+    "structured-magnitude-minilm",
+    "structured-magnitude-vit",
     "thinet",
 )
 

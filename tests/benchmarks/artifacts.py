@@ -16,7 +16,8 @@ from pathlib import Path
 import torch
 
 from condensery import Registry
-from condensery.artifact import open_artifact, read, save_artifact
+from condensery.artifact import open_artifact, save_artifact
+from condensery.artifact_file import read
 from condensery.bake import bake
 from condensery.footprint import dense_bytes
 from condensery.models import build_net, build_task

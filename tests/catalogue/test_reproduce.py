@@ -14,6 +14,7 @@ from condensery.errors import ArtifactError, CondenseryError, UnknownKey, UsageE
 from condensery.recipe import checked
 from condensery.registry import Registry
 from condensery_catalogue import results
+from condensery_catalogue.metrics import measures
 from condensery_catalogue.reproduce import dig, finished, judge, print_result, reproduce_paper
 from condensery_catalogue.reproduction import Reproduction
 from condensery_catalogue.running import RunOptions
@@ -41,7 +42,7 @@ CARD: dict[str, Any] = {
 def report(seed: int, error: float) -> dict[str, Any]:
     storage = {"file": 90 + seed, "payload": 40, "tables": 10, "header": 30 + seed, "manifest": 10}
     after = {"quality": {"error": error}, "parameters": 10, "nonzeros": 8, "macs": 100, "storage": storage}
-    rates = {"compression_rate": 2.0 + seed, "storage_rate": 4.0}
+    rates = {"compression_rate": 2.0 + seed, "storage_rate": 4.0, "macs": 1.25}
     made = {"versions": {"torch": "2"}, "device": "cpu", "environment": {"threads": 1}}
     return {"seed": seed, "after": after, "ratios": rates, "wall_s": 1.5, "recipe": {"seed": seed}, **made}
 
@@ -57,6 +58,8 @@ def test_judge_by_hand() -> None:
     assert result["arms"]["plain"]["quality"]["error"] == {"mean": 6.0, "std": 2**0.5, "values": [5.0, 7.0]}
     assert result["arms"]["plain"]["storage"]["file"] == [90, 91]
     assert result["arms"]["plain"]["compression_rate"] == [2.0, 3.0]
+    assert result["arms"]["plain"]["macs_ratio"] == [1.25, 1.25]
+    assert "figure" not in result
     value, gain = result["comparisons"]
     assert value["measured"]["mean"] == 4.5
     assert value["direction"] == "within noise"
@@ -126,6 +129,8 @@ def test_a_second_call_runs_only_what_is_missing(
     recipe = next(iter(_recipes("hinton-kd").values()))
     path = seed / "alone" / "report.json"
     whole = json.loads(path.read_text())
+    for metric in measures(Registry.open(), recipe):
+        assert dig(whole, metric) >= 0, metric
     with pytest.raises(UsageError, match="another recipe"):
         finished(seed / "alone", recipe)
     recipe = recipe.model_copy(update={"name": "hinton-kd:alone", "paper": "hinton-kd", "seed": 0})

@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from condensery import PluginError, Registry, Transform, hookimpl, load
-from condensery.artifact import MANIFEST, open_artifact, save_artifact, split_name
+from condensery.artifact import open_artifact, save_artifact, split_name
+from condensery.artifact_file import MANIFEST
 from condensery.bake import bake
 from condensery.codecs import BitPack, Codec, Coding
 from condensery.errors import ArtifactError, MethodError

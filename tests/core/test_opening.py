@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import save_file
 from tests.core.helpers import Act, recipe, registry
 
 from condensery import Run, UsageError
@@ -61,6 +62,11 @@ def test_where_weights_stand_in_for_trained_ones(tmp_path: Path) -> None:
 
     assert stands_in() == [False, True, False, True]
     assert stands_in(base={}) == [True, True, False, True]
+    net = Run(recipe([]), registry(), out=tmp_path / "o").cast.build(recipe([]).model)
+    save_file(net.state_dict(), tmp_path / "net.safetensors")
+    given = {"key": "resnet8", "width": 0.5, "weights": str(tmp_path / "net.safetensors")}
+    assert stands_in(base={}, model=given) == [False, True, False, True]
+    assert stands_in(base={"epochs": 1}, model=given) == [True, True, False, True]  # trained on from there
     seen.clear()
     Run(recipe(stages), registry(looks=Looks), out=tmp_path / "o").execute()
     assert seen[len(stages) :] == [(False, False)] * len(stages)

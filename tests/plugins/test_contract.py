@@ -16,7 +16,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from condensery import Method, NotApplicable, Registry, Run, hookimpl
-from condensery.artifact import ROOT, open_artifact
+from condensery.artifact import open_artifact
+from condensery.artifact_file import ROOT
 from condensery.checkpoint import load_tree, save_tree
 from condensery.decoding import cost_of
 from condensery.players import Player

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from condensery.registry import Registry
+from condensery_catalogue.drawing import is_drawn
+from condensery_catalogue.metrics import measures
 from condensery_catalogue.reproduce import reproduce_paper
 from condensery_catalogue.reproduction import load_reproduction
 from condensery_catalogue.running import RunOptions
@@ -21,7 +23,8 @@ def test_every_tier_is_a_recipe_and_every_comparison_a_claim(key: str) -> None:
     assert card is not None
     claims = {c["id"]: c for c in card["claims"]}
     for tier in plan.tiers.values():
-        assert tier.recipes(key)
+        recipes = tier.recipes(key)
+        assert plan.ready(tier, card, {arm: measures(REGISTRY, recipe) for arm, recipe in recipes.items()})
         for item in tier.compare if tier.compare is not None else plan.compare:
             assert item.claim in claims
             assert item.arm in tier.arms
@@ -40,6 +43,8 @@ def test_smoke_runs(key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert all(c["verdict"] == "scaled-down" for c in result["comparisons"])
     first = next(iter(result["arms"].values()))
     assert len(first["quality"]["accuracy"]["values"]) == len(result["seeds"]) == 1
+    picture = tmp_path / "results" / key / "smoke.svg"
+    assert picture.is_file() == is_drawn(result)
 
 
 def test_stored_results_never_call_a_scaled_down_run_reproduced() -> None:

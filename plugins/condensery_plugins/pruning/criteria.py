@@ -15,9 +15,12 @@ from torch import Tensor, nn
 
 from condensery.errors import NotApplicable, UsageError
 from condensery.stage import BATCH_NORMS, Stage, Weight
+from condensery_plugins.pruning.curvature import row_diagonal
 from condensery_plugins.pruning.filters import norms_behind
 
-Criterion = Literal["l1", "l2", "norm-scale", "taylor-weight", "taylor-output", "apoz", "geometric-median", "random"]
+Criterion = Literal[
+    "l1", "l2", "norm-scale", "taylor-weight", "taylor-output", "obd", "apoz", "geometric-median", "random"
+]
 Scores = dict[str, Tensor]
 
 # ---------------------------------------------------------------- of tensors
@@ -74,6 +77,17 @@ def taylor_weight(filters: Tensor, gradients: Tensor) -> Tensor:
     :param filters: ``(filters, inputs, ...)``; ``gradients`` of the same shape, of the loss of one batch.
     """
     return (filters * gradients).flatten(1).sum(1).square()
+
+
+def obd(filters: Tensor, curvature: Tensor) -> Tensor:
+    """Return the sum over each filter of h w^2 / 2: the second-order change of the loss without it.
+
+    LeCun, Denker, Solla: "Optimal Brain Damage", NIPS 1989 [12], its saliencies added up as for parameters that are
+    deleted together under its diagonal approximation.
+
+    :param filters: ``(filters, inputs, ...)``; ``curvature`` of the same shape, the Hessian's diagonal.
+    """
+    return (curvature * filters.double().square()).flatten(1).sum(1) / 2
 
 
 def taylor_output(values: Tensor, gradients: Tensor) -> Tensor:
@@ -139,6 +153,12 @@ def _taylor_outputs(stage: Stage, layers: Sequence[Weight], samples: int) -> Sco
     return {p: s / s.norm().clamp_min(1e-12) for p, s in found.items()}
 
 
+def _saliencies(stage: Stage, layers: Sequence[Weight], samples: int) -> Scores:
+    """With the Gauss-Newton diagonal, one sampled row for each example."""
+    diagonal = row_diagonal(stage, layers, stage.sample(samples), "sampled")
+    return {w.path: obd(w.latent.detach(), h) for w, h in zip(layers, diagonal, strict=True)}
+
+
 def _activity(stage: Stage, layers: Sequence[Weight], samples: int) -> Scores:
     """One minus APoZ: a filter that is often zero matters little."""
     return _of_outputs(stage, layers, samples, lambda loss, values, size: [1 - apoz(v.detach()) for v in values])
@@ -156,6 +176,7 @@ CRITERIA: Mapping[Criterion, Callable[[Stage, Sequence[Weight], int], Scores]] =
     "norm-scale": _norm_scales,
     "taylor-weight": _taylor_weights,
     "taylor-output": _taylor_outputs,
+    "obd": _saliencies,
     "apoz": _activity,
     "geometric-median": _of_weights(geometric_median),
     "random": _random,

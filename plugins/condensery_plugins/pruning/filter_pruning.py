@@ -10,7 +10,7 @@ from condensery.hookspecs import hookimpl
 from condensery.methods import Method
 from condensery.stage import Stage
 from condensery_plugins.pruning.criteria import Criterion, score
-from condensery_plugins.pruning.filters import SHORTCUTS, filter_layers, is_there, remove_filters
+from condensery_plugins.pruning.filters import SHORTCUTS, Coupled, filter_layers, is_there, remove_filters
 from condensery_plugins.pruning.masks import keep_largest
 from condensery_plugins.pruning.refusals import refuse_nothing
 
@@ -23,6 +23,8 @@ class FilterPruning(Method):
     is that of Molchanov, Tyree, Karras, Aila, Kautz: "Pruning Convolutional Neural Networks for Resource Efficient
     Inference", ICLR 2017. ``ratio`` is the share of filters that goes, of those still there, of each layer
     (``local``) or of all layers together (``global``; the scores are compared as they are). Each layer keeps its best.
+    Filters that a residual connection couples with other layers' can't be cut; those that go are held at zero
+    (``coupled="hold"``), or such layers keep all (``"leave"``).
     Raises NotApplicable on a net without convolutions, or with only the one that embeds a Transformer's patches.
     """
 
@@ -33,12 +35,13 @@ class FilterPruning(Method):
     ratio: float = 0.3
     scope: Literal["global", "local"] = "local"
     samples: int = 256
+    coupled: Coupled = "hold"
     skip: list[str] = dataclasses.field(default_factory=lambda: list(SHORTCUTS))
 
     @hookimpl
     def prepare(self, stage: Stage) -> None:
         """Score the filters and take the lowest out, before the optimizer exists."""
-        layers = {w.path: w for w in filter_layers(stage, self.key, self.skip)}
+        layers = {w.path: w for w in filter_layers(stage, self.key, self.skip, self.coupled)}
         scores = score(stage, list(layers.values()), self.criterion, self.samples)
         there = {p: is_there(layers[p]) for p in scores}
         sizes = [int(t.sum()) for t in there.values()]

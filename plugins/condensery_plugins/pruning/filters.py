@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from torch import Tensor, nn
 
@@ -15,13 +15,18 @@ from condensery_plugins.pruning.masks import mask
 SHORTCUTS = ("downsample", "shortcut")
 """Parts of a path that mark the projection of a shortcut."""
 
+Coupled = Literal["hold", "leave"]
+"""What becomes of filters that a residual connection couples with other layers', so that they can't be cut for
+themselves: ``hold`` those that go at zero, or ``leave`` such layers alone."""
 
-def filter_layers(stage: Stage, method: str, skip: Sequence[str]) -> list[Weight]:
+
+def filter_layers(stage: Stage, method: str, skip: Sequence[str], coupled: Coupled = "hold") -> list[Weight]:
     """Return the convolutions whose filters may go, in the net's order.
 
     A depthwise convolution isn't one: its channels go with those of the layer before it.
 
     :param skip: parts of a path; ``downsample`` leaves out ``layer2.0.downsample.0``.
+    :param coupled: whether layers take part whose filters can only be held at zero.
     :raises NotApplicable: if there is none, or only the one that cuts an image into a Transformer's patches.
     """
     whole = [w for w in stage.weights(kinds=CONVS) if not is_depthwise(w.module)]
@@ -33,6 +38,10 @@ def filter_layers(stage: Stage, method: str, skip: Sequence[str]) -> list[Weight
         raise NotApplicable(
             method, f"the only convolution, {only.path}, embeds patches: its filters are the net's width"
         )
+    if coupled == "leave":
+        found = [w for w in found if is_free(stage, w.path)]
+        if not found:
+            raise NotApplicable(method, "shortcuts couple the filters of every convolution with other layers'")
     return found
 
 
@@ -99,14 +108,14 @@ def remove_filters(stage: Stage, gone: Mapping[str, Tensor]) -> Removed:
 
     :param gone: bool of shape ``(filters,)`` by path of the convolution.
     """
-    alone = {p: g for p, g in gone.items() if _is_alone(stage, p)}
+    alone = {p: g for p, g in gone.items() if is_free(stage, p)}
     coupled = {p: g for p, g in gone.items() if p not in alone}
     hold_filters(stage, coupled)
     stage.surgeon.remove_channels({p: g.nonzero().flatten().tolist() for p, g in alone.items()})
     return Removed(_count(alone), _count(coupled))
 
 
-def _is_alone(stage: Stage, path: str) -> bool:
+def is_free(stage: Stage, path: str) -> bool:
     """Tell whether a convolution's channels can be cut, each for itself and without those of other layers."""
     group = stage.surgeon.group(path)
     return group is not None and group.reason is None and group.layers == (path,) and group.blocks == 1

@@ -13,6 +13,7 @@ from condensery.errors import NotApplicable, UsageError, nearest
 from condensery.hookspecs import hookimpl
 from condensery.methods import Method
 from condensery.stage import CONVS, Stage, Weight
+from condensery_plugins.pruning.filters import is_free
 
 
 class Plan(NamedTuple):
@@ -88,7 +89,7 @@ class L1FilterPruning(Method):
                 )
             return {p: self.rates[p] for p in order if p in self.rates}
         if self.plan == "uniform":
-            free = [p for p in order if _is_free(stage, p)]
+            free = [p for p in order if is_free(stage, p)]
             if not free:
                 reasons = (g.reason for p in order if (g := stage.surgeon.group(p)) is not None and g.reason)
                 why = next(reasons, "shortcuts couple its filters with other layers'")
@@ -106,11 +107,6 @@ class L1FilterPruning(Method):
     def report(self, stage: Stage) -> dict[str, float]:
         """Return how many filters went, and of how many in the layers that were cut."""
         return {"filters_removed_count": self.gone_, "filters_removed_percent": 100 * self.gone_ / self.filters_}
-
-
-def _is_free(stage: Stage, path: str) -> bool:
-    group = stage.surgeon.group(path)
-    return group is not None and group.reason is None and group.layers == (path,) and group.blocks == 1
 
 
 def norms(filters: Tensor, gone: list[int]) -> Tensor:

@@ -7,11 +7,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from condensery.errors import NotApplicable
 from condensery.hookspecs import hookimpl
 from condensery.methods import Method
 from condensery.players import Player
 from condensery.stage import BATCH_NORMS, Stage
 from condensery_plugins.pruning.channel_selection import selection
+from condensery_plugins.pruning.filters import Coupled
 from condensery_plugins.pruning.masks import mask, sizes
 from condensery_plugins.pruning.refusals import refuse_nothing
 
@@ -27,7 +29,8 @@ class NetworkSlimming(Method):
 
     Channels that one layer writes are cut. Where a residual connection or a concatenation couples them, scale and
     shift are held at zero; the layers that read only the norm, as in pre-activation nets, are narrowed behind a channel
-    selection. Raises NotApplicable on a model without batch normalization.
+    selection. With ``coupled="leave"`` only channels that can be cut are penalized and ranked.
+    Raises NotApplicable on a model without batch normalization, or without any whose channels may go.
     """
 
     needs = frozenset({"batch-norm"})
@@ -38,27 +41,34 @@ class NetworkSlimming(Method):
     ratio: float = 0.5
     scope: Literal["global", "local"] = "global"
     max_share: float = 1.0
+    coupled: Coupled = "hold"
 
     @hookimpl
     def prepare(self, stage: Stage) -> None:
-        """Refuse shares with which no channel would go in the end."""
-        channels = [len(w.latent) for w in stage.weights(kinds=BATCH_NORMS)]
-        refuse_nothing(stage, "network-slimming", "ratio", self.ratio, channels, unit="channel", scope=self.scope)
-        refuse_nothing(stage, "network-slimming", "max_share", self.max_share, channels, unit="channel", goes=at_most)
+        """Find the norms that take part, which no penalty changes; refuse shares with which no channel would go."""
+        scales = {w.path: w for w in stage.weights(kinds=BATCH_NORMS)}
+        self.norms_ = {p for p in scales if self.coupled == "hold" or _alone(stage, p, scales)}
+        if not self.norms_:
+            raise NotApplicable(self.key, "shortcuts couple the channels of every batch normalization with others")
+        channels = [len(w.latent) for p, w in scales.items() if p in self.norms_]
+        refuse_nothing(stage, self.key, "ratio", self.ratio, channels, unit="channel", scope=self.scope)
+        refuse_nothing(stage, self.key, "max_share", self.max_share, channels, unit="channel", goes=at_most)
 
     @hookimpl
     def after_backward(self, stage: Stage, player: Player) -> None:
         """Add the subgradient of the penalty."""
         for weight in stage.weights(player.name, kinds=BATCH_NORMS):
-            if weight.latent.grad is not None:
+            if weight.path in self.norms_ and weight.latent.grad is not None:
                 weight.latent.grad.add_(weight.latent.detach().sign(), alpha=self.sparsity)
 
     @hookimpl
     def end_stage(self, stage: Stage) -> None:
         """Cut the channels with the smallest scales; where they are coupled, switch them off."""
         scales = {w.path: w for w in stage.weights(kinds=BATCH_NORMS)}
-        self.mean_scale_ = torch.cat([w.latent.detach().abs() for w in scales.values()]).mean().item()
-        off = smallest({p: sizes(w) for p, w in scales.items()}, self.ratio, self.scope, self.max_share)
+        self.mean_scale_ = torch.cat([scales[p].latent.detach().abs() for p in self.norms_]).mean().item()
+        off = smallest(
+            {p: sizes(w) for p, w in scales.items() if p in self.norms_}, self.ratio, self.scope, self.max_share
+        )
         self.channels_ = sum(o.numel() for o in off.values())
         alone = {p: o for p, o in off.items() if _alone(stage, p, scales)}
         self._switch_off(stage, {p: o for p, o in off.items() if p not in alone})

@@ -9,7 +9,7 @@ from torch import Tensor
 from condensery.hookspecs import hookimpl
 from condensery.methods import Method
 from condensery.stage import Stage, Weight
-from condensery_plugins.pruning.filters import SHORTCUTS, filter_layers, is_there, remove_filters, zeroed
+from condensery_plugins.pruning.filters import SHORTCUTS, Coupled, filter_layers, is_there, remove_filters, zeroed
 from condensery_plugins.pruning.refusals import refuse_nothing
 
 
@@ -22,7 +22,8 @@ class SoftFilterPruning(Method):
     weights, once after every ``interval`` epochs and after the last. Nothing is masked in between: the next step trains
     them like the others. When the stage ends, what is zero is removed, without fine-tuning. Every convolution takes
     part, those in front of a residual addition too, but for projections of shortcuts (``skip``). Filters that a
-    residual connection couples with other layers' can't be cut out of the net; they are held at zero.
+    residual connection couples with other layers' can't be cut out of the net; they are held at zero, or with
+    ``coupled="leave"`` such layers take no part.
     Raises NotApplicable on a net without convolutions, or with only the one that embeds a Transformer's patches.
     A layer keeps at least one filter.
     """
@@ -33,13 +34,14 @@ class SoftFilterPruning(Method):
     ratio: float = 0.3
     p: int = 2
     interval: int = 1
+    coupled: Coupled = "hold"
     skip: list[str] = dataclasses.field(default_factory=lambda: list(SHORTCUTS))
 
     @hookimpl
     def prepare(self, stage: Stage) -> None:
         """Refuse a net that has no filters to prune, and a ratio with which none would go."""
         self.zeroed_ = self.regrown_ = 0
-        filters = [int(is_there(w).sum()) for w in filter_layers(stage, self.key, self.skip)]
+        filters = [int(is_there(w).sum()) for w in self._layers(stage)]
         refuse_nothing(stage, self.key, "ratio", self.ratio, filters, unit="filter", goes=zeroed)
 
     @hookimpl
@@ -50,13 +52,16 @@ class SoftFilterPruning(Method):
             return
         rate = self.rate(done / stage.epochs)
         before, self.zeroed_, still = self.zeroed_, 0, 0
-        for weight in filter_layers(stage, self.key, self.skip):
+        for weight in self._layers(stage):
             gone = self._smallest(weight, rate)
             still += int((self._norms(weight)[is_there(weight)] == 0).sum())
             self.zeroed_ += int(gone.sum())
             with torch.no_grad():
                 weight.latent[gone] = 0.0
         self.regrown_ += max(0, before - still)
+
+    def _layers(self, stage: Stage) -> list[Weight]:
+        return filter_layers(stage, self.key, self.skip, self.coupled)
 
     def rate(self, share: float) -> float:
         """Return the share of filters to zero when a share of the stage's epochs is over: always the same."""
@@ -76,7 +81,7 @@ class SoftFilterPruning(Method):
     @hookimpl
     def end_stage(self, stage: Stage) -> None:
         """Remove the zero filters."""
-        layers = filter_layers(stage, self.key, self.skip)
+        layers = self._layers(stage)
         self.filters_ = sum(int(is_there(w).sum()) for w in layers)
         gone = {w.path: self._smallest(w, self.ratio) for w in layers}
         self.cut_, self.held_ = remove_filters(stage, gone)

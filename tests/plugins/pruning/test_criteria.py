@@ -18,6 +18,7 @@ from condensery_plugins.pruning.criteria import (
     geometric_median,
     l1,
     l2,
+    obd,
     score,
     taylor_output,
     taylor_weight,
@@ -56,6 +57,12 @@ def test_taylor_of_weights_by_hand() -> None:
     """(3 * 1 - 4 * 2)^2 = 25, 0, (6 * 1 - 8 * 1)^2 = 4."""
     gradients = torch.tensor([[1.0, 2.0], [9.0, 9.0], [1.0, -1.0]]).view(3, 2, 1, 1)
     assert taylor_weight(FILTERS, gradients).tolist() == [25.0, 0.0, 4.0]
+
+
+def test_saliencies_of_filters_by_hand() -> None:
+    """(2 * 9 + 1 * 16) / 2 = 17, 0, (0.5 * 36 + 0 * 64) / 2 = 9."""
+    curvature = torch.tensor([[2.0, 1.0], [7.0, 7.0], [0.5, 0.0]]).view(3, 2, 1, 1)
+    assert obd(FILTERS, curvature).tolist() == [17.0, 0.0, 9.0]
 
 
 def test_taylor_of_outputs_by_hand() -> None:

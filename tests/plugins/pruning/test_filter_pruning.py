@@ -7,6 +7,7 @@ import pytest
 import torch
 from tests.plugins.pruning.nets import run
 
+from condensery import NotApplicable
 from condensery.stage import CONVS, Stage
 from condensery_plugins.pruning.criteria import CRITERIA
 
@@ -85,3 +86,21 @@ def test_in_rounds_the_share_is_of_what_is_still_there(tmp_path: Path) -> None:
     shares = [s["report"]["filter-pruning.filters_removed_percent"] for s in report["stages"]]
     assert shares == pytest.approx([25.0, 100 / 3])
     assert there == [90, 60]
+
+
+def test_coupled_layers_can_be_left_alone(tmp_path: Path) -> None:
+    """Half of the 8, 16 and 32 filters that a block has to itself goes; nothing is held at zero."""
+
+    def look(stage: Stage) -> None:
+        assert whole(stage) == [8, 4, 8, 8, 16, 16, 32]
+
+    methods = [{"filter-pruning": {"ratio": 0.5, "coupled": "leave"}}, "look"]
+    report = run(tmp_path, [{"methods": methods, "epochs": 0}], RESNET, {"end_stage": look})
+    found = report["stages"][0]["report"]
+    assert found["filter-pruning.filters_removed_percent"] == found["filter-pruning.filters_cut_percent"] == 50.0
+
+
+def test_where_all_layers_are_coupled_none_can_be_cut(tmp_path: Path) -> None:
+    stages = [{"methods": [{"filter-pruning": {"coupled": "leave"}}]}]
+    with pytest.raises(NotApplicable, match="shortcuts couple the filters of every convolution"):
+        run(tmp_path, stages, "mobile-cnn")

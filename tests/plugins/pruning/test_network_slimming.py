@@ -52,6 +52,7 @@ def end_stage(net: nn.Module, **settings: Any) -> dict[str, float]:
     stage.players = {"student": Player("student", net, spec=ModelSpec(key="given"), trains=True)}
     method = NetworkSlimming(**settings)
     stage.manager = StageManager("s", [("network-slimming", method)], Defaults())
+    method.prepare(stage)
     method.end_stage(stage)
     return method.report(stage)
 
@@ -191,3 +192,13 @@ def test_channels_that_are_off_already_go_first() -> None:
     scores = {"a": torch.tensor([0.3, float("-inf"), 0.4]), "b": torch.tensor([0.1, 0.2, 0.5])}
     found = smallest(scores, 1 / 3, "global")
     assert {n: f.tolist() for n, f in found.items()} == {"a": [False, True, False], "b": [True, False, False]}
+
+
+def test_coupled_channels_can_be_left_alone(tmp_path: Path) -> None:
+    """Half of each block's own channels goes; norms on the residual stream are neither penalized nor ranked."""
+    slim, free = (run(tmp_path, sparsity=s, ratio=0.5, scope="local", coupled="leave") for s in (0.5, 0.0))
+    assert {n: len(slim.scales[f"layer{n}.0.bn1"]) for n in (1, 2, 3)} == {1: 4, 2: 8, 3: 16}
+    assert slim.stages[-1]["report"]["network-slimming.channels_cut_percent"] == 50.0
+    for path in ("bn1", "layer1.0.bn2", "layer2.0.bn2", "layer3.0.bn2"):
+        assert torch.equal(slim.scales[path], free.scales[path])
+        assert bool((slim.scales[path] != 0).all())

@@ -112,3 +112,10 @@ def test_under_a_quantizer_the_latent_weights_are_zeroed(tmp_path: Path) -> None
 def test_without_epochs_it_prunes_once(tmp_path: Path) -> None:
     report = run(tmp_path, [{"methods": [{"soft-filter-pruning": {"ratio": 0.5}}], "epochs": 0}], MODEL)
     assert report["stages"][0]["report"]["soft-filter-pruning.filters_removed_percent"] == 50.0
+
+
+def test_coupled_layers_can_be_left_alone(tmp_path: Path) -> None:
+    stages = [{"methods": [{"soft-filter-pruning": {"ratio": 0.5, "coupled": "leave"}}], "epochs": 1}]
+    report = run(tmp_path, stages, {"key": "resnet8", "width": 0.5})["stages"][0]["report"]
+    assert report["soft-filter-pruning.filters_zeroed_count"] == 4 + 8 + 16
+    assert report["soft-filter-pruning.filters_cut_percent"] == 50.0

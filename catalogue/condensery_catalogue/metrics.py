@@ -1,0 +1,52 @@
+"""The numbers that a report will hold, by dotted path, known before anything trains. Imports no torch."""
+
+from __future__ import annotations
+
+from condensery.recipe import Recipe
+from condensery.registry import Registry
+
+FIGURES = {
+    "parameters": "parameters",
+    "nonzeros": "non-zero parameters",
+    "bytes": "file (bytes)",
+    "macs": "MACs",
+    "effective_macs": "effective MACs, weights that are not zero",
+    "bitops": "bit operations",
+    "memory_bytes": "peak memory of activations (bytes)",
+    "latency_batch64_ms": "latency, batch 64 (ms, median)",
+    "fps": "examples per second, batch 64",
+}
+STORAGE = {
+    "file": "file (bytes)",
+    "payload": "payload (bytes)",
+    "tables": "tables (bytes)",
+    "header": "header (bytes)",
+    "manifest": "manifest (bytes)",
+    "kilobytes": "payload and tables (KB)",
+}
+RATIOS = {
+    "parameters_removed": "parameters removed",
+    "parameters_removed_percent": "parameters removed (%)",
+    "compression_rate": "file, before over after (x)",
+    "storage_rate": "size as papers count it, before over after (x)",
+    "macs": "MACs, before over after (x)",
+    "effective_macs": "effective MACs, before over after (x)",
+    "bitops": "bit operations, before over after (x)",
+    "speedup": "latency of batch 1, before over after (x)",
+    "fps": "examples per second, after over before (x)",
+}
+
+
+def measures(registry: Registry, recipe: Recipe) -> dict[str, str]:
+    """Return the numbers of a recipe's report, by dotted path, each in words with its unit.
+
+    :raises UnknownKey: for a task that there isn't.
+    """
+    metrics = registry.load("tasks", recipe.task.key).metrics
+    quality = {f"quality.{m.name}": f"{m.name} ({m.unit})" for m in metrics}
+    figures = FIGURES | {"latency_ms": "latency, batch 1 (ms, median)"} | quality
+    known = {"wall_s": "wall time (s)"}
+    for side, mark in (("after", ""), ("before", ", before")):
+        known |= {f"{side}.{name}": words + mark for name, words in figures.items()}
+    known |= {f"after.storage.{name}": words for name, words in STORAGE.items()}
+    return known | {f"ratios.{name}": words for name, words in RATIOS.items()}
