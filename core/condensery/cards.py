@@ -71,7 +71,7 @@ class Paper(Strict):
 
 
 class Hyperparameter(Worded):
-    """One setting: type, default, range and meaning; equal to the method's own field."""
+    """One setting: type, default, range (of a list or a dict: of each entry) and meaning; equal to the method's own."""
 
     type: Literal["float", "int", "bool", "str", "dict", "list"]
     default: Any

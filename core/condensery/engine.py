@@ -24,7 +24,7 @@ from condensery.known import known_quality
 from condensery.managers import DEFAULTS
 from condensery.measure import counts, evaluate, measure, ratios
 from condensery.models import build_task
-from condensery.opening import Opener
+from condensery.opening import Opener, check_settings
 from condensery.progress import Progress
 from condensery.recipe import BaseSpec, ModelSpec, Recipe, StageSpec, TrainSpec, checked, fingerprint, merge
 from condensery.registry import Registry
@@ -89,6 +89,7 @@ class Run:
         if self._checked:
             return
         check_conditions(self.recipe.stages, [*SIZES, *(m.name for m in self.task.metrics)])
+        check_settings(self.recipe.stages, self.registry)
         dry = Run(self.recipe, self.registry, out=self.folder.path, device="cpu", dry=True)
         with torch.random.fork_rng(devices=[]):
             net = Net(dry.cast.build(self.recipe.model), self.recipe.model)

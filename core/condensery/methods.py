@@ -76,11 +76,20 @@ def build_method(
     return method
 
 
+SIGNS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
+"""How messages write the bounds of a card."""
+
+
 def check_value(name: str, value: Any, hint: Any, described: Mapping[str, Any]) -> Any:
-    """Return ``value`` as the type of ``hint``, within the range that the card gives.
+    """Return ``value`` as the type of ``hint``, within the range that the card gives; it holds for each entry too.
 
     :raises UsageError: naming the setting, the value and what would be right.
     """
+    if isinstance(value, (dict, list)) and _fits(value, hint):
+        inner = (get_args(hint) or (Any,))[-1] if get_origin(hint) in (dict, list) else Any
+        if isinstance(value, list):
+            return [check_value(f"{name}.{i}", v, inner, described) for i, v in enumerate(value)]
+        return {k: check_value(f"{name}.{k}", v, inner, described) for k, v in value.items()}
     given = value
     if not _fits(value, hint):
         if _fits(0.5, hint) and isinstance(value, int) and not isinstance(value, bool):
@@ -89,12 +98,11 @@ def check_value(name: str, value: Any, hint: Any, described: Mapping[str, Any]) 
             raise UsageError(f"{name} must be {_words(hint)}, got {value!r}")
     elif hint is float and isinstance(value, int):
         value = float(value)
-    tests = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        for word, sign in tests.items():
-            bound = described.get(word)
-            if bound is not None and not _compare(value, word, bound):
-                raise UsageError(f"{name} must be {sign} {bound:g}, got {given!r}")
+        bounds = {word: described[word] for word in SIGNS if described.get(word) is not None}
+        if not all(_compare(value, word, bound) for word, bound in bounds.items()):
+            wanted = " and ".join(f"{SIGNS[word]} {bound:g}" for word, bound in bounds.items())
+            raise UsageError(f"{name} must be {wanted}, got {given!r}")
     choices = described.get("choices")
     if choices and value not in choices:
         raise UnknownKey("value", str(value), [str(c) for c in choices], where=name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import get_type_hints
 
 import torch
@@ -14,7 +15,8 @@ from condensery.managers import StageManager
 from condensery.methods import Method, build_method, takes_list
 from condensery.models import derive_seed
 from condensery.players import Player
-from condensery.recipe import ModelSpec, PlayerSpec, TrainSpec
+from condensery.recipe import ModelSpec, PlayerSpec, RoundSpec, StageSpec, TrainSpec
+from condensery.registry import Registry
 from condensery.rounds import Unit
 from condensery.stage import Stage
 from condensery.steps import Defaults, parse_every
@@ -32,6 +34,8 @@ class Opener:
     def __init__(self, cast: Cast) -> None:
         self.cast, self.recipe, self.dry = cast, cast.recipe, cast.dry
         self._facts: Facts | None = None
+        base, weights = cast.recipe.base, cast.recipe.model.weights
+        self._stands_in = cast.dry and base != "none" and bool(base or not weights)  # a base with fields trains on
 
     def open(self, unit: Unit, train: TrainSpec, net: Net) -> Stage:
         """Return a stage whose methods are prepared and whose players have their optimizers.
@@ -45,6 +49,9 @@ class Opener:
         torch.manual_seed(derive_seed("stage", self.recipe.seed, unit.id, unit.spec.name))
         stage = self._stage(unit, train)
         self.cast.assign(stage, unit, net)
+        if isinstance(unit.spec.student, ModelSpec) and not unit.spec.student.init_from:
+            self._stands_in = False  # it starts from its own weights, in a real run as well
+        stage.stands_in = self._stands_in
         if self.dry:  # a real run comes after a dry one, which checked every word
             self._check_facts(stage, unit)
         for _, recruit in stage.manager.each("players"):
@@ -56,6 +63,7 @@ class Opener:
         stage.manager.call("prepare", stage=stage)
         stage.ready()
         _set_optimizers(stage)
+        self._stands_in |= self.dry and bool(train.epochs or unit.spec.methods)
         return stage
 
     def _stage(self, unit: Unit, train: TrainSpec) -> Stage:
@@ -75,35 +83,57 @@ class Opener:
             dry=self.dry,
             build=self.cast.build,
         )
-        stage.manager = StageManager(unit.spec.name, self._methods(unit), Defaults())
+        stage.manager = StageManager(unit.spec.name, methods_of(unit, self.cast.registry), Defaults())
         return stage
-
-    def _methods(self, unit: Unit) -> list[tuple[str, Method]]:
-        methods: list[tuple[str, Method]] = []
-        for item in unit.spec.methods:
-            cls = self.cast.registry.load("methods", item.key)
-            check_words(item.key, cls)
-            hints = get_type_hints(cls)
-            settings = {
-                n: setting_at(
-                    v,
-                    unit.round,
-                    unit.rounds,
-                    is_list=takes_list(hints.get(n)),
-                    where=f"{unit.spec.name}: {item.key}.{n}",
-                )
-                for n, v in item.settings.items()
-            }
-            number = 1 + sum(n.partition("#")[0] == item.key for n, _ in methods)
-            name = item.key if number == 1 else f"{item.key}#{number}"
-            methods.append((name, build_method(item.key, cls, settings, self.cast.registry.card(item.key))))
-        return methods
 
     def _check_facts(self, stage: Stage, unit: Unit) -> None:
         if self._facts is None or isinstance(unit.spec.student, ModelSpec):
             self._facts = Facts(words_of(stage))
         roles = ["teacher"] if unit.spec.teachers else []
         self._facts.enter(unit.spec.name, list(stage.manager.methods.items()), roles)
+
+
+def methods_of(unit: Unit, registry: Registry) -> list[tuple[str, Method]]:
+    """Return the methods of a unit by name, with their settings in this pass of the round.
+
+    :raises UsageError: naming the setting that is wrong.
+    """
+    methods: list[tuple[str, Method]] = []
+    for item in unit.spec.methods:
+        cls = registry.load("methods", item.key)
+        check_words(item.key, cls)
+        hints = get_type_hints(cls)
+        settings = {
+            n: setting_at(
+                v, unit.round, unit.rounds, is_list=takes_list(hints.get(n)), where=f"{unit.spec.name}: {item.key}.{n}"
+            )
+            for n, v in item.settings.items()
+        }
+        number = 1 + sum(n.partition("#")[0] == item.key for n, _ in methods)
+        name = item.key if number == 1 else f"{item.key}#{number}"
+        methods.append((name, build_method(item.key, cls, settings, registry.card(item.key))))
+    return methods
+
+
+def check_settings(items: Sequence[StageSpec | RoundSpec], registry: Registry, passes: int = 1) -> None:
+    """Check the settings in every pass of the rounds: a dry run meets only the first two.
+
+    Nothing is checked inside a round whose passes aren't known before: one over layers, and one that may stop earlier.
+
+    :param passes: of the round that the items are in.
+    :raises UsageError: naming the stage, its pass and the setting.
+    """
+    for item in items:
+        if isinstance(item, RoundSpec):
+            check_settings(item.stages, registry, 0 if item.over or item.until else item.repeat)
+            continue
+        for number in range(passes):
+            unit = Unit("", item, number, passes)
+            try:
+                methods_of(unit, registry)
+            except UsageError as error:
+                why = str(error).removeprefix(f"{item.name}: ")
+                raise (UsageError(f"{unit.title}: {why}") if number else error) from None
 
 
 def _set_players(stage: Stage) -> None:

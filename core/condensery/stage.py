@@ -37,7 +37,8 @@ class Stage:
 
     Attributes that methods read: ``name``, ``task``, ``players`` by name, ``train`` (the training settings), ``epoch``
     and ``epochs``, ``step`` (batches played in this stage), ``steps_per_epoch``, ``round`` and ``rounds``, ``layer``
-    (path, in a round over layers), ``device``, ``seed``.
+    (path, in a round over layers), ``device``, ``seed``; ``dry``, and ``stands_in``: in a dry run the student's weights
+    stand in for trained ones, so that what depends on their values is a guess.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class Stage:
         self.round, self.rounds, self.layer = round_index, rounds, layer
         self.epoch = self.step = 0
         self.epochs = train.epochs
-        self.dry = dry
+        self.dry, self.stands_in = dry, False
         self.subset, self.labels = subset, labels
         self.players: dict[str, Player] = {}
         self.manager: StageManager

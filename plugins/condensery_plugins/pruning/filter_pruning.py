@@ -12,6 +12,7 @@ from condensery.stage import Stage
 from condensery_plugins.pruning.criteria import Criterion, score
 from condensery_plugins.pruning.filters import SHORTCUTS, Coupled, filter_layers, is_there, remove_filters
 from condensery_plugins.pruning.masks import keep_largest
+from condensery_plugins.pruning.refusals import refuse_nothing
 
 
 @dataclass(eq=False, kw_only=True)
@@ -43,6 +44,8 @@ class FilterPruning(Method):
         layers = {w.path: w for w in filter_layers(stage, self.key, self.skip, self.coupled)}
         scores = score(stage, list(layers.values()), self.criterion, self.samples)
         there = {p: is_there(layers[p]) for p in scores}
+        sizes = [int(t.sum()) for t in there.values()]
+        refuse_nothing(stage, self.key, "ratio", self.ratio, sizes, unit="filter", scope=self.scope)
         keep = keep_largest({p: s[there[p]] for p, s in scores.items()}, self.ratio, scope=self.scope)
         gone = {}
         for path, kept in keep.items():

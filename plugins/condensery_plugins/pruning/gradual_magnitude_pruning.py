@@ -2,13 +2,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from condensery.errors import NotApplicable
+from condensery.errors import NotApplicable, UsageError
 from condensery.hookspecs import hookimpl
 from condensery.methods import Method
 from condensery.stage import Stage, Weight
 from condensery.steps import rate_factor
 from condensery_plugins.pruning.filters import is_depthwise
 from condensery_plugins.pruning.masks import keep_largest, mask, sizes, sparsity_percent
+from condensery_plugins.pruning.refusals import refuse_empty, refuse_nothing
 
 
 @dataclass(eq=False, kw_only=True)
@@ -20,7 +21,7 @@ class GradualMagnitudePruning(Method):
     s_i ``initial``, dt ``every`` (steps) and t0 ``start``, a share of the stage's steps. The ramp ends at ``end``, at
     most dt earlier; then the masks are fixed and training goes on. A masked weight gets no gradient and stays at zero.
     The first layer and depthwise convolutions stay dense. Prune while the learning rate is high enough to recover: see
-    ``learning_rate_at_end_percent``.
+    ``learning_rate_at_end_percent``. A share that leaves nothing of a layer is refused.
     """
 
     leaves = frozenset({"mask"})
@@ -32,13 +33,25 @@ class GradualMagnitudePruning(Method):
     every: int = 100
     skip_first: bool = True
 
+    def __post_init__(self) -> None:
+        """Refuse a ramp that falls: masks only grow."""
+        if self.initial > self.sparsity:
+            raise UsageError(
+                f"gradual-magnitude-pruning.initial must be <= sparsity {self.sparsity:g}, got {self.initial:g}"
+            )
+
     @hookimpl
     def prepare(self, stage: Stage) -> None:
         """Attach masks and plan their updates; without any steps prune at once."""
         total = stage.epochs * stage.steps_per_epoch
         self.first_ = stage.edges()[0] if self.skip_first else ""
-        if not self._layers(stage):
+        layers = self._layers(stage)
+        if not layers:
             raise NotApplicable(self.key, "the net has no layer to prune but its first")
+        numbers = [w.latent.numel() for w in layers]
+        refuse_nothing(stage, self.key, "sparsity", self.sparsity, numbers, unit="weight")
+        final = keep_largest({w.name: sizes(w) for w in layers}, self.sparsity, scope="local")
+        refuse_empty(stage, f"{self.key}: sparsity {self.sparsity:g}", layers, final, by="count")
         self.start_ = round(min(self.start, self.end) * total)
         span = round(self.end * total) - self.start_
         self.every_ = max(1, min(self.every, span))
@@ -46,7 +59,7 @@ class GradualMagnitudePruning(Method):
         self.done_ = 0
         ends = (self.start_ + self.updates_ * self.every_) / max(1, total)
         self.rate_at_end_ = 100 * rate_factor(stage.train.schedule, ends)
-        for weight in self._layers(stage):  # all masks from the start: nothing is attached while an optimizer runs
+        for weight in layers:  # all masks from the start: nothing is attached while an optimizer runs
             mask(stage, weight, weight.alive)
         if total == 0:
             self._prune(stage)

@@ -16,6 +16,7 @@ from condensery.players import Player
 from condensery.stage import CONVS, Stage, Weight
 from condensery.steps import due_steps
 from condensery_plugins.pruning.masks import keep_largest
+from condensery_plugins.pruning.refusals import refuse_nothing
 from condensery_plugins.pruning.thinned import thin
 from condensery_plugins.pruning.weight_groups import grouped, living, norms, size, spread, with_largest
 
@@ -53,14 +54,20 @@ class GroupBrainDamage(Method):
         whole = [w.path for w in stage.weights(kinds=CONVS) if not is_depthwise(w.module)]
         if not whole:
             raise NotApplicable("group-brain-damage", "the net has no convolution whose filters share inputs")
-        for path, rate in self.rates.items():
+        for path in self.rates:
             if path not in whole:
                 near = nearest(path, whole)
                 hint = f"; did you mean {near!r}?" if near else ""
                 raise UsageError(f"group-brain-damage.rates: no such convolution {path!r}{hint}")
-            if not 0 <= rate < 1:
-                raise UsageError(f"group-brain-damage.rates: {path} must be a share from 0 to below 1, got {rate!r}")
         self.layers_ = list(self.rates) or whole
+        groups = {w.path: norms(w.module, w.latent, "shape").numel() for w in self._weights(stage)}
+        for path, rate in self.rates.items():
+            refuse_nothing(stage, "group-brain-damage", f"rates.{path}", rate, [groups[path]], unit="group")
+        if not self.rates:
+            counts = list(groups.values())
+            refuse_nothing(
+                stage, "group-brain-damage", "sparsity", self.sparsity, counts, unit="group", scope=self.scope
+            )
         self.done_ = 0
         self.due_ = due_steps(stage, self.steps) if self.schedule == "gradual" else []
         if self.schedule == "start":

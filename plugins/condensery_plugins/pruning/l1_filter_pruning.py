@@ -52,6 +52,7 @@ class L1FilterPruning(Method):
     filters no shortcut couples with others (in a residual block of two, the first). ``rates`` gives the share by layer
     path instead. ``independent`` scores whole filters; ``greedy`` leaves out what reads maps that are gone (section
     3.3). Raises NotApplicable on a net that has no such convolution, or not as many as the plan numbers.
+    A layer keeps at least one filter, and a rate above 0 takes at least one where there are two.
     """
 
     removes = frozenset({"dense-shape"})
@@ -86,9 +87,6 @@ class L1FilterPruning(Method):
                 raise UsageError(
                     f"l1-filter-pruning.rates: no convolution {path!r}" + (f"; did you mean {near!r}?" if near else "")
                 )
-            for path, rate in self.rates.items():
-                if not 0 <= rate < 1:
-                    raise UsageError(f"l1-filter-pruning.rates: {path} must be a share from 0 to below 1, got {rate!r}")
             return {p: self.rates[p] for p in order if p in self.rates}
         if self.plan == "uniform":
             free = [p for p in order if is_free(stage, p)]

@@ -9,9 +9,10 @@ from torch import Tensor
 from condensery.errors import UsageError
 from condensery.hookspecs import hookimpl
 from condensery.methods import Method
-from condensery.stage import Stage
+from condensery.stage import Stage, Weight
 from condensery.steps import due_steps
 from condensery_plugins.pruning.masks import keep_above, keep_largest, mask, sizes, sparsity_percent
+from condensery_plugins.pruning.refusals import refuse_empty, refuse_nothing
 
 REST = "*"
 """In ``quality``: every layer that isn't named."""
@@ -27,6 +28,7 @@ class Magnitude(Method):
     kept by layer path. ``quality``, by layer path or ``*`` for all others, is the paper's own rule: what is smaller
     than that factor times the standard deviation of the layer's remaining weights goes. With ``steps`` > 1 share and
     factor rise evenly over the stage: step i of n reaches i/n of them, training goes on between. Biases are kept.
+    What would leave nothing of a layer is refused: when the stage starts all that is asked for, later each step.
     """
 
     leaves = frozenset({"mask"})
@@ -38,6 +40,13 @@ class Magnitude(Method):
     density: dict[str, float] = dataclasses.field(default_factory=dict)
     quality: dict[str, float] = dataclasses.field(default_factory=dict)
     index_bits: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse settings with which nothing goes."""
+        if not any([self.sparsity, *(1 - kept for kept in self.density.values()), *self.quality.values()]):
+            raise UsageError(
+                f"magnitude.sparsity must be > 0 and < 1 unless density or quality takes weights, got {self.sparsity:g}"
+            )
 
     @hookimpl
     def prepare(self, stage: Stage) -> None:
@@ -52,6 +61,11 @@ class Magnitude(Method):
             raise UsageError(f"magnitude: layer {min(both)!r} has a density and a quality; say one of them")
         self.due_ = due_steps(stage, self.steps)
         self.done_ = 0
+        if not self.density and not self.quality:
+            sizes = [w.latent.numel() for w in self._weights(stage)]
+            refuse_nothing(stage, "magnitude", "sparsity", self.sparsity, sizes, unit="weight", scope=self.scope)
+        if self.steps > 1:
+            self._keep(stage, 1.0)
         self._prune(stage)
 
     @hookimpl
@@ -61,26 +75,52 @@ class Magnitude(Method):
             self.due_ = self.due_[1:]
             self._prune(stage)
 
+    @hookimpl
+    def end_stage(self, stage: Stage) -> None:
+        """Make up for the steps of a stage without batches."""
+        self.before_step(stage)
+
     def _prune(self, stage: Stage) -> None:
         self.done_ += 1
-        share = self.done_ / self.steps
-        weights = {w.name: w for w in stage.weights()}
-        if self.skip_last:
-            last = stage.edges()[1]
-            weights = {n: w for n, w in weights.items() if w.path != last}
+        keep = self._keep(stage, self.done_ / self.steps)
+        for weight in self._weights(stage):
+            mask(stage, weight, keep[weight.name], index_bits=self.index_bits)
+
+    def _weights(self, stage: Stage) -> list[Weight]:
+        last = stage.edges()[1] if self.skip_last else None
+        return [w for w in stage.weights() if w.path != last]
+
+    def _keep(self, stage: Stage, share: float) -> dict[str, Tensor]:
+        """Return what stays of each weight when a share of all that is asked for goes.
+
+        :raises UsageError: if nothing would stay of a layer.
+        """
         keep: dict[str, Tensor] = {}
-        rest: dict[str, Tensor] = {}
-        for name, weight in weights.items():
-            scores, factor = sizes(weight), self.quality.get(weight.path, self.quality.get(REST))
-            if weight.path in self.density:
-                keep |= keep_largest({name: scores}, (1 - self.density[weight.path]) * share, scope="global")
+        rest: list[Weight] = []
+        for weight in self._weights(stage):
+            path, factor = weight.path, self.quality.get(weight.path, self.quality.get(REST))
+            if path in self.density:
+                kept = self.density[path]
+                keep |= keep_largest({weight.name: sizes(weight)}, (1 - kept) * share, scope="global")
+                asked = f"magnitude: density {kept:g}"
+                refuse_empty(stage, asked, [weight], keep, by="count", hint="ask for more")
             elif factor is not None:
-                keep[name] = keep_above(weight, factor * share)
+                keep[weight.name] = keep_above(weight, factor * share)
+                refuse_empty(stage, f"magnitude: quality {factor:g}", [weight], keep, by="value")
             else:
-                rest[name] = scores
-        keep |= keep_largest(rest, self.sparsity * share, scope=self.scope) if rest else {}
-        for name, weight in weights.items():
-            mask(stage, weight, keep[name], index_bits=self.index_bits)
+                rest.append(weight)
+        if rest:
+            keep |= keep_largest({w.name: sizes(w) for w in rest}, self.sparsity * share, scope=self.scope)
+            ranked = self.scope == "global"
+            refuse_empty(
+                stage,
+                f"magnitude: sparsity {self.sparsity:g}",
+                rest,
+                keep,
+                by="rank" if ranked else "count",
+                hint="ask for less, or scope local" if ranked else "ask for less",
+            )
+        return keep
 
     @hookimpl
     def report(self, stage: Stage) -> dict[str, float]:

@@ -15,6 +15,7 @@ from condensery.stage import BATCH_NORMS, Stage
 from condensery_plugins.pruning.channel_selection import selection
 from condensery_plugins.pruning.filters import Coupled
 from condensery_plugins.pruning.masks import mask, sizes
+from condensery_plugins.pruning.refusals import refuse_nothing
 
 
 @dataclass(eq=False, kw_only=True)
@@ -44,11 +45,14 @@ class NetworkSlimming(Method):
 
     @hookimpl
     def prepare(self, stage: Stage) -> None:
-        """Find the norms that take part; nothing that a penalty does changes which those are."""
+        """Find the norms that take part, which no penalty changes; refuse shares with which no channel would go."""
         scales = {w.path: w for w in stage.weights(kinds=BATCH_NORMS)}
         self.norms_ = {p for p in scales if self.coupled == "hold" or _alone(stage, p, scales)}
         if not self.norms_:
             raise NotApplicable(self.key, "shortcuts couple the channels of every batch normalization with others")
+        channels = [len(w.latent) for p, w in scales.items() if p in self.norms_]
+        refuse_nothing(stage, self.key, "ratio", self.ratio, channels, unit="channel", scope=self.scope)
+        refuse_nothing(stage, self.key, "max_share", self.max_share, channels, unit="channel", goes=at_most)
 
     @hookimpl
     def after_backward(self, stage: Stage, player: Player) -> None:
@@ -125,6 +129,10 @@ def smallest(scores: Mapping[str, Tensor], ratio: float, scope: str, max_share: 
     gone[flat.argsort(stable=True)[: round(ratio * len(flat))]] = True
     found = dict(zip(scores, torch.split(gone, [len(s) for s in scores.values()]), strict=True))
     for path, score in scores.items():
-        most = min(len(score) - 1, int(max_share * len(score) + 1e-9))
-        found[path][score.argsort(stable=True)[most:]] = False
+        found[path][score.argsort(stable=True)[at_most(len(score), max_share) :]] = False
     return found
+
+
+def at_most(channels: int, max_share: float) -> int:
+    """Return how many channels a layer may lose; one stays."""
+    return min(channels - 1, int(max_share * channels + 1e-9))

@@ -25,6 +25,7 @@ class OptimalBrainDamage(Stepwise):
     Hessian's diagonal from ``probes`` random directions; ``identity`` takes h = 1, which ranks by size, to compare.
     ``sparsity`` is the share of zeros that it reaches, ``steps`` as in magnitude pruning: step i of n reaches i/n of
     it, training goes on between.
+    What would leave no weight of a layer is refused.
     Raises NotApplicable where ``backprop`` meets an operation that it has no rule for.
     """
 
@@ -40,6 +41,8 @@ class OptimalBrainDamage(Stepwise):
             saliency = curvature.abs() * weight.latent.detach().double() ** 2 / 2
             scores[weight.name] = torch.where(weight.alive, saliency, float("-inf"))
         keep = keep_largest(scores, share, scope="global")
+        final = keep_largest(scores, self.sparsity, scope="global") if self.done_ == 1 else keep
+        self.refuse(stage, weights, final)
         for weight in weights:
             mask(stage, weight, keep[weight.name])
 

@@ -27,6 +27,7 @@ class OptimalBrainSurgeon(Stepwise):
     more than ``block`` parameters gets a block-diagonal H^-1.
     ``sparsity`` is the share of zeros that it reaches, in ``steps`` over the stage; with ``limit`` above 0 it stops
     where the least saliency is more than this share of the loss, as the paper does.
+    What would leave no weight of a layer is refused.
     """
 
     hessian: Literal["gauss-newton", "sampled", "fisher"] = "sampled"
@@ -51,15 +52,20 @@ class OptimalBrainSurgeon(Stepwise):
         """Delete parameters until a share of them is gone, or the next one would cost too much."""
         batches = stage.sample(self.samples)
         alive = sum(int(w.alive.sum()) for w in weights)
-        left = alive + round(share * sum(w.latent.numel() for w in weights)) - sum(w.latent.numel() for w in weights)
+        total = sum(w.latent.numel() for w in weights)
+        left = alive + round(share * total) - total
+        later = round(self.sparsity * total) - round(share * total) if self.done_ == 1 else 0
         while left > 0:
             wanted = min(left, self.refresh or left)
             left -= wanted
-            if self._delete(stage, weights, batches, wanted) < wanted:
+            if self._delete(stage, weights, batches, wanted, 0 if left else later) < wanted:
                 break
 
-    def _delete(self, stage: Stage, weights: list[Weight], batches: list[Batch], wanted: int) -> int:
-        """Delete up to ``wanted`` parameters with one inverse Hessian; returns how many went."""
+    def _delete(self, stage: Stage, weights: list[Weight], batches: list[Batch], wanted: int, later: int) -> int:
+        """Delete up to ``wanted`` parameters with one inverse Hessian; returns how many went.
+
+        :param later: how many the steps after the first take: what these would leave is looked at, and not done.
+        """
         size, examples = sum(w.latent.numel() for w in weights), sum(b.size for b in batches)
         inverse = InverseHessian(size, self.block, self.alpha, examples, stage.device)
         for row in curvature_rows(stage, weights, batches, self.hessian):
@@ -72,10 +78,16 @@ class OptimalBrainSurgeon(Stepwise):
             gone += 1
         self.increase_ += surgery.increase
         values, keep = (unflatten(flat.to(stage.device), weights) for flat in surgery.flat())
+        self.refuse(stage, weights, dict(zip([w.name for w in weights], keep, strict=True)))
         for weight, value, stays in zip(weights, values, keep, strict=True):
             with torch.no_grad():
                 weight.latent.copy_(torch.where(weight.alive, value, weight.latent))
             mask(stage, weight, stays)
+        if later:
+            while later and surgery.step(limit):
+                later -= 1
+            final = unflatten(surgery.flat()[1].to(stage.device), weights)
+            self.refuse(stage, weights, dict(zip([w.name for w in weights], final, strict=True)))
         return gone
 
     @staticmethod

@@ -10,6 +10,7 @@ from condensery.hookspecs import hookimpl
 from condensery.methods import Method
 from condensery.stage import Stage, Weight
 from condensery_plugins.pruning.filters import SHORTCUTS, Coupled, filter_layers, is_there, remove_filters, zeroed
+from condensery_plugins.pruning.refusals import refuse_nothing
 
 
 @dataclass(eq=False, kw_only=True)
@@ -24,6 +25,7 @@ class SoftFilterPruning(Method):
     residual connection couples with other layers' can't be cut out of the net; they are held at zero, or with
     ``coupled="leave"`` such layers take no part.
     Raises NotApplicable on a net without convolutions, or with only the one that embeds a Transformer's patches.
+    A layer keeps at least one filter.
     """
 
     leaves = frozenset({"mask"})
@@ -37,9 +39,10 @@ class SoftFilterPruning(Method):
 
     @hookimpl
     def prepare(self, stage: Stage) -> None:
-        """Refuse a net that has no filters to prune."""
+        """Refuse a net that has no filters to prune, and a ratio with which none would go."""
         self.zeroed_ = self.regrown_ = 0
-        self._layers(stage)
+        filters = [int(is_there(w).sum()) for w in self._layers(stage)]
+        refuse_nothing(stage, self.key, "ratio", self.ratio, filters, unit="filter", goes=zeroed)
 
     @hookimpl
     def after_epoch(self, stage: Stage) -> None:

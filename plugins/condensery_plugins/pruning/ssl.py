@@ -15,6 +15,7 @@ from condensery.methods import Method
 from condensery.players import Player
 from condensery.stage import CONVS, Stage, Weight
 from condensery.surgery import Group
+from condensery_plugins.pruning.refusals import refuse_empty
 from condensery_plugins.pruning.shortcuts import Shortcuts
 from condensery_plugins.pruning.thinned import thin
 from condensery_plugins.pruning.weight_groups import KINDS, grouped, living, norms, size, spread, with_largest
@@ -48,17 +49,19 @@ class StructuredSparsityLearning(Method):
     threshold: float = 1e-4
 
     def __post_init__(self) -> None:
-        """Check the words."""
+        """Check the words, and that something can become zero."""
         for word in [*self.granularity, *self.strengths]:
             if word not in KINDS:
                 raise UnknownKey("kind of group", word, KINDS, where="ssl")
         unused = sorted(set(self.strengths) - set(self.granularity))
         if unused or not self.granularity:
             raise UsageError(f"ssl.granularity lists no {unused[0] if unused else 'kind of group'}")
+        if not self.zero_below and not self.threshold:
+            raise UsageError("ssl: with zero_below 0 and threshold 0 no group ever goes; one of them must be > 0")
 
     @hookimpl
     def prepare(self, stage: Stage) -> None:
-        """Find the layers that have groups of each kind."""
+        """Find the layers that have groups of each kind; refuse what would leave nothing of them."""
         weights = {w.path: w for w in stage.weights()}
         for path in sorted(set(self.factors) - set(weights)):
             near = nearest(path, weights)
@@ -73,9 +76,25 @@ class StructuredSparsityLearning(Method):
         if "depth" in self.granularity:
             found["depth"] = Shortcuts(stage).bypassed([p for p in stage.order() if p in weights])
         self.layers_ = {kind: found[kind] for kind in dict.fromkeys(self.granularity)}
+        chosen = {p for paths in self.layers_.values() for p in paths}
         for kind, paths in self.layers_.items():
             if not paths:
                 raise NotApplicable("ssl", NOTHING[kind])
+        self._refuse(stage, [w for p, w in weights.items() if p in chosen])
+
+    def _refuse(self, stage: Stage, weights: list[Weight]) -> None:
+        """Refuse to set all weights of a layer to zero after a step, and a threshold that no group exceeds even now.
+
+        A single weak layer is no reason: it keeps its largest group.
+        """
+        may_go = self.layers_.get("depth", [])  # whole layers, by design
+        judged = [w for w in weights if w.path not in may_go and bool(living(w).any())]
+        keep = {w.name: w.alive & (w.latent.detach().abs() >= self.zero_below) for w in judged}
+        refuse_empty(stage, f"ssl: zero_below {self.zero_below:g}", judged, keep, by="value")
+        kinds = [(w, k) for w in judged for k, paths in self.layers_.items() if k != "depth" and w.path in paths]
+        if not any(bool((self._strengths(w, k) > self.threshold).any()) for w, k in kinds):
+            nothing = {w.name: torch.zeros(1, dtype=torch.bool) for w in judged}
+            refuse_empty(stage, f"ssl: threshold {self.threshold:g}", judged, nothing, by="value")
 
     @hookimpl
     def loss_terms(self, stage: Stage, player: Player) -> dict[str, Tensor]:

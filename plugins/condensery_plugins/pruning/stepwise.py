@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
+
+from torch import Tensor
 
 from condensery.hookspecs import hookimpl
 from condensery.methods import Method
 from condensery.stage import Stage, Weight
 from condensery.steps import due_steps
 from condensery_plugins.pruning.masks import sparsity_percent
+from condensery_plugins.pruning.refusals import refuse_empty, refuse_nothing
 
 
 @dataclass(eq=False, kw_only=True)
@@ -27,6 +31,8 @@ class Stepwise(Method):
         """Prune for the first time, and plan when to prune again."""
         self.due_ = due_steps(stage, self.steps)
         self.done_ = 0
+        numbers = sum(w.latent.numel() for w in self.pruned(stage))
+        refuse_nothing(stage, self.key, "sparsity", self.sparsity, [numbers], unit="weight")
         self._step(stage)
 
     @hookimpl
@@ -35,6 +41,11 @@ class Stepwise(Method):
         while self.due_ and stage.step >= self.due_[0]:
             self.due_ = self.due_[1:]
             self._step(stage)
+
+    @hookimpl
+    def end_stage(self, stage: Stage) -> None:
+        """Make up for the steps of a stage without batches."""
+        self.before_step(stage)
 
     @hookimpl
     def report(self, stage: Stage) -> dict[str, float]:
@@ -51,4 +62,15 @@ class Stepwise(Method):
 
     @abstractmethod
     def prune(self, stage: Stage, weights: list[Weight], share: float) -> None:
-        """Hold a share of all entries at zero, those that were pruned before included."""
+        """Hold a share of all entries at zero, those that were pruned before included.
+
+        The first time :meth:`refuse` sees what all of ``sparsity`` would leave of the present weights, then what stays.
+        """
+
+    def refuse(self, stage: Stage, weights: list[Weight], keep: Mapping[str, Tensor]) -> None:
+        """Refuse what would leave no weight of a layer.
+
+        :param keep: what stays, bool by name.
+        :raises UsageError: naming the first such layer.
+        """
+        refuse_empty(stage, f"{self.key}: sparsity {self.sparsity:g}", weights, keep, by="rank")

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,6 +14,7 @@ from condensery.errors import NotApplicable
 from condensery.hookspecs import hookimpl
 from condensery.methods import Method
 from condensery.stage import Stage
+from condensery_plugins.pruning.refusals import refuse_nothing
 from condensery_plugins.pruning.units import Criterion, Scorer, lowest
 
 
@@ -51,7 +52,7 @@ class StructuredMagnitude(Method):
         items = {h.path: h for h in stage.surgeon.heads()}
         self._need("attention", [h.reason for h in items.values()])
         usable = {p: h for p, h in items.items() if h.reason is None}
-        chosen = lowest({p: scorer.heads(p) for p in usable}, self.ratio, self.scope)
+        chosen = self._lowest(stage, {p: scorer.heads(p) for p in usable})
         return stage.surgeon.remove_heads({p: _queries(usable[p], groups) for p, groups in chosen.items()})
 
     def _head_dims(self, stage: Stage, scorer: Scorer) -> UnitRemoval:
@@ -64,6 +65,9 @@ class StructuredMagnitude(Method):
             rope = view_of(stage.surgeon.net, item.path).rope
             if rope is not None:
                 ropes.setdefault(rope, []).append(item.path)
+        turned = {p for paths in ropes.values() for p in paths}
+        sizes = [s.shape[1] // (2 if p in turned else 1) for p, both in scores.items() for s in both]
+        self._refuse(stage, sizes, "local")
         chosen = {p: HeadDims(_each(qk, self.ratio), _each(v, self.ratio)) for p, (qk, v) in scores.items()}
         for paths in ropes.values():
             pairs = torch.cat([scores[p][0].view(len(scores[p][0]), 2, -1).sum(1) for p in paths]).sum(0)
@@ -77,7 +81,7 @@ class StructuredMagnitude(Method):
     def _neurons(self, stage: Stage, scorer: Scorer) -> UnitRemoval:
         items = stage.surgeon.neurons()
         self._need("MLP", [n.reason for n in items])
-        chosen = lowest({n.path: scorer.neurons(n) for n in items if n.reason is None}, self.ratio, self.scope)
+        chosen = self._lowest(stage, {n.path: scorer.neurons(n) for n in items if n.reason is None})
         return stage.surgeon.remove_neurons(chosen)
 
     def _layers(self, stage: Stage, scorer: Scorer) -> UnitRemoval:
@@ -88,8 +92,20 @@ class StructuredMagnitude(Method):
             if unit.reason is None:
                 stacks.setdefault(unit.container, []).append(unit.path)
         scores = {c: torch.stack([scorer.layer(p) for p in paths]) for c, paths in stacks.items()}
-        chosen = lowest(scores, self.ratio, self.scope)
+        chosen = self._lowest(stage, scores)
         return stage.surgeon.remove_layers([stacks[c][i] for c, gone in chosen.items() for i in gone])
+
+    def _lowest(self, stage: Stage, scores: Mapping[str, Tensor]) -> dict[str, list[int]]:
+        """Return the units that go, by module."""
+        self._refuse(stage, [len(s) for s in scores.values()], self.scope)
+        return lowest(scores, self.ratio, self.scope)
+
+    def _refuse(self, stage: Stage, sizes: Sequence[int], scope: str) -> None:
+        """Refuse a ratio with which no unit goes.
+
+        :param sizes: units in each module.
+        """
+        refuse_nothing(stage, self.key, "ratio", self.ratio, sizes, unit=self.granularity, scope=scope)
 
     def _need(self, what: str, reasons: Sequence[str | None]) -> None:
         """Refuse a net in which nothing can go.

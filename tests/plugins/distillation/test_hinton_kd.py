@@ -36,7 +36,7 @@ def test_the_soft_term_by_hand() -> None:
     [
         ({"T": 0}, "T must be > 0, got 0"),
         ({"T": "hot"}, "T must be a number"),
-        ({"alpha": 1.5}, "alpha must be <= 1, got 1.5"),
+        ({"alpha": 1.5}, "alpha must be >= 0 and <= 1, got 1.5"),
         ({"Tee": 2}, "Tee"),
     ],
 )

@@ -125,7 +125,6 @@ def test_uniform_prunes_what_no_shortcut_couples() -> None:
     [
         ({"plan": "vgg16-a"}, NotApplicable, "plan 'vgg16-a' numbers 13 convolutions, the net has 2"),
         ({"rates": {"c": 0.5}}, UsageError, "no convolution 'c'"),
-        ({"rates": {"a": 1.0}}, UsageError, "a must be a share from 0 to below 1, got 1.0"),
     ],
 )
 def test_refusals(settings: dict[str, Any], error: type[Exception], says: str) -> None:

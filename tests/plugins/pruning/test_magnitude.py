@@ -46,6 +46,12 @@ def test_more_steps_than_batches_reach_the_share_too(tmp_path: Path) -> None:
     assert report["stages"][0]["report"]["magnitude.sparsity_percent"] == pytest.approx(80.0)
 
 
+def test_a_stage_without_batches_reaches_the_share_at_once(tmp_path: Path) -> None:
+    stage = {"methods": [{"magnitude": {"sparsity": 0.8, "steps": 4}}], "epochs": 0}
+    report = run(tmp_path, stage, model={"key": "mlp", "hidden": [20]})
+    assert report["stages"][0]["report"]["magnitude.sparsity_percent"] == pytest.approx(80.0)
+
+
 def test_rounds_never_bring_a_weight_back(tmp_path: Path) -> None:
     """1 - 0.8^R after R rounds, as prune-then-distill's authors prune."""
     item = {"repeat": 3, "stages": [{"methods": [{"magnitude": {"sparsity": "=1 - 0.8 ** (round + 1)"}}], "epochs": 1}]}

@@ -78,8 +78,10 @@ def test_steps_and_rounds_reach_the_share(tmp_path: Path) -> None:
     assert reached == pytest.approx([50.0, 75.0, 90.0], abs=0.1)
 
 
-def test_more_steps_than_batches_still_reach_the_share(tmp_path: Path) -> None:
-    report = run(tmp_path, {"methods": [{"obd": {"sparsity": 0.6, "steps": 7}}], "epochs": 1})  # four batches
+@pytest.mark.parametrize(("steps", "epochs"), [(7, 1), (8, 1), (4, 0)])
+def test_more_steps_than_batches_still_reach_the_share(steps: int, epochs: int, tmp_path: Path) -> None:
+    """An epoch has four batches."""
+    report = run(tmp_path, {"methods": [{"obd": {"sparsity": 0.6, "steps": steps}}], "epochs": epochs})
     assert report["stages"][0]["report"]["obd.sparsity_percent"] == pytest.approx(60.0)
 
 
