@@ -236,6 +236,43 @@ def test_later_stages_find_the_masks(after: list[Any], thinned: int, tmp_path: P
     assert (report["after"]["macs"] <= 0.55 * report["before"]["macs"]) == bool(thinned)
 
 
+GROUPS: dict[str, Any] = {"group-brain-damage": {"schedule": "start"}}
+FILTERS: dict[str, Any] = {"filter-pruning": {"samples": 16}}
+NOTHING: dict[str, Any] = {"gradual-magnitude-pruning": {"sparsity": 0.0}}
+
+
+@pytest.mark.parametrize(
+    ("methods", "thinned"),
+    [
+        ([FILTERS, GROUPS], 7),
+        ([GROUPS, FILTERS], 7),
+        ([NOTHING, GROUPS], 7),
+        ([{"magnitude": {"sparsity": 0.5}}, GROUPS], 0),
+    ],
+    ids=["whole filters before", "whole filters after", "a mask that holds nothing", "single weights before"],
+)
+def test_earlier_masks_thin_too_where_they_hold_whole_filters(
+    methods: list[Any], thinned: int, tmp_path: Path
+) -> None:
+    """resnet8 has 7 convolutions; four have filters that shortcuts couple, which are held at zero and not cut."""
+    data = {
+        "model": {"key": "resnet8", "width": 0.5},
+        "task": "digits",
+        "base": "none",
+        "data": {"subset": {"size": 32}},
+        "train": {"batch_size": 16, "epochs": 0},
+        "stages": [{"methods": [method]} for method in methods],
+    }
+    job = Run(parse_recipe(data), REGISTRY, out=tmp_path / "run", device="cpu")
+    job.execute()
+    assert job.baked is not None
+    assert sum(isinstance(m, ThinnedConv2d) for m in job.baked.net.modules()) == thinned
+    net = open_artifact(tmp_path / "run" / "artifact.safetensors", REGISTRY).net
+    x = torch.randn(3, 1, 8, 8)
+    with torch.no_grad():
+        assert torch.equal(net.eval()(x), job.baked.net(x))
+
+
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
