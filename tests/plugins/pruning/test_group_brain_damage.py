@@ -266,9 +266,7 @@ NOTHING: dict[str, Any] = {"gradual-magnitude-pruning": {"sparsity": 0.0}}
     ],
     ids=["whole filters before", "whole filters after", "a mask that holds nothing", "single weights before"],
 )
-def test_earlier_masks_thin_too_where_they_hold_whole_filters(
-    methods: list[Any], thinned: int, tmp_path: Path
-) -> None:
+def test_earlier_masks_thin_too_where_they_hold_whole_filters(methods: list[Any], thinned: int, tmp_path: Path) -> None:
     """resnet8 has 7 convolutions; four have filters that shortcuts couple, which are held at zero and not cut."""
     data = {
         "model": {"key": "resnet8", "width": 0.5},
