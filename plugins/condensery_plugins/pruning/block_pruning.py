@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from condensery.attention.blocks import LayerUnit, first, stream
-from condensery.clone import clone, frozen
+from condensery.clone import clone, frozen, plain
 from condensery.cuts import TOLERANCE
 from condensery.errors import MethodError, NotApplicable, UsageError
 from condensery.hookspecs import hookimpl
@@ -149,10 +148,13 @@ def _is_block(module: nn.Module) -> bool:
 
 
 def _hands_on(module: nn.Module, given: Tensor, made: Tensor) -> bool:
-    """Tell whether what a module gets reaches its output, of the same shape, with all its parameters at zero."""
+    """Tell whether what a module gets reaches its output, of the same shape, with all its parameters at zero.
+
+    Without transforms: a quantizer with a step of zero would make nan of everything.
+    """
     if given.shape != made.shape:
         return False
-    empty = frozen(copy.deepcopy(module))
+    empty = frozen(plain(module))
     with torch.no_grad():
         for parameter in empty.parameters():
             parameter.zero_()

@@ -137,12 +137,19 @@ class ThinningMask(Mask):
 
 
 def thin(stage: Stage, weight: Weight, keep: Tensor, player: str = "student") -> None:
-    """Hold a weight at zero where ``keep`` is false; a convolution without a mask gets one that can become thinner.
+    """Hold a weight at zero where ``keep`` is false; a convolution gets a mask that can become thinner.
+
+    It takes the place of a plain mask that is there, unless that one's indices have a set width.
 
     :param keep: bool, of the weight's shape.
     """
     stack = weight.stack
-    held = any(isinstance(t, Mask) for t in stack.transforms.values()) if stack is not None else False
-    if isinstance(weight.module, nn.Conv2d) and not held:
-        stage.attach(weight.name, "mask", ThinningMask(weight.latent.shape), player)
+    held = {n: t for n, t in stack.transforms.items() if isinstance(t, Mask)} if stack is not None else {}
+    if isinstance(weight.module, nn.Conv2d):
+        if not held:
+            stage.attach(weight.name, "mask", ThinningMask(weight.latent.shape), player)
+        for name, earlier in held.items():
+            if stack is not None and type(earlier) is Mask and earlier.index_bits is None:
+                stack.transforms[name] = ThinningMask(earlier.keep.shape).to(earlier.keep.device)
+                stack.transforms[name].keep = earlier.keep
     mask(stage, weight, keep, player)

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 from tests.plugins.pruning.nets import run
+from tests.plugins.pruning.stages import Given, stage_of
 from tests.plugins.test_contract import Watched, assert_equal, recipe
-from torch import Tensor
+from torch import Tensor, nn
 
 from condensery import Registry
 from condensery.stage import Stage
@@ -58,13 +59,6 @@ def test_the_expectation_is_kept(dtype: torch.dtype) -> None:
     for entry, mean in zip(entries.double().tolist(), means.tolist(), strict=True):
         variance = max(0.0, abs(entry) * (float(tau.to(dtype)) - abs(entry)))
         assert abs(mean - entry) <= 5 * math.sqrt(variance / draws), entry
-
-
-def test_clipping_alone_would_move_the_expectation() -> None:
-    """The control of the test above: without the promotion the mean of these entries is off."""
-    entries = torch.full((1000,), 0.3)
-    clipped = torch.where(entries.abs() < 0.7, 0.0, entries)
-    assert abs(float(clipped.mean()) - 0.3) > 5 * math.sqrt(0.3 * 0.4 / 1000)
 
 
 @pytest.mark.parametrize("rate", [0.7, 0.9, 0.99])
@@ -188,8 +182,10 @@ def test_before_the_queue_is_full_nothing_is_reported_as_pruned(tmp_path: Path) 
 
 
 def test_the_gradient_that_both_products_use_is_the_pruned_one(tmp_path: Path) -> None:
-    """At rate 0.99 over nearly nothing of conv2's input gradient is left, so conv1's weight gradient is sparse noise;
-    with a rate of nearly 0 both gradients are those of the plain net."""
+    """Without norms conv2's input gradient is pruned, here at 0.9: conv1's weight gradient differs, conv2's doesn't.
+
+    With a rate of nearly 0 both are those of the plain net.
+    """
 
     def gradients(rate: float | None) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}
@@ -215,6 +211,35 @@ def test_the_gradient_that_both_products_use_is_the_pruned_one(tmp_path: Path) -
     assert not torch.equal(plain["conv1"], on["conv1"])
 
 
+def test_in_front_of_a_norm_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Inputs x = (-1/2, -1/2, 1/2, 1/2) and weight 2 give outputs (-1, -1, 1, 1), of mean 0 and variance 1.
+
+    So the norm leaves them as they are, and takes out of a gradient its mean and its share along them: of
+    (6, 0, 8, 6) = 5 + 2 * (-1, -1, 1, 1) + (3, -3, 1, -1) the convolution gets the last. With tau = 4 and draws
+    (0.5, 0.9, 0.5, 0.1) its entries are compared with 2, 3.6, 2 and 0.4: (4, 0, 0, -4) is left. Both products use it:
+    the weight's gradient is 4 * -1/2 - 4 * 1/2 = -4, where the whole gradient gives 0, and the input's twice (4, 0, 0,
+    -4). What is behind the norm stays: its scale gets -6 - 0 + 8 + 6 = 8 and its shift 20.
+    """
+    net = nn.Sequential(nn.Conv2d(1, 1, 1, bias=False), nn.BatchNorm2d(1, eps=1e-12)).double()
+    x = torch.tensor([-0.5, -0.5, 0.5, 0.5]).double().view(4, 1, 1, 1)
+    nn.init.constant_(net[0].get_parameter("weight"), 2.0)
+    method = ActivationGradientPruningDBTD(window=1)
+    method.prepare(stage_of(net, Given(x, torch.zeros(4, 1))))
+    ((target, pruner),) = [(a.target, a.transform) for a in attached(net)]
+    assert isinstance(pruner, GradientPruner)
+    assert target == "0:output"
+    pruner.past.fill_(4.0)
+    pruner.passes.fill_(1)
+    draws = torch.tensor([0.5, 0.9, 0.5, 0.1]).view(4, 1, 1, 1)
+    monkeypatch.setattr(torch, "rand_like", lambda like, **options: draws)
+    x.requires_grad_()
+    net.train()(x).backward(torch.tensor([6.0, 0.0, 8.0, 6.0]).double().view(4, 1, 1, 1))
+    assert x.grad is not None
+    assert x.grad.flatten().tolist() == pytest.approx([8.0, 0.0, 0.0, -8.0])
+    found = [p.grad.item() for p in net.parameters() if p.grad is not None]
+    assert found == pytest.approx([-4.0, 8.0, 20.0])
+
+
 def test_a_resumed_run_is_bit_equal_while_it_prunes(tmp_path: Path) -> None:
     def job(resume: bool, stop: int | None) -> Watched:
         what = recipe(DBTD, "CNN", stages=[{"name": "m", "methods": [{DBTD: {"window": 1}}], "epochs": 2}])
@@ -231,8 +256,3 @@ def test_a_resumed_run_is_bit_equal_while_it_prunes(tmp_path: Path) -> None:
     assert_equal(whole.student, again.student)
     assert whole.stages[-1]["report"] == again.stages[-1]["report"]
     assert whole.stages[-1]["report"][f"{DBTD}.density_percent"] < 90
-
-
-def test_the_defaults_are_the_papers() -> None:
-    method = ActivationGradientPruningDBTD()
-    assert (method.rate, method.linear) == (0.9, False)

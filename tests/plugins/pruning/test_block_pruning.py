@@ -18,9 +18,11 @@ from condensery.progress import Progress
 from condensery.recipe import ModelSpec, StageSpec, TrainSpec, parse_recipe
 from condensery.stage import Stage
 from condensery.tasks import Task
+from condensery.transforms import attached
 from condensery_plugins.models import resnet, vgg
 from condensery_plugins.pruning import block_pruning
 from condensery_plugins.pruning.block_pruning import ResidualBlockPruning, around, measured
+from condensery_plugins.quantization.lsq import LSQ
 from condensery_plugins.tasks.digits import Digits
 
 torch.set_num_threads(1)
@@ -114,6 +116,17 @@ def test_only_blocks_with_a_shortcut_and_equal_shapes() -> None:
     line = Line(Add(0.5), Straight(2.0), nn.Conv1d(1, 1, 1), nn.Sequential(Add(1.0), Straight(1.0)))
     stage = stage_of(line, numbers())
     assert block_pruning.residual_blocks(line, stage, stage.sample(2)[0]) == ["stage.0", "stage.3.0"]
+
+
+def test_behind_learned_steps_only_the_residual_block_is_found() -> None:
+    """With its steps at zero a quantizer gives nan, which differs from itself."""
+    line = Line(Add(0.5), Straight(2.0))
+    stage = stage_of(line, numbers())
+    LSQ().prepare(stage)
+    assert {a.target for a in attached(line)} >= {"stage.1.conv.weight", "stage.1.conv:input"}
+    assert block_pruning.residual_blocks(line, stage, stage.sample(2)[0]) == ["stage.0"]
+    ResidualBlockPruning(ratio=0.99, samples=2).prepare(stage)
+    assert gone(line) == ["stage.0"]
 
 
 def test_the_cut_net_is_the_one_that_steps_around() -> None:

@@ -16,7 +16,7 @@ from condensery.stage import Stage
 from condensery.steps import Defaults
 from condensery.transforms import attached, latent_of
 from condensery_plugins.pruning.group_brain_damage import GroupBrainDamage
-from condensery_plugins.pruning.thinned import ThinnedConv2d
+from condensery_plugins.pruning.thinned import ThinnedConv2d, thin
 
 REGISTRY = Registry.open()
 
@@ -89,15 +89,16 @@ def test_each_layer_loses_its_weakest_columns() -> None:
 
 
 def test_global_ranks_by_mean_square() -> None:
-    """a: 5, 1, 13, 2 over sqrt(2) = 3.5, 0.7, 9.2, 1.4; b: 3, 0.1, 0.2, 0.3; deep: 100. Five of nine go.
+    """a: 5, 1, 13, 2 over sqrt(2) = 3.5, 0.7, 9.2, 1.4; b: 1.5, 0.1, 2.5, 0.3; deep: 100. Four of nine go.
 
-    That is 0.1, 0.2, 0.3, 0.7 and 1.4; by plain norms it would be the same but for 1 and 2 in their place.
+    That is 0.1, 0.3, 0.7 and 1.4; by plain norms the 1.5 of b would go, before the 2 of a.
     """
     net = Net()
     net.deep.weight.data.fill_(100.0)
-    stage, made = stage_for(net, sparsity=5 / 9, scope="global")
+    net.b.weight.data = torch.tensor([[[[1.5, 0.1]], [[2.5, -0.3]]]])
+    stage, made = stage_for(net, sparsity=4 / 9, scope="global")
     made.end_stage(stage)
-    assert kept(net) == {"a": [True, False, True, False], "b": [True, False, False, False], "deep": [True]}
+    assert kept(net) == {"a": [True, False, True, False], "b": [True, False, True, False], "deep": [True]}
 
 
 def test_a_layer_keeps_one_column() -> None:
@@ -138,6 +139,20 @@ def test_a_fixed_pattern_knows_no_norms_and_repeats() -> None:
     assert patterns[0] == patterns[1]
     assert sum(patterns[0]) == 9
     assert set(norms.argsort()[9:].tolist()) != {i for i, k in enumerate(patterns[0]) if k}
+
+
+@pytest.mark.parametrize("held", range(4))
+@pytest.mark.parametrize(("rate", "left"), [(0.25, 3), (0.5, 2), (0.75, 1)])
+def test_columns_that_are_gone_count_whatever_draws_the_others(held: int, rate: float, left: int) -> None:
+    """Of four columns one is gone already: it is one of those that go, and never the one that a layer keeps."""
+    net = Net()
+    stage = stage_of(net, Given(torch.randn(8, 2, 1, 5), torch.zeros(8, dtype=torch.int64)))
+    weight = stage.weights()[0]
+    thin(stage, weight, (torch.arange(4) != held).view(1, 2, 1, 2).expand(2, 2, 1, 2))
+    GroupBrainDamage(rates={"a": rate}, schedule="start", criterion="random").prepare(stage)
+    columns = kept(net)["a"]
+    assert not columns[held]
+    assert sum(columns) == left
 
 
 def test_convolution_groups_have_their_own_columns() -> None:
@@ -218,6 +233,32 @@ def test_later_stages_find_the_masks(after: list[Any], thinned: int, tmp_path: P
         assert torch.equal(net.eval()(x), job.baked.net(x))
     assert report["after"]["effective_macs"] <= 0.55 * report["before"]["macs"]
     assert (report["after"]["macs"] <= 0.55 * report["before"]["macs"]) == bool(thinned)
+
+
+GROUPS: dict[str, Any] = {"group-brain-damage": {"schedule": "start"}}
+FILTERS: dict[str, Any] = {"filter-pruning": {"samples": 16}}
+
+
+@pytest.mark.parametrize(
+    ("methods", "thinned"),
+    [
+        ([FILTERS, GROUPS], 7),
+        ([GROUPS, FILTERS], 7),
+        ([{"magnitude": {"sparsity": 0.5}}, GROUPS], 0),
+    ],
+    ids=["whole filters before", "whole filters after", "single weights before"],
+)
+def test_earlier_masks_thin_too_where_they_hold_whole_filters(methods: list[Any], thinned: int, tmp_path: Path) -> None:
+    """resnet8 has 7 convolutions; four have filters that shortcuts couple, which are held at zero and not cut."""
+    given = recipe([{"methods": [method]} for method in methods], train={"batch_size": 16, "epochs": 0})
+    job = Run(given, REGISTRY, out=tmp_path / "run", device="cpu")
+    job.execute()
+    assert job.baked is not None
+    assert sum(isinstance(m, ThinnedConv2d) for m in job.baked.net.modules()) == thinned
+    net = open_artifact(tmp_path / "run" / "artifact.safetensors", REGISTRY).net
+    x = torch.randn(3, 1, 8, 8)
+    with torch.no_grad():
+        assert torch.equal(net.eval()(x), job.baked.net(x))
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from torch import Tensor
 from condensery import NotApplicable, Registry, Run
 from condensery.recipe import parse_recipe
 from condensery_plugins.models.mlp import MLP
+from condensery_plugins.pruning.masks import mask
 from condensery_plugins.pruning.obd import OptimalBrainDamage
 
 torch.set_num_threads(1)
@@ -57,6 +58,36 @@ def test_saliency_by_hand(hessian: Any) -> None:
 def test_identity_ranks_by_size() -> None:
     method = OptimalBrainDamage(sparsity=1 / 3, hessian="identity", biases=False)
     assert kept(method, [1.0, -0.5, 9.0], torch.ones(2, 3)) == [True, False, True]
+
+
+@pytest.mark.parametrize("hessian", ["backprop", "gauss-newton", "sampled", "fisher", "hutchinson", "identity"])
+def test_what_a_mask_holds_counts_as_gone_however_large_it_is(hessian: Any) -> None:
+    """The 9 is held at zero; two of three are to go: that and the -0.5, whose saliency is the smaller of the rest.
+
+    Back-propagation gives the 9 a curvature, and size its 9: either would let the 1 go in its place, and nothing stay.
+    """
+    net = MLP([3, 1])
+    with torch.no_grad():
+        net.get_parameter("fc1.weight").copy_(torch.tensor([[1.0, -0.5, 9.0]]))
+    stage = stage_of(net, Given(torch.ones(2, 3), torch.zeros(2, 1)))
+    mask(stage, stage.weights()[0], torch.tensor([[True, True, False]]))
+    OptimalBrainDamage(sparsity=2 / 3, hessian=hessian, biases=False).prepare(stage)
+    assert stage.weights()[0].alive.tolist() == [[True, False, False]]
+
+
+@pytest.mark.parametrize("hessian", ["backprop", "identity"])
+def test_rounds_over_weights_that_have_grown_reach_the_share(hessian: Any) -> None:
+    """1/4, then 2/4, then 3/4 of four weights; in between what a mask holds gets a large number under it."""
+    net = MLP([4, 1])
+    stage = stage_of(net, Given(torch.ones(2, 4), torch.zeros(2, 1)))
+    (weight,) = stage.weights()
+    left = []
+    for part in (1, 2, 3):
+        OptimalBrainDamage(sparsity=part / 4, hessian=hessian, biases=False).prepare(stage)
+        left.append(int(weight.alive.sum()))
+        with torch.no_grad():
+            weight.latent[~weight.alive] = 5.0
+    assert left == [3, 2, 1]
 
 
 def test_counts_by_hand_with_and_without_biases(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from condensery.recipe import ModelSpec, StageSpec, TrainSpec
 from condensery.stage import Stage
 from condensery.tasks import Task
 from condensery_plugins.models import resnet, timm_images, vgg
+from condensery_plugins.pruning.masks import mask
 from condensery_plugins.pruning.thinet import ThiNet, contributions, greedy, rescaling
 from condensery_plugins.tasks.digits import Digits
 
@@ -172,6 +173,23 @@ def test_of_two_equal_channels_one_goes_and_the_other_counts_double() -> None:
         "channels_removed_count": 1,
         "channels_removed_percent": 25.0,
     }
+
+
+def test_a_channel_that_a_mask_keeps_the_next_layer_from_reading_goes_first() -> None:
+    """However large the numbers under the mask are."""
+    torch.manual_seed(0)
+    net = Chain().eval()
+    filters = net.a.get_parameter("weight").detach().clone()
+    with torch.no_grad():
+        net.b.get_parameter("weight")[:, 3] = 100.0
+    stage = stage_of(net)
+    keep = torch.ones(3, 4, 3, 3, dtype=torch.bool)
+    keep[:, 3] = False
+    mask(stage, stage.weights()[1], keep)
+    method = ThiNet(images=64, keep=0.8)
+    method.prepare(stage)
+    assert torch.equal(net.a.get_parameter("weight"), filters[:3])
+    assert method.report(stage)["unscaled_error_percent"] == 0.0
 
 
 def test_without_rescaling_the_kernels_stay() -> None:

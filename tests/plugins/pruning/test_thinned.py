@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.plugins.pruning.stages import draw
+from tests.plugins.pruning.stages import draw, stage_of
 from torch import Tensor, nn
 
 from condensery.bake import bake
@@ -14,8 +14,8 @@ from condensery.registry import Registry
 from condensery.transforms import attach, attached
 from condensery.work import count_work
 from condensery_plugins.models import lenet
-from condensery_plugins.pruning.masks import Mask
-from condensery_plugins.pruning.thinned import ThinnedConv2d, ThinningMask
+from condensery_plugins.pruning.masks import Mask, mask
+from condensery_plugins.pruning.thinned import ThinnedConv2d, ThinningMask, thin
 from condensery_plugins.pruning.weight_groups import grouped
 from condensery_plugins.tasks.digits import Digits
 
@@ -135,6 +135,25 @@ def test_a_plain_mask_and_one_beside_another_transform_stay() -> None:
     attach(beside, "0.weight", "second", Mask((3, 2, 3, 3)))
     for net in (plain, beside):
         assert type(bake(net, REGISTRY).net[0]) is nn.Conv2d  # type: ignore[index]
+
+
+@pytest.mark.parametrize(("bits", "thins"), [(None, True), (4, False)])
+def test_thinning_takes_a_plain_masks_place_with_what_it_holds(bits: int | None, thins: bool) -> None:
+    """Filter 1 was held, then every other column is: what is left is 2 filters by 9 columns. Set indices stay."""
+    net = nn.Sequential(nn.Conv2d(2, 3, 3))
+    stage = stage_of(net, Digits())
+    (weight,) = stage.weights()
+    keep = torch.ones(3, 2, 3, 3, dtype=torch.bool)
+    keep[1] = False
+    mask(stage, weight, keep, index_bits=bits)
+    columns = (torch.arange(18) % 2 == 1).view(1, 2, 3, 3).expand(3, 2, 3, 3)
+    thin(stage, weight, columns)
+    assert torch.equal(weight.alive, keep & columns)
+    (only,) = attached(net)
+    assert only.transform.config().get("index_bits") == bits
+    layer = bake(net, REGISTRY).net[0]  # type: ignore[index]
+    assert isinstance(layer, ThinnedConv2d) == thins
+    assert int((layer.weight != 0).sum()) == 18
 
 
 def lenet5() -> nn.Module:
