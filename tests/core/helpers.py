@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from condensery import Method, Registry, hookimpl
 from condensery.recipe import parse_recipe
@@ -50,6 +51,18 @@ class Inputs(Task):
 
     def score(self, logits: Tensor, labels: Tensor) -> dict[str, float]:
         return {"right": float((logits.argmax(1) == labels).sum())}
+
+
+@contextlib.contextmanager
+def untouched(net: nn.Module) -> Iterator[None]:
+    """Assert that a net in train mode keeps each module's mode and all its buffers, batch statistics above all."""
+    assert net.training
+    modes = {path: module.training for path, module in net.named_modules()}
+    buffers = {name: buffer.clone() for name, buffer in net.named_buffers()}
+    assert any(name.endswith("num_batches_tracked") for name in buffers)
+    yield
+    assert modes == {path: module.training for path, module in net.named_modules()}
+    assert [n for n, b in net.named_buffers() if not torch.equal(b, buffers[n])] == []
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)

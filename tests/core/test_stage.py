@@ -1,21 +1,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tests.core.helpers import Act, recipe, registry
+from tests.core.helpers import Act, recipe, registry, untouched
 from torch import Tensor
 from torch.nn.utils import parametrize
 
 from condensery import Run, UsageError, hookimpl
 from condensery.errors import MethodError, NonFiniteLoss
 from condensery.players import Outputs, Player
+from condensery.recipe import ModelSpec, StageSpec, TrainSpec
 from condensery.stage import Stage
 from condensery.steps import Bucket
+from condensery_plugins.models import resnet
+from condensery_plugins.tasks.digits import Digits
 
 
 def test_a_stage_without_a_loss_is_an_error(tmp_path: Path) -> None:
@@ -49,6 +52,25 @@ def test_the_cache_of_parametrizations_is_closed_before_the_step(tmp_path: Path)
     Run(recipe(["lsq", "looks"]), registry(looks=Looks), out=tmp_path / "o").execute()
     assert set(open_now[::2]) == {True}
     assert set(open_now[1::2]) == {False}
+
+
+@pytest.mark.parametrize(
+    "look",
+    [
+        lambda stage: stage.sample(8),
+        lambda stage: stage.record_inputs(["conv1", "layer2.0.bn1"], 8),
+        lambda stage: stage.order(),
+        lambda stage: stage.edges(),
+    ],
+    ids=["sample", "record_inputs", "order", "edges"],
+)
+def test_a_look_at_a_net_leaves_its_batch_statistics_and_modes(look: Callable[[Stage], object]) -> None:
+    net = resnet.build(Digits().facts, "resnet8", width=0.5).train()
+    net.get_submodule("layer3").eval()
+    stage = Stage(StageSpec(name="s"), Digits(), TrainSpec(batch_size=4), seed=0, device=torch.device("cpu"))
+    stage.players["student"] = Player("student", net, spec=ModelSpec(key="given"), trains=True)
+    with untouched(net):
+        assert look(stage)
 
 
 def test_accumulation_and_workers_average(tmp_path: Path) -> None:

@@ -11,6 +11,9 @@ from condensery_plugins.pruning.filters import is_depthwise
 from condensery_plugins.pruning.masks import keep_largest, mask, sizes, sparsity_percent
 from condensery_plugins.pruning.refusals import refuse_empty, refuse_nothing
 
+LEAST_UPDATES = 10
+"""Of a ramp, after the one at its start, where it has as many steps."""
+
 
 @dataclass(eq=False, kw_only=True)
 class GradualMagnitudePruning(Method):
@@ -18,9 +21,10 @@ class GradualMagnitudePruning(Method):
 
     Zhu, Gupta: "To prune, or not to prune: exploring the efficacy of pruning for model compression", 2017 [21].
     s_t = s_f + (s_i - s_f) * (1 - (t - t0) / (n * dt))^3 for t = t0, t0 + dt, ..., t0 + n * dt, with s_f ``sparsity``,
-    s_i ``initial``, dt ``every`` (steps) and t0 ``start``, a share of the stage's steps. The ramp ends at ``end``, at
-    most dt earlier; then the masks are fixed and training goes on. A masked weight gets no gradient and stays at zero.
-    The first layer and depthwise convolutions stay dense. Prune while the learning rate is high enough to recover: see
+    s_i ``initial``, dt ``every`` (steps) and t0 ``start``, a share of the stage's steps. dt is less where n would be
+    below ten: with few updates the curve is a staircase of large jumps. The ramp ends at ``end``, at most dt earlier;
+    then the masks are fixed and training goes on. A masked weight gets no gradient and stays at zero. The first layer
+    and depthwise convolutions stay dense. Prune while the learning rate is high enough to recover: see
     ``learning_rate_at_end_percent``. A share that leaves nothing of a layer is refused.
     """
 
@@ -54,7 +58,7 @@ class GradualMagnitudePruning(Method):
         refuse_empty(stage, f"{self.key}: sparsity {self.sparsity:g}", layers, final, by="count")
         self.start_ = round(min(self.start, self.end) * total)
         span = round(self.end * total) - self.start_
-        self.every_ = max(1, min(self.every, span))
+        self.every_ = max(1, min(self.every, span // LEAST_UPDATES))
         self.updates_ = span // self.every_
         self.done_ = 0
         ends = (self.start_ + self.updates_ * self.every_) / max(1, total)

@@ -14,6 +14,7 @@ from condensery.hookspecs import hookimpl
 from condensery.methods import Method
 from condensery.stage import CONVS, Stage, Weight
 from condensery_plugins.pruning.filters import is_free
+from condensery_plugins.pruning.weight_groups import living
 
 
 class Plan(NamedTuple):
@@ -50,9 +51,10 @@ class L1FilterPruning(Method):
     Li, Kadav, Durdanovic, Samet, Graf: "Pruning Filters for Efficient ConvNets", ICLR 2017 [14]. A layer of C filters
     keeps floor(C * (1 - rate)). ``plan`` names one of the paper's, or ``uniform``: ``ratio`` of every convolution whose
     filters no shortcut couples with others (in a residual block of two, the first). ``rates`` gives the share by layer
-    path instead. ``independent`` scores whole filters; ``greedy`` leaves out what reads maps that are gone (section
-    3.3). Raises NotApplicable on a net that has no such convolution, or not as many as the plan numbers.
-    A layer keeps at least one filter, and a rate above 0 takes at least one where there are two.
+    path instead, of layers that share their channels with no other. ``independent`` scores whole filters; ``greedy``
+    leaves out what reads maps that are gone (section 3.3). Weights that a mask holds count as zero. A layer keeps at
+    least one filter, and a rate above 0 takes at least one where there are two. Raises NotApplicable on a net that has
+    no such convolution, or not as many as the plan numbers.
     """
 
     removes = frozenset({"dense-shape"})
@@ -67,14 +69,16 @@ class L1FilterPruning(Method):
         """Cut before the optimizer exists."""
         weights = {w.path: w for w in stage.weights(kinds=CONVS)}
         rates = self._rates(stage, weights)
+        for path in [p for p, rate in rates.items() if rate]:
+            _refuse_shared(stage, path)
         removed: dict[str, list[int]] = {}
         for path, rate in rates.items():
             gone = stage.surgeon.inputs_gone(removed).get(path, []) if self.variant == "greedy" else []
-            score = norms(weights[path].latent.detach(), gone)
+            score = norms(living(weights[path]).detach(), gone)
             removed[path] = score.argsort(stable=True)[: len(score) - kept(len(score), rate)].tolist()
-        self.filters_ = sum(len(weights[p].latent) for p in rates)
-        self.gone_ = sum(map(len, removed.values()))
-        stage.surgeon.remove_channels(removed)
+        removal = stage.surgeon.remove_channels(removed)
+        self.gone_ = sum(map(len, removal.removed.values()))
+        self.share_ = removal.ratio
 
     def _rates(self, stage: Stage, weights: Mapping[str, Weight]) -> dict[str, float]:
         """Return the share to cut by layer path, in the order of the forward pass."""
@@ -106,7 +110,20 @@ class L1FilterPruning(Method):
     @hookimpl
     def report(self, stage: Stage) -> dict[str, float]:
         """Return how many filters went, and of how many in the layers that were cut."""
-        return {"filters_removed_count": self.gone_, "filters_removed_percent": 100 * self.gone_ / self.filters_}
+        return {"filters_removed_count": self.gone_, "filters_removed_percent": 100 * self.share_}
+
+
+def _refuse_shared(stage: Stage, path: str) -> None:
+    """Refuse a layer that shares its channels: a rate and a ranking are of one layer.
+
+    :raises UsageError: naming the layer and what it shares them with.
+    """
+    if is_free(stage, path):
+        return
+    group = stage.surgeon.graph.group(path)
+    others = ", ".join(p for p in group.layers if p != path)
+    why = f"its channels go with those of {others}" if others else f"each of its {group.blocks} parts must lose as many"
+    raise UsageError(f"l1-filter-pruning: layer {path!r} can't lose filters by itself: {why}")
 
 
 def norms(filters: Tensor, gone: list[int]) -> Tensor:

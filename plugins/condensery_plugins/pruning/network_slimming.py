@@ -26,6 +26,7 @@ class NetworkSlimming(Method):
     [16]. Loss: task + sparsity * sum |gamma| (eq. 1), by subgradient as in the authors' code. ``ratio`` is the share
     of all channels, ranked globally (section 3) or, for the MLP of Table 3, in each layer by itself (``scope``);
     ``max_share`` caps what a layer loses (section 4.6, the multi-pass scheme: half). A layer keeps its largest channel.
+    Both shares are of the channels still there: what an earlier pass switched off neither counts nor is ranked.
 
     Channels that one layer writes are cut. Where a residual connection or a concatenation couples them, scale and
     shift are held at zero; the layers that read only the norm, as in pre-activation nets, are narrowed behind a channel
@@ -47,10 +48,10 @@ class NetworkSlimming(Method):
     def prepare(self, stage: Stage) -> None:
         """Find the norms that take part, which no penalty changes; refuse shares with which no channel would go."""
         scales = {w.path: w for w in stage.weights(kinds=BATCH_NORMS)}
-        self.norms_ = {p for p in scales if self.coupled == "hold" or _alone(stage, p, scales)}
+        self.norms_ = [p for p in scales if self.coupled == "hold" or _alone(stage, p, scales)]
         if not self.norms_:
             raise NotApplicable(self.key, "shortcuts couple the channels of every batch normalization with others")
-        channels = [len(w.latent) for p, w in scales.items() if p in self.norms_]
+        channels = [int(scales[p].alive.sum()) for p in self.norms_]
         refuse_nothing(stage, self.key, "ratio", self.ratio, channels, unit="channel", scope=self.scope)
         refuse_nothing(stage, self.key, "max_share", self.max_share, channels, unit="channel", goes=at_most)
 
@@ -65,11 +66,11 @@ class NetworkSlimming(Method):
     def end_stage(self, stage: Stage) -> None:
         """Cut the channels with the smallest scales; where they are coupled, switch them off."""
         scales = {w.path: w for w in stage.weights(kinds=BATCH_NORMS)}
-        self.mean_scale_ = torch.cat([scales[p].latent.detach().abs() for p in self.norms_]).mean().item()
-        off = smallest(
-            {p: sizes(w) for p, w in scales.items() if p in self.norms_}, self.ratio, self.scope, self.max_share
-        )
-        self.channels_ = sum(o.numel() for o in off.values())
+        scores = {p: sizes(scales[p]) for p in self.norms_}
+        there = torch.cat([s[is_on(s)] for s in scores.values()])
+        self.mean_scale_ = there.mean().item()
+        self.channels_ = len(there)
+        off = smallest(scores, self.ratio, self.scope, self.max_share)
         alone = {p: o for p, o in off.items() if _alone(stage, p, scales)}
         self._switch_off(stage, {p: o for p, o in off.items() if p not in alone})
         stage.surgeon.remove_channels({p: o.nonzero().flatten().tolist() for p, o in alone.items()})
@@ -82,9 +83,11 @@ class NetworkSlimming(Method):
         """Hold scale and shift of coupled channels at zero."""
         for tensor in ("weight", "bias"):
             for held in stage.weights(kinds=BATCH_NORMS, tensor=tensor):
-                if held.path in off and bool(off[held.path].any()):
-                    held.latent.data[off[held.path]] = 0.0
+                if held.path not in off:
+                    continue
+                if bool(off[held.path].any()):
                     mask(stage, held, ~off[held.path])
+                held.latent.data[~held.alive] = 0.0  # of earlier masks too: narrowing is proven on latent tensors
 
     @staticmethod
     def _narrow(stage: Stage, norms: set[str]) -> int:
@@ -96,7 +99,7 @@ class NetworkSlimming(Method):
 
     @hookimpl
     def report(self, stage: Stage) -> dict[str, float]:
-        """Return the share of channels cut, of those only switched off, and the mean size of all scales before."""
+        """Return the shares of channels cut and only switched off, of those there, and the mean size of the scales."""
         return {
             "channels_cut_percent": 100 * self.cut_ / self.channels_,
             "channels_off_percent": 100 * self.off_ / self.channels_,
@@ -116,23 +119,30 @@ def _alone(stage: Stage, path: str, norms: Mapping[str, object]) -> bool:
 
 
 def smallest(scores: Mapping[str, Tensor], ratio: float, scope: str, max_share: float = 1.0) -> dict[str, Tensor]:
-    """Return which channels go, as bool tensors: the smallest of all, or of each layer.
+    """Return which channels go, as bool tensors: a share of those still there, the smallest of all or of each layer.
 
-    A layer's largest channel stays, and so do the largest ones beyond ``max_share`` of its channels: then fewer go.
+    A layer's largest channel stays, and so do the largest ones beyond ``max_share`` of what it has: then fewer go.
 
-    :param scores: one for each channel by layer; ``-inf`` marks what is switched off already and counts as gone.
+    :param scores: one for each channel by layer; ``-inf`` marks what is off already: it neither counts nor goes.
     """
     if scope == "local":
         return {p: smallest({p: s}, ratio, "global", max_share)[p] for p, s in scores.items()}
-    flat = torch.cat(list(scores.values()))
+    left = [s[is_on(s)] for s in scores.values()]
+    flat = torch.cat(left)
     gone = torch.zeros(len(flat), dtype=torch.bool, device=flat.device)
     gone[flat.argsort(stable=True)[: round(ratio * len(flat))]] = True
-    found = dict(zip(scores, torch.split(gone, [len(s) for s in scores.values()]), strict=True))
-    for path, score in scores.items():
-        found[path][score.argsort(stable=True)[at_most(len(score), max_share) :]] = False
+    found = {}
+    for (path, score), own, goes in zip(scores.items(), left, torch.split(gone, [len(s) for s in left]), strict=True):
+        goes[own.argsort(stable=True)[at_most(len(own), max_share) :]] = False
+        found[path] = torch.zeros_like(score, dtype=torch.bool).masked_scatter(is_on(score), goes)
     return found
 
 
 def at_most(channels: int, max_share: float) -> int:
     """Return how many channels a layer may lose; one stays."""
-    return min(channels - 1, int(max_share * channels + 1e-9))
+    return max(0, min(channels - 1, int(max_share * channels + 1e-9)))
+
+
+def is_on(scores: Tensor) -> Tensor:
+    """Return which channels no mask holds at zero."""
+    return scores > float("-inf")

@@ -1,7 +1,8 @@
 """What methods that prune attention nets share: scores of heads, their dimensions, neurons and layers, and a choice.
 
 A score is the mean size of the weights that go with a unit: of |w| for ``l1``, the root of the mean of w squared for
-``l2``. A mean, so that units of a wide layer and of a narrow one can be ranked together. Biases don't count.
+``l2``. A mean, so that units of a wide layer and of a narrow one can be ranked together. Biases don't count; weights
+that a mask holds count as zero.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from torch import Tensor, nn
 from condensery.attention.draft import layout
 from condensery.attention.neurons import Neurons
 from condensery.attention.views import Part, view_of
-from condensery.transforms import SITE_PREFIX, latent_of, plain_name
+from condensery.tensors import Weight
+from condensery.transforms import SITE_PREFIX, plain_name
+from condensery_plugins.pruning.weight_groups import living
 
 Criterion = Literal["l1", "l2", "random"]
 Units = Mapping[str, Tensor]
@@ -53,12 +56,15 @@ class Scorer:
 
     def layer(self, path: str) -> Tensor:
         """Return the score of a whole layer, a scalar."""
-        named = self.net.get_submodule(path).named_parameters()
-        latents = [p.detach() for n, p in named if p.dim() > 1 and _is_latent(n)]
-        sums = [self._power(w).sum() for w in latents]
-        return self._score([(s, torch.tensor(float(w.numel()))) for s, w in zip(sums, latents, strict=True)])
+        layer = self.net.get_submodule(path)
+        named = [plain_name(n) for n, p in layer.named_parameters() if p.dim() > 1 and _is_latent(n)]
+        places = [name.rpartition(".") for name in named]
+        values = [self._values(layer.get_submodule(inner), tensor) for inner, _, tensor in places]
+        return self._score([(v.sum(), torch.tensor(float(v.numel()))) for v in values])
 
-    def _power(self, values: Tensor) -> Tensor:
+    def _values(self, module: nn.Module, tensor: str) -> Tensor:
+        """Return what is added up of each entry of a tensor."""
+        values = living(Weight("", module, tensor)).detach()
         return values.double().abs() if self.criterion == "l1" else values.double().square()
 
     def _rows(self, part: Part, groups: int) -> tuple[Tensor, Tensor]:
@@ -70,7 +76,7 @@ class Scorer:
     def _along(self, part: Part, groups: int, *, outputs: bool) -> tuple[Tensor, Tensor]:
         """Return sums over the weights of each slot, and how many they are; ``(groups, dims)`` each."""
         module, where = layout(self.net, part.module)
-        weights = self._power(latent_of(module, "weight").detach())
+        weights = self._values(module, "weight")
         axis = where.out_axis if outputs else where.in_axis
         sums = weights.sum([i for i in range(weights.dim()) if i != axis]).cpu()
         table = part.table.view(groups, -1, part.table.shape[1])

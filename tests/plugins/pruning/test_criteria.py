@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.core.helpers import untouched
 from tests.plugins.pruning.nets import run
 from torch import Tensor, nn
 
@@ -86,9 +87,8 @@ def look(tmp_path: Path, criterion: Criterion, model: object = RESNET, samples: 
     def prepare(stage: Stage) -> None:
         if stage.dry:
             return
-        modes = {m: m.training for m in stage.student.module.modules()}
-        found.update(score(stage, stage.weights(kinds=CONVS), criterion, samples))
-        assert modes == {m: m.training for m in stage.student.module.modules()}
+        with untouched(stage.student.module):
+            found.update(score(stage, stage.weights(kinds=CONVS), criterion, samples))
         assert all(p.grad is None for p in stage.student.module.parameters())
 
     run(tmp_path, [{"methods": ["look"], "epochs": 0}], model, {"prepare": prepare})

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,9 @@ def test_the_ramp_starts_at_its_initial_sparsity() -> None:
 
 
 def test_masks_follow_the_ramp_and_never_open_again(tmp_path: Path) -> None:
-    """16 steps, t0 = 2, dt = 2, end at 10: updates at 2, 4, 6, 8, 10 to 0, 46.25, 70, 78.75 and 80 % of 200 weights.
+    """32 steps, t0 = 4, dt = 2, end at 24: after k of 10 updates 160 * (1 - (1 - k / 10)^3) of 200 weights.
 
-    The updates at 4 and 8 want 92.5 and 157.5, which are rounded to even.
+    So 160 * 0.271 = 43.36, 160 * 0.488 = 78.08, 105.12, 125.44, 140, 149.76, 155.68, 158.72, 159.84, 160.
     """
     counts: list[int] = []
     before: list[Tensor] = []
@@ -49,12 +50,31 @@ def test_masks_follow_the_ramp_and_never_open_again(tmp_path: Path) -> None:
         before.append(gone)
         counts.append(int(gone.sum()))
 
-    methods = [gradual(sparsity=0.8, start=0.125, end=0.625, every=2), "look"]
-    report = run(tmp_path, [{"methods": methods, "epochs": 4}], MLP, {"before_step": look})
-    assert counts == [0, 0, 0, 0, 92, 92, 140, 140, 158, 158, *[160] * 6]
+    methods = [gradual(sparsity=0.8, start=0.125, end=0.75, every=2), "look"]
+    report = run(tmp_path, [{"methods": methods, "epochs": 8}], MLP, {"before_step": look})
+    wanted = [43, 78, 105, 125, 140, 150, 156, 159, 160, 160]
+    assert counts == [0] * 6 + [c for c in wanted for _ in range(2)] + [160] * 6
     numbers = report["stages"][0]["report"]
     assert numbers["gradual-magnitude-pruning.sparsity_percent"] == pytest.approx(80.0)
-    assert numbers["gradual-magnitude-pruning.updates_count"] == 5
+    assert numbers["gradual-magnitude-pruning.updates_count"] == 11
+
+
+@pytest.mark.parametrize(("epochs", "updates", "largest"), [(10, 11, 43), (3, 10, 48)])
+def test_a_short_ramp_is_no_jump(epochs: int, updates: int, largest: int, tmp_path: Path) -> None:
+    """By default updates are 100 steps apart. The ramps have 30 steps, an update every third, and 9, one at each.
+
+    The first after the start prunes most: 160 * (1 - 0.9^3) = 43.36 and 160 * (1 - (8 / 9)^3) = 47.6 of 200 weights.
+    """
+    counts: list[int] = []
+
+    def look(stage: Stage) -> None:
+        if not stage.dry:
+            counts.append(int((~stage.weights()[1].alive).sum()))
+
+    report = run(tmp_path, [{"methods": [gradual(), "look"], "epochs": epochs}], MLP, {"before_step": look})
+    assert report["stages"][0]["report"]["gradual-magnitude-pruning.updates_count"] == updates
+    assert counts[-1] == 160
+    assert max(b - a for a, b in itertools.pairwise(counts)) == largest
 
 
 def test_every_layer_gets_the_same_share_but_the_first(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.plugins.pruning.nets import Mobile
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -13,8 +14,10 @@ from condensery.players import Player
 from condensery.recipe import ModelSpec, StageSpec, TrainSpec, parse_recipe
 from condensery.stage import Stage
 from condensery.tasks import TaskFacts
+from condensery.transforms import attach
 from condensery_plugins.models import resnet, vgg
 from condensery_plugins.pruning.l1_filter_pruning import PLANS, L1FilterPruning, kept, norms
+from condensery_plugins.pruning.masks import Mask
 from condensery_plugins.tasks.digits import Digits
 
 CIFAR = TaskFacts("image", outputs=10, channels=3, size=32)
@@ -112,6 +115,16 @@ def test_greedy_scores_leave_out_maps_that_are_gone(variant: str, left: list[flo
     assert report == {"filters_removed_count": 2, "filters_removed_percent": 40.0}
 
 
+def test_a_filter_that_a_mask_holds_is_the_smallest() -> None:
+    """Of filters of norm 2 and 1 the first is held at zero: it goes."""
+    net = Two()
+    held = Mask((2, 1, 1, 1))
+    held.keep[0] = False
+    attach(net, "a.weight", "mask", held)
+    prune(net, Digits(), rates={"a": 0.5})
+    assert net.get_submodule("a").weight.flatten().tolist() == [1.0]  # type: ignore[operator]
+
+
 def test_uniform_prunes_what_no_shortcut_couples() -> None:
     net = resnet.build(Digits().facts, "resnet8")
     prune(net, Digits(), ratio=0.25)
@@ -130,6 +143,33 @@ def test_uniform_prunes_what_no_shortcut_couples() -> None:
 def test_refusals(settings: dict[str, Any], error: type[Exception], says: str) -> None:
     with pytest.raises(error, match=says):
         prune(Two(), Digits(), **settings)
+
+
+@pytest.mark.parametrize(
+    ("path", "others"), [("conv", "downsample.0"), ("downsample.0", "conv"), ("depthwise", "conv, downsample.0")]
+)
+def test_a_layer_that_a_projection_shortcut_couples_is_refused(path: str, others: str) -> None:
+    net = Mobile(1, 10)
+    says = f"layer '{path}' can't lose filters by itself: its channels go with those of {others}$"
+    with pytest.raises(UsageError, match=says):
+        prune(net, Digits(), rates={path: 0.5})
+    report = prune(net, Digits(), rates={path: 0.0})
+    assert report == {"filters_removed_count": 0, "filters_removed_percent": 0.0}
+
+
+def test_a_grouped_layer_is_refused() -> None:
+    class Grouped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.head = nn.Conv2d(1, 4, 1), nn.Conv2d(4, 6, 1, groups=2), nn.Linear(6, 10)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(self.b(self.a(x)).mean((2, 3)))  # type: ignore[no-any-return]
+
+    with pytest.raises(
+        UsageError, match="layer 'b' can't lose filters by itself: each of its 2 parts must lose as many"
+    ):
+        prune(Grouped(), Digits(), rates={"b": 0.5})
 
 
 def test_a_coupled_layer_named_by_the_user_is_refused(tmp_path: Path) -> None:

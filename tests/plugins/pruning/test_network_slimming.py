@@ -14,8 +14,9 @@ from condensery.players import Player
 from condensery.recipe import ModelSpec, StageSpec, TrainSpec
 from condensery.stage import BATCH_NORMS, Stage
 from condensery.steps import Defaults
-from condensery.transforms import attached
+from condensery.transforms import attach, attached
 from condensery_plugins.models import vgg
+from condensery_plugins.pruning.masks import Mask
 from condensery_plugins.pruning.network_slimming import NetworkSlimming, smallest
 from condensery_plugins.tasks.digits import Digits
 
@@ -41,13 +42,19 @@ def run(tmp_path: Path, **settings: Any) -> Looks:
     return job
 
 
-def end_stage(net: nn.Module, **settings: Any) -> dict[str, float]:
-    """Let the method end a stage on a net as it is; return its report."""
+def prepared(net: nn.Module, **settings: Any) -> tuple[Stage, NetworkSlimming]:
+    """Let the method start a stage on a net as it is."""
     stage = Stage(StageSpec(name="s"), Digits(), TrainSpec(), seed=0, device=torch.device("cpu"))
     stage.players = {"student": Player("student", net, spec=ModelSpec(key="given"), trains=True)}
     method = NetworkSlimming(**settings)
     stage.manager = StageManager("s", [("network-slimming", method)], Defaults())
     method.prepare(stage)
+    return stage, method
+
+
+def end_stage(net: nn.Module, **settings: Any) -> dict[str, float]:
+    """Let the method end a stage on a net as it is; return its report."""
+    stage, method = prepared(net, **settings)
     method.end_stage(stage)
     return method.report(stage)
 
@@ -183,10 +190,64 @@ def test_what_goes_by_scope_and_cap(ratio: float, scope: str, cap: float, a: lis
     assert {n: f.tolist() for n, f in found.items()} == {"a": a, "b": b}
 
 
-def test_channels_that_are_off_already_go_first() -> None:
-    scores = {"a": torch.tensor([0.3, float("-inf"), 0.4]), "b": torch.tensor([0.1, 0.2, 0.5])}
-    found = smallest(scores, 1 / 3, "global")
-    assert {n: f.tolist() for n, f in found.items()} == {"a": [False, True, False], "b": [True, False, False]}
+OFF = float("-inf")
+
+
+def test_channels_that_are_off_already_neither_count_nor_go() -> None:
+    """Two of the five that are there."""
+    scores = {"a": torch.tensor([0.3, OFF, 0.4]), "b": torch.tensor([0.1, 0.2, 0.5])}
+    found = smallest(scores, 0.4, "global")
+    assert {n: f.tolist() for n, f in found.items()} == {"a": [False, False, False], "b": [True, True, False]}
+
+
+def test_the_cap_is_of_the_channels_still_there() -> None:
+    """Four of a are left and two of b: half of all is three, half of a two; a layer without channels loses none."""
+    scores = {
+        "a": torch.tensor([OFF, 0.1, OFF, 0.2, 0.3, 0.4]),
+        "b": torch.tensor([0.5, 0.6]),
+        "c": torch.tensor([OFF]),
+    }
+    found = smallest(scores, 0.5, "global", 0.5)
+    assert found["a"].tolist() == [False, True, False, True, False, False]
+    assert not found["b"].any()
+    assert not found["c"].any()
+    assert not smallest(scores, 0.5, "local")["c"].any()
+
+
+def test_each_pass_takes_half_of_what_the_one_before_left() -> None:
+    """Norms of 6, 4, 6, 4 and 6 channels: 3, 2, 3, 2, 3 go; then of 3, 2, 3, 2, 3 one each.
+
+    Half of 3 is rounded to 2, and capped at 1. Those of a2 and b2 are cut, the others held at zero.
+    """
+    net = PreActivation().eval()
+    settings = {"ratio": 0.5, "max_share": 0.5, "scope": "local"}
+    first, second = end_stage(net, **settings), end_stage(net, **settings)
+    assert (first["channels_cut_percent"], first["channels_off_percent"]) == pytest.approx((400 / 26, 900 / 26))
+    assert (second["channels_cut_percent"], second["channels_off_percent"]) == pytest.approx((200 / 13, 300 / 13))
+    left = {n: int((m.weight != 0).sum()) for n, m in net.named_modules() if isinstance(m, nn.BatchNorm2d)}
+    assert left == {"a1": 2, "a2": 1, "b1": 2, "b2": 1, "last": 2}
+
+
+def test_a_scale_that_a_mask_holds_isnt_there_however_large() -> None:
+    """Of 26 scales one of 9 is held at zero: of 25, whose mean is 1, four go."""
+    net = PreActivation().eval()
+    scale = net.get_parameter("a1.weight").data
+    scale[:] = torch.tensor([9.0, 1.2, 1.0, 0.8, 1.0, 1.0])
+    net.get_parameter("last.weight").data[1:5] = torch.tensor([0.7, 0.8, 0.9, 1.6])
+    held = Mask((6,))
+    held.keep[0] = False
+    attach(net, "a1.weight", "mask", held)
+    report = end_stage(net, ratio=0.16)
+    assert report["mean_scale"] == pytest.approx(1.0)
+    assert report["channels_off_percent"] == 16.0
+    assert (net.a1.weight != 0).tolist() == [False, True, True, False, True, True]
+    assert (net.last.weight != 0).tolist() == [True, False, False, False, True, True]
+
+
+def test_norms_are_kept_in_the_nets_order() -> None:
+    """A set's order depends on the process, and with it the last digits of a mean."""
+    net = PreActivation()
+    assert prepared(net)[1].norms_ == ["a1", "a2", "b1", "b2", "last"]
 
 
 def test_coupled_channels_can_be_left_alone(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import torch
 from tests.plugins.pruning.nets import run
 
 from condensery.stage import CONVS, Stage
+from condensery_plugins.pruning.filters import hold_filters
 from condensery_plugins.pruning.soft_filter_pruning import smallest
 
 MODEL = {"key": "resnet8", "width": 0.5}
@@ -107,6 +108,29 @@ def test_under_a_quantizer_the_latent_weights_are_zeroed(tmp_path: Path) -> None
 
     stages = [{"methods": ["lsq"], "epochs": 1}, {"methods": ["soft-filter-pruning", "look"], "epochs": 1}]
     run(tmp_path, stages, MODEL, {"after_epoch": look})
+
+
+def test_filters_that_a_mask_holds_dont_count(tmp_path: Path) -> None:
+    """Two of conv1's 4 filters and three of conv2's 6 are held at zero; of the others, 2 and 3, half goes: 1 and 1.
+
+    Both grow again in the second epoch; a held one never does.
+    """
+
+    def hold(stage: Stage) -> None:
+        hold_filters(stage, {"conv1": torch.arange(4) < 2, "conv2": torch.arange(6) < 3})
+
+    def look(stage: Stage) -> None:
+        gone = {w.path: (w.latent.detach().flatten(1) == 0).all(1) for w in stage.weights(kinds=CONVS)}
+        assert {p: int(g.sum()) for p, g in gone.items()} == {"conv1": 1, "conv2": 1}
+        assert not gone["conv1"][:2].any()
+        assert not gone["conv2"][:3].any()
+
+    methods = ["look", {"soft-filter-pruning": {"ratio": 0.5}}]
+    stages = [{"methods": methods, "epochs": 2}]
+    report = run(tmp_path, stages, "plain-cnn", {"prepare": hold, "end_stage": look})["stages"][0]["report"]
+    assert report["soft-filter-pruning.filters_zeroed_count"] == 2
+    assert report["soft-filter-pruning.filters_regrown_count"] == 2
+    assert report["soft-filter-pruning.filters_removed_percent"] == 40.0
 
 
 def test_without_epochs_it_prunes_once(tmp_path: Path) -> None:

@@ -15,9 +15,10 @@ from condensery.bake import bake
 from condensery.managers import StageManager
 from condensery.stage import Stage
 from condensery.steps import Defaults
-from condensery.transforms import attached, latent_of
+from condensery.transforms import attach, attached, latent_of
 from condensery.work import count_work
 from condensery_plugins.models import mlp
+from condensery_plugins.pruning.masks import Mask
 from condensery_plugins.pruning.ssl import StructuredSparsityLearning
 from condensery_plugins.pruning.thinned import ThinnedConv2d
 from condensery_plugins.tasks.digits import Digits
@@ -84,6 +85,26 @@ def test_the_gradient_is_the_strength_times_the_unit_vector() -> None:
     torch.testing.assert_close(grad[0].flatten(), torch.tensor([0.3, 0.4]))
 
 
+def hold(net: nn.Module, path: str, held: Tensor) -> None:
+    """Hold some of a layer's weights at zero."""
+    mask = Mask(held.shape)
+    mask.keep.copy_(~held)
+    attach(net, f"{path}.weight", "mask", mask)
+
+
+def test_held_weights_are_in_no_penalty_and_get_no_gradient() -> None:
+    """Of the filter (3, 4) the 4 is held at zero: the norm is 3, and 5 and 12 and 12 are as before."""
+    stage = pair()
+    net = stage.student.module
+    hold(net, "a", torch.tensor([False, True, False, False]).view(2, 1, 1, 2))
+    term = method(stage, granularity=["filter"], strength=0.5).loss_terms(stage, stage.student)["filter"]
+    assert term.item() == pytest.approx(0.5 * (3 + 12 + 5 + 12))
+    term.backward()  # type: ignore[no-untyped-call]
+    grad = latent_of(net.get_submodule("a"), "weight").grad
+    assert grad is not None
+    assert grad.flatten().tolist() == [0.5, 0.0, 0.0, 0.5]
+
+
 def test_what_is_nearly_zero_becomes_zero_after_each_step() -> None:
     stage = pair()
     latent = latent_of(stage.student.module.get_submodule("a"), "weight")
@@ -137,6 +158,21 @@ def test_channels_that_nobody_reads_are_cut_and_the_outputs_stay() -> None:
         assert [len(m.weight) for m in (net.a, net.b, net.c, net.d)] == [4, 4, 3, 4]
         assert not attached(net)
         torch.testing.assert_close(net(X), before, atol=1e-3, rtol=0)
+
+
+def test_what_only_held_weights_make_is_gone_however_large_they_are() -> None:
+    """Filter 0 of a is held at zero, and what b reads of filter 3 and d of filter 1 of c: 1 of 18 filters is weak."""
+    net = Chain()
+    filters, columns, inner = (torch.zeros(m.weight.shape, dtype=torch.bool) for m in (net.a, net.b, net.d))
+    filters[0], columns[:, 3], inner[:, 1] = True, True, True
+    hold(net, "a", filters)
+    hold(net, "b", columns)
+    hold(net, "d", inner)
+    assert ended(net, granularity=["filter"]) == {
+        "filter_removed_percent": pytest.approx(100 / 18),
+        "channels_cut_count": 3.0,
+    }
+    assert [len(latent_of(m, "weight")) for m in (net.a, net.b, net.c, net.d)] == [4, 4, 3, 4]
 
 
 def test_filters_without_weights_are_cut_or_masked_where_a_shortcut_couples_them() -> None:

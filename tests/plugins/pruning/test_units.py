@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.core.helpers import Sign
 from torch import nn
 
 from condensery.attention import neurons_of
@@ -39,6 +40,25 @@ def test_heads_by_hand() -> None:
     assert v.tolist() == [[1.0, 1.0], [1.0, 1.0]]
 
 
+def test_a_masked_head_is_the_lowest() -> None:
+    """Its rows, of 5, are held at zero: the 8 columns of 1 are left of 32 weights, against 32 of 1."""
+    net = vit()
+    attn = net.blocks[0].attn
+    rows = torch.tensor([0, 1, 4, 5, 8, 9])  # q, k and v of head 0
+    with torch.no_grad():
+        attn.qkv.weight.fill_(1.0)
+        attn.qkv.weight[rows] = 5.0
+        attn.proj.weight.fill_(1.0)
+    assert scorer(net).heads("blocks.0.attn").tolist() == [(24 * 5 + 8) / 32, 1.0]
+    mask = Mask((12, 4))
+    mask.keep[rows] = False
+    attach(net, "blocks.0.attn.qkv.weight", "mask", mask)
+    assert scorer(net).heads("blocks.0.attn").tolist() == [8 / 32, 1.0]
+    qk, v = scorer(net).head_dims("blocks.0.attn")
+    assert qk.tolist() == [[0.0, 0.0], [1.0, 1.0]]
+    assert v.tolist() == [[0.5, 0.5], [1.0, 1.0]]  # four of a row, four of a column
+
+
 def test_a_group_of_queries_is_one_head() -> None:
     """Four query heads of 2 over two of keys: 8 inputs; each group has 4 rows of q, 2 of k, 2 of v, 4 columns."""
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -71,17 +91,22 @@ def test_neurons_by_hand() -> None:
     assert scorer(net, "l2").neurons(neurons_of(net)[1]).tolist() == pytest.approx([0.5**0.5, 10**0.5])
 
 
-def test_layers_by_hand_and_under_a_mask() -> None:
-    """Latent weights count, matrices only: of 48 + 16 + 8 + 8 weights, all 2, one is set to 18."""
+def test_layers_by_hand() -> None:
+    """Latent weights count, matrices only: of 48 + 16 + 8 + 8 weights, all 2, one is set to 18.
+
+    A quantizer changes nothing; a mask that holds the 16 with the large one leaves 64 weights.
+    """
     net = vit()
     with torch.no_grad():
         for parameter in net.blocks[0].parameters():
             parameter.fill_(2.0)
         net.blocks[0].attn.proj.weight[0, 0] = 18.0
+    attach(net, "blocks.0.mlp.fc1.weight", "sign", Sign())
+    assert float(scorer(net).layer("blocks.0")) == pytest.approx(2 + 16 / 80)
     mask = Mask((4, 4))
     mask.keep.zero_()
     attach(net, "blocks.0.attn.proj.weight", "mask", mask)
-    assert float(scorer(net).layer("blocks.0")) == pytest.approx(2 + 16 / 80)
+    assert float(scorer(net).layer("blocks.0")) == pytest.approx(2 * 64 / 80)
 
 
 def test_random_scores_are_seeded_and_of_the_same_shape() -> None:
