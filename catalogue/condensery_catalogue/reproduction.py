@@ -11,8 +11,9 @@ import yaml
 from pydantic import Field, model_validator
 
 from condensery.errors import UnknownKey, UsageError
-from condensery.recipe import Recipe, Strict, checked, merge, parse_recipe
+from condensery.recipe import Recipe, checked, merge, parse_recipe
 from condensery.registry import Registry
+from condensery.train_spec import Strict
 
 
 class Comparison(Strict):

@@ -13,7 +13,8 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from condensery.errors import UnknownKey, UsageError
 from condensery.methods import check_value
-from condensery.recipe import Strict, checked, load_yaml
+from condensery.recipe import checked, load_yaml
+from condensery.train_spec import Strict
 
 Source = Literal["read", "recalled", "derived"]
 Granularity = Literal["weight", "neuron", "group", "block", "kernel", "filter", "channel", "head", "layer"]

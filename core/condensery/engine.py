@@ -26,12 +26,13 @@ from condensery.measure import counts, evaluate, measure, ratios
 from condensery.models import build_task
 from condensery.opening import Opener, check_settings
 from condensery.progress import Progress
-from condensery.recipe import BaseSpec, ModelSpec, Recipe, StageSpec, TrainSpec, checked, fingerprint, merge
+from condensery.recipe import ModelSpec, Recipe, StageSpec, checked, fingerprint, merge
 from condensery.registry import Registry
 from condensery.report import environment, versions
 from condensery.resume import lay_progress, progress_of
 from condensery.rounds import Unit, check_conditions, unroll
 from condensery.stage import WEIGHTED, Stage
+from condensery.train_spec import BaseSpec, TrainSpec
 from condensery.transforms import broken_promises, detach_temporary
 
 SIZES = ("sparsity", "parameters", "nonzeros")

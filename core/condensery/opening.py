@@ -15,12 +15,13 @@ from condensery.managers import StageManager
 from condensery.methods import Method, build_method, takes_list
 from condensery.models import derive_seed
 from condensery.players import Player
-from condensery.recipe import ModelSpec, PlayerSpec, RoundSpec, StageSpec, TrainSpec
+from condensery.recipe import ModelSpec, PlayerSpec, RoundSpec, StageSpec
 from condensery.registry import Registry
 from condensery.rounds import Unit
 from condensery.stage import Stage
 from condensery.steps import Defaults, parse_every
 from condensery.tasks import Subset
+from condensery.train_spec import TrainSpec
 
 DRY_STEPS = 2
 

@@ -24,22 +24,19 @@ from pydantic import BaseModel
 from condensery.errors import UnknownKey, UsageError
 from condensery.recipe import (
     ROLE_WORDS,
-    BaseSpec,
     DataSpec,
     Keyed,
     ModelSpec,
-    OptimizerSpec,
     PlayerSpec,
     Recipe,
     RoundSpec,
-    ScheduleSpec,
     StageSpec,
     SubsetSpec,
     TaskSpec,
-    TrainSpec,
     automatic_name,
     parse_yaml,
 )
+from condensery.train_spec import BaseSpec, OptimizerSpec, ScheduleSpec, TrainSpec
 
 Schema = type[BaseModel] | None
 _INNER: dict[str, type[BaseModel]] = {

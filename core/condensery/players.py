@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from condensery.recipe import ModelSpec, OptimizerSpec
+from condensery.recipe import ModelSpec
 from condensery.taps import EMPTY, Taps, TapValues
 from condensery.tasks import Batch, Task
+from condensery.train_spec import OptimizerSpec
 from condensery.transforms import attached, plain_name
 
 

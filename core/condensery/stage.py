@@ -17,11 +17,12 @@ from condensery.hookspecs import PER_PLAYER_HOOKS
 from condensery.layers import Layer, replace
 from condensery.managers import DEFAULTS, StageManager
 from condensery.players import Outputs, Player
-from condensery.recipe import ModelSpec, StageSpec, TrainSpec
+from condensery.recipe import ModelSpec, StageSpec
 from condensery.steps import Bucket, rate_factor
 from condensery.surgeon import Surgeon
 from condensery.tasks import Batch, Subset, Task
 from condensery.tensors import BATCH_NORMS, CONVS, LINEARS, WEIGHTED, Weight, weights_of
+from condensery.train_spec import TrainSpec
 from condensery.transforms import (
     Transform,
     attach,

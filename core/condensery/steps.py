@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from condensery.hookspecs import hookimpl
-from condensery.recipe import ScheduleSpec
 from condensery.tasks import Batch
+from condensery.train_spec import ScheduleSpec
 
 if TYPE_CHECKING:
     from condensery.players import Player

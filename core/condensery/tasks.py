@@ -124,7 +124,7 @@ class Task(ABC):
     """A problem with its data.
 
     Subclasses keep what is costly lazy: building a task must not read data. ``base`` is the plain training that makes
-    ``original`` where no trained weights exist: a mapping with the fields of :class:`condensery.recipe.TrainSpec`.
+    ``original`` where no trained weights exist: a mapping with the fields of :class:`condensery.train_spec.TrainSpec`.
     """
 
     key: ClassVar[str] = ""

@@ -20,11 +20,12 @@ from condensery import Registry
 from condensery.managers import StageManager
 from condensery.models import build_net, build_task
 from condensery.players import Player
-from condensery.recipe import ModelSpec, StageSpec, TaskSpec, TrainSpec
+from condensery.recipe import ModelSpec, StageSpec, TaskSpec
 from condensery.report import environment, versions
 from condensery.stage import Stage
 from condensery.steps import Defaults
 from condensery.tasks import Batch
+from condensery.train_spec import TrainSpec
 from condensery_plugins.distillation.hinton_kd import HintonKD
 
 ROUNDS, STEPS = 30, 20

@@ -11,7 +11,6 @@ from condensery.recipe import (
     Recipe,
     RoundSpec,
     StageSpec,
-    TrainSpec,
     automatic_name,
     checked,
     fingerprint,
@@ -22,6 +21,7 @@ from condensery.recipe import (
     parse_recipe,
     parse_yaml,
 )
+from condensery.train_spec import TrainSpec
 
 
 def recipe(*stages: Any, **fields: Any) -> Recipe:

@@ -14,9 +14,10 @@ from torch.nn.utils import parametrize
 from condensery import Run, UsageError, hookimpl
 from condensery.errors import MethodError, NonFiniteLoss
 from condensery.players import Outputs, Player
-from condensery.recipe import ModelSpec, StageSpec, TrainSpec
+from condensery.recipe import ModelSpec, StageSpec
 from condensery.stage import Stage
 from condensery.steps import Bucket
+from condensery.train_spec import TrainSpec
 from condensery_plugins.models import resnet
 from condensery_plugins.tasks.digits import Digits
 

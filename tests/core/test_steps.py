@@ -3,10 +3,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from condensery.recipe import StageSpec, TrainSpec
+from condensery.recipe import StageSpec
 from condensery.stage import Stage
 from condensery.steps import due_steps
 from condensery.tasks import Subset
+from condensery.train_spec import TrainSpec
 from condensery_plugins.tasks.digits import Digits
 
 

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from condensery import Method, Registry, Run, UsageError, hookimpl
 from condensery.errors import MethodError
 from condensery.players import Player
-from condensery.recipe import ModelSpec, StageSpec, TrainSpec
+from condensery.recipe import ModelSpec, StageSpec
 from condensery.stage import CONVS, Stage
 from condensery.surgeon import choose
 from condensery.surgery import Group
+from condensery.train_spec import TrainSpec
 from condensery.transforms import attached
 from condensery_plugins.pruning.channel_selection import ChannelSelection, selection
 from condensery_plugins.tasks.digits import Digits

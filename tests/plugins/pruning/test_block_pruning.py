@@ -15,9 +15,10 @@ from condensery.artifact import open_artifact
 from condensery.errors import MethodError
 from condensery.players import Player
 from condensery.progress import Progress
-from condensery.recipe import ModelSpec, StageSpec, TrainSpec, parse_recipe
+from condensery.recipe import ModelSpec, StageSpec, parse_recipe
 from condensery.stage import Stage
 from condensery.tasks import Task
+from condensery.train_spec import TrainSpec
 from condensery.transforms import attached
 from condensery_plugins.models import resnet, vgg
 from condensery_plugins.pruning import block_pruning

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from condensery import Registry, Run
 from condensery.managers import StageManager
 from condensery.players import Player
-from condensery.recipe import ModelSpec, StageSpec, TrainSpec
+from condensery.recipe import ModelSpec, StageSpec
 from condensery.stage import BATCH_NORMS, Stage
 from condensery.steps import Defaults
+from condensery.train_spec import TrainSpec
 from condensery.transforms import attach, attached
 from condensery_plugins.models import vgg
 from condensery_plugins.pruning.masks import Mask

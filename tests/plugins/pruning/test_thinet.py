@@ -14,9 +14,10 @@ from condensery import NotApplicable, Registry, Run, UsageError
 from condensery.artifact import open_artifact
 from condensery.players import Player
 from condensery.progress import Progress
-from condensery.recipe import ModelSpec, StageSpec, TrainSpec
+from condensery.recipe import ModelSpec, StageSpec
 from condensery.stage import Stage
 from condensery.tasks import Task
+from condensery.train_spec import TrainSpec
 from condensery_plugins.models import resnet, timm_images, vgg
 from condensery_plugins.pruning.masks import mask
 from condensery_plugins.pruning.thinet import ThiNet, contributions, greedy, rescaling

@@ -12,8 +12,9 @@ from condensery.codecs import Coding, Dense
 from condensery.decoding import Source, decode
 from condensery.models import build_net, build_task
 from condensery.players import Player
-from condensery.recipe import ModelSpec, StageSpec, TaskSpec, TrainSpec, parse_recipe
+from condensery.recipe import ModelSpec, StageSpec, TaskSpec, parse_recipe
 from condensery.stage import Stage, Weight
+from condensery.train_spec import TrainSpec
 from condensery_plugins.codecs.entropy_coded import EntropyCoded
 from condensery_plugins.pruning.magnitude import Magnitude
 from condensery_plugins.quantization.huffman import HuffmanCoding

@@ -14,9 +14,10 @@ from condensery import NotApplicable, Registry, Run, load
 from condensery.layers import Layer, replace
 from condensery.models import build_net, build_task
 from condensery.players import Player
-from condensery.recipe import ModelSpec, StageSpec, TaskSpec, TrainSpec
+from condensery.recipe import ModelSpec, StageSpec, TaskSpec
 from condensery.stage import Stage
 from condensery.tasks import Subset
+from condensery.train_spec import TrainSpec
 from condensery.transforms import attached, latent_of
 from condensery_plugins.pruning.masks import Mask
 from condensery_plugins.quantization.folded_layers import Folded

@@ -11,8 +11,9 @@ from torch import nn
 from condensery import Method, NotApplicable, Registry, Run, UsageError, hookimpl
 from condensery.models import build_net, build_task
 from condensery.players import Player
-from condensery.recipe import ModelSpec, StageSpec, TaskSpec, TrainSpec, parse_recipe
+from condensery.recipe import ModelSpec, StageSpec, TaskSpec, parse_recipe
 from condensery.stage import Stage
+from condensery.train_spec import TrainSpec
 from condensery.transforms import attach
 from condensery_plugins.pruning.masks import mask
 from condensery_plugins.quantization.kmeans_sharing import KMeansSharing, SharedWeights

@@ -1,0 +1,69 @@
+"""How a net is trained: the part of a recipe that says so. Pure data; imports no torch."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Strict(BaseModel):
+    """A model that refuses unknown fields."""
+
+    model_config = ConfigDict(extra="forbid", validate_default=True)
+
+
+class OptimizerSpec(Strict):
+    """An optimizer of torch, by name. ``options`` go to its constructor."""
+
+    name: Literal["sgd", "adam", "adamw", "rmsprop"] = "sgd"
+    lr: float = Field(default=0.1, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    options: dict[str, Any] = {}
+
+
+class ScheduleSpec(Strict):
+    """A learning-rate factor over training time.
+
+    :param milestones: shares of the stage's epochs, for ``step``.
+    :param warmup: share of the stage that rises linearly from 0.
+    """
+
+    name: Literal["constant", "cosine", "step", "linear"] = "constant"
+    milestones: list[Annotated[float, Field(gt=0, lt=1)]] = [0.5, 0.75]
+    gamma: float = Field(default=0.1, gt=0)
+    warmup: float = Field(default=0.0, ge=0, lt=1)
+
+
+class TrainSpec(Strict):
+    """How a stage trains.
+
+    :param batch_size: examples per optimizer step.
+    :param accumulate: the batch is played in this many parts, gradients summed.
+    :param workers: workers simulated in this process, between which gradients are exchanged.
+    :param max_steps: stop an epoch after this many batches.
+    :param in_turn: players are updated one after another, each seeing the updates before it.
+    :param carry_optimizer: keep momentum from the stage before, by parameter name.
+    """
+
+    epochs: int = Field(default=1, ge=0)
+    batch_size: int = Field(default=128, ge=1)
+    max_steps: int | None = Field(default=None, ge=1)
+    optimizer: OptimizerSpec = OptimizerSpec()
+    schedule: ScheduleSpec = ScheduleSpec()
+    accumulate: int = Field(default=1, ge=1)
+    workers: int = Field(default=1, ge=1)
+    autocast: Literal["none", "bf16"] = "none"
+    channels_last: bool = False
+    clip_norm: float | None = Field(default=None, gt=0)
+    in_turn: bool = False
+    carry_optimizer: bool = False
+
+
+class BaseSpec(TrainSpec):
+    """How a net is trained before a recipe's first stage.
+
+    :param seed: of initial weights and training, the run's where there is none: runs of other seeds share the net.
+    """
+
+    seed: int | None = Field(default=None, ge=0)
