@@ -175,12 +175,18 @@ class Stage:
     def sample(self, n: int) -> list[Batch]:
         """Return ``n`` seeded training examples, not augmented, in batches; any hook may ask.
 
+        Without labels where the stage's data has them hidden.
+
         :param n: the method's own number; fewer where the data has fewer.
         """
         n = min(8 if self.dry else n, self.task.count("train", self.subset))
         subset = dataclasses.replace(self.subset or Subset(), size=n)
         size = min(n, self.train.batch_size)
-        return list(self.task.batches("train", batch_size=size, subset=subset, seed=self.seed, device=self.device))
+        found = self.task.batches("train", batch_size=size, subset=subset, seed=self.seed, device=self.device)
+        return [self._shown(batch) for batch in found]
+
+    def _shown(self, batch: Batch) -> Batch:
+        return batch if self.labels else Batch(batch.inputs)
 
     def record_inputs(self, paths: Sequence[str], n: int, player: str = "student") -> dict[str, list[Tensor]]:
         """Return what reaches some layers on ``n`` sampled examples: path -> one tensor for each call."""
@@ -218,7 +224,7 @@ class Stage:
             train=True,
         )
         for batch in batches:
-            yield batch if self.labels else Batch(batch.inputs)
+            yield self._shown(batch)
 
     @functools.cached_property
     def steps_per_epoch(self) -> int:

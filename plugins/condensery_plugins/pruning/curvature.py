@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from condensery.errors import UsageError
 from condensery.stage import Stage, Weight
-from condensery.tasks import Batch, Task
+from condensery.tasks import Batch
 
 Rows = Literal["gauss-newton", "sampled", "fisher"]
 
@@ -34,21 +35,27 @@ def evaluating(net: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def loss_of(task: Task, logits: Tensor, batch: Batch) -> Tensor:
-    """Return the mean loss of a labelled batch."""
-    loss = task.loss(logits, batch.labels)
-    assert loss is not None  # sampled batches have labels
+def loss_of(stage: Stage, logits: Tensor, batch: Batch) -> Tensor:
+    """Return the mean loss of a batch.
+
+    :raises UsageError: if there is none, because the stage has no labels.
+    """
+    loss = stage.task.loss(logits, batch.labels)
+    if loss is None:
+        raise UsageError(f"stage {stage.name!r}: second derivatives are those of the loss, and there are no labels")
     return loss
 
 
-def output_hessians(task: Task, logits: Tensor, batch: Batch) -> Tensor:
+def output_hessians(stage: Stage, logits: Tensor, batch: Batch) -> Tensor:
     """Return each example's second derivatives of its own loss by its outputs.
+
+    It asks for labels even where these don't matter, as under cross entropy: the task's loss does.
 
     :param logits: ``(batch, outputs)``.
     :returns: ``(batch, outputs, outputs)``.
     """
     outputs = logits.detach().requires_grad_()
-    total = loss_of(task, outputs, batch) * len(outputs)
+    total = loss_of(stage, outputs, batch) * len(outputs)
     (slope,) = torch.autograd.grad(total, outputs, create_graph=True)
     rows = [torch.autograd.grad(s.sum(), outputs, retain_graph=True)[0] for s in slope.unbind(1)]
     return torch.stack(rows, 1)
@@ -79,9 +86,9 @@ def curvature_rows(stage: Stage, weights: Sequence[Weight], batches: Sequence[Ba
                 example = batch.part(number, number + 1)
                 logits = stage.task.logits(net, example.inputs).float()
                 if kind == "fisher":
-                    starts = list(torch.autograd.grad(loss_of(stage.task, logits, example), logits, retain_graph=True))
+                    starts = list(torch.autograd.grad(loss_of(stage, logits, example), logits, retain_graph=True))
                 else:
-                    starts = [f[None] for f in factors(output_hessians(stage.task, logits, example)[0])]
+                    starts = [f[None] for f in factors(output_hessians(stage, logits, example)[0])]
                 if kind == "sampled" and starts:
                     signs = torch.randint(0, 2, (len(starts),), generator=generator).tolist()
                     starts = [torch.stack([f if sign else -f for f, sign in zip(starts, signs, strict=True)]).sum(0)]
@@ -112,7 +119,7 @@ def hutchinson_diagonal(stage: Stage, weights: Sequence[Weight], batches: Sequen
     # The fused attention kernels have no second derivative.
     with evaluating(net), sdpa_kernel(SDPBackend.MATH):
         for batch in batches:
-            loss = loss_of(stage.task, stage.task.logits(net, batch.inputs).float(), batch)
+            loss = loss_of(stage, stage.task.logits(net, batch.inputs).float(), batch)
             slopes = torch.autograd.grad(loss, latents, create_graph=True, materialize_grads=True)
             for _ in range(probes):
                 signs = [

@@ -137,7 +137,7 @@ def backprop_diagonal(stage: Stage, weights: Sequence[Weight], batches: Sequence
             mode = CurvatureMode([(w, getattr(w.module, w.tensor)) for w in weights])
             with mode:
                 logits = stage.task.logits(net, batch.inputs)
-            start = torch.diagonal(output_hessians(stage.task, logits, batch), dim1=1, dim2=2)
+            start = torch.diagonal(output_hessians(stage, logits, batch), dim1=1, dim2=2)
             parts = torch.autograd.grad(logits, mode.sums, start, materialize_grads=True)
         for mine, part in zip(total, parts, strict=True):
             mine += part.double() / examples

@@ -94,5 +94,5 @@ class OptimalBrainSurgeon(Stepwise):
     def _loss(stage: Stage, batches: list[Batch]) -> float:
         net = stage.student.module
         with evaluating(net), torch.no_grad():
-            sums = [b.size * float(loss_of(stage.task, stage.task.logits(net, b.inputs), b)) for b in batches]
+            sums = [b.size * float(loss_of(stage, stage.task.logits(net, b.inputs), b)) for b in batches]
         return sum(sums) / sum(b.size for b in batches)

@@ -1,9 +1,15 @@
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
+import pytest
 import torch
+from tests.plugins.pruning.nets import run
 from tests.plugins.pruning.stages import Given, draw, stage_of, weights_in, whole_hessian
 from torch import Tensor, nn
 
+from condensery import UsageError
 from condensery.stage import Stage, Weight
 from condensery_plugins.models.mlp import MLP
 from condensery_plugins.pruning.curvature import (
@@ -96,12 +102,12 @@ def test_hutchinson_is_exact_on_a_diagonal_hessian() -> None:
 
 
 def test_outputs_curvature_of_cross_entropy_is_p_minus_pp() -> None:
-    task = Given(draw(2, 3), torch.tensor([0, 2]))
-    (batch,) = task.batches("train", batch_size=2)
+    stage = stage_of(nn.Identity(), Given(draw(2, 3), torch.tensor([0, 2])))
+    (batch,) = stage.sample(2)
     logits = draw(2, 3, seed=9)
     p = logits.softmax(1)
     expected = torch.diag_embed(p) - p[:, :, None] * p[:, None, :]
-    torch.testing.assert_close(output_hessians(task, logits, batch), expected)
+    torch.testing.assert_close(output_hessians(stage, logits, batch), expected)
 
 
 def test_factors_rebuild_a_hessian_without_its_negative_part() -> None:
@@ -139,3 +145,31 @@ def test_a_net_in_training_mode_is_looked_at_without_dropout() -> None:
     once = row_diagonal(stage, stage.weights(), stage.sample(10), "fisher")
     again = row_diagonal(stage, stage.weights(), stage.sample(10), "fisher")
     assert all(torch.equal(a, b) for a, b in zip(once, again, strict=True))
+
+
+MLP8: dict[str, Any] = {"key": "mlp", "hidden": [8]}
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        *[{"obd": {"hessian": h}} for h in ("backprop", "gauss-newton", "sampled", "fisher", "hutchinson")],
+        *[{"obs": {"hessian": h, "limit": 0.5}} for h in ("gauss-newton", "sampled", "fisher")],
+    ],
+    ids=str,
+)
+def test_hidden_labels_are_not_looked_at(method: dict[str, Any], tmp_path: Path) -> None:
+    """Refused in one line before anything trains: a net that the stage before would have trained is not there."""
+    stages = [{"epochs": 1}, {"name": "pruned", "methods": [method], "data": {"labels": False}, "epochs": 0}]
+    with pytest.raises(UsageError, match=r"stage 'pruned': second derivatives are those of the loss, .* no labels"):
+        run(tmp_path, stages, MLP8)
+    assert not (tmp_path / "run").exists()
+
+
+def test_size_needs_no_labels(tmp_path: Path) -> None:
+    stage = {"methods": [{"obd": {"hessian": "identity"}}, "look"], "data": {"labels": False}, "epochs": 0}
+    labels: list[Any] = []
+    report = run(tmp_path, [stage], MLP8, {"prepare": lambda s: labels.extend(b.labels for b in s.sample(40))})
+    assert report["stages"][0]["report"]["obd.sparsity_percent"] == pytest.approx(50, abs=0.1)
+    assert len(labels) >= 3
+    assert set(labels) == {None}
