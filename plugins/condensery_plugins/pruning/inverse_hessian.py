@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -11,37 +13,35 @@ from torch import Tensor
 class InverseHessian:
     """(alpha I + mean of x x')^-1, made by one rank-one correction for each row x.
 
-    Parameters are numbered through and cut into blocks; curvature between two blocks is taken as zero. With a block at
-    least as large as the number of parameters it is the whole inverse.
+    Parameters are numbered through and cut into blocks; curvature between two blocks is taken as zero. With a single
+    block it is the whole inverse.
 
-    :param size: number of parameters.
-    :param block: parameters in one block.
+    :param sizes: number of parameters in each block, in order.
     :param alpha: the start is I / alpha.
     :param examples: how many the mean is over; one may give several rows.
     """
 
-    def __init__(self, size: int, block: int, alpha: float, examples: int, device: torch.device) -> None:
-        self.size, self.examples = size, examples
-        self.block = min(block, size)
-        count = -(-size // self.block)
-        start = torch.eye(self.block, dtype=torch.float64, device=device) / alpha
-        self.values = start.repeat(count, 1, 1)
-        """``(blocks, block, block)``; what fills up the last block never moves."""
+    def __init__(self, sizes: Sequence[int], alpha: float, examples: int, device: torch.device) -> None:
+        self.examples = examples
+        start = torch.eye(max(sizes), dtype=torch.float64, device=device) / alpha
+        self.values = start.repeat(len(sizes), 1, 1)
+        """``(blocks, block, block)``; what fills up the smaller blocks never moves."""
+        self.filled = torch.arange(max(sizes), device=device) < torch.tensor(sizes, device=device)[:, None]
+        """Which places of ``(blocks, block)`` belong to a parameter."""
 
     def blocks(self, flat: Tensor) -> Tensor:
         """Cut one number for each parameter into ``(blocks, block)``, filled up with zeros."""
-        fill = self.values.shape[0] * self.block - self.size
-        return torch.nn.functional.pad(flat, (0, fill)).view(-1, self.block)
+        return flat.new_zeros(self.filled.shape).masked_scatter_(self.filled, flat)
 
     def add(self, row: Tensor) -> None:
         """Take in one row: H^-1 <- H^-1 - H^-1 x x' H^-1 / (P + x' H^-1 x).
 
-        :param row: ``(size,)``.
+        :param row: a number for each parameter.
         """
         x = self.blocks(row.double())
         moved = torch.einsum("kij,kj->ki", self.values, x)
         below = self.examples + (x * moved).sum(1)
-        self.values -= moved[:, :, None] * (moved / below[:, None])[:, None, :]
+        self.values.addcmul_(moved[:, :, None], (moved / below[:, None])[:, None, :], value=-1)
 
 
 class Surgery:
@@ -49,12 +49,12 @@ class Surgery:
 
     On the processor and in numpy: a deletion is a handful of small operations, tens of thousands of times.
 
-    :param weights: flat, ``(size,)``.
+    :param weights: a number for each parameter, flat.
     :param alive: which of them are still there; the rows that ``inverse`` took in must be zero where they aren't.
     """
 
     def __init__(self, inverse: InverseHessian, weights: Tensor, alive: Tensor) -> None:
-        self.size = inverse.size
+        self.filled = inverse.filled.cpu()
         self.inverses = inverse.values.cpu().numpy().copy()
         self.values = inverse.blocks(weights.double()).cpu().numpy().copy()
         self.alive = inverse.blocks(alive).cpu().numpy().copy()
@@ -86,7 +86,7 @@ class Surgery:
         scaled = column / column[index]
         values -= values[index] * scaled
         values[index] = 0
-        inverse -= np.outer(column, scaled)
+        torch.from_numpy(inverse).addr_(torch.from_numpy(column), torch.from_numpy(scaled), alpha=-1)  # in place
         inverse[index, :] = 0
         inverse[:, index] = 0
         self.alive[block, index] = False
@@ -97,5 +97,5 @@ class Surgery:
         return True
 
     def flat(self) -> tuple[Tensor, Tensor]:
-        """Return the corrected parameters, and which are still there, each ``(size,)``."""
-        return torch.from_numpy(self.values).flatten()[: self.size], torch.from_numpy(self.alive).flatten()[: self.size]
+        """Return the corrected parameters, and which are still there, each flat."""
+        return torch.from_numpy(self.values)[self.filled], torch.from_numpy(self.alive)[self.filled]

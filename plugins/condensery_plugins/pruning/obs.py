@@ -24,7 +24,7 @@ class OptimalBrainSurgeon(Stepwise):
     derivative, weighted with the square root of the loss's curvature (``gauss-newton``). ``sampled`` takes one row an
     example, the outputs' summed with random signs; ``fisher`` one, the loss's own gradient. H^-1 is worked out anew
     after ``refresh`` deletions, 0: once a step; between, the deleted row and column are taken out exactly. A net with
-    more than ``block`` parameters gets a block-diagonal H^-1.
+    more than ``whole`` parameters gets a block-diagonal H^-1: each tensor by itself, in blocks of ``block``.
     ``sparsity`` is the share of zeros that it reaches, in ``steps`` over the stage; with ``limit`` above 0 it stops
     where the least saliency is more than this share of the loss, as the paper does.
     What would leave no weight of a layer is refused.
@@ -33,6 +33,7 @@ class OptimalBrainSurgeon(Stepwise):
     hessian: Literal["gauss-newton", "sampled", "fisher"] = "sampled"
     samples: int = 64
     alpha: float = 1e-6
+    whole: int = 4000
     block: int = 64
     refresh: int = 0
     limit: float = 0.0
@@ -66,8 +67,8 @@ class OptimalBrainSurgeon(Stepwise):
 
         :param later: how many the steps after the first take: what these would leave is looked at, and not done.
         """
-        size, examples = sum(w.latent.numel() for w in weights), sum(b.size for b in batches)
-        inverse = InverseHessian(size, self.block, self.alpha, examples, stage.device)
+        sizes = self._sizes([w.latent.numel() for w in weights])
+        inverse = InverseHessian(sizes, self.alpha, sum(b.size for b in batches), stage.device)
         for row in curvature_rows(stage, weights, batches, self.hessian):
             inverse.add(row)
         limit = self.limit * self._loss(stage, batches) if self.limit else float("inf")
@@ -89,6 +90,12 @@ class OptimalBrainSurgeon(Stepwise):
             final = unflatten(surgery.flat()[1].to(stage.device), weights)
             self.refuse(stage, weights, dict(zip([w.name for w in weights], final, strict=True)))
         return gone
+
+    def _sizes(self, tensors: list[int]) -> list[int]:
+        """Return how many parameters each block has: one for all, or blocks that end where a tensor does."""
+        if sum(tensors) <= self.whole:
+            return [sum(tensors)]
+        return [min(self.block, size - start) for size in tensors for start in range(0, size, self.block)]
 
     @staticmethod
     def _loss(stage: Stage, batches: list[Batch]) -> float:

@@ -9,8 +9,8 @@ from condensery_plugins.pruning.inverse_hessian import InverseHessian, Surgery
 CPU = torch.device("cpu")
 
 
-def inverse_of(rows: torch.Tensor, alpha: float, block: int = 64) -> InverseHessian:
-    made = InverseHessian(rows.shape[1], block, alpha, len(rows), CPU)
+def inverse_of(rows: torch.Tensor, alpha: float, sizes: list[int] | None = None) -> InverseHessian:
+    made = InverseHessian(sizes or [rows.shape[1]], alpha, len(rows), CPU)
     for row in rows:
         made.add(row)
     return made
@@ -33,19 +33,32 @@ def test_the_recursion_inverts_the_mean_of_outer_products() -> None:
 
 
 def test_blocks_are_inverted_each_by_itself() -> None:
-    """Five parameters in blocks of two: the last block is filled up and its filling stays by itself."""
+    """Five parameters in blocks of two, one and two: the second is filled up and its filling stays by itself."""
     rows = rows_of(20, 5)
-    made = inverse_of(rows, 1e-3, block=2)
+    made = inverse_of(rows, 1e-3, sizes=[2, 1, 2])
     assert made.values.shape == (3, 2, 2)
-    for number, part in enumerate((rows[:, :2], rows[:, 2:4], rows[:, 4:])):
+    for number, part in enumerate((rows[:, :2], rows[:, 2:3], rows[:, 3:])):
         hessian = part.T @ part / 20 + 1e-3 * torch.eye(part.shape[1], dtype=torch.float64)
         size = part.shape[1]
         np.testing.assert_allclose(made.values[number, :size, :size], np.linalg.inv(hessian.numpy()), rtol=1e-8)
-    assert made.values[2, 0, 1] == made.values[2, 1, 0] == 0
+    assert made.values[1, 0, 1] == made.values[1, 1, 0] == 0
+
+
+def test_numbers_come_back_from_their_blocks_in_order() -> None:
+    """Of 3, 1, -5, 4 and 2 in blocks of two, one and two, with H = alpha I, the 1 goes first and the 2 second."""
+    made = InverseHessian([2, 1, 2], 1.0, 1, CPU)
+    numbers = torch.tensor([3.0, 1.0, -5.0, 4.0, 2.0])
+    assert made.blocks(numbers).tolist() == [[3.0, 1.0], [-5.0, 0.0], [4.0, 2.0]]
+    deleting = Surgery(made, numbers, torch.ones(5, dtype=torch.bool))
+    assert deleting.step()
+    assert deleting.step()
+    values, alive = deleting.flat()
+    assert values.tolist() == [3.0, 0.0, -5.0, 4.0, 0.0]
+    assert alive.tolist() == [True, False, True, True, False]
 
 
 def surgery(hessian: list[list[float]], weights: list[float]) -> Surgery:
-    made = InverseHessian(len(weights), 64, 1.0, 1, CPU)
+    made = InverseHessian([len(weights)], 1.0, 1, CPU)
     made.values[0] = torch.linalg.inv(torch.tensor(hessian, dtype=torch.float64))
     return Surgery(made, torch.tensor(weights, dtype=torch.float64), torch.ones(len(weights), dtype=torch.bool))
 

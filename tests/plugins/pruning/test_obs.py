@@ -104,16 +104,63 @@ def test_blocks_correct_only_inside() -> None:
     """In blocks of one nothing is corrected: what is left keeps its value."""
     x, y, best = linear_problem()
     stage = stage_of(fitted(best), Given(x.double(), y.double()))
-    OptimalBrainSurgeon(sparsity=0.4, samples=40, block=1).prepare(stage)
+    OptimalBrainSurgeon(sparsity=0.4, samples=40, whole=4, block=1).prepare(stage)
     values, alive = state(stage)
     assert sum(alive) == 3
     np.testing.assert_array_equal(values[alive], best[alive])
 
 
+def test_a_net_with_hundreds_of_weights_is_corrected_as_a_whole() -> None:
+    """A linear fit of 150 weights: after 50 deletions it is the best one without these, wherever they are."""
+    draw = torch.Generator().manual_seed(2)
+    x = torch.randn(400, 150, generator=draw, dtype=torch.float64) + 0.5
+    y = x @ torch.randn(150, 1, generator=draw, dtype=torch.float64) + torch.randn(
+        400, 1, generator=draw, dtype=torch.float64
+    )
+    net = MLP([150, 1]).double()
+    with torch.no_grad():
+        net.get_parameter("fc1.bias").zero_()
+        net.get_parameter("fc1.weight").copy_(torch.linalg.lstsq(x, y).solution.T)
+    stage = stage_of(net, Given(x, y))
+    OptimalBrainSurgeon(sparsity=1 / 3, samples=400, alpha=1e-10, biases=False).prepare(stage)
+    (weight,) = stage.weights()
+    alive = weight.alive[0]
+    assert int(alive.sum()) == 100
+    expected = torch.linalg.lstsq(x[:, alive], y).solution[:, 0]
+    torch.testing.assert_close(weight.value[0, alive], expected, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize(("whole", "moved"), [(21, {"fc1", "fc2"}), (20, {"fc1"})])
+def test_blocks_of_a_larger_net_end_where_a_layer_does(whole: int, moved: set[str]) -> None:
+    """3 * 4 + 4 + 4 + 1 = 21 parameters; the one that goes is of the first layer's weights."""
+    torch.manual_seed(0)
+    net = MLP([3, 4, 1], activation="tanh").double()
+    with torch.no_grad():
+        net.get_parameter("fc1.weight")[2, 1] = 1e-6
+    before = {n: p.detach().clone() for n, p in net.named_parameters()}
+    draw = torch.Generator().manual_seed(1)
+    x, y = (torch.randn(30, n, generator=draw, dtype=torch.float64) for n in (3, 1))
+    stage = stage_of(net, Given(x, y))
+    OptimalBrainSurgeon(sparsity=1 / 21, samples=30, whole=whole).prepare(stage)
+    assert not stage.weights()[0].alive[2, 1]
+    weights = stage.weights() + stage.weights(tensor="bias")
+    changed = {w.path for w in weights if (w.value - before[w.name])[w.alive].abs().sum() > 0}
+    assert changed == moved
+
+
+@pytest.mark.parametrize(
+    ("tensors", "sizes"),
+    [([3990, 10], [4000]), ([3990, 11], [64] * 62 + [22, 11]), ([70, 4000, 3], [64, 6, *[64] * 62, 32, 3])],
+)
+def test_blocks_by_hand(tensors: list[int], sizes: list[int]) -> None:
+    """4,000 parameters are one block; more are cut into blocks of 64, each tensor by itself."""
+    assert OptimalBrainSurgeon()._sizes(tensors) == sizes
+
+
 def test_it_hurts_less_than_size_on_a_trained_net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CONDENSERY_CACHE", str(tmp_path / "cache"))
     found: dict[str, Any] = {}
-    for method in ({"obs": {"samples": 200, "hessian": "gauss-newton"}}, {"obd": {"hessian": "identity"}}):
+    for method in ({"obs": {"samples": 60, "hessian": "gauss-newton"}}, {"obd": {"hessian": "identity"}}):
         (key,) = method
         data = {
             "model": {"key": "mlp", "hidden": [12], "activation": "tanh"},
