@@ -227,6 +227,8 @@ def test_ctrl_c_leaves_a_run_that_can_go_on(tmp_path: Path) -> None:
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
+        # A suite that runs in the background ignores Ctrl-C, and what it starts would too.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509  (one call into C)
     )
     waited = time.monotonic()
     while not (tmp_path / "o" / "progress.safetensors").exists() and time.monotonic() - waited < 120:
