@@ -145,7 +145,7 @@ class Run:
 
     def _before(self, net: Net) -> dict[str, Any]:
         """Measure the net at the recipe's start; a trained one's quality may be known."""
-        fresh = self.recipe.base == "none" and not net.spec.weights
+        fresh = not (self.recipe.trains_first or net.spec.weights)
         before = measure(self.task, net.module, self.device, bytes=dense_bytes(net.module), quality=fresh)
         if not fresh:
             before["quality"] = known_quality(self.task, net.module, net.spec.model_dump(mode="json"), self.device)
@@ -159,30 +159,33 @@ class Run:
         if saved is not None:
             net = self.cast.rebuilt(saved["net"])
             self.stages = saved["stages"]
-        elif self.recipe.base == "none":
-            net = Net(self.cast.build(self.recipe.model).to(self.device), self.recipe.model)
+        elif self.recipe.trains_first:
+            net = self._based(self.recipe.model, "base")
         else:
-            net = self._trained(self.recipe.model, "base")
+            net = Net(self.cast.build(self.recipe.model).to(self.device), self.recipe.model)
         self.cast.snapshots["original"] = Net(frozen(clone(net.module)), net.spec)
         if saved is None:
             self.folder.save(ORIGINAL, {"net": self.cast.described(net), "stages": self.stages})
         return net
 
     def _trained(self, spec: ModelSpec, label: str) -> Net:
-        """Return a net with its own trained weights, or one that the task's base recipe trains first (cached)."""
+        """Return a teacher's net with its own trained weights, or one that the task's base recipe trains first."""
+        if self.dry or spec.weights:
+            return Net(self.cast.build(spec).to(self.device), spec)
+        return self._based(spec, label)
+
+    def _based(self, spec: ModelSpec, label: str) -> Net:
+        """Return a net that the base recipe has trained, from the spec's weights where it has any (cached)."""
         over = {} if self.recipe.base == "none" else self.recipe.base
         train = checked(BaseSpec, merge(self.task.base, over), "base")
-        run = self if train.seed in (None, self.recipe.seed) else self._seeded(train.seed)
-        module = run.cast.build(spec).to(self.device)
-        if self.dry or (spec.weights and not (over and spec is self.recipe.model)):
-            return Net(module, spec)
+        seed = self.recipe.seed if train.seed is None else train.seed
         identity = {
             "format": FORMAT,
             "task": self.task.describe(),
             "data": self.recipe.data.model_dump(mode="json"),
             "model": spec.model_dump(mode="json"),
             "train": train.model_dump(mode="json", exclude={"seed"}),
-            "seed": run.recipe.seed,
+            "seed": seed,
         }
         path = cache_dir() / "nets" / f"{fingerprint(identity)}.safetensors"
         if path.is_file():
@@ -190,9 +193,9 @@ class Run:
             self.show.line(f"{label}: {spec.key} trained before, taken from the cache")
             self.stages.append({**saved["stage"], "cached": True})
             return Net(self.cast.rebuilt(saved["net"]).module, spec)
-        unit = Unit(label, StageSpec(name=label))
-        net = Net(module, spec)
-        run._run(unit, net, train)
+        run = self if seed == self.recipe.seed else self._seeded(seed)
+        net = Net(run.cast.build(spec).to(self.device), spec)
+        run._run(Unit(label, StageSpec(name=label)), net, train)
         if run is not self:
             self.stages.append(run.stages[-1])
         # Tensors under one name belong to one recipe: what else changes the result is part of the fingerprint.

@@ -35,8 +35,7 @@ class Opener:
     def __init__(self, cast: Cast) -> None:
         self.cast, self.recipe, self.dry = cast, cast.recipe, cast.dry
         self._facts: Facts | None = None
-        base, weights = cast.recipe.base, cast.recipe.model.weights
-        self._stands_in = cast.dry and base != "none" and bool(base or not weights)  # a base with fields trains on
+        self._stands_in = cast.dry and cast.recipe.trains_first
 
     def open(self, unit: Unit, train: TrainSpec, net: Net) -> Stage:
         """Return a stage whose methods are prepared and whose players have their optimizers.

@@ -207,6 +207,11 @@ class Recipe(Strict):
             taken.add(stage.name)
         return self
 
+    @property
+    def trains_first(self) -> bool:
+        """Whether the base trains the model before the first stage."""
+        return self.base != "none" and bool(self.base or not self.model.weights)
+
     def train_of(self, stage: StageSpec) -> TrainSpec:
         """Return how a stage trains: its own fields over the recipe's."""
         own = stage.train if stage.epochs is None else stage.train | {"epochs": stage.epochs}
