@@ -8,18 +8,17 @@ from torch import Tensor
 
 from condensery.errors import UsageError
 from condensery.hookspecs import hookimpl
-from condensery.methods import Method
 from condensery.stage import Stage, Weight
-from condensery.steps import due_steps
 from condensery_plugins.pruning.masks import keep_above, keep_largest, mask, sizes, sparsity_percent
 from condensery_plugins.pruning.refusals import refuse_empty, refuse_nothing
+from condensery_plugins.pruning.stepwise import InSteps
 
 REST = "*"
 """In ``quality``: every layer that isn't named."""
 
 
 @dataclass(eq=False, kw_only=True)
-class Magnitude(Method):
+class Magnitude(InSteps):
     """Set the smallest weights to zero and keep them there.
 
     Han, Pool, Tran, Dally: "Learning both Weights and Connections for Efficient Neural Networks", NIPS 2015; the
@@ -31,11 +30,8 @@ class Magnitude(Method):
     What would leave nothing of a layer is refused: when the stage starts all that is asked for, later each step.
     """
 
-    leaves = frozenset({"mask"})
-
     sparsity: float = 0.5
     scope: Literal["global", "local"] = "global"
-    steps: int = 1
     skip_last: bool = False
     density: dict[str, float] = dataclasses.field(default_factory=dict)
     quality: dict[str, float] = dataclasses.field(default_factory=dict)
@@ -59,29 +55,15 @@ class Magnitude(Method):
         both = set(self.density) & set(self.quality)
         if both:
             raise UsageError(f"magnitude: layer {min(both)!r} has a density and a quality; say one of them")
-        self.due_ = due_steps(stage, self.steps)
-        self.done_ = 0
         if not self.density and not self.quality:
             sizes = [w.latent.numel() for w in self._weights(stage)]
             refuse_nothing(stage, "magnitude", "sparsity", self.sparsity, sizes, unit="weight", scope=self.scope)
         if self.steps > 1:
             self._keep(stage, 1.0)
-        self._prune(stage)
+        self.start(stage)
 
-    @hookimpl
-    def before_step(self, stage: Stage) -> None:
-        """Prune again when the next step is due."""
-        while self.due_ and stage.step >= self.due_[0]:
-            self.due_ = self.due_[1:]
-            self._prune(stage)
-
-    @hookimpl
-    def end_stage(self, stage: Stage) -> None:
-        """Make up for the steps of a stage without batches."""
-        self.before_step(stage)
-
-    def _prune(self, stage: Stage) -> None:
-        self.done_ += 1
+    def reach(self, stage: Stage) -> None:
+        """Hold what goes at the part of shares and factors that is due at zero."""
         keep = self._keep(stage, self.done_ / self.steps)
         for weight in self._weights(stage):
             mask(stage, weight, keep[weight.name], index_bits=self.index_bits)

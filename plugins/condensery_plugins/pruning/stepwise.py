@@ -1,4 +1,4 @@
-"""What the pruning methods with a Hessian share: pruning in steps over the stage, of weights and biases alike."""
+"""Pruning in steps over the stage; and what the methods with a Hessian share: it, of weights and biases alike."""
 
 from __future__ import annotations
 
@@ -17,22 +17,17 @@ from condensery_plugins.pruning.refusals import refuse_empty, refuse_nothing
 
 
 @dataclass(eq=False, kw_only=True)
-class Stepwise(Method):
-    """Prunes as the stage starts and then in evenly spread steps: step i of n reaches i/n of ``sparsity``."""
+class InSteps(Method):
+    """Prunes as the stage starts and then in evenly spread steps: step i of n reaches i/n of what is asked for."""
 
     leaves = frozenset({"mask"})
 
-    sparsity: float = 0.5
     steps: int = 1
-    biases: bool = True
 
-    @hookimpl
-    def prepare(self, stage: Stage) -> None:
-        """Prune for the first time, and plan when to prune again."""
+    def start(self, stage: Stage) -> None:
+        """Prune for the first time, and plan when to prune again; ``prepare`` calls it."""
         self.due_ = due_steps(stage, self.steps)
         self.done_ = 0
-        numbers = sum(w.latent.numel() for w in self.pruned(stage))
-        refuse_nothing(stage, self.key, "sparsity", self.sparsity, [numbers], unit="weight")
         self._step(stage)
 
     @hookimpl
@@ -47,6 +42,29 @@ class Stepwise(Method):
         """Make up for the steps of a stage without batches."""
         self.before_step(stage)
 
+    def _step(self, stage: Stage) -> None:
+        self.done_ += 1
+        self.reach(stage)
+
+    @abstractmethod
+    def reach(self, stage: Stage) -> None:
+        """Prune as far as ``done_`` of ``steps`` steps go."""
+
+
+@dataclass(eq=False, kw_only=True)
+class Stepwise(InSteps):
+    """Reaches ``sparsity`` in steps, by a ranking that the subclass makes."""
+
+    sparsity: float = 0.5
+    biases: bool = True
+
+    @hookimpl
+    def prepare(self, stage: Stage) -> None:
+        """Prune for the first time, and plan when to prune again."""
+        numbers = sum(w.latent.numel() for w in self.pruned(stage))
+        refuse_nothing(stage, self.key, "sparsity", self.sparsity, [numbers], unit="weight")
+        self.start(stage)
+
     @hookimpl
     def report(self, stage: Stage) -> dict[str, float]:
         """Return the share of zeros reached."""
@@ -56,8 +74,8 @@ class Stepwise(Method):
         """Return what is ranked together: the weights of all convolutions and linear layers, and their biases."""
         return stage.weights() + (stage.weights(tensor="bias") if self.biases else [])
 
-    def _step(self, stage: Stage) -> None:
-        self.done_ += 1
+    def reach(self, stage: Stage) -> None:
+        """Hold the part of ``sparsity`` that is due at zero."""
         self.prune(stage, self.pruned(stage), self.sparsity * self.done_ / self.steps)
 
     @abstractmethod
