@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from condensery.errors import NotApplicable, UsageError
 from condensery.stage import BATCH_NORMS, Stage, Weight
-from condensery_plugins.pruning.curvature import row_diagonal
+from condensery_plugins.pruning.curvature import evaluating, row_diagonal
 from condensery_plugins.pruning.filters import norms_behind
+from condensery_plugins.pruning.weight_groups import living
 
 Criterion = Literal[
     "l1", "l2", "norm-scale", "taylor-weight", "taylor-output", "obd", "apoz", "geometric-median", "random"
@@ -115,7 +116,7 @@ def score(stage: Stage, layers: Sequence[Weight], criterion: Criterion, samples:
 
 def _of_weights(rate: Callable[[Tensor], Tensor]) -> Callable[[Stage, Sequence[Weight], int], Scores]:
     def scores(stage: Stage, layers: Sequence[Weight], samples: int) -> Scores:
-        return {w.path: rate(torch.where(w.alive, w.latent.detach(), 0.0)) for w in layers}
+        return {w.path: rate(living(w).detach()) for w in layers}
 
     return scores
 
@@ -216,23 +217,19 @@ def _looks(stage: Stage, paths: Sequence[str], samples: int) -> Iterator[tuple[T
     net = stage.student.module
     for batch in stage.sample(samples):
         outputs: dict[str, Tensor] = {}
-        with _watching(net, paths, outputs), torch.enable_grad():
-            loss = stage.task.loss(stage.task.logits(net, batch.inputs), batch.labels if stage.labels else None)
+        with evaluating(net), _watching(net, paths, outputs):
+            loss = stage.task.loss(stage.task.logits(net, batch.inputs), batch.labels)
         yield loss, outputs, batch.size
 
 
 @contextlib.contextmanager
 def _watching(net: nn.Module, paths: Sequence[str], outputs: dict[str, Tensor]) -> Iterator[None]:
-    """Put a net in eval mode and note the outputs of some modules; afterwards all is as it was."""
-    modes = {m: m.training for m in net.modules()}
+    """Note the outputs of some modules."""
     handles = [
         net.get_submodule(p).register_forward_hook(lambda m, a, out, p=p: outputs.update({p: out})) for p in paths
     ]
-    net.eval()
     try:
         yield
     finally:
         for handle in handles:
             handle.remove()
-        for module, mode in modes.items():
-            module.training = mode

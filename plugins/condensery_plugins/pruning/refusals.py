@@ -11,7 +11,6 @@ from torch import Tensor
 from condensery.errors import UsageError
 from condensery.stage import Stage, Weight
 
-Scope = Literal["global", "local"]
 Goes = Callable[[int, float], int]
 """How many of some units go at a share."""
 

@@ -11,6 +11,7 @@ from condensery.methods import Method
 from condensery.stage import Stage, Weight
 from condensery_plugins.pruning.filters import SHORTCUTS, Coupled, filter_layers, is_there, remove_filters, zeroed
 from condensery_plugins.pruning.refusals import refuse_nothing
+from condensery_plugins.pruning.weight_groups import living
 
 
 @dataclass(eq=False, kw_only=True)
@@ -68,8 +69,7 @@ class SoftFilterPruning(Method):
         return self.ratio
 
     def _norms(self, weight: Weight) -> Tensor:
-        filters = torch.where(weight.alive, weight.latent.detach(), 0.0)
-        norms: Tensor = torch.linalg.vector_norm(filters.flatten(1), self.p, dim=1)
+        norms: Tensor = torch.linalg.vector_norm(living(weight).detach().flatten(1), self.p, dim=1)
         return norms
 
     def _smallest(self, weight: Weight, rate: float) -> Tensor:
