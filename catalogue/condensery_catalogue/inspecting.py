@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from condensery.registry import Registry
+from condensery.contract import Registry
 from condensery_catalogue.listing import console, open_registry, table
 
 BAR = 16
@@ -28,8 +28,7 @@ def inspect_file(path: Path, *, as_json: bool) -> None:
 
 def describe(path: Path, registry: Registry) -> dict[str, Any]:
     """Return an artifact's tensors and sizes as plain data, checked but without building the net."""
-    from condensery.artifact_file import ROOT, read
-    from condensery.decoding import coding_of, cost_of
+    from condensery.storage import ROOT, coding_of, cost_of, read
 
     manifest, _, sizes = read(path, registry)
 

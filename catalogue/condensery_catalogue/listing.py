@@ -8,8 +8,8 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from condensery.contract import KINDS, Entry, Registry
 from condensery.errors import UnknownKey
-from condensery.registry import KINDS, Entry, Registry
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -8,10 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from condensery.contract import Registry
 from condensery.errors import UsageError
-from condensery.recipe import ModelSpec, TaskSpec, checked
-from condensery.registry import Registry
-from condensery.spelling import parse_model, parse_task
+from condensery.recipe import ModelSpec, TaskSpec, checked, parse_model, parse_task
 from condensery_catalogue.listing import console, open_registry, table
 from condensery_catalogue.metrics import FIGURES
 from condensery_catalogue.running import check_device, figure, quiet_libraries
@@ -76,14 +75,15 @@ def _of_model(target: str, task: TaskSpec | None, registry: Registry) -> Target:
     if spec.init_from is not None:
         raise UsageError("model: 'init_from' copies the net of a role, and there are no roles here; leave it out")
     entry = registry.find("models", spec.key).key
-    from condensery.footprint import dense_bytes
-    from condensery.models import build_net, build_task
+    from condensery.measure import dense_bytes
+    from condensery.storage import build_with_weights
+    from condensery.tasks import build_task
 
     if task is None:
         fitting = (k for k in registry.keys("tasks") if registry.load("tasks", k).default_model == entry)
         task = TaskSpec(key=next(fitting, DEFAULT_TASK))
     built = build_task(task, registry)
-    net = build_net(spec, built.facts, registry, 0)
+    net = build_with_weights(spec, built.facts, registry, 0)
     return Target(net, built, dense_bytes(net), {}, trained=spec.weights is not None)
 
 
@@ -92,8 +92,8 @@ def _of_artifact(target: str, task: TaskSpec | None, registry: Registry) -> Targ
 
     :raises UsageError: if neither the artifact nor the user names a task.
     """
-    from condensery.artifact import open_artifact
-    from condensery.models import build_task
+    from condensery.storage import open_artifact
+    from condensery.tasks import build_task
 
     artifact = open_artifact(Path(target), registry)
     task = task or artifact.task
@@ -117,8 +117,7 @@ def layer_rows(target: Target) -> list[dict[str, Any]]:
     """Return one row for each module that has parameters or multiplies; work is ``None`` where it can't be counted."""
     from torch.nn.utils.parametrize import type_before_parametrizations
 
-    from condensery.measure import layer_counts
-    from condensery.work import LayerWork, count_work
+    from condensery.measure import LayerWork, count_work, layer_counts
 
     sizes = layer_counts(target.net)
     work: dict[str, LayerWork] | None

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from condensery.contract import Registry
 from condensery.recipe import Recipe
-from condensery.registry import Registry
 
 FIGURES = {
     "parameters": "parameters",

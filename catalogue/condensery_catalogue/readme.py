@@ -6,8 +6,8 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from condensery.data import write_atomic
-from condensery.registry import Registry
+from condensery.contract import Registry
+from condensery.tasks import write_atomic
 from condensery_catalogue.listing import rows
 
 README = Path("README.md")

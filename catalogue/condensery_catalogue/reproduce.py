@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from condensery.data import write_atomic
+from condensery.contract import Registry
 from condensery.errors import ArtifactError, UnknownKey, UsageError
+from condensery.measure import versions
 from condensery.recipe import Recipe
-from condensery.registry import Registry
-from condensery.report import versions
+from condensery.tasks import write_atomic
 from condensery_catalogue.drawing import is_drawn, save_drawing
 from condensery_catalogue.listing import console, open_registry, table
 from condensery_catalogue.metrics import measures
@@ -79,8 +79,7 @@ def run_arms(
     options: RunOptions,
 ) -> dict[str, list[dict[str, Any]]]:
     """Return the reports of every arm, one per seed; what an earlier call finished is taken from its folder."""
-    from condensery.engine import Run
-    from condensery.progress import Progress
+    from condensery.run import Progress, Run
 
     reports: dict[str, list[dict[str, Any]]] = {arm: [] for arm in chosen.arms}
     with Progress(quiet=options.as_json) as progress:

@@ -10,10 +10,9 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, model_validator
 
+from condensery.contract import Registry
 from condensery.errors import UnknownKey, UsageError
-from condensery.recipe import Recipe, checked, merge, parse_recipe
-from condensery.registry import Registry
-from condensery.train_spec import Strict
+from condensery.recipe import Recipe, Strict, checked, merge, parse_recipe
 
 
 class Comparison(Strict):

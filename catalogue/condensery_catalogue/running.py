@@ -14,11 +14,9 @@ from typing import Any
 
 import yaml
 
+from condensery.contract import Registry
 from condensery.errors import UnknownKey, UsageError
-from condensery.overrides import apply_overrides
-from condensery.recipe import load_yaml, parse_recipe
-from condensery.registry import Registry
-from condensery.spelling import parse, parse_model
+from condensery.recipe import apply_overrides, load_yaml, parse, parse_model, parse_recipe
 from condensery_catalogue.listing import console, open_registry, table
 
 
@@ -79,8 +77,7 @@ def _run(data: Mapping[str, Any], name: str, registry: Registry, options: RunOpt
     quiet_libraries()
     folder = options.out or free_folder(Path("runs"), recipe.name or name)
     with stoppable(folder, f"the same command with --out {folder} --resume"):
-        from condensery.engine import Run
-        from condensery.progress import Progress
+        from condensery.run import Progress, Run
 
         with Progress(quiet=options.as_json) as progress:
             job = Run(recipe, registry, out=folder, device=options.device, resume=options.resume, show=progress)

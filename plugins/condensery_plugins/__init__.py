@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from condensery.hookspecs import Register, RegisterCard, hookimpl
+from condensery.contract import Register, RegisterCard, hookimpl
 
 METHODS = (
     ("activation-gradient-pruning-dbtd", "pruning.activation_gradient_pruning_dbtd:ActivationGradientPruningDBTD"),

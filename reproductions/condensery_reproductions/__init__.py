@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from condensery.hookspecs import Register, hookimpl
+from condensery.contract import Register, hookimpl
 
 REPRODUCTIONS = (
     "activation-gradient-pruning-dbtd",

@@ -16,14 +16,11 @@ from pathlib import Path
 import torch
 
 from condensery import Registry
-from condensery.artifact import open_artifact, save_artifact
-from condensery.artifact_file import read
-from condensery.bake import bake
-from condensery.footprint import dense_bytes
-from condensery.models import build_net, build_task
+from condensery.measure import dense_bytes
+from condensery.nets import WEIGHTED, attach, build_net
 from condensery.recipe import ModelSpec, TaskSpec
-from condensery.tensors import WEIGHTED
-from condensery.transforms import attach
+from condensery.storage import bake, open_artifact, read, save_artifact
+from condensery.tasks import build_task
 from condensery_plugins.codecs.entropy_coded import EntropyCoded
 from condensery_plugins.pruning.masks import Mask
 from condensery_plugins.quantization.kmeans_sharing import SharedWeights

@@ -17,15 +17,12 @@ import torch
 from torch import nn
 
 from condensery import Registry
-from condensery.managers import StageManager
-from condensery.models import build_net, build_task
-from condensery.players import Player
-from condensery.recipe import ModelSpec, StageSpec, TaskSpec
-from condensery.report import environment, versions
-from condensery.stage import Stage
-from condensery.steps import Defaults
-from condensery.tasks import Batch
-from condensery.train_spec import TrainSpec
+from condensery.contract import StageManager
+from condensery.measure import environment, versions
+from condensery.nets import build_net
+from condensery.recipe import ModelSpec, StageSpec, TaskSpec, TrainSpec
+from condensery.run import Defaults, Player, Stage
+from condensery.tasks import Batch, build_task
 from condensery_plugins.distillation.hinton_kd import HintonKD
 
 ROUNDS, STEPS = 30, 20
@@ -118,7 +115,7 @@ def main() -> None:
         "show": ("-m", "condensery_catalogue.cli", "show", "qkd"),
         "import condensery": ("-c", "import condensery"),
         "import torch": ("-c", "import torch"),
-        "import condensery.engine": ("-c", "import condensery.engine"),
+        "import condensery.run.engine": ("-c", "import condensery.run.engine"),
     }.items():
         took = process_s(*arguments)
         print(f"{name}: {took:.3f} s")

@@ -17,11 +17,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from condensery import Registry
-from condensery.cuts import apply
-from condensery.models import build_net
+from condensery.nets import build_net
 from condensery.recipe import ModelSpec
-from condensery.surgeon import choose
-from condensery.surgery import ChannelGraph
+from condensery.surgery import ChannelGraph, apply, choose
 from condensery.tasks import TaskFacts
 
 NETS = (

@@ -9,11 +9,10 @@ import pytest
 import torch
 
 from condensery import Registry
-from condensery.artifact import save_artifact
-from condensery.bake import bake
-from condensery.models import build_net, build_task
+from condensery.nets import attach, build_net
 from condensery.recipe import ModelSpec, TaskSpec
-from condensery.transforms import attach
+from condensery.storage import bake, save_artifact
+from condensery.tasks import build_task
 from condensery_catalogue.inspecting import describe, inspect_file
 from condensery_plugins.codecs.entropy_coded import EntropyCoded
 from condensery_plugins.pruning.masks import Mask

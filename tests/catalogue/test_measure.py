@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from condensery import Run, UsageError
+from condensery.contract import Registry
 from condensery.recipe import parse_recipe
-from condensery.registry import Registry
 from condensery_catalogue.measuring import measure_target
 from condensery_catalogue.running import print_report
 
@@ -110,7 +110,7 @@ def test_tables_cut_no_word(
 def test_unknown_work_is_a_dash_and_a_reason(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from condensery import ops
+    from condensery.measure import ops
 
     monkeypatch.delitem(ops.PRODUCTS, next(k for k in ops.PRODUCTS if k.__name__ == "convolution"))
     measure_target("resnet8", "digits", "cpu", layers=True, as_json=False)

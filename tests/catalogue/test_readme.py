@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from condensery.recipe import parse_recipe
-from condensery.registry import Registry
-from condensery.spelling import parse
+from condensery.contract import Registry
+from condensery.recipe import parse, parse_recipe
 from condensery_catalogue import readme
 
 ROOT = Path(__file__).parents[2]

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from condensery.contract import Registry
 from condensery.errors import ArtifactError, CondenseryError, UnknownKey, UsageError
 from condensery.recipe import checked
-from condensery.registry import Registry
 from condensery_catalogue import results
 from condensery_catalogue.metrics import measures
 from condensery_catalogue.reproduce import dig, finished, judge, print_result, reproduce_paper

@@ -10,9 +10,8 @@ from typing import Any, Literal, get_args, get_origin
 import pytest
 
 from condensery import Registry, Run
-from condensery.cards import Card, Taxonomy
-from condensery.recipe import parse_recipe
-from condensery.spelling import parse
+from condensery.contract import Card, Taxonomy
+from condensery.recipe import parse, parse_recipe
 
 DOCS = Path(__file__).parents[2] / "catalogue" / "docs"
 TAXONOMY = (DOCS / "taxonomy.md").read_text(encoding="utf-8")

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from condensery import Method, Registry, hookimpl
+from condensery.nets import QUANTIZE, Transform, straight_through
 from condensery.recipe import parse_recipe
-from condensery.stage import Stage
+from condensery.run import Stage
 from condensery.tasks import Batch, Task
-from condensery.transforms import QUANTIZE, Transform, straight_through
 
 torch.set_num_threads(1)
 

@@ -16,14 +16,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from condensery import Method, NotApplicable, Registry, Run, hookimpl
-from condensery.artifact import open_artifact
-from condensery.artifact_file import ROOT
-from condensery.checkpoint import load_tree, save_tree
-from condensery.decoding import cost_of
-from condensery.players import Player
-from condensery.progress import Progress
 from condensery.recipe import parse_recipe
-from condensery.stage import Stage
+from condensery.run import Player, Progress, Stage
+from condensery.storage import ROOT, cost_of, load_tree, open_artifact, save_tree
 from condensery_plugins import METHODS
 
 NETS: dict[str, dict[str, Any]] = {

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 import condensery_reproductions
-from condensery.models import build_net
+from condensery.contract import Registry
 from condensery.recipe import parse_yaml
-from condensery.registry import Registry
+from condensery.storage import build_with_weights
 from condensery_catalogue.drawing import is_drawn
 from condensery_catalogue.metrics import measures
 from condensery_catalogue.reproduce import reproduce_paper
@@ -68,8 +68,8 @@ def test_the_nets_that_the_package_brings_fit_their_recipes() -> None:
     plan = load_reproduction(REGISTRY, "structured-magnitude-vit")
     spec = plan.tiers["desk"].recipes(plan.key)["dense"].model
     assert spec.weights == "condensery_reproductions:nets/vit-cifar10.safetensors"
-    net = build_net(spec, Cifar10().facts, REGISTRY, 0)
-    random = build_net(spec.model_copy(update={"weights": None}), Cifar10().facts, REGISTRY, 0)
+    net = build_with_weights(spec, Cifar10().facts, REGISTRY, 0)
+    random = build_with_weights(spec.model_copy(update={"weights": None}), Cifar10().facts, REGISTRY, 0)
     assert not torch.equal(net.get_parameter("head.weight"), random.get_parameter("head.weight"))
     made_by = parse_yaml((Path(condensery_reproductions.__file__).parent / "nets" / "vit-cifar10.yaml").read_text())
     assert {**made_by["model"], "weights": spec.weights} == spec.model_dump(exclude_defaults=True)

@@ -7,11 +7,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from condensery.cards import load_cards
-from condensery.data import write_atomic
+from condensery.contract import load_cards
 from condensery.errors import CondenseryError
-from condensery.recipe import flat, parse_recipe
-from condensery.spelling import parse
+from condensery.recipe import flat, parse, parse_recipe
+from condensery.tasks import write_atomic
 from condensery_plugins.cards import FOLDER, INDEX
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from condensery.codecs import BitPack, Branch, Coding, Dense
+from condensery.nets import BitPack, Branch, Coding, Dense
 
 TOLERANCE, PER_CODE = 1e-3, 1e-6
 """How far from the grid a value may be, in steps: a constant, and float32's rounding of large multiples."""

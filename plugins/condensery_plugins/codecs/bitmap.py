@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from condensery.codecs import Branch, Coding, Dense
+from condensery.nets import Branch, Coding, Dense
 
 
 class Bitmap(Branch):

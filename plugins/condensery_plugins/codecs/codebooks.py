@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from condensery.codecs import BitPack, Branch, Coding, Dense
+from condensery.nets import BitPack, Branch, Coding, Dense
 
 
 class _Codebooks(Branch):

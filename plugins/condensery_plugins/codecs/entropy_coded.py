@@ -2,8 +2,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from condensery.codecs import BitPack, Branch, Coding
-from condensery.transforms import STORE, Transform
+from condensery.nets import STORE, BitPack, Branch, Coding, Transform
 from condensery_plugins.codecs.huffman import WIDEST, Huffman
 
 

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from condensery.codecs import Cost, Leaf, to_bytes, whole_numbers
+from condensery.nets import Cost, Leaf, to_bytes, whole_numbers
 from condensery_plugins.codecs.prefix_code import Ints, canonical, code_lengths
 
 WIDEST = 2**14

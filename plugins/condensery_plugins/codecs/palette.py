@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from condensery.codecs import BitPack, Branch, Coding, Dense
+from condensery.nets import BitPack, Branch, Coding, Dense
 
 LARGEST = 2**16
 """Values in a codebook; with more, indices save too little."""

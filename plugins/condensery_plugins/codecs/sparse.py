@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from condensery.codecs import Branch, Coding
+from condensery.nets import Branch, Coding
 from condensery_plugins.codecs.bitmap import Bitmap
 from condensery_plugins.codecs.sparse_index import SparseIndex
 

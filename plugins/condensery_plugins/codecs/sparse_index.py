@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from condensery.codecs import BitPack, Branch, Coding, Dense
+from condensery.nets import BitPack, Branch, Coding, Dense
 
 WIDTHS = range(2, 17)
 """Bits of an index that :meth:`SparseIndex.cheapest` chooses among."""

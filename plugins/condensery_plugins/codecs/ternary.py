@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from condensery.codecs import Cost, Leaf, whole_numbers
+from condensery.nets import Cost, Leaf, whole_numbers
 
 DIGITS = 3 ** np.arange(5, dtype=np.uint8)
 TRITS = (np.arange(3**5)[:, None] // DIGITS % 3 - 1).astype(np.int32)

@@ -5,10 +5,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from condensery.hookspecs import hookimpl
-from condensery.methods import Method
-from condensery.players import Outputs, Player
-from condensery.stage import Stage
+from condensery.contract import Method, hookimpl
+from condensery.run import Outputs, Player, Stage
 from condensery_plugins.distillation.softened import divergence, softened
 
 

@@ -3,9 +3,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from condensery.contract import hookimpl
 from condensery.errors import NotApplicable
-from condensery.hookspecs import hookimpl
-from condensery.stage import Stage
+from condensery.run import Stage
 from condensery_plugins.distillation.hinton_kd import HintonKD
 from condensery_plugins.pruning.masks import sparsity_percent
 

@@ -7,13 +7,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from condensery.codecs import Coding
+from condensery.contract import Method, Words, hookimpl
 from condensery.errors import NotApplicable
-from condensery.hookspecs import hookimpl
-from condensery.methods import Method, Words
-from condensery.players import Outputs, Player
-from condensery.stage import Stage
-from condensery.transforms import QUANTIZE, Transform, straight_through
+from condensery.nets import QUANTIZE, Coding, Transform, straight_through
+from condensery.run import Outputs, Player, Stage
 from condensery_plugins.codecs.affine import Affine
 from condensery_plugins.distillation.softened import divergence, softened
 from condensery_plugins.quantization.calibration import quantize_layers, too_many_levels

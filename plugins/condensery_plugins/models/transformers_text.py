@@ -10,9 +10,8 @@ from typing import Any
 
 from torch import nn
 
-from condensery.data import hub_reachable
 from condensery.errors import UnknownKey, UsageError
-from condensery.tasks import TaskFacts
+from condensery.tasks import TaskFacts, hub_reachable
 from condensery_plugins.models.facts import builder, scaled, shared
 
 ATTENTION = ("eager", "sdpa")

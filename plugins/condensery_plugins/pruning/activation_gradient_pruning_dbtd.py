@@ -8,11 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from condensery.contract import Method, hookimpl
 from condensery.errors import NotApplicable
-from condensery.hookspecs import hookimpl
-from condensery.methods import Method
-from condensery.stage import BATCH_NORMS, CONVS, LINEARS, Stage, Weight
-from condensery.transforms import Transform, attached
+from condensery.nets import BATCH_NORMS, CONVS, LINEARS, Transform, Weight, attached
+from condensery.run import Stage
 from condensery_plugins.pruning.filters import embeds_patches, norms_behind
 
 NORMS = (*BATCH_NORMS, nn.GroupNorm, nn.LayerNorm)

@@ -10,14 +10,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from condensery.attention.blocks import LayerUnit, first, stream
-from condensery.clone import clone, frozen, plain
-from condensery.cuts import TOLERANCE
+from condensery.contract import Method, hookimpl
 from condensery.errors import MethodError, NotApplicable, UsageError
-from condensery.hookspecs import hookimpl
-from condensery.methods import Method
-from condensery.roles import resolve
-from condensery.stage import CONVS, Stage
+from condensery.nets import CONVS, clone, frozen, plain, resolve
+from condensery.run import Stage
+from condensery.surgery import TOLERANCE
+from condensery.surgery.attention import LayerUnit, first, stream
 from condensery.tasks import Batch
 from condensery_plugins.pruning.units import lowest
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from condensery.transforms import REPARAMETRIZE, Transform
+from condensery.nets import REPARAMETRIZE, Transform
 
 
 class ChannelSelection(Transform):

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from condensery.errors import NotApplicable, UsageError
-from condensery.stage import BATCH_NORMS, Stage, Weight
+from condensery.nets import BATCH_NORMS, Weight
+from condensery.run import Stage
 from condensery_plugins.pruning.curvature import evaluating, row_diagonal
 from condensery_plugins.pruning.filters import norms_behind
 from condensery_plugins.pruning.weight_groups import living

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from condensery.errors import UsageError
-from condensery.stage import Stage, Weight
+from condensery.nets import Weight
+from condensery.run import Stage
 from condensery.tasks import Batch
 
 Rows = Literal["gauss-newton", "sampled", "fisher"]

@@ -19,7 +19,8 @@ from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 
 from condensery.errors import NotApplicable
-from condensery.stage import Stage, Weight
+from condensery.nets import Weight
+from condensery.run import Stage
 from condensery.tasks import Batch
 from condensery_plugins.pruning.curvature import evaluating, output_hessians
 

@@ -6,9 +6,8 @@ from typing import Literal
 
 import torch
 
-from condensery.hookspecs import hookimpl
-from condensery.methods import Method
-from condensery.stage import Stage
+from condensery.contract import Method, hookimpl
+from condensery.run import Stage
 from condensery_plugins.pruning.criteria import Criterion, score
 from condensery_plugins.pruning.filters import SHORTCUTS, Coupled, filter_layers, is_there, remove_filters
 from condensery_plugins.pruning.masks import keep_largest

@@ -9,7 +9,8 @@ from typing import Literal, NamedTuple
 from torch import Tensor, nn
 
 from condensery.errors import NotApplicable
-from condensery.stage import BATCH_NORMS, CONVS, Stage, Weight
+from condensery.nets import BATCH_NORMS, CONVS, Weight
+from condensery.run import Stage
 from condensery_plugins.pruning.masks import mask
 
 SHORTCUTS = ("downsample", "shortcut")

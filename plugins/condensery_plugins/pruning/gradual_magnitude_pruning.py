@@ -2,11 +2,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from condensery.contract import Method, hookimpl
 from condensery.errors import NotApplicable, UsageError
-from condensery.hookspecs import hookimpl
-from condensery.methods import Method
-from condensery.stage import Stage, Weight
-from condensery.steps import rate_factor
+from condensery.nets import Weight
+from condensery.run import Stage, rate_factor
 from condensery_plugins.pruning.filters import is_depthwise
 from condensery_plugins.pruning.masks import keep_largest, mask, sizes, sparsity_percent
 from condensery_plugins.pruning.refusals import refuse_empty, refuse_nothing

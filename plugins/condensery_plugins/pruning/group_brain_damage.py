@@ -8,13 +8,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from condensery.channels import is_depthwise
+from condensery.contract import Method, hookimpl
 from condensery.errors import NotApplicable, UsageError, nearest
-from condensery.hookspecs import hookimpl
-from condensery.methods import Method
-from condensery.players import Player
-from condensery.stage import CONVS, Stage, Weight
-from condensery.steps import due_steps
+from condensery.nets import CONVS, Weight
+from condensery.run import Player, Stage, due_steps
+from condensery.surgery import is_depthwise
 from condensery_plugins.pruning.masks import keep_largest
 from condensery_plugins.pruning.refusals import refuse_nothing
 from condensery_plugins.pruning.thinned import thin

@@ -9,10 +9,10 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from condensery.contract import Method, hookimpl
 from condensery.errors import NotApplicable, UsageError, nearest
-from condensery.hookspecs import hookimpl
-from condensery.methods import Method
-from condensery.stage import CONVS, Stage, Weight
+from condensery.nets import CONVS, Weight
+from condensery.run import Stage
 from condensery_plugins.pruning.filters import is_free
 from condensery_plugins.pruning.weight_groups import living
 

@@ -6,9 +6,10 @@ from typing import Literal
 
 from torch import Tensor
 
+from condensery.contract import hookimpl
 from condensery.errors import UsageError
-from condensery.hookspecs import hookimpl
-from condensery.stage import Stage, Weight
+from condensery.nets import Weight
+from condensery.run import Stage
 from condensery_plugins.pruning.masks import keep_above, keep_largest, mask, sizes, sparsity_percent
 from condensery_plugins.pruning.refusals import refuse_empty, refuse_nothing
 from condensery_plugins.pruning.stepwise import InSteps

@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from condensery.codecs import Coding
-from condensery.stage import Stage, Weight
-from condensery.transforms import MASK, Transform
+from condensery.nets import MASK, Coding, Transform, Weight
+from condensery.run import Stage
 from condensery_plugins.codecs.sparse import sparse
 
 

@@ -7,11 +7,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from condensery.contract import Method, hookimpl
 from condensery.errors import NotApplicable
-from condensery.hookspecs import hookimpl
-from condensery.methods import Method
-from condensery.players import Player
-from condensery.stage import BATCH_NORMS, Stage
+from condensery.nets import BATCH_NORMS
+from condensery.run import Player, Stage
 from condensery_plugins.pruning.channel_selection import selection
 from condensery_plugins.pruning.filters import Coupled
 from condensery_plugins.pruning.masks import mask, sizes

@@ -6,7 +6,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from condensery.stage import Stage, Weight
+from condensery.nets import Weight
+from condensery.run import Stage
 from condensery_plugins.pruning.curvature import hutchinson_diagonal, row_diagonal
 from condensery_plugins.pruning.curvature_backprop import backprop_diagonal
 from condensery_plugins.pruning.masks import keep_largest, mask

@@ -5,8 +5,9 @@ from typing import Literal
 
 import torch
 
-from condensery.hookspecs import hookimpl
-from condensery.stage import Stage, Weight
+from condensery.contract import hookimpl
+from condensery.nets import Weight
+from condensery.run import Stage
 from condensery.tasks import Batch
 from condensery_plugins.pruning.curvature import curvature_rows, evaluating, loss_of, unflatten
 from condensery_plugins.pruning.inverse_hessian import InverseHessian, Surgery

@@ -9,7 +9,8 @@ from typing import Literal
 from torch import Tensor
 
 from condensery.errors import UsageError
-from condensery.stage import Stage, Weight
+from condensery.nets import Weight
+from condensery.run import Stage
 
 Goes = Callable[[int, float], int]
 """How many of some units go at a share."""

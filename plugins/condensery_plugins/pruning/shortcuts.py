@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from condensery.clone import clone, frozen
-from condensery.stage import Stage
+from condensery.nets import clone, frozen
+from condensery.run import Stage
 
 EXAMPLES = 8
 """Training examples that are tried."""

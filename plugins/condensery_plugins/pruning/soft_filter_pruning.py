@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from condensery.hookspecs import hookimpl
-from condensery.methods import Method
-from condensery.stage import Stage, Weight
+from condensery.contract import Method, hookimpl
+from condensery.nets import Weight
+from condensery.run import Stage
 from condensery_plugins.pruning.filters import SHORTCUTS, Coupled, filter_layers, is_there, remove_filters, zeroed
 from condensery_plugins.pruning.refusals import refuse_nothing
 from condensery_plugins.pruning.weight_groups import living

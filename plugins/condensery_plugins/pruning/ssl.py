@@ -8,13 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from condensery.channels import is_depthwise
+from condensery.contract import Method, hookimpl
 from condensery.errors import NotApplicable, UnknownKey, UsageError, nearest
-from condensery.hookspecs import hookimpl
-from condensery.methods import Method
-from condensery.players import Player
-from condensery.stage import CONVS, Stage, Weight
-from condensery.surgery import Group
+from condensery.nets import CONVS, Weight
+from condensery.run import Player, Stage
+from condensery.surgery import Group, is_depthwise
 from condensery_plugins.pruning.refusals import refuse_empty
 from condensery_plugins.pruning.shortcuts import Shortcuts
 from condensery_plugins.pruning.thinned import thin

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from condensery.hookspecs import hookimpl
-from condensery.methods import Method
-from condensery.stage import Stage, Weight
-from condensery.steps import due_steps
+from condensery.contract import Method, hookimpl
+from condensery.nets import Weight
+from condensery.run import Stage, due_steps
 from condensery_plugins.pruning.masks import sparsity_percent
 from condensery_plugins.pruning.refusals import refuse_empty, refuse_nothing
 

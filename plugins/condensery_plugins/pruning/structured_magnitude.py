@@ -7,13 +7,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from condensery.attention import HeadDims, Heads
-from condensery.attention.verbs import UnitRemoval
-from condensery.attention.views import view_of
+from condensery.contract import Method, hookimpl
 from condensery.errors import NotApplicable
-from condensery.hookspecs import hookimpl
-from condensery.methods import Method
-from condensery.stage import Stage
+from condensery.run import Stage
+from condensery.surgery.attention import HeadDims, Heads, UnitRemoval, view_of
 from condensery_plugins.pruning.refusals import refuse_nothing
 from condensery_plugins.pruning.units import Criterion, Scorer, lowest
 

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from condensery.channels import is_writer
+from condensery.contract import Method, hookimpl
 from condensery.errors import NotApplicable, UsageError, nearest
-from condensery.hookspecs import hookimpl
-from condensery.methods import Method
-from condensery.stage import CONVS, Stage, Weight
+from condensery.nets import CONVS, Weight
+from condensery.run import Stage
+from condensery.surgery import is_writer
 
 
 @dataclass(eq=False, kw_only=True)

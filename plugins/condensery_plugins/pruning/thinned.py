@@ -10,9 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import parametrize
 
-from condensery.layers import Layer
-from condensery.stage import Stage, Weight
-from condensery.transforms import stack_of
+from condensery.nets import Layer, Weight, stack_of
+from condensery.run import Stage
 from condensery_plugins.pruning.masks import Mask, mask
 from condensery_plugins.pruning.weight_groups import grouped
 

@@ -13,11 +13,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from condensery.attention.draft import layout
-from condensery.attention.neurons import Neurons
-from condensery.attention.views import Part, view_of
-from condensery.tensors import Weight
-from condensery.transforms import SITE_PREFIX, plain_name
+from condensery.nets import SITE_PREFIX, Weight, plain_name
+from condensery.surgery.attention import Neurons, Part, layout, view_of
 from condensery_plugins.pruning.weight_groups import living
 
 Criterion = Literal["l1", "l2", "random"]

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from condensery.stage import Weight
+from condensery.nets import Weight
 
 KINDS: Mapping[str, tuple[int, ...]] = {
     "filter": (2, 3),

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from condensery.transforms import straight_through
+from condensery.nets import straight_through
 
 INT32 = 2**31 - 1
 SMALLEST = 1e-20

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from condensery.errors import NotApplicable
-from condensery.stage import Stage, Weight
-from condensery.transforms import QUANTIZE, Transform
+from condensery.nets import QUANTIZE, Transform, Weight
+from condensery.run import Stage
 
 SAMPLES = 128
 """Examples whose activations set the start of activation quantizers."""

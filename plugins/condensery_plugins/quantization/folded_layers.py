@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from condensery.errors import UsageError
-from condensery.layers import Layer, StandIn
-from condensery.transforms import straight_through
+from condensery.nets import Layer, StandIn, straight_through
 from condensery_plugins.quantization.affine import (
     INT32,
     Grid,

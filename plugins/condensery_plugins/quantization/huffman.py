@@ -2,9 +2,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from condensery.hookspecs import hookimpl
-from condensery.methods import Method
-from condensery.stage import Stage
+from condensery.contract import Method, hookimpl
+from condensery.run import Stage
 from condensery_plugins.codecs.entropy_coded import EntropyCoded
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from condensery.layers import Layer
+from condensery.nets import Layer
 from condensery_plugins.quantization.affine import Grid, multiply
 
 CAPS: dict[str | None, float | None] = {None: None, "relu": None, "relu6": 6.0}

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from condensery.contract import Method, hookimpl
 from condensery.errors import NotApplicable
-from condensery.hookspecs import hookimpl
-from condensery.methods import Method
-from condensery.stage import WEIGHTED, Stage
-from condensery.transforms import QUANTIZE, attached, latent_of
+from condensery.nets import QUANTIZE, WEIGHTED, attached, latent_of
+from condensery.run import Stage
 from condensery_plugins.quantization.calibration import SAMPLES, plan_bits, refuse_quantized
 from condensery_plugins.quantization.folded_layers import Folded, FoldedConv2d, FoldedLinear, Plan, geometry_of
 from condensery_plugins.quantization.tracing import Site, trace

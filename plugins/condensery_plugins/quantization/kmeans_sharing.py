@@ -8,13 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from condensery.codecs import Coding
+from condensery.contract import Method, hookimpl
 from condensery.errors import UsageError
-from condensery.hookspecs import hookimpl
-from condensery.methods import Method
-from condensery.models import derive_seed
-from condensery.stage import Stage, Weight
-from condensery.transforms import QUANTIZE, Transform
+from condensery.nets import QUANTIZE, Coding, Transform, Weight
+from condensery.recipe import derive_seed
+from condensery.run import Stage
 from condensery_plugins.codecs.palette import Palette
 from condensery_plugins.quantization.calibration import refuse_quantized, too_many_levels
 from condensery_plugins.quantization.lloyd import Start, lloyd, start_centers

@@ -6,11 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from condensery.codecs import Coding
-from condensery.hookspecs import hookimpl
-from condensery.methods import Method
-from condensery.stage import Stage
-from condensery.transforms import QUANTIZE, Transform, straight_through
+from condensery.contract import Method, hookimpl
+from condensery.nets import QUANTIZE, Coding, Transform, straight_through
+from condensery.run import Stage
 from condensery_plugins.codecs.affine import Affine
 from condensery_plugins.quantization.calibration import quantize_layers, too_many_levels
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from condensery.transforms import sites
+from condensery.nets import sites
 
 LAYERS: tuple[type[nn.Module], ...] = (nn.Conv2d, nn.Linear)
 NORMS: tuple[type[nn.Module], ...] = (nn.BatchNorm1d, nn.BatchNorm2d)

@@ -11,9 +11,8 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from condensery.data import Arrays, check_sha256, load_hub
 from condensery.errors import UsageError
-from condensery.tasks import Split, TaskFacts
+from condensery.tasks import Arrays, Split, TaskFacts, check_sha256, load_hub
 from condensery_plugins.tasks.images import IMAGENET_MEAN, IMAGENET_STD, StoredImages
 
 ZIPS: dict[Split, tuple[str, ...]] = {"train": ("train_0.zip", "train_1.zip"), "test": ("test.zip",)}

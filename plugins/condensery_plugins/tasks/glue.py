@@ -13,10 +13,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from condensery.data import Arrays, find_data, is_stored, load_hub, read_gzip, stored_arrays
 from condensery.errors import UsageError
 from condensery.recipe import fingerprint
-from condensery.tasks import ACCURACY, Metric, Split, TaskFacts, accuracy_metrics
+from condensery.tasks import (
+    ACCURACY,
+    Arrays,
+    Metric,
+    Split,
+    TaskFacts,
+    accuracy_metrics,
+    find_data,
+    is_stored,
+    load_hub,
+    read_gzip,
+    stored_arrays,
+)
 from condensery_plugins.tasks.tensors import Stored
 from condensery_plugins.tasks.text import TextTask
 from condensery_plugins.tasks.tokenizers import Encoder, PretrainedEncoder, WordEncoder

@@ -10,8 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from condensery.data import Arrays, find_data, is_stored, stored_arrays
-from condensery.tasks import ACCURACY, Split, TaskFacts, accuracy_metrics
+from condensery.tasks import ACCURACY, Arrays, Split, TaskFacts, accuracy_metrics, find_data, is_stored, stored_arrays
 from condensery_plugins.tasks.tensors import Stored, TensorTask
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

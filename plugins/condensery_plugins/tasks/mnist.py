@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from condensery.data import Arrays, load_hub, read_gzip
 from condensery.errors import UsageError
-from condensery.tasks import Split, TaskFacts
+from condensery.tasks import Arrays, Split, TaskFacts, load_hub, read_gzip
 from condensery_plugins.tasks.images import StoredImages
 
 FILES: dict[Split, tuple[str, str]] = {

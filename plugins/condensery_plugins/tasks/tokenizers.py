@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from condensery.data import Arrays, hub_reachable
 from condensery.errors import UsageError
 from condensery.recipe import fingerprint
+from condensery.tasks import Arrays, hub_reachable
 from condensery_plugins.tasks.text import SEPARATOR, SPECIAL, START, UNKNOWN, padded
 
 Sentences = tuple[str, str | None]

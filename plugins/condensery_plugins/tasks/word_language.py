@@ -12,9 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from condensery.data import Arrays, stored_arrays
 from condensery.errors import UsageError
-from condensery.tasks import ACCURACY, Split, Subset, TaskFacts, accuracy_metrics
+from condensery.tasks import ACCURACY, Arrays, Split, Subset, TaskFacts, accuracy_metrics, stored_arrays
 from condensery_plugins.tasks.tensors import Stored
 from condensery_plugins.tasks.text import SPECIAL, START, UNKNOWN, TextTask, padded
 

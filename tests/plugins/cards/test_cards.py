@@ -12,10 +12,8 @@ from typing import Any, get_args, get_origin, get_type_hints
 import pytest
 
 from condensery import UsageError
-from condensery.cards import Card, load_cards
-from condensery.methods import settings_of
-from condensery.registry import Registry
-from condensery.spelling import parse
+from condensery.contract import Card, Registry, load_cards, settings_of
+from condensery.recipe import parse
 from condensery_plugins import METHODS
 from condensery_plugins.cards import FOLDER, load_index
 from condensery_plugins.cards.generate import main
@@ -144,7 +142,7 @@ def test_an_unknown_option_writes_nothing(copied: Path, capsys: pytest.CaptureFi
 
 def test_the_index_needs_neither_torch_nor_yaml_nor_pydantic() -> None:
     code = (
-        "import sys; from condensery.registry import Registry; assert Registry.open().card('qkd')['ref'] == 75;"
+        "import sys; from condensery import Registry; assert Registry.open().card('qkd')['ref'] == 75;"
         "print([m for m in ('torch', 'yaml', 'pydantic', 'timm', 'transformers') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from condensery import Registry
-from condensery.codecs import Coding
-from condensery.decoding import Source, decode
+from condensery.nets import Coding
+from condensery.storage import Source, decode
 
 RoundTrip = Callable[[Coding, Tensor], Tensor]
 

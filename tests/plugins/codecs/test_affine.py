@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from condensery.codecs import BitPack, Coding, Cost
+from condensery.nets import BitPack, Coding, Cost
 from condensery_plugins.codecs.affine import Affine
 
 

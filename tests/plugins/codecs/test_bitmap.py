@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from condensery.codecs import Coding, Cost
+from condensery.nets import Coding, Cost
 from condensery_plugins.codecs.bitmap import Bitmap
 
 

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from condensery import Transform
-from condensery.codecs import BitPack, Coding, Dense
-from condensery.transforms import Stack, attach, stack_of
+from condensery.nets import BitPack, Coding, Dense, Stack, attach, stack_of
 from condensery_plugins.codecs.entropy_coded import EntropyCoded
 from condensery_plugins.codecs.huffman import Huffman
 from condensery_plugins.codecs.palette import Palette

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from condensery import Registry
-from condensery.codecs import BitPack, Branch, Codec, Coding, Dense, Leaf
-from condensery.decoding import Source, codec_of, decode
 from condensery.errors import ArtifactError
+from condensery.nets import BitPack, Branch, Codec, Coding, Dense, Leaf
+from condensery.storage import Source, codec_of, decode
 from condensery_plugins.codecs.affine import Affine
 from condensery_plugins.codecs.bitmap import Bitmap
 from condensery_plugins.codecs.codebooks import ProductCodebook, ResidualCodebook

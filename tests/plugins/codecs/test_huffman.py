@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from condensery.codecs import Coding
+from condensery.nets import Coding
 from condensery_plugins.codecs.huffman import Huffman
 
 RoundTrip = Callable[[Coding, Tensor], Tensor]

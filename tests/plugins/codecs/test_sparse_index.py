@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from condensery.codecs import Coding
+from condensery.nets import Coding
 from condensery_plugins.codecs.sparse_index import SparseIndex
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from condensery.players import Outputs
+from condensery.run import Outputs
 from condensery_plugins.distillation.deep_mutual_learning import DeepMutualLearning
 
 

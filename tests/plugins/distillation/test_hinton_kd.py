@@ -7,10 +7,9 @@ from typing import Any
 import pytest
 import torch
 
+from condensery.contract import Registry, build_method
 from condensery.errors import UsageError
-from condensery.methods import build_method
-from condensery.players import Outputs
-from condensery.registry import Registry
+from condensery.run import Outputs
 from condensery_plugins.distillation.hinton_kd import HintonKD
 
 

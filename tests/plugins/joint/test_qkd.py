@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from condensery.players import Outputs
+from condensery.run import Outputs
 from condensery_plugins.joint.qkd import QKD, IntervalQuantizer
 
 

@@ -6,11 +6,9 @@ import pytest
 import torch
 
 from condensery import Registry, UsageError
-from condensery.clone import same_numbers
-from condensery.models import build_net, build_task, copy_from
+from condensery.nets import build_net, copy_from, resolve, same_numbers
 from condensery.recipe import ModelSpec, TaskSpec
-from condensery.roles import resolve
-from condensery.tasks import TaskFacts
+from condensery.tasks import TaskFacts, build_task
 
 REGISTRY = Registry.open()
 MNIST = TaskFacts("image", outputs=10, channels=1, size=28)

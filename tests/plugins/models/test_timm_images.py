@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from condensery.errors import UnknownKey, UsageError
-from condensery.roles import resolve
+from condensery.nets import resolve
 from condensery.tasks import TaskFacts
 from condensery_plugins.models.timm_images import build, build_vit
 

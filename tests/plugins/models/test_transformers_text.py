@@ -9,12 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from condensery import Registry
-from condensery.artifact import open_artifact, save_artifact
-from condensery.bake import bake
 from condensery.errors import UnknownKey, UsageError
-from condensery.models import build_net
+from condensery.nets import build_net, resolve
 from condensery.recipe import ModelSpec
-from condensery.roles import resolve
+from condensery.storage import bake, open_artifact, save_artifact
 from condensery.tasks import TaskFacts
 from condensery_plugins.models.transformers_text import build_hf, build_small
 

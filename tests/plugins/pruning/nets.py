@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from condensery import Method, Registry, Run, hookimpl
 from condensery.recipe import parse_recipe
-from condensery.stage import Stage
+from condensery.run import Stage
 from condensery.tasks import TaskFacts
 
 torch.set_num_threads(1)

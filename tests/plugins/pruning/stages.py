@@ -6,11 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from condensery.players import Player
-from condensery.recipe import ModelSpec, StageSpec
-from condensery.stage import Stage, Weight
+from condensery.nets import Weight
+from condensery.recipe import ModelSpec, StageSpec, TrainSpec
+from condensery.run import Player, Stage
 from condensery.tasks import Split, Task, TaskFacts
-from condensery.train_spec import TrainSpec
 from condensery_plugins.pruning.curvature import unflatten
 from condensery_plugins.tasks.tensors import Stored, TensorTask
 

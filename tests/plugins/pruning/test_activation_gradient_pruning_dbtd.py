@@ -14,8 +14,8 @@ from tests.plugins.test_contract import Watched, assert_equal, recipe
 from torch import Tensor, nn
 
 from condensery import Registry
-from condensery.stage import Stage
-from condensery.transforms import attached
+from condensery.nets import attached
+from condensery.run import Stage
 from condensery_plugins.pruning.activation_gradient_pruning_dbtd import (
     ActivationGradientPruningDBTD,
     GradientPruner,

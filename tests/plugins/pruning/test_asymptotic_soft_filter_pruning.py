@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from tests.plugins.pruning.nets import run
 
-from condensery.stage import CONVS, Stage
+from condensery.nets import CONVS
+from condensery.run import Stage
 from condensery_plugins.pruning.asymptotic_soft_filter_pruning import AsymptoticSoftFilterPruning, bend
 
 

@@ -11,15 +11,12 @@ from tests.plugins.pruning.stages import Given
 from torch import Tensor, nn
 
 from condensery import NotApplicable, Registry, Run
-from condensery.artifact import open_artifact
 from condensery.errors import MethodError
-from condensery.players import Player
-from condensery.progress import Progress
-from condensery.recipe import ModelSpec, StageSpec, parse_recipe
-from condensery.stage import Stage
+from condensery.nets import attached
+from condensery.recipe import ModelSpec, StageSpec, TrainSpec, parse_recipe
+from condensery.run import Player, Progress, Stage
+from condensery.storage import open_artifact
 from condensery.tasks import Task
-from condensery.train_spec import TrainSpec
-from condensery.transforms import attached
 from condensery_plugins.models import resnet, vgg
 from condensery_plugins.pruning import block_pruning
 from condensery_plugins.pruning.block_pruning import ResidualBlockPruning, around, measured

@@ -4,9 +4,8 @@ import torch
 from torch import nn
 
 from condensery import Registry
-from condensery.clone import plain
-from condensery.cuts import Channels, Cut
-from condensery.transforms import attach, attached
+from condensery.nets import attach, attached, plain
+from condensery.surgery import Channels, Cut
 from condensery_plugins.pruning.channel_selection import ChannelSelection, selection
 
 

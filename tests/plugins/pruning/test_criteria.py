@@ -11,7 +11,8 @@ from tests.plugins.pruning.nets import run
 from torch import Tensor, nn
 
 from condensery import NotApplicable, UsageError
-from condensery.stage import BATCH_NORMS, CONVS, Stage
+from condensery.nets import BATCH_NORMS, CONVS
+from condensery.run import Stage
 from condensery_plugins.pruning.criteria import (
     CRITERIA,
     Criterion,

@@ -10,7 +10,8 @@ from tests.plugins.pruning.stages import Given, draw, stage_of, weights_in, whol
 from torch import Tensor, nn
 
 from condensery import UsageError
-from condensery.stage import Stage, Weight
+from condensery.nets import Weight
+from condensery.run import Stage
 from condensery_plugins.models.mlp import MLP
 from condensery_plugins.pruning.curvature import (
     curvature_rows,

@@ -8,7 +8,8 @@ import torch
 from tests.plugins.pruning.nets import run
 
 from condensery import NotApplicable
-from condensery.stage import CONVS, Stage
+from condensery.nets import CONVS
+from condensery.run import Stage
 from condensery_plugins.pruning.criteria import CRITERIA
 
 RESNET = {"key": "resnet8", "width": 0.5}

@@ -9,7 +9,8 @@ from tests.core.helpers import untouched
 from tests.plugins.pruning.nets import run
 
 from condensery import NotApplicable
-from condensery.stage import BATCH_NORMS, Stage
+from condensery.nets import BATCH_NORMS
+from condensery.run import Stage
 from condensery_plugins.pruning.filters import (
     SHORTCUTS,
     filter_layers,

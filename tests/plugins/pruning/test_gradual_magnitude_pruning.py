@@ -9,7 +9,7 @@ from tests.plugins.pruning.nets import run
 from torch import Tensor
 
 from condensery.errors import NotApplicable
-from condensery.stage import Stage
+from condensery.run import Stage
 from condensery_plugins.pruning.gradual_magnitude_pruning import ramp
 
 MLP = {"key": "mlp", "hidden": [20]}

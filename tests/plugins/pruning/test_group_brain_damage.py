@@ -10,11 +10,10 @@ from tests.plugins.pruning.stages import Given, stage_of
 from torch import Tensor, nn
 
 from condensery import NotApplicable, Registry, Run, UsageError
-from condensery.artifact import open_artifact
-from condensery.managers import StageManager
-from condensery.stage import Stage
-from condensery.steps import Defaults
-from condensery.transforms import attached, latent_of
+from condensery.contract import StageManager
+from condensery.nets import attached, latent_of
+from condensery.run import Defaults, Stage
+from condensery.storage import open_artifact
 from condensery_plugins.pruning.group_brain_damage import GroupBrainDamage
 from condensery_plugins.pruning.thinned import ThinnedConv2d, thin
 

@@ -10,12 +10,10 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from condensery import NotApplicable, Registry, Run, UsageError
-from condensery.players import Player
-from condensery.recipe import ModelSpec, StageSpec, parse_recipe
-from condensery.stage import Stage
+from condensery.nets import attach
+from condensery.recipe import ModelSpec, StageSpec, TrainSpec, parse_recipe
+from condensery.run import Player, Stage
 from condensery.tasks import TaskFacts
-from condensery.train_spec import TrainSpec
-from condensery.transforms import attach
 from condensery_plugins.models import resnet, vgg
 from condensery_plugins.pruning.l1_filter_pruning import PLANS, L1FilterPruning, kept, norms
 from condensery_plugins.pruning.masks import Mask

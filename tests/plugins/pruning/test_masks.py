@@ -4,8 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from condensery.tensors import Weight
-from condensery.transforms import attach, broken_promises, latent_of
+from condensery.nets import Weight, attach, broken_promises, latent_of
 from condensery_plugins.pruning.masks import Mask, keep_above, keep_largest
 
 SCORES = {"a": torch.tensor([1.0, 2.0, 3.0, 4.0]), "b": torch.tensor([10.0, 0.5, 20.0, 30.0])}

@@ -9,13 +9,10 @@ from tests.core.helpers import recipe
 from torch import Tensor, nn
 
 from condensery import Registry, Run
-from condensery.managers import StageManager
-from condensery.players import Player
-from condensery.recipe import ModelSpec, StageSpec
-from condensery.stage import BATCH_NORMS, Stage
-from condensery.steps import Defaults
-from condensery.train_spec import TrainSpec
-from condensery.transforms import attach, attached
+from condensery.contract import StageManager
+from condensery.nets import BATCH_NORMS, attach, attached
+from condensery.recipe import ModelSpec, StageSpec, TrainSpec
+from condensery.run import Defaults, Player, Stage
 from condensery_plugins.models import vgg
 from condensery_plugins.pruning.masks import Mask
 from condensery_plugins.pruning.network_slimming import NetworkSlimming, smallest

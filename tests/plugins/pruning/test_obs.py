@@ -11,7 +11,7 @@ from torch import Tensor
 
 from condensery import Registry, Run
 from condensery.recipe import parse_recipe
-from condensery.stage import Stage
+from condensery.run import Stage
 from condensery_plugins.models.mlp import MLP
 from condensery_plugins.pruning.obs import OptimalBrainSurgeon
 

@@ -18,7 +18,7 @@ from torch import nn
 
 from condensery import Method, NotApplicable, Registry, Run, UsageError, hookimpl
 from condensery.recipe import parse_recipe
-from condensery.stage import Stage
+from condensery.run import Stage
 from condensery_catalogue.cli import main
 from condensery_plugins.pruning.filters import zeroed
 from condensery_plugins.pruning.masks import mask

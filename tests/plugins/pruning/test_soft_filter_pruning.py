@@ -6,7 +6,8 @@ import pytest
 import torch
 from tests.plugins.pruning.nets import run
 
-from condensery.stage import CONVS, Stage
+from condensery.nets import CONVS
+from condensery.run import Stage
 from condensery_plugins.pruning.filters import hold_filters
 from condensery_plugins.pruning.soft_filter_pruning import smallest
 

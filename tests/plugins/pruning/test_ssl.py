@@ -11,12 +11,11 @@ from tests.plugins.pruning.stages import Given, stage_of
 from torch import Tensor, nn
 
 from condensery import NotApplicable, Registry, Run, UnknownKey, UsageError
-from condensery.bake import bake
-from condensery.managers import StageManager
-from condensery.stage import Stage
-from condensery.steps import Defaults
-from condensery.transforms import attach, attached, latent_of
-from condensery.work import count_work
+from condensery.contract import StageManager
+from condensery.measure import count_work
+from condensery.nets import attach, attached, latent_of
+from condensery.run import Defaults, Stage
+from condensery.storage import bake
 from condensery_plugins.models import mlp
 from condensery_plugins.pruning.masks import Mask
 from condensery_plugins.pruning.ssl import StructuredSparsityLearning

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from condensery import NotApplicable, Registry, Run
-from condensery.artifact import open_artifact
-from condensery.progress import Progress
 from condensery.recipe import parse_recipe
+from condensery.run import Progress
+from condensery.storage import open_artifact
 
 torch.set_num_threads(1)
 REGISTRY = Registry.open()

@@ -11,13 +11,10 @@ from tests.core.helpers import recipe
 from torch import Tensor, nn
 
 from condensery import NotApplicable, Registry, Run, UsageError
-from condensery.artifact import open_artifact
-from condensery.players import Player
-from condensery.progress import Progress
-from condensery.recipe import ModelSpec, StageSpec
-from condensery.stage import Stage
+from condensery.recipe import ModelSpec, StageSpec, TrainSpec
+from condensery.run import Player, Progress, Stage
+from condensery.storage import open_artifact
 from condensery.tasks import Task
-from condensery.train_spec import TrainSpec
 from condensery_plugins.models import resnet, timm_images, vgg
 from condensery_plugins.pruning.masks import mask
 from condensery_plugins.pruning.thinet import ThiNet, contributions, greedy, rescaling

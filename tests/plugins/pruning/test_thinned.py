@@ -8,11 +8,10 @@ import torch
 from tests.plugins.pruning.stages import draw, stage_of
 from torch import Tensor, nn
 
-from condensery.bake import bake
-from condensery.layers import replace
-from condensery.registry import Registry
-from condensery.transforms import attach, attached
-from condensery.work import count_work
+from condensery.contract import Registry
+from condensery.measure import count_work
+from condensery.nets import attach, attached, replace
+from condensery.storage import bake
 from condensery_plugins.models import lenet
 from condensery_plugins.pruning.masks import Mask, mask
 from condensery_plugins.pruning.thinned import ThinnedConv2d, ThinningMask, thin

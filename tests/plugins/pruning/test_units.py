@@ -7,8 +7,8 @@ import torch
 from tests.core.helpers import Sign
 from torch import nn
 
-from condensery.attention import neurons_of
-from condensery.transforms import attach
+from condensery.nets import attach
+from condensery.surgery.attention import neurons_of
 from condensery_plugins.pruning.masks import Mask
 from condensery_plugins.pruning.units import Scorer, lowest
 

@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from condensery.cuts import apply
-from condensery.surgery import remove_channels
+from condensery.surgery import apply, remove_channels
 from condensery_plugins.quantization.folded_layers import Folded, FoldedConv2d, FoldedLinear
 
 

@@ -8,13 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from condensery import Registry, Run
-from condensery.codecs import Coding, Dense
-from condensery.decoding import Source, decode
-from condensery.models import build_net, build_task
-from condensery.players import Player
-from condensery.recipe import ModelSpec, StageSpec, TaskSpec, parse_recipe
-from condensery.stage import Stage, Weight
-from condensery.train_spec import TrainSpec
+from condensery.nets import Coding, Dense, Weight, build_net
+from condensery.recipe import ModelSpec, StageSpec, TaskSpec, TrainSpec, parse_recipe
+from condensery.run import Player, Stage
+from condensery.storage import Source, decode
+from condensery.tasks import build_task
 from condensery_plugins.codecs.entropy_coded import EntropyCoded
 from condensery_plugins.pruning.magnitude import Magnitude
 from condensery_plugins.quantization.huffman import HuffmanCoding

@@ -11,14 +11,10 @@ from tests.core.helpers import recipe, registry
 from torch import Tensor, nn
 
 from condensery import NotApplicable, Registry, Run, load
-from condensery.layers import Layer, replace
-from condensery.models import build_net, build_task
-from condensery.players import Player
-from condensery.recipe import ModelSpec, StageSpec, TaskSpec
-from condensery.stage import Stage
-from condensery.tasks import Subset
-from condensery.train_spec import TrainSpec
-from condensery.transforms import attached, latent_of
+from condensery.nets import Layer, attached, build_net, latent_of, replace
+from condensery.recipe import ModelSpec, StageSpec, TaskSpec, TrainSpec
+from condensery.run import Player, Stage
+from condensery.tasks import Subset, build_task
 from condensery_plugins.pruning.masks import Mask
 from condensery_plugins.quantization.folded_layers import Folded
 from condensery_plugins.quantization.integer_layers import Integer

@@ -9,12 +9,10 @@ import torch
 from torch import nn
 
 from condensery import Method, NotApplicable, Registry, Run, UsageError, hookimpl
-from condensery.models import build_net, build_task
-from condensery.players import Player
-from condensery.recipe import ModelSpec, StageSpec, TaskSpec, parse_recipe
-from condensery.stage import Stage
-from condensery.train_spec import TrainSpec
-from condensery.transforms import attach
+from condensery.nets import attach, build_net
+from condensery.recipe import ModelSpec, StageSpec, TaskSpec, TrainSpec, parse_recipe
+from condensery.run import Player, Stage
+from condensery.tasks import build_task
 from condensery_plugins.pruning.masks import mask
 from condensery_plugins.quantization.kmeans_sharing import KMeansSharing, SharedWeights
 from condensery_plugins.quantization.lloyd import lloyd, start_centers

@@ -57,11 +57,10 @@ def test_the_promise_counts_levels() -> None:
 
 def test_first_and_last_layer_get_the_edge_bits() -> None:
     from condensery import Registry
-    from condensery.models import build_net, build_task
-    from condensery.players import Player
-    from condensery.recipe import ModelSpec, StageSpec, TaskSpec
-    from condensery.stage import Stage
-    from condensery.train_spec import TrainSpec
+    from condensery.nets import build_net
+    from condensery.recipe import ModelSpec, StageSpec, TaskSpec, TrainSpec
+    from condensery.run import Player, Stage
+    from condensery.tasks import build_task
     from condensery_plugins.quantization.calibration import plan_bits
 
     registry = Registry.open()

@@ -5,8 +5,9 @@ import torch
 from torch import Tensor, nn
 
 from condensery import Registry
-from condensery.models import build_net, build_task
+from condensery.nets import build_net
 from condensery.recipe import ModelSpec, TaskSpec
+from condensery.tasks import build_task
 from condensery_plugins.quantization.tracing import Site, trace
 
 

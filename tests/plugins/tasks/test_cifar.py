@@ -16,7 +16,7 @@ from PIL import Image
 from condensery import Registry
 from condensery.errors import UsageError
 from condensery.measure import evaluate
-from condensery.models import build_net
+from condensery.nets import build_net
 from condensery.recipe import ModelSpec
 from condensery_plugins.tasks.cifar import (
     ALL_FILES,

@@ -8,8 +8,8 @@ import torch
 from sklearn.datasets import load_digits
 
 from condensery import Registry, Run, UsageError
-from condensery.progress import Progress
 from condensery.recipe import parse_recipe
+from condensery.run import Progress
 from condensery.tasks import Subset
 from condensery_plugins.tasks.digits import Digits
 

@@ -10,8 +10,7 @@ import torch
 from sklearn import metrics
 
 from condensery.errors import UsageError
-from condensery.recipe import checked
-from condensery.train_spec import TrainSpec
+from condensery.recipe import TrainSpec, checked
 from condensery_plugins.tasks.glue import Cola, Example, Glue, Mrpc, Rte, Sst2, Stsb
 
 TASKS: tuple[type[Glue], ...] = (Sst2, Cola, Mrpc, Rte, Stsb)

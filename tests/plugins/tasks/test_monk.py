@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from condensery import Registry, UsageError
-from condensery.models import build_net, build_task
+from condensery.nets import build_net
 from condensery.recipe import ModelSpec, TaskSpec
-from condensery.tasks import Subset
+from condensery.tasks import Subset, build_task
 from condensery_plugins.tasks.monk import NOISY, TRAIN, VALUES, Monk, one_hot
 
 EXAMPLES = list(itertools.product(*[range(1, n + 1) for n in VALUES]))

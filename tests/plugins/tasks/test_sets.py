@@ -9,9 +9,9 @@ import torch
 from condensery import Registry, UsageError
 from condensery.errors import UnknownKey
 from condensery.measure import evaluate
-from condensery.models import build_net, build_task
+from condensery.nets import build_net
 from condensery.recipe import ModelSpec, TaskSpec
-from condensery.tasks import Subset
+from condensery.tasks import Subset, build_task
 
 REGISTRY = Registry.open()
 COUNTS = {"digits": (1297, 500), "word-language": (10_000, 2_000)}

@@ -1,0 +1,238 @@
+"""What the survey and the papers say, as data: the schema of a card.
+
+Only tools and tests validate with it; ``list`` and ``show`` read the generated index as plain data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+from pydantic import Field, ValidationInfo, field_validator, model_validator
+
+from condensery.contract.methods import check_value
+from condensery.errors import UnknownKey, UsageError
+from condensery.recipe import Strict, checked, load_yaml
+
+Source = Literal["read", "recalled", "derived"]
+Granularity = Literal["weight", "neuron", "group", "block", "kernel", "filter", "channel", "head", "layer"]
+Network = Literal["CNN", "ViT", "Transformer", "RNN", "DQN", "GNN", "GAN"]
+Vision = Literal["classification", "detection", "segmentation", "pose", "SAR"]
+Other = Literal["speech recognition", "speech enhancement", "text", "control"]
+Domain = Vision | Other
+Text = Annotated[str, Field(min_length=1)]
+Number = int | float
+
+TYPES: dict[str, type] = {"float": float, "int": int, "bool": bool, "str": str, "dict": dict, "list": list}
+DISTILLATION = frozenset({"knowledge", "scheme", "teacher_source", "student_source"})
+PRUNING = frozenset({"granularity", "criterion", "scope", "schedule", "target"})
+QUANTIZATION = frozenset({"target", "bits", "levels", "training", "precision"})
+JOINT = frozenset({"combination", "order", "coupling"})
+FAMILIES: dict[str, frozenset[str]] = {
+    "architecture": frozenset(),
+    "pruning": PRUNING,
+    "quantization": QUANTIZATION,
+    "distillation": DISTILLATION,
+}
+PARTS: dict[str, frozenset[str]] = {"KD": DISTILLATION, "P": PRUNING, "Q": QUANTIZATION, "NAS": frozenset()}
+
+
+def _words(hint: Any) -> list[str]:
+    """Return the fixed words that a type allows, none if it is free."""
+    if get_origin(hint) is Literal:
+        return [str(word) for word in get_args(hint)]
+    return [word for part in get_args(hint) for word in _words(part)]
+
+
+class Worded(Strict):
+    """A model that answers a wrong word with the nearest right one."""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _known(cls, value: Any, info: ValidationInfo) -> Any:
+        words = _words(cls.model_fields[str(info.field_name)].annotation)
+        for word in value if isinstance(value, list) else [value]:
+            if words and isinstance(word, str) and word not in words:
+                raise ValueError(str(UnknownKey("word", word, words)))
+        return value
+
+
+class Paper(Strict):
+    """Where a method was published."""
+
+    title: Text
+    authors: Text
+    year: int = Field(ge=1980, le=2100)
+    venue: Text
+    arxiv: str | None = Field(None, pattern=r"^(\d{4}\.\d{4,5}|[a-z-]+/\d{7})$")
+    doi: str | None = Field(None, pattern=r"^10\.\d{4,}/\S+$")
+    code: str | None = Field(None, pattern=r"^https://\S+$")
+
+
+class Hyperparameter(Worded):
+    """One setting: type, default, range (of a list or a dict: of each entry) and meaning; equal to the method's own."""
+
+    type: Literal["float", "int", "bool", "str", "dict", "list"]
+    default: Any
+    gt: Number | None = None
+    ge: Number | None = None
+    lt: Number | None = None
+    le: Number | None = None
+    choices: list[str] | None = None
+    unit: str | None = None
+    meaning: Text
+
+    @model_validator(mode="after")
+    def _default_fits(self) -> Hyperparameter:
+        if self.default is None:
+            return self
+        try:
+            check_value("default", self.default, TYPES[self.type], self.model_dump(exclude={"type", "default"}))
+        except UsageError as error:
+            raise ValueError(str(error)) from None
+        return self
+
+
+class Figure(Worded):
+    """A number, or a statement, and how we know it.
+
+    :param source: ``read`` in the paper or on a public page, ``recalled``, or ``derived`` by us.
+    :param where: table, section, or public page.
+    """
+
+    value: int | Annotated[float, Field(allow_inf_nan=False)] | Text
+    source: Source
+    where: str | None = None
+
+    @field_validator("value", mode="before")
+    @classmethod
+    def _no_truth_value(cls, value: Any) -> Any:
+        if isinstance(value, bool):  # YAML reads a bare yes or no as one
+            raise ValueError("write a statement as a text in quotes")  # noqa: TRY004  pydantic turns only ValueError into a message
+        return value
+
+
+class Claim(Worded):
+    """One figure of a paper. A result never edits it."""
+
+    id: str = Field(pattern=r"^[a-z0-9-]+$")
+    kind: Literal["quality", "count", "size", "speed", "qualitative"]
+    metric: str
+    unit: str
+    model: str
+    dataset: str
+    setting: str = ""
+    baseline: Figure | None = None
+    value: Figure
+    by: Literal["authors", "third party"] = "authors"
+    table: str | None = None
+
+    @model_validator(mode="after")
+    def _says_where(self) -> Claim:
+        for name, figure in (("baseline", self.baseline), ("value", self.value)):
+            if figure is not None and figure.source == "read" and not (figure.where or self.table):
+                raise ValueError(f"{name}: say where it was read")
+        return self
+
+
+class Identity(Worded):
+    """How sure it is that this is the paper the survey means."""
+
+    confidence: Literal["certain", "likely", "guess"] = "certain"
+    note: str = ""
+    alternatives: list[str] = []
+
+
+class Citation(Strict):
+    """Where the survey cites it, as what, and what it gets wrong."""
+
+    section: str
+    role: str
+    slip: str | None = None
+
+
+class Taxonomy(Worded):
+    """The survey's words for a method; only those of its families may be set, see :data:`FAMILIES`."""
+
+    granularity: list[Granularity] = []
+    criterion: str | None = None
+    scope: list[Literal["global", "local"]] = []
+    schedule: list[Literal["one-shot", "iterative", "dynamic"]] = []
+    target: list[Literal["weight", "activation", "gradient", "error"]] = []
+    bits: Literal["8", "very low", "mixed"] | None = None
+    levels: Literal["uniform", "non-uniform", "clustered"] | None = None
+    training: Literal["PTQ", "QAT"] | None = None
+    precision: Literal["fixed", "dynamic", "discrete values"] | None = None
+    knowledge: list[Literal["output", "intermediate", "relation", "structural"]] = []
+    scheme: Literal["offline", "online", "self"] | None = None
+    teacher_source: Literal["input", "original", "separate", "co-trained", "self"] | None = None
+    student_source: list[Literal["pruned", "quantized", "designed", "searched", "same"]] = []
+    combination: Literal["KD+P", "KD+Q", "P+Q", "P+Q+NAS", "KD+P+Q"] | None = None
+    order: str | None = None
+    coupling: Literal["iterated", "coupled", "searched"] | None = None
+
+
+class Card(Worded):
+    """One paper or method.
+
+    :param ref: number in the survey's references; none for a method that the survey doesn't cite by itself.
+    :param composition: how a joint method is spelt as a composition.
+    """
+
+    key: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    ref: int | None = Field(None, ge=1, le=120)
+    name: Text
+    summary: Text
+    paper: Paper
+    family: Literal["architecture", "pruning", "quantization", "distillation", "joint"]
+    taxonomy: Taxonomy = Taxonomy()
+    network: list[Network] = []
+    domain: list[Domain] = []
+    hyperparameters: dict[str, Hyperparameter] = {}
+    composition: str | None = None
+    departures: list[str] = []
+    identity: Identity = Identity()
+    cited_as: list[Citation] = []
+    status: Literal["draft", "tested", "reproduced"] = "draft"
+    claims: list[Claim] = []
+
+    @model_validator(mode="after")
+    def _once(self) -> Card:
+        ids = [c.id for c in self.claims]
+        twice = {i for i in ids if ids.count(i) > 1}
+        if twice:
+            raise ValueError(f"two claims have the id {min(twice)!r}")
+        return self
+
+    @model_validator(mode="after")
+    def _own_words(self) -> Card:
+        kind: str = self.family
+        allowed = FAMILIES.get(kind, frozenset())
+        if kind == "joint":
+            if self.taxonomy.combination is None:
+                raise ValueError("taxonomy: a joint card says its combination, e.g. KD+P")
+            kind = self.taxonomy.combination
+            allowed = JOINT.union(*(PARTS[p] for p in kind.split("+")))
+        for name in sorted(self.taxonomy.model_fields_set - allowed):
+            raise ValueError(f"taxonomy.{name}: not for {kind}, which has {', '.join(sorted(allowed)) or 'no words'}")
+        return self
+
+
+def load_cards(folder: Path) -> dict[str, Card]:
+    """Read all cards of a folder, by key.
+
+    :raises UsageError: naming the file and the field, in one line.
+    """
+    if not folder.is_dir():
+        raise UsageError(f"no such folder of cards: {folder}")
+    cards: dict[str, Card] = {}
+    for path in sorted(folder.glob("*.yaml")):
+        data = load_yaml(path)
+        if not isinstance(data, Mapping):
+            raise UsageError(f"{path}: a card is a mapping")
+        card = checked(Card, data, str(path))
+        if card.key != path.stem:
+            raise UsageError(f"{path}: the file must be named after its key, {card.key!r}")
+        cards[card.key] = card
+    return cards

@@ -1,0 +1,73 @@
+"""The words of ``needs``, ``leaves`` and ``removes``, and the check of a whole recipe against them.
+
+The words are few on purpose; legal orders are computed from them, before anything trains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from condensery.errors import NotApplicable, PluginError, nearest
+
+if TYPE_CHECKING:
+    from condensery.contract.methods import Method
+
+WORDS: dict[str, str] = {
+    "float-weights": "weights that may take any value: no quantizer holds them",
+    "batch-norm": "batch normalization layers with a scale",
+    "dense-shape": "layers with the shape that their builder gave them",
+    "classifier-logits": "a task whose output is one row of class scores per example",
+    "attention": "attention layers",
+    "teacher": "a teacher role in the stage",
+    "mask": "masks on weights",
+    "palette": "weights that share few values",
+    "quantized-weights": "weights held on a grid by a quantizer",
+    "quantized-activations": "activations held on a grid by a quantizer",
+}
+
+
+def check_words(key: str, cls: type[Method]) -> None:
+    """Refuse a word that isn't in :data:`WORDS`.
+
+    :raises PluginError: naming the method, the word and the nearest known one.
+    """
+    for field in ("needs", "leaves", "removes"):
+        for word in getattr(cls, field, ()):  # a class that isn't a method is refused where it is built
+            if word not in WORDS:
+                hint = nearest(word, WORDS)
+                raise PluginError(
+                    f"{key}: {field} has an unknown word {word!r}" + (f"; did you mean {hint!r}?" if hint else "")
+                )
+
+
+class Facts:
+    """What holds at one point of a recipe, and who took away what.
+
+    :param words: the words that hold at the start.
+    """
+
+    def __init__(self, words: Iterable[str]) -> None:
+        self.words = set(words)
+        self.taken: dict[str, str] = {}
+
+    def enter(self, stage: str, methods: Sequence[tuple[str, Method]], roles: Iterable[str]) -> None:
+        """Check the methods of one stage in order and apply what they leave and remove.
+
+        :param roles: words that hold in this stage only (``teacher``).
+        :raises NotApplicable: naming the method and the missing word with the reason.
+        """
+        here = set(roles)
+        for name, method in methods:
+            words = method.words()
+            for word in sorted(words.needs):
+                if word in self.words or word in here:
+                    continue
+                why = f"{self.taken[word]} took them away" if word in self.taken else "there are none here"
+                if word == "teacher":
+                    why = "give the stage one, e.g. {teacher=original}"
+                raise NotApplicable(name, f"stage {stage!r} lacks {WORDS[word]} ({why})")
+            for word in words.removes:
+                self.words.discard(word)
+                self.taken[word] = f"{name} in stage {stage!r}"
+            self.words |= words.leaves

@@ -1,0 +1,183 @@
+"""The two contracts: what a plugin may offer, and how a method may act in a running stage.
+
+Offering hooks are called once, when a :class:`condensery.Registry` opens. They are cheap and must not import torch.
+ Acting hooks are called on the methods of the running stage only; each stage has a manager of its own.
+
+Mark implementations with :data:`hookimpl`, which imports without torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from condensery.run import Bucket, Outputs, Player, Stage
+    from condensery.tasks import Batch
+
+PROJECT = "condensery"
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+Register = Callable[[str, str], None]
+"""``register(key, "package.module:Name")``: offers one thing; a key that is taken is refused by name."""
+RegisterCard = Callable[[str, Mapping[str, Any]], None]
+"""``register(key, card)``: offers one paper's card, as plain data."""
+
+
+class OfferingSpecs:
+    """What a plugin may offer. Each hook is called once and gets a ``register`` callback.
+
+    A duplicate key is refused and reported with the plugins that made it; nothing is renamed or replaced.
+    """
+
+    @hookspec
+    def register_papers(self, register: RegisterCard) -> None:
+        """Offer cards: what the survey and the paper say, as data.
+
+        :param register: ``register(key, card)``; the card follows :class:`condensery.contract.cards.Card`.
+        """
+
+    @hookspec
+    def register_methods(self, register: Register) -> None:
+        """Offer methods: ``register("hinton-kd", "package.module:HintonKD")``, a :class:`condensery.Method`."""
+
+    @hookspec
+    def register_models(self, register: Register) -> None:
+        """Offer models: the target is called as ``build(facts, name, **config)`` and returns a ``torch.nn.Module``.
+
+        :param register: a key that ends in ``/*`` stands for a family; ``name`` is then what follows the slash.
+        """
+
+    @hookspec
+    def register_tasks(self, register: Register) -> None:
+        """Offer tasks: the target is a :class:`condensery.tasks.Task`, built as ``Task(**config)``."""
+
+    @hookspec
+    def register_layers(self, register: Register) -> None:
+        """Offer modules that checkpoints and artifacts rebuild from a JSON config: transforms and special layers.
+
+        :param register: the target is a :class:`condensery.Transform` or a :class:`condensery.Layer`.
+        """
+
+    @hookspec
+    def register_codecs(self, register: Register) -> None:
+        """Offer ways to store a tensor in an artifact: the target is a Leaf or a Branch of ``condensery.nets``."""
+
+    @hookspec
+    def register_recipes(self, register: Register) -> None:
+        """Offer reproductions: the target is ``"package:file.yaml"``, a file inside an importable package."""
+
+    @hookspec
+    def register_searches(self, register: Register) -> None:
+        """Offer outer loops over recipes: the target is a :class:`condensery.run.search.Search`."""
+
+    @hookspec
+    def register_runtimes(self, register: Register) -> None:
+        """Offer places where an artifact can run and be timed."""
+
+    @hookspec
+    def register_trackers(self, register: Register) -> None:
+        """Offer places to which the numbers of a run are sent while it runs."""
+
+
+class StageSpecs:
+    """How a method may act. All arguments are passed by keyword; an implementation takes the ones it wants.
+
+    Recipe order is call order. A method's per-player hooks are called only for the players in its ``acts_on``.
+    """
+
+    # ---------------------------------------------------------------- once per stage
+
+    @hookspec
+    def players(self, stage: Stage) -> Sequence[Player] | None:
+        """Return networks beyond student and teacher. Collected; called before any train/eval mode is set.
+
+        :returns: players made by ``stage.recruit(...)``; one with ``plays=False`` is called by the method itself.
+        """
+
+    @hookspec
+    def prepare(self, stage: Stage) -> None:
+        """Attach transforms, taps and helpers; sample data; cut. Called once; no optimizer exists yet.
+
+        Runs again when an interrupted stage is resumed, before the saved progress is laid over it.
+        """
+
+    @hookspec(firstresult=True)
+    def optimizer(self, stage: Stage, player: Player, groups: list[dict[str, Any]]) -> torch.optim.Optimizer | None:
+        """Return the optimizer of one training player. First result; core's default builds the recipe's.
+
+        :param groups: parameter groups with ``lr`` and ``weight_decay`` set, transforms' own settings included.
+        """
+
+    @hookspec
+    def end_stage(self, stage: Stage) -> None:
+        """Write back, attach, cut. Called once after the last epoch; taps and helpers are still there."""
+
+    @hookspec
+    def report(self, stage: Stage) -> Mapping[str, float] | None:
+        """Return measured numbers, unit in the key (``"density_percent"``). Core prefixes them with the method."""
+
+    # ---------------------------------------------------------------- per epoch
+
+    @hookspec(firstresult=True)
+    def batches(self, stage: Stage) -> Iterable[Batch] | None:
+        """Return one epoch's batches. First result; asked anew each epoch; core's default is the task's data."""
+
+    @hookspec
+    def after_epoch(self, stage: Stage) -> None:
+        """Act after the last step of an epoch; ``stage.epoch`` is still that epoch."""
+
+    # ---------------------------------------------------------------- per step (hot: no ``.item()``, no module walks)
+
+    @hookspec
+    def before_step(self, stage: Stage, batch: Batch) -> None:
+        """Act before the batch is played: ramps over ``stage.epoch`` and ``stage.step``, which counts batches."""
+
+    @hookspec(firstresult=True)
+    def training_step(self, stage: Stage, batch: Batch) -> bool | None:
+        """Do the whole step and return ``True``. First result.
+
+        Core's default is ``stage.gradients(batch)``, then ``stage.update(player)`` for each training player.
+        """
+
+    @hookspec
+    def loss_terms(
+        self, stage: Stage, batch: Batch, outputs: Mapping[str, Outputs], player: Player
+    ) -> Mapping[str, Tensor] | None:
+        """Return named scalar terms to add to one player's loss.
+
+        :param outputs: by player name; those of partners are detached, ``player``'s own are not.
+        :returns: 0-dim tensors, already weighted. Core prefixes the names, so two methods never clash.
+        """
+
+    @hookspec
+    def task_weight(self, stage: Stage, player: Player) -> float | None:
+        """Return the factor of the task's own loss for one player. Multiplied; 0 means that it isn't computed."""
+
+    @hookspec(firstresult=True)
+    def exchange(self, stage: Stage, bucket: Bucket) -> Tensor | None:
+        """Combine one parameter's gradients from all workers. First result; core's default is the mean.
+
+        :param bucket: ``bucket.values`` is flat, of shape ``(workers of this process, numbers)``.
+        :returns: shape ``(numbers,)``.
+        """
+
+    @hookspec
+    def after_backward(self, stage: Stage, player: Player) -> None:
+        """Act on ``.grad`` once per step: agreed between workers, summed over micro-batches, unscaled."""
+
+    @hookspec
+    def after_step(self, stage: Stage, player: Player) -> None:
+        """Act after the optimizer's step of one player, and after its transforms have settled."""
+
+
+OFFERING_HOOKS = tuple(n for n in vars(OfferingSpecs) if not n.startswith("_"))
+STAGE_HOOKS = tuple(n for n in vars(StageSpecs) if not n.startswith("_"))
+FIRST_RESULT_HOOKS = ("optimizer", "batches", "training_step", "exchange")
+PER_PLAYER_HOOKS = ("loss_terms", "task_weight", "after_backward", "after_step")

@@ -1,0 +1,195 @@
+"""What the installed plugins offer, found through the entry point group ``condensery``. Imports no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import importlib.metadata
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import pluggy
+
+from condensery.contract.hookspecs import OFFERING_HOOKS, PROJECT, OfferingSpecs
+from condensery.errors import PluginError, UnknownKey
+
+KINDS = tuple(name.removeprefix("register_") for name in OFFERING_HOOKS)
+SINGULAR = {"searches": "search"}
+CORE_CODECS = {"dense": "Dense", "bitpack": "BitPack"}
+"""What the other codecs end in unless told otherwise."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One offered thing: its target (``"module:Name"``, or a card's data) and the plugin that offers it."""
+
+    key: str
+    target: Any
+    plugin: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Plugin:
+    """One installed plugin: name, the distribution it came with, and what is wrong with it, if anything."""
+
+    name: str
+    source: str
+    problems: tuple[str, ...] = ()
+
+
+class Registry:
+    """All offers of all plugins. An object that is passed around, never a global.
+
+    A broken plugin doesn't stop the others: its problems are kept in :attr:`plugins` and in :attr:`problems`.
+    """
+
+    def __init__(self) -> None:
+        self.entries: dict[str, dict[str, Entry]] = {kind: {} for kind in KINDS}
+        self.entries["codecs"] = {k: Entry(k, f"condensery.nets:{name}", "core") for k, name in CORE_CODECS.items()}
+        self._plugins: dict[str, Plugin] = {}
+        self._cache: dict[tuple[str, str], Any] = {}
+
+    @classmethod
+    def open(cls, extra: Iterable[tuple[str, object]] = (), *, entry_points: bool = True) -> Registry:
+        """Open the registry of this environment.
+
+        :param extra: ``(name, plugin)`` pairs to add after the installed ones.
+        """
+        registry = cls()
+        if entry_points:
+            found = sorted(importlib.metadata.entry_points(group=PROJECT), key=lambda e: (e.name != "builtin", e.name))
+            for point in found:
+                source = f"{point.dist.name} {point.dist.version}" if point.dist else "unknown"
+                try:
+                    plugin = point.load()
+                except Exception as error:  # noqa: BLE001  a plugin's import may fail in any way; it is reported, not hidden
+                    registry._note(point.name, source, f"can't be imported: {type(error).__name__}: {error}")
+                    continue
+                registry.add(point.name, plugin, source)
+        for name, plugin in extra:
+            registry.add(name, plugin, "given")
+        return registry
+
+    def add(self, name: str, plugin: object, source: str) -> None:
+        """Take one plugin's offers; what is wrong with it is noted and the rest still counts."""
+        if name in self._plugins:
+            self._note(f"{name} ({source})", source, f"a plugin named {name!r} is already there")
+            return
+        manager = pluggy.PluginManager(PROJECT)
+        manager.add_hookspecs(OfferingSpecs)
+        self._plugins[name] = Plugin(name, source)
+        try:
+            check_marked(name, plugin, OFFERING_HOOKS)
+            manager.register(plugin, name=name)
+            manager.check_pending()
+            if not manager.get_hookcallers(plugin):
+                raise PluginError(f"{name}: it implements no hook, so it offers nothing")
+        except (PluginError, pluggy.PluginValidationError) as error:
+            self._note(name, source, _one_line(error))
+            return
+        for kind in KINDS:
+            try:
+                getattr(manager.hook, f"register_{kind}")(register=self._register(kind, name, source))
+            except Exception as error:  # noqa: BLE001  whatever a stranger's hook raises is reported with the plugin's name
+                self._note(name, source, f"register_{kind} failed: {type(error).__name__}: {error}")
+
+    def _register(self, kind: str, plugin: str, source: str) -> Callable[[str, Any], None]:
+        taken = self.entries[kind]
+
+        def register(key: str, target: Any) -> None:
+            if key in taken:
+                first = taken[key].plugin
+                self._note(plugin, source, f"{_singular(kind)} {key!r} is already offered by {first!r}; kept that one")
+            elif kind != "papers" and (not isinstance(target, str) or ":" not in target):
+                self._note(plugin, source, f"{_singular(kind)} {key!r}: target must be 'module:Name', got {target!r}")
+            else:
+                taken[key] = Entry(key, target, plugin)
+
+        return register
+
+    def _note(self, name: str, source: str, problem: str) -> None:
+        old = self._plugins.get(name, Plugin(name, source))
+        self._plugins[name] = dataclasses.replace(old, problems=(*old.problems, problem))
+
+    @property
+    def plugins(self) -> list[Plugin]:
+        """All plugins that were found, broken ones included."""
+        return list(self._plugins.values())
+
+    @property
+    def problems(self) -> list[str]:
+        """One line per problem, naming the plugin."""
+        return [f"plugin {p.name!r} ({p.source}): {problem}" for p in self.plugins for problem in p.problems]
+
+    def keys(self, kind: str) -> list[str]:
+        """Return all keys of one kind, sorted."""
+        return sorted(self.entries[kind])
+
+    def find(self, kind: str, key: str) -> Entry:
+        """Return one entry; ``timm/resnet18`` finds the family ``timm/*``.
+
+        :raises UnknownKey: naming the nearest known key.
+        """
+        entries = self.entries[kind]
+        if key in entries:
+            return entries[key]
+        family = f"{key.split('/', 1)[0]}/*"
+        if "/" in key and family in entries:
+            return entries[family]
+        raise UnknownKey(_singular(kind), key, entries)
+
+    def load(self, kind: str, key: str) -> Any:
+        """Import and return what an entry points at.
+
+        :raises PluginError: naming the plugin if the target can't be imported.
+        """
+        entry = self.find(kind, key)
+        cached = self._cache.get((kind, entry.key))
+        if cached is not None:
+            return cached
+        module, _, name = entry.target.partition(":")
+        try:
+            loaded = getattr(importlib.import_module(module), name)
+        except (ImportError, AttributeError) as error:
+            what = f"{_singular(kind)} {key!r}"
+            raise PluginError(
+                f"plugin {entry.plugin!r}: {what} can't be loaded from {entry.target}: {error}"
+            ) from error
+        if kind in ("methods", "tasks", "layers", "codecs", "searches") and "key" not in vars(loaded):
+            loaded.key = entry.key
+        self._cache[kind, entry.key] = loaded
+        return loaded
+
+    def card(self, key: str) -> Mapping[str, Any] | None:
+        """Return the card of a paper or method as plain data, or ``None`` if it has none."""
+        entry = self.entries["papers"].get(key)
+        return None if entry is None else entry.target
+
+
+def check_marked(name: str, plugin: object, hooks: Iterable[str]) -> None:
+    """Refuse what pluggy would take and then not call, or call wrongly.
+
+    :raises PluginError: for a class, a function named like a hook but not marked, or a default argument on a hook.
+    """
+    if inspect.isclass(plugin):
+        raise PluginError(f"{name}: register a module or an instance, not the class {plugin.__name__}")
+    owner = plugin if inspect.ismodule(plugin) else type(plugin)
+    found = {h: f for h in hooks if callable(f := getattr(owner, h, None))}
+    bare = [h for h, f in found.items() if not hasattr(f, f"{PROJECT}_impl")]
+    if bare:
+        raise PluginError(
+            f"{name}: {', '.join(bare)} lack{'s' if len(bare) == 1 else ''} @hookimpl and would never run"
+        )
+    for hook, function in found.items():
+        for parameter in inspect.signature(function).parameters.values():
+            if parameter.default is not inspect.Parameter.empty:
+                raise PluginError(f"{name}: {hook} has a default for {parameter.name!r}, which hides the call's value")
+
+
+def _singular(kind: str) -> str:
+    return SINGULAR.get(kind, kind.removesuffix("s"))
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

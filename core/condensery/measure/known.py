@@ -1,0 +1,48 @@
+"""Quality of trained nets that was measured before: the arms and seeds of one reproduction start from the same net."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from condensery.measure.measuring import evaluate
+from condensery.measure.report import versions
+from condensery.recipe import fingerprint
+from condensery.tasks import Task, cache_dir, write_atomic
+
+
+def known_quality(task: Task, net: nn.Module, spec: Mapping[str, Any], device: torch.device) -> dict[str, float]:
+    """Return the task's metrics over the test split, from the cache where this very net was evaluated before.
+
+    :param spec: says how the net is built; its values are told by their bytes.
+    """
+    identity = {
+        "task": task.describe(),
+        "spec": dict(spec),
+        "values": digest(net),
+        "device": device.type,
+        "versions": versions(),
+    }
+    path = cache_dir() / "quality" / f"{fingerprint(identity)}.json"
+    if path.is_file():
+        found: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))
+        return found
+    quality = evaluate(task, net, device)
+    write_atomic(path, lambda temporary: temporary.write_text(json.dumps(quality), encoding="utf-8"))
+    return quality
+
+
+def digest(net: nn.Module) -> str:
+    """Return a hash of the names, types, shapes and bytes of all that a net's state holds."""
+    found = hashlib.sha256()
+    for name, value in net.state_dict().items():
+        if isinstance(value, torch.Tensor):
+            found.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
+            flat = value.detach().cpu().contiguous().flatten()
+            found.update(flat.view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()

@@ -1,0 +1,175 @@
+"""Measuring a net: size, work, speed, memory, quality. Every figure of a report comes from here."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from condensery.errors import UsageError
+from condensery.measure.footprint import peak_memory, without_transforms
+from condensery.measure.work import count_work
+from condensery.nets import Layer, attached, owner_of, plain_name
+from condensery.tasks import Batch, Task
+
+WARM_UP = 3
+RUNS, BATCH_RUNS = 15, 5
+BATCH = 64
+
+
+def evaluate(task: Task, model: nn.Module, device: torch.device, *, batch_size: int = 500) -> dict[str, float]:
+    """Return the task's metrics over the test split, in eval mode and float32."""
+    was = model.training
+    model.eval()
+    logits: list[Tensor] = []
+    labels: list[Tensor] = []
+    with torch.no_grad():
+        for batch in task.batches("test", batch_size=batch_size, device=device):
+            assert batch.labels is not None
+            logits.append(task.logits(model, batch.inputs).float().cpu())
+            labels.append(batch.labels.cpu())
+    model.train(was)
+    return task.score(torch.cat(logits), torch.cat(labels))
+
+
+def layer_counts(model: nn.Module) -> dict[str, dict[str, int]]:
+    """Return parameters and non-zeros by the path of the module that owns them, as the layers use them.
+
+    A parameter that two modules share counts once, for the first; transforms' own don't count.
+    """
+    own = {id(p) for a in attached(model) for p in a.transform.parameters()}
+    values: dict[str, Tensor] = {plain_name(n): p for n, p in model.named_parameters() if id(p) not in own}
+    found: dict[str, dict[str, int]] = {}
+    with torch.no_grad():
+        for item in attached(model):
+            if item.target in values:
+                owner, tensor = owner_of(model, item.target)
+                values[item.target] = getattr(owner, tensor)
+        for path, module in model.named_modules():
+            for name, value in module.counted().items() if isinstance(module, Layer) else ():
+                values.setdefault(f"{path}.{name}" if path else name, value)
+        for name, value in values.items():
+            layer = found.setdefault(name.rpartition(".")[0], {"parameters": 0, "nonzeros": 0})
+            layer["parameters"] += value.numel()
+            layer["nonzeros"] += int(value.count_nonzero())
+    return found
+
+
+def counts(model: nn.Module) -> dict[str, int]:
+    """Return parameters and those of them that are not zero, as the layers use them; transforms' own don't count."""
+    layers = layer_counts(model).values()
+    return {key: sum(layer[key] for layer in layers) for key in ("parameters", "nonzeros")}
+
+
+class Latency(NamedTuple):
+    """Time of a forward pass.
+
+    :param spread_ms: interquartile range.
+    """
+
+    median_ms: float
+    spread_ms: float
+
+
+def latency(
+    task: Task, model: nn.Module, device: torch.device, *, batch_size: int = 1, runs: int = RUNS, warm_up: int = WARM_UP
+) -> Latency:
+    """Time forward passes of one batch, after warming up, with as many threads as torch is set to.
+
+    :param runs: passes that are timed, 2 at least.
+    """
+    was = model.training
+    model.eval()
+    inputs = Batch(task.example_input(batch_size)).to(device).inputs
+    times = []
+    with torch.no_grad():
+        for _ in range(warm_up + runs):
+            _wait(device)
+            start = time.perf_counter()
+            task.logits(model, inputs)
+            _wait(device)
+            times.append(1000 * (time.perf_counter() - start))
+    model.train(was)
+    low, median, high = statistics.quantiles(times[warm_up:], n=4, method="inclusive")
+    return Latency(median, high - low)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def measure(
+    task: Task,
+    model: nn.Module,
+    device: torch.device,
+    *,
+    bytes: int | None = None,
+    bits: Mapping[str, int] | None = None,
+    quality: bool = True,
+) -> dict[str, Any]:
+    """Return size, work, speed, memory and quality of a net.
+
+    Work and memory are of one example. Latency and frames per second are of the net as it is saved: weights are
+    computed once, transforms on activations run. Where work can't be counted it is ``None``, and ``macs_unknown``
+    says why.
+
+    :param bytes: size of the net's file, which only the caller knows.
+    :param bits: width of weights that were quantized and baked since, by tensor name.
+    :param quality: play the test split; without, no data are needed and ``quality`` is empty.
+    """
+    saved = without_transforms(model, activations=True)
+    one = latency(task, saved, device)
+    many = latency(task, saved, device, batch_size=BATCH, runs=BATCH_RUNS)
+    return {
+        **counts(model),
+        **_work(task, model, bits),
+        "bytes": bytes,
+        "latency_ms": round(one.median_ms, 4),
+        "latency_spread_ms": round(one.spread_ms, 4),
+        "latency_batch64_ms": round(many.median_ms, 4),
+        "fps": round(1000 * BATCH / many.median_ms, 1),
+        "threads": torch.get_num_threads(),
+        "memory_bytes": peak_memory(task, model),
+        "quality": evaluate(task, model, device) if quality else {},
+    }
+
+
+def _work(task: Task, model: nn.Module, bits: Mapping[str, int] | None) -> dict[str, Any]:
+    try:
+        work = count_work(task, model, bits)
+    except UsageError as error:
+        return {"macs": None, "effective_macs": None, "bitops": None, "macs_unknown": str(error)}
+    return {"macs": work.macs, "effective_macs": work.effective_macs, "bitops": work.bitops}
+
+
+def ratios(before: dict[str, Any], after: dict[str, Any]) -> dict[str, float | None]:
+    """Return the survey's ratios (section 1.3), ``None`` where a side is unknown or zero.
+
+    ``parameters_removed`` is absolute, in non-zeros, and ``parameters_removed_percent`` relative. The others say how
+    many times smaller or faster the net became: ``compression_rate`` file bytes over file bytes, ``speedup`` time over
+    time for one example, ``fps`` examples a second over examples a second.
+    """
+
+    def over(key: str) -> float | None:
+        return before[key] / after[key] if before[key] and after[key] else None
+
+    removed = before["nonzeros"] - after["nonzeros"]
+    faster = over("fps")
+    storage = after.get("storage")
+    stored = storage["payload"] + storage["tables"] if storage else 0
+    return {
+        "parameters_removed": removed,
+        "parameters_removed_percent": 100.0 * removed / before["nonzeros"] if before["nonzeros"] else None,
+        "compression_rate": over("bytes"),
+        "storage_rate": 4 * before["parameters"] / stored if stored else None,
+        "macs": over("macs"),
+        "effective_macs": over("effective_macs"),
+        "bitops": over("bitops"),
+        "speedup": over("latency_ms"),
+        "fps": None if faster is None else 1 / faster,
+    }

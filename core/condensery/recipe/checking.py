@@ -1,0 +1,88 @@
+"""Validating plain data against a model, with one line that names the place and the nearest right thing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from typing import Any, TypeVar, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from condensery.errors import UnknownKey, UsageError
+
+SCHEMA = 1
+T = TypeVar("T", bound=BaseModel)
+
+
+def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay one nested mapping over another."""
+    out = dict(below)
+    for key, value in above.items():
+        old = out.get(key)
+        out[key] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return out
+
+
+def checked(model: type[T], data: Any, where: str) -> T:
+    """Validate plain data.
+
+    :raises UnknownKey: naming the nearest valid field.
+    :raises UsageError: naming the field and what is wrong.
+    """
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(p) for p in first["loc"] if not _is_tag(p))
+        if first["type"] == "extra_forbidden":
+            *parents, name = [p for p in first["loc"] if not _is_tag(p)]
+            path = f"{where}: {'.'.join(map(str, parents))}" if parents else where
+            raise UnknownKey("field", str(name), _fields_at(model, parents), where=path) from None
+        # A message of our own names the culprit itself; its input is the whole stage or recipe.
+        got = "" if first["type"] == "value_error" else f" (got {short(first['input'])})"
+        message = first["msg"].removeprefix("Value error, ")
+        raise UsageError(f"{where}: {place + ': ' if place else ''}{message}{got}") from None
+
+
+def _is_tag(part: int | str) -> bool:
+    """Tell the names that pydantic adds to a path for the members of a union."""
+    return str(part).startswith("function-") or part in {"StageSpec", "RoundSpec", "dict[str,any]"}
+
+
+def _fields_at(model: type[BaseModel], parents: Sequence[int | str]) -> list[str]:
+    """Return the fields that would have been right below a place in plain data; a place of free names adds nothing."""
+    models = [model]
+    for name in parents:
+        inner = [m for outer in models if name in outer.model_fields for m in _models_in(outer, str(name))]
+        models = inner or models
+    return [field for found in models for field in found.model_fields]
+
+
+def _models_in(outer: type[BaseModel], field: str) -> list[type[BaseModel]]:
+    """Return the models of which a field is made: ``StageSpec`` and ``RoundSpec`` for ``stages``."""
+    found: list[type[BaseModel]] = []
+    todo = [outer.model_fields[field].annotation]
+    while todo:
+        hint = todo.pop()
+        if isinstance(hint, type) and issubclass(hint, BaseModel):
+            found.append(hint)
+        todo += get_args(hint)
+    return found
+
+
+def short(value: Any) -> str:
+    """Return how messages show a value: its ``repr``, cut after 60 characters."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def fingerprint(data: Any) -> str:
+    """Return a short stable hash of plain data, for cache keys."""
+    text = json.dumps([SCHEMA, data], sort_keys=True, default=str)
+    return sha256(text.encode()).hexdigest()[:20]
+
+
+def derive_seed(*parts: object) -> int:
+    """Return a seed that depends on all parts."""
+    return int(fingerprint([str(p) for p in parts])[:12], 16)

@@ -1,0 +1,255 @@
+"""Recipes: stages and rounds one after another, on a model and a task. Pure data; imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from condensery.errors import UsageError
+from condensery.recipe.checking import checked, merge, short
+from condensery.recipe.train_spec import BaseSpec, OptimizerSpec, Strict, TrainSpec
+from condensery.recipe.yaml_files import load_yaml
+
+
+class SubsetSpec(Strict):
+    """A fixed part of the training split, see :class:`condensery.tasks.Subset`."""
+
+    size: int | None = Field(default=None, ge=1)
+    per_class: int | None = Field(default=None, ge=1)
+    without: list[int] = []
+
+
+class DataSpec(Strict):
+    """Which data a stage sees.
+
+    :param labels: ``false`` hides the labels: the task loss isn't computed.
+    """
+
+    subset: SubsetSpec | None = None
+    labels: bool = True
+
+
+class Keyed(BaseModel):
+    """Something registered, by its key, with settings of its own."""
+
+    model_config = ConfigDict(extra="allow")
+
+    key: str
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The settings that are not fields here: those of the task itself, or of the model's builder."""
+        return dict(self.model_extra or {})
+
+
+class TaskSpec(Keyed):
+    """A task: its key and its own settings."""
+
+
+class ModelSpec(Keyed):
+    """A model: its key, where its weights come from, and its builder's own settings.
+
+    :param weights: a safetensors file, ``hub`` for the builder's published weights, or nothing.
+    :param init_from: ``student`` or ``teacher``: start from the weights of that role's net.
+    :param layers: keep these layers of the ``init_from`` net, ``[0, 2, 4]``.
+    :param width: multiply the builder's widths.
+    :param seed: of the random initial weights, added to the run's seed.
+    """
+
+    weights: str | None = None
+    init_from: str | None = None
+    layers: list[int] | None = None
+    width: float | None = Field(default=None, gt=0)
+    seed: int = 0
+
+
+def _keyed(value: Any) -> Any:
+    return {"key": value} if isinstance(value, str) else value
+
+
+Model = Annotated[ModelSpec, BeforeValidator(_keyed)]
+TaskField = Annotated[TaskSpec, BeforeValidator(_keyed)]
+Role = str | ModelSpec
+"""``previous``, ``input``, ``original``, ``stage:<name>[.<player>][@epoch=N]``, or a model."""
+
+
+class PlayerSpec(Strict):
+    """How one player of a stage trains, where it differs from the stage.
+
+    :param train: whether it has an optimizer; the student always has.
+    :param every: steps its optimizer takes per batch, ``"1"`` or ``"1/5"`` (one each five batches).
+    """
+
+    train: bool = False
+    optimizer: OptimizerSpec | None = None
+    every: str = Field(default="1", pattern=r"^[1-9]\d*(/[1-9]\d*)?$")
+
+
+class MethodSpec(Strict):
+    """One method of a stage with its settings; a setting may be a list or a ``=formula`` of ``round``."""
+
+    key: str
+    settings: dict[str, Any] = {}
+
+
+def _method(value: Any) -> Any:
+    """Accept ``hinton-kd``, ``{hinton-kd: {T: 4}}`` and ``{key: ..., settings: ...}``."""
+    if isinstance(value, str):
+        return {"key": value}
+    if isinstance(value, Mapping) and len(value) == 1 and "key" not in value:
+        ((key, settings),) = value.items()
+        return {"key": key, "settings": settings or {}}
+    return value
+
+
+ROLE_WORDS = ("previous", "input", "original")
+
+
+def _role(value: Any) -> Role:
+    if isinstance(value, ModelSpec):
+        return value
+    if isinstance(value, Mapping):
+        return ModelSpec.model_validate(dict(value))
+    if value == "self":
+        raise ValueError("'self' is not possible: one net can't be in train and eval mode; say 'input'")
+    if isinstance(value, str):
+        return value if value in ROLE_WORDS or value.startswith("stage:") else ModelSpec(key=value)
+    raise ValueError(f"a role is a word or a model, got {short(value)}")
+
+
+def _roles(value: Any) -> Role | list[Role] | None:
+    if value is None:
+        return None
+    return [_role(v) for v in value] if isinstance(value, list) else _role(value)
+
+
+class StageSpec(Strict):
+    """Methods that act at the same time for some epochs.
+
+    :param train: fields of :class:`TrainSpec` that differ from the recipe's.
+    """
+
+    name: str = ""
+    methods: list[Annotated[MethodSpec, BeforeValidator(_method)]] = []
+    student: Annotated[Any, BeforeValidator(_role)] = "previous"
+    teacher: Annotated[Any, BeforeValidator(_roles)] = None
+    players: dict[str, PlayerSpec] = {}
+    data: DataSpec | None = None
+    train: dict[str, Any] = {}
+    epochs: int | None = Field(default=None, ge=0)
+
+    @property
+    def teachers(self) -> list[Role]:
+        """The teacher roles, none, one or many."""
+        if self.teacher is None:
+            return []
+        return list(self.teacher) if isinstance(self.teacher, list) else [self.teacher]
+
+
+def _item(value: Any) -> Any:
+    if isinstance(value, str):
+        return StageSpec.model_validate({"methods": [value]})
+    if isinstance(value, Mapping):
+        is_round = {"stages", "repeat", "until", "over"} & set(value)
+        return (RoundSpec if is_round else StageSpec).model_validate(dict(value))
+    return value
+
+
+class RoundSpec(Strict):
+    """A group of stages that is repeated.
+
+    :param repeat: this often at most.
+    :param until: stop when this holds after a pass, e.g. ``sparsity >= 0.9``.
+    :param over: ``layers``: once for each layer with weights, ``stage.layer`` names it.
+    """
+
+    stages: list[Annotated[StageSpec | RoundSpec, BeforeValidator(_item)]] = Field(min_length=1)
+    repeat: int = Field(default=1, ge=1)
+    until: str | None = None
+    over: Literal["layers"] | None = None
+
+
+class Recipe(Strict):
+    """Stages and rounds, one after another, on a model and a task.
+
+    :param base: how a net without trained weights is trained first: fields of :class:`BaseSpec` laid over the
+        task's own; ``none`` starts from random weights. Where fields are given, a model that comes with weights is
+        trained on from them, such as an encoder with a new classifier.
+    """
+
+    name: str = ""
+    paper: str | None = None
+    model: Model
+    task: TaskField
+    seed: int = Field(default=0, ge=0)
+    data: DataSpec = DataSpec()
+    base: dict[str, Any] | Literal["none"] = {}
+    train: dict[str, Any] = {}
+    stages: list[Annotated[StageSpec | RoundSpec, BeforeValidator(_item)]] = []
+
+    @model_validator(mode="after")
+    def _names(self) -> Recipe:
+        taken: set[str] = set()
+        for stage in flat(self.stages):
+            if stage.name and stage.name in taken:
+                raise ValueError(f"two stages are named {stage.name!r}")
+            taken.add(stage.name)
+        for stage in flat(self.stages):
+            stage.name = stage.name or automatic_name([m.key for m in stage.methods], taken)
+            taken.add(stage.name)
+        return self
+
+    @property
+    def trains_first(self) -> bool:
+        """Whether the base trains the model before the first stage."""
+        return self.base != "none" and bool(self.base or not self.model.weights)
+
+    def train_of(self, stage: StageSpec) -> TrainSpec:
+        """Return how a stage trains: its own fields over the recipe's."""
+        own = stage.train if stage.epochs is None else stage.train | {"epochs": stage.epochs}
+        return checked(TrainSpec, merge(self.train, own), f"stage {stage.name!r}: train")
+
+    def dump(self) -> dict[str, Any]:
+        """Return the resolved recipe as plain data."""
+        return self.model_dump(mode="json", exclude_defaults=True) | {"seed": self.seed}
+
+
+def flat(items: Sequence[StageSpec | RoundSpec]) -> Iterator[StageSpec]:
+    """Yield the stages, those inside rounds too, each once."""
+    for item in items:
+        if isinstance(item, RoundSpec):
+            yield from flat(item.stages)
+        else:
+            yield item
+
+
+def automatic_name(methods: Sequence[str], taken: Container[str]) -> str:
+    """Return the name of a stage that was given none: ``jmc-disp+jmc-dkd``, and ``#2`` for the second such stage."""
+    wanted = "+".join(methods) or "train"
+    name, number = wanted, 2
+    while name in taken:
+        name, number = f"{wanted}#{number}", number + 1
+    return name
+
+
+def parse_recipe(data: Any, where: str = "recipe") -> Recipe:
+    """Turn plain data into a recipe.
+
+    :raises UsageError: one line that names the place; also for a wrong field of ``train`` or ``base``, at any level.
+    """
+    if not isinstance(data, Mapping):
+        raise UsageError(f"{where}: a recipe is a mapping with model, task and stages, got {short(data)}")
+    recipe = checked(Recipe, dict(data), where)
+    checked(TrainSpec, recipe.train, f"{where}: train")
+    checked(BaseSpec, {} if recipe.base == "none" else recipe.base, f"{where}: base")
+    for stage in flat(recipe.stages):
+        checked(TrainSpec, merge(recipe.train, stage.train), f"{where}: stage {stage.name!r}: train")
+    return recipe
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Read a recipe from a YAML file."""
+    return parse_recipe(load_yaml(path), str(path))

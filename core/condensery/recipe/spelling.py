@@ -1,0 +1,350 @@
+"""Compositions in one line, for the command line, tests and the web page. Imports no torch.
+
+::
+
+    composition = item ("->" item)*                         "then" is the same as "->"
+    item     = stage | "(" composition ")" ["*" number]     rounds; without a number the parentheses do nothing
+    stage    = method ("+" method)* | braces                "with" is the same as "+"; braces alone: only train
+    method   = key ["(" settings ")"] braces*
+    settings = name "=" value ("," name "=" value)*
+    braces   = "{" settings "}"                             name, teacher, student, epochs of the whole stage
+    value    = number | true | false | null | word | "text" | [values] | =formula | key "(" settings ")"
+
+A key is made of letters, digits, ``-``, ``_``, ``.`` and ``/``. In a role, a bare word that names an earlier stage
+means that stage, whether the name was given or is the key of its only method; ``word()`` always means a model.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple, NoReturn
+
+from condensery.errors import UnknownKey, UsageError
+from condensery.recipe.schema import ROLE_WORDS, ModelSpec, RoundSpec, StageSpec, automatic_name, flat, parse_recipe
+
+FIELDS = ("name", "teacher", "student", "epochs")
+MAX_DEPTH = 20
+CONSTANTS: dict[str, bool | None] = {"true": True, "false": False, "null": None}
+# Possessive quantifiers (++, *+, ?+) keep hostile input linear.
+TOKEN = re.compile(
+    r"""(?P<space>\s+)
+    | (?P<sign>->|[+*(){}\[\],=])
+    | (?P<number>-?(?:[0-9]++(?:\.[0-9]*+)?+|\.[0-9]++)(?:[eE][-+]?[0-9]++)?+(?![A-Za-z0-9_./:@\#]|-(?!>)))
+    | (?P<word>(?:[A-Za-z0-9_./:@\#]|-(?!>))++(?:(?<=@epoch)=[0-9]++)?+)
+    | (?P<quoted>"(?:[^"\\]|\\.)*+"|'[^']*+')""",
+    re.VERBOSE,
+)
+KEY = re.compile(r"(?!(then|with)$)(?=[^A-Za-z]*+[A-Za-z])[A-Za-z0-9_](?:[A-Za-z0-9_./-]*[A-Za-z0-9_])?")
+NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*+")
+
+
+class Token(NamedTuple):
+    """One token and where it starts; kinds are the groups of :data:`TOKEN`, ``formula`` and ``end``."""
+
+    kind: str
+    text: str
+    start: int
+
+
+def parse(text: str) -> list[dict[str, Any]]:
+    """Return the stages and rounds of a composition, as plain data for :class:`condensery.recipe.Recipe`.
+
+    :raises UsageError: naming what was expected, and where.
+    """
+    if text.rstrip().endswith("-"):
+        raise UsageError("quote the composition: an unquoted -> is a shell redirect")
+    parser = _Parser(text, "composition")
+    items = parser.sequence()
+    parser.expect("", "'->', '+' or the end")
+    return items
+
+
+def parse_model(text: str, what: str = "model") -> dict[str, Any]:
+    """Return the plain data of a :class:`condensery.recipe.ModelSpec`: ``timm/resnet18(in_chans=1)``.
+
+    :raises UsageError: naming what was expected, and where.
+    """
+    parser = _Parser(text, what)
+    spec = parser.spec()
+    parser.expect("", "'(' or the end")
+    return spec
+
+
+def parse_task(text: str) -> dict[str, Any]:
+    """Return the plain data of a :class:`condensery.recipe.TaskSpec`, as :func:`parse_model` does."""
+    return parse_model(text, "task")
+
+
+class _Parser:
+    """A recursive-descent parser over the tokens of one line.
+
+    :param what: what is parsed, for messages.
+    :param names: names of the stages so far, which roles may use bare.
+    """
+
+    def __init__(self, text: str, what: str, names: Collection[str] = ()) -> None:
+        self.text, self.what, self.names = text, what, set(names)
+        self.at = self.depth = start = 0
+        self.tokens: list[Token] = []
+        while start < len(text):
+            match = TOKEN.match(text, start)
+            if text[start] == "=" and self.tokens and self.tokens[-1].text in ("=", "[", ","):
+                token = Token("formula", _formula(text, start), start)
+            elif match is None:
+                expected = "the quote to be closed" if text[start] in "\"'" else "a key, a value or a sign"
+                self.fail(expected, Token("", text[start], start))
+            else:
+                token = Token(str(match.lastgroup), match[0], start)
+            start += len(token.text)
+            if token.kind != "space":
+                self.tokens.append(token)
+        self.tokens.append(Token("end", "", start))
+
+    def fail(self, expected: str, token: Token | None = None) -> NoReturn:
+        _, found, start = token or self.here
+        shown = repr(found[:30]) if found else "the end"
+        near = self.text[max(0, start - 20) : start] + "^" + self.text[start : start + 20]
+        raise UsageError(f"{self.what}: expected {expected}, found {shown} at column {start + 1}, near {near!r}")
+
+    @property
+    def here(self) -> Token:
+        return self.tokens[self.at]
+
+    def next(self) -> Token:
+        token = self.here
+        self.at += token.kind != "end"
+        return token
+
+    def accept(self, *texts: str) -> bool:
+        found = self.here.text in texts
+        self.at += found and self.here.kind != "end"
+        return found
+
+    def expect(self, text: str, expected: str) -> None:
+        if not self.accept(text):
+            self.fail(expected)
+
+    def nest(self, by: int) -> None:
+        self.depth += by
+        if self.depth > MAX_DEPTH:
+            self.fail(f"at most {MAX_DEPTH} levels of brackets")
+
+    # ---------------------------------------------------------------- stages and rounds
+
+    def sequence(self) -> list[dict[str, Any]]:
+        items = self.item()
+        while self.accept("->", "then"):
+            items += self.item()
+        return items
+
+    def item(self) -> list[dict[str, Any]]:
+        if not self.accept("("):
+            stage = self.stage()
+            if self.here.text == "*":
+                self.fail("parentheses around what is repeated")
+            return [stage]
+        self.nest(+1)
+        items = self.sequence()
+        self.expect(")", "'->', '+' or ')'")
+        self.nest(-1)
+        if self.here.text in ("+", "with", "{"):
+            self.fail("'*', '->' or the end, as '+' and braces go inside the parentheses")
+        if not self.accept("*"):
+            return items
+        count = self.next()
+        if not re.fullmatch("0*[1-9][0-9]{0,8}", count.text):
+            self.fail("a number of rounds, 1 or more", count)
+        return [{"stages": items, "repeat": int(count.text)}]
+
+    def stage(self) -> dict[str, Any]:
+        methods: list[dict[str, Any]] = []
+        fields: dict[str, Any] = {}
+        if self.here.text == "{":
+            self.braces(fields)
+        else:
+            methods.append(self.method(fields))
+            while self.accept("+", "with"):
+                methods.append(self.method(fields))
+        self.names.add(str(fields.get("name") or automatic_name([m["key"] for m in methods], ())))
+        return {"methods": methods, **fields}
+
+    def method(self, fields: dict[str, Any]) -> dict[str, Any]:
+        method: dict[str, Any] = {"key": self.key("method")}
+        if self.accept("("):
+            method["settings"] = self.settings(")")
+        while self.here.text == "{":
+            self.braces(fields)
+        return method
+
+    def key(self, what: str) -> str:
+        token = self.next()
+        if token.kind not in ("word", "number") or not KEY.fullmatch(token.text):
+            self.fail(f"a {what}", token)
+        return token.text
+
+    def braces(self, fields: dict[str, Any]) -> None:
+        self.expect("{", "'{'")
+        for name, value in self.settings("}").items():
+            if name not in FIELDS:
+                raise UnknownKey("stage field", name, FIELDS, where=self.what)
+            if name in fields and fields[name] != value:
+                raise UsageError(f"{self.what}: one stage has {name} {fields[name]!r} and {value!r}")
+            fields[name] = value
+
+    # ---------------------------------------------------------------- values
+
+    def settings(self, closing: str) -> dict[str, Any]:
+        """Return what stands in brackets, the opening one already read."""
+        found: dict[str, Any] = {}
+        while not self.accept(closing):
+            if found:
+                self.expect(",", f"',' or {closing!r}")
+            name = self.next()
+            if name.kind != "word" or not NAME.fullmatch(name.text):
+                self.fail("a setting's name" if closing == ")" else "a field's name", name)
+            if name.text in found:
+                self.fail("each name once", name)
+            self.expect("=", "'='")
+            found[name.text] = self.value(role=closing == "}" and name.text in ("teacher", "student"))
+        return found
+
+    def value(self, *, role: bool = False) -> Any:
+        token = self.next()
+        match token.kind:
+            case "formula":
+                return token.text.rstrip()
+            case "number" | "quoted":
+                return self.literal(token)
+            case "word" if self.here.text == "(":
+                self.at -= 1
+                return self.spec()
+            case "word" if token.text in CONSTANTS:
+                return CONSTANTS[token.text]
+            case "word":
+                is_stage = role and token.text in self.names and token.text not in ROLE_WORDS
+                return f"stage:{token.text}" if is_stage else token.text
+        if token.text != "[":
+            self.fail("a value", token)
+        self.nest(+1)
+        values: list[Any] = []
+        while not self.accept("]"):
+            if values:
+                self.expect(",", "',' or ']'")
+            values.append(self.value(role=role))
+        self.nest(-1)
+        return values
+
+    def literal(self, token: Token) -> Any:
+        text = token.text
+        if text[0] == "'":
+            return text[1:-1]
+        try:
+            value = float(text) if token.kind == "number" and not text.lstrip("-").isdigit() else json.loads(text)
+        except ValueError:  # an unknown escape, or more digits than Python reads
+            self.fail("a text or number as in JSON", token)
+        if value in (math.inf, -math.inf):
+            self.fail("a smaller number", token)
+        return value
+
+    def spec(self) -> dict[str, Any]:
+        """Return a key and its settings in one mapping."""
+        first = self.here
+        key = self.key(self.what if self.what == "task" else "model")
+        self.nest(+1)
+        settings = self.settings(")") if self.accept("(") else {}
+        self.nest(-1)
+        if "key" in settings:
+            self.fail("no setting 'key', as the key stands before the parentheses", first)
+        return {"key": key, **settings}
+
+
+def _formula(text: str, start: int) -> str:
+    """Return the formula that starts here: up to a ``,`` or closing bracket outside its own brackets."""
+    depth = 0
+    for place in range(start, len(text)):
+        if depth == 0 and text[place] in ",)]}":
+            return text[start:place]
+        depth += (text[place] in "([{") - (text[place] in ")]}")
+    return text[start:]
+
+
+# ---------------------------------------------------------------- the inverse
+
+
+def format_stages(stages: Sequence[StageSpec | RoundSpec]) -> str:
+    """Return the composition that :func:`parse` reads as these stages, without names that a recipe gives by itself.
+
+    :raises UsageError: naming what one line can't say: data, players, ``until``, a key with a space...
+    """
+    wanted = _as_in_recipe([s.model_copy(deep=True) for s in stages])
+    short = [s.model_copy(deep=True) for s in wanted]
+    for stage in flat(short):
+        name, stage.name = stage.name, ""
+        if _as_in_recipe([s.model_copy(deep=True) for s in short]) != wanted:
+            stage.name = name
+    text = _items(short, set())
+    try:
+        same = _as_in_recipe(parse(text)) == wanted
+    except UsageError:
+        same = False
+    if not same:
+        raise UsageError(f"one line can't say these stages (nearest: {text!r}); write a recipe file")
+    return text
+
+
+def _as_in_recipe(stages: Sequence[Any]) -> list[StageSpec | RoundSpec]:
+    return parse_recipe({"model": "any", "task": "any", "stages": stages}).stages
+
+
+def _items(items: Sequence[StageSpec | RoundSpec], names: set[str]) -> str:
+    parts = []
+    for item in items:
+        unsaid = {"until", "over"} if isinstance(item, RoundSpec) else {"data", "players", "train"}
+        for field in sorted(unsaid & item.model_dump(exclude_defaults=True).keys()):
+            raise UsageError(f"one line can't say {field!r} of a stage or round; write a recipe file")
+        if isinstance(item, RoundSpec):
+            parts.append(f"({_items(item.stages, names)}) * {item.repeat}")
+        else:
+            parts.append(_stage(item, names))
+            names.add(item.name or automatic_name([m.key for m in item.methods], ()))
+    return " -> ".join(parts)
+
+
+def _stage(stage: StageSpec, names: set[str]) -> str:
+    methods = " + ".join(m.key + (f"({_settings(m.settings)})" if m.settings else "") for m in stage.methods)
+    given = {field: getattr(stage, field) for field in FIELDS if field in stage.model_dump(exclude_defaults=True)}
+    return methods + (f"{{{_settings(given, names)}}}" if given or not methods else "")
+
+
+def _settings(settings: Mapping[str, Any], names: Collection[str] | None = None) -> str:
+    return ", ".join(f"{name}={_say(value, names)}" for name, value in settings.items())
+
+
+def _say(value: Any, names: Collection[str] | None) -> str:
+    """Return how to write a value; ``names``, in the fields of a stage, are those of the stages before."""
+    if isinstance(value, ModelSpec):
+        value = value.model_dump(exclude_defaults=True)
+        if len(value) == 1 and _reads_as(value["key"], value["key"], names):
+            return str(value["key"])
+    match value:
+        case {"key": str(key)}:
+            return f"{key}({_settings({k: v for k, v in value.items() if k != 'key'})})"
+        case list():
+            return "[" + ", ".join(_say(v, names) for v in value) + "]"
+        case str():
+            shorter = [value.removeprefix("stage:"), value] if names is not None else [value]
+            return next((s for s in shorter if _reads_as(s, value, names)), json.dumps(value, ensure_ascii=False))
+        case None | bool() | int() | float():
+            return json.dumps(value)
+    raise UsageError(f"one line can't say the value {value!r}; write a recipe file")
+
+
+def _reads_as(text: str, value: str, names: Collection[str] | None) -> bool:
+    """Tell whether a bare text means this value; with ``names``, as a role among stages of these names."""
+    try:
+        return bool(_Parser(f"[{text}]", "value", names or ()).value(role=names is not None) == [value])
+    except UsageError:
+        return False

@@ -1,0 +1,103 @@
+"""Core's own implementations of the first-result hooks, and what they are made of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from condensery.contract import hookimpl
+from condensery.recipe import ScheduleSpec
+from condensery.tasks import Batch
+
+if TYPE_CHECKING:
+    from condensery.run.players import Player
+    from condensery.run.stage import Stage
+
+OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
+    "sgd": torch.optim.SGD,
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "rmsprop": torch.optim.RMSprop,
+}
+
+
+class Bucket:
+    """One parameter's gradients from the workers of this process.
+
+    :param name: plain name of the parameter.
+    :param values: flat, of shape ``(workers, numbers)``.
+    """
+
+    def __init__(self, name: str, values: Tensor) -> None:
+        self.name, self.values = name, values
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Return the mean over all workers, of values with the workers in dimension 0."""
+        return values.mean(0)
+
+    def max(self, values: Tensor) -> Tensor:
+        """Return the maximum over all workers, of values with the workers in dimension 0."""
+        return values.amax(0)
+
+
+class Defaults:
+    """What core does where no method of the stage says otherwise."""
+
+    @hookimpl(trylast=True)
+    def optimizer(self, stage: Stage, player: Player, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        """Build the recipe's optimizer."""
+        spec = player.optimizer_spec or stage.train.optimizer
+        return OPTIMIZERS[spec.name](groups, lr=spec.lr, weight_decay=spec.weight_decay, **spec.options)  # type: ignore[call-arg]
+
+    @hookimpl(trylast=True)
+    def batches(self, stage: Stage) -> Iterable[Batch]:
+        """Take the task's training data."""
+        return stage.task_batches()
+
+    @hookimpl(trylast=True)
+    def training_step(self, stage: Stage, batch: Batch) -> bool:
+        """Take gradients and one step for each player that is due."""
+        due = {p.name: p.every[0] if stage.step % p.every[1] == 0 else 0 for p in stage.training}
+        for turn in range(max(due.values(), default=0)):
+            players = [p for p in stage.training if due[p.name] > turn]
+            for group in [[p] for p in players] if stage.train.in_turn else [players]:
+                stage.gradients(batch, group)
+                for player in group:
+                    stage.update(player)
+        return True
+
+    @hookimpl(trylast=True)
+    def exchange(self, stage: Stage, bucket: Bucket) -> Tensor:
+        """Average over the workers."""
+        return bucket.mean(bucket.values)
+
+
+def due_steps(stage: Stage, parts: int) -> list[int]:
+    """Return before which batches of a stage the second and later of some evenly spread parts are due.
+
+    Part i + 1 of n is due after i/n of the batches; all are, before the last one.
+    """
+    total = max(1, stage.epochs * stage.steps_per_epoch)
+    return [min(round(total * i / parts), total - 1) for i in range(1, parts)]
+
+
+def rate_factor(schedule: ScheduleSpec, progress: float) -> float:
+    """Return the learning-rate factor at a share of the stage's steps, 0 to 1."""
+    if progress < schedule.warmup:
+        return max(progress, 1e-3) / schedule.warmup
+    if schedule.name == "constant":
+        return 1.0
+    if schedule.name == "step":
+        return float(schedule.gamma ** sum(progress >= m for m in schedule.milestones))
+    rest = (progress - schedule.warmup) / (1 - schedule.warmup)
+    return 0.5 * (1 + math.cos(math.pi * rest)) if schedule.name == "cosine" else 1 - rest
+
+
+def parse_every(text: str) -> tuple[int, int]:
+    """Turn ``"3"`` or ``"1/5"`` into ``(steps, batches)``."""
+    steps, _, batches = text.partition("/")
+    return int(steps), int(batches or 1)

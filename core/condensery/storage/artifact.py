@@ -1,0 +1,155 @@
+"""Artifacts: a compressed net in one small file, which anyone who has Condensery can load.
+
+The file is safetensors: the manifest (compressed JSON) and, for each module that owns tensors, their bytes in one.
+Nothing is unpickled, and nothing is loaded until everything has been checked.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import zlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from condensery.contract import Registry
+from condensery.errors import ArtifactError, CondenseryError
+from condensery.nets import SITE_PREFIX, build_net
+from condensery.recipe import ModelSpec, TaskSpec
+from condensery.storage.artifact_file import ARTIFACT_FORMAT, MANIFEST, ROOT, Sizes, decoded, origins, read, sizes_of
+from condensery.storage.baking import Baked, Stored, plain
+from condensery.storage.checkpoint import attach_described, load_tensors, tensors_of, transforms_of, unweighted
+from condensery.storage.structure import PORTABLE, Structure, restructure, structure_of
+from condensery.tasks import TaskFacts, write_atomic
+
+
+@dataclasses.dataclass
+class Artifact:
+    """An artifact that was read.
+
+    :param net: in eval mode; its outputs equal those of the net that was saved, bit for bit.
+    :param task: that it was made on, if it says so.
+    :param bits: by tensor name, the width of weights that were quantized.
+    :param manifest: all it says of itself.
+    """
+
+    net: nn.Module
+    model: ModelSpec
+    task: TaskSpec | None
+    sizes: Sizes
+    bits: dict[str, int]
+    manifest: dict[str, Any]
+
+
+def load(path: str | Path, registry: Registry | None = None) -> nn.Module:
+    """Return the net of an artifact, in eval mode.
+
+    :raises ArtifactError: for a file that is missing, damaged, or of another version.
+    :raises PluginError: naming the package that offers a layer, codec or model which isn't installed.
+    """
+    return open_artifact(path, registry).net
+
+
+# ------------------------------------------------------------------ writing
+
+
+def save_artifact(
+    path: Path,
+    baked: Baked,
+    model: ModelSpec,
+    facts: TaskFacts,
+    registry: Registry,
+    *,
+    task: TaskSpec | None = None,
+) -> Sizes:
+    """Write a baked net to one file, which appears whole or not at all; returns where its bytes are.
+
+    :raises PluginError: for a layer or transform that no plugin registers.
+    """
+    model = ModelSpec.model_validate(getattr(baked.net, PORTABLE, None) or unweighted(model).model_dump())
+    fresh = build_net(model, facts, registry, 0)
+    structure = structure_of(baked.net, fresh, registry)
+    modules = pack(baked, restructure(fresh, structure.dump(), registry, str(path)), structure)
+    blobs = {path: _joined([d for s in parts.values() for d in s.data]) for path, parts in modules.items()}
+    records = {path: {n: s.record for n, s in parts.items()} for path, parts in modules.items()}
+    manifest: dict[str, Any] = {
+        "model": model.model_dump(mode="json", exclude_defaults=True),
+        "facts": dataclasses.asdict(facts),
+        "task": None if task is None else task.model_dump(mode="json"),
+        "structure": structure.dump(),
+        "transforms": transforms_of(baked.net, registry),
+        "tensors": records,
+        "bits": baked.bits,
+        "crc": {path: zlib.crc32(blob.numpy().tobytes()) for path, blob in blobs.items()},
+    }
+    manifest["from"] = origins(manifest, registry)
+    text = json.dumps(manifest, separators=(",", ":")).encode()
+    packed = torch.frombuffer(bytearray(zlib.compress(text, 9)), dtype=torch.uint8)
+    metadata = {"condensery": ARTIFACT_FORMAT}
+    write_atomic(path, lambda temporary: save_file({MANIFEST: packed, **blobs}, temporary, metadata))
+    return sizes_of(path.stat().st_size, packed.numel(), records, registry)
+
+
+def pack(baked: Baked, fresh: nn.Module, structure: Structure) -> dict[str, dict[str, Stored]]:
+    """Return how each tensor is stored, by module and name; tables that the builder makes anyhow are left out.
+
+    :param fresh: the builder's net with the same structure; only tensors that aren't reshaped are filled.
+    """
+    persistent = set(baked.net.state_dict(keep_vars=True))
+    made = {n: v for n, v in tensors_of(fresh).items() if n not in structure.shapes}
+    modules: dict[str, dict[str, Stored]] = {}
+    for name, value in tensors_of(baked.net).items():
+        if name not in persistent and name in made and torch.equal(made[name], value.cpu()):
+            continue
+        path, tensor = split_name(name)
+        kept = baked.stored.get(name) or plain(value.detach().cpu())
+        modules.setdefault(path or ROOT, {})[tensor] = kept
+    return modules
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """Split a tensor's name into the module that it is stored with, and the rest.
+
+    What belongs to a transform on an activation is stored with the layer it sits on.
+    """
+    at = f".{name}".find(f".{SITE_PREFIX}")
+    if at >= 0:
+        return name[: max(at - 1, 0)], name[at:]
+    path, _, tensor = name.rpartition(".")
+    return path, tensor
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return torch.cat(parts) if parts else torch.empty(0, dtype=torch.uint8)
+
+
+# ------------------------------------------------------------------ reading
+
+
+def open_artifact(path: str | Path, registry: Registry | None = None) -> Artifact:
+    """Read an artifact; see :func:`load`."""
+    path = Path(path)
+    registry = registry or Registry.open()
+    manifest, blobs, sizes = read(path, registry)
+    where = str(path)
+    try:
+        model = ModelSpec.model_validate(manifest["model"])
+        facts = TaskFacts(**manifest["facts"])
+        net = build_net(model, facts, registry, 0)
+        net = restructure(net, manifest["structure"], registry, where)
+        attach_described(net, manifest["transforms"], registry, where)
+        persistent = set(net.state_dict(keep_vars=True))
+        tables = {n: v for n, v in tensors_of(net).items() if n not in persistent}
+        load_tensors(net, tables | decoded(manifest, blobs, registry, where), where)
+        task = None if manifest["task"] is None else TaskSpec.model_validate(manifest["task"])
+        bits = {str(name): int(width) for name, width in manifest["bits"].items()}
+    except CondenseryError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+        raise ArtifactError(f"{path}: damaged: {type(error).__name__}: {error}") from None
+    net.eval().requires_grad_(False)
+    return Artifact(net, model, task, sizes, bits, manifest)

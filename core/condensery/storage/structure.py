@@ -1,0 +1,244 @@
+"""What differs between a net and a freshly built one: what a checkpoint or an artifact notes to build it again.
+
+One generic comparison finds everything that surgery, bias folding and registered layers have changed: modules of
+another class, children that are gone, plain attributes, shapes. Tensors are stored apart.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from condensery.contract import Registry
+from condensery.errors import ArtifactError, PluginError
+from condensery.nets import SITE_PREFIX, Layer, latent_of, replace
+
+IDENTITY = "identity"
+_TUPLE = "$tuple"
+PORTABLE = "portable_spec"
+"""Attribute of a net whose spec names a folder or the hub: fields of a spec that doesn't, for artifacts."""
+_OWN = frozenset({*vars(nn.Module()), PORTABLE})
+"""What every module has, or core reads itself."""
+
+
+@dataclasses.dataclass
+class Structure:
+    """The differences, as JSON data.
+
+    :param layers: by path, ``{"key": ..., "config": {...}}`` of a registered layer in a plain module's place.
+    :param children: by path, the names of the children that are left, where some are gone.
+    :param attributes: by path, plain attributes that differ.
+    :param shapes: by tensor, its shape where it differs, or ``None`` for one that is gone.
+    """
+
+    layers: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+    children: dict[str, list[str]] = dataclasses.field(default_factory=dict)
+    attributes: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+    shapes: dict[str, list[int] | None] = dataclasses.field(default_factory=dict)
+
+    def dump(self) -> dict[str, Any]:
+        """Return plain data without empty fields."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if value}
+
+
+def structure_of(model: nn.Module, fresh: nn.Module, registry: Registry) -> Structure:
+    """Return how a net differs from a freshly built one; transforms on it don't count.
+
+    :raises PluginError: for a module that is neither what the builder made nor a registered layer, for parameters that
+        are shared in another way, and for an attribute that JSON can't hold.
+    """
+    found = Structure()
+    _compare("", model, fresh, registry, found)
+    mine, theirs = _ties(model), _ties(fresh)
+    left = [g for g in ([n for n in group if _has(model, n)] for group in theirs) if len(g) > 1]
+    if not found.layers and mine != left:
+        raise PluginError(f"parameters are shared in another way than the builder does: {mine} and not {left}")
+    return found
+
+
+def _compare(path: str, mine: nn.Module, fresh: nn.Module, registry: Registry, found: Structure) -> None:
+    cls = parametrize.type_before_parametrizations(mine)
+    if cls is not type(fresh) or (isinstance(mine, Layer) and mine.config() != fresh.config()):  # type: ignore[operator]
+        found.layers[path] = _layer(path, mine, registry)
+        return
+    ours = {n: m for n, m in mine._modules.items() if not n.startswith(SITE_PREFIX) and n != "parametrizations"}
+    extra = sorted(set(ours) - set(fresh._modules))
+    if extra:
+        raise PluginError(f"module {_join(path, extra[0])!r} isn't one that the builder makes")
+    if len(ours) < len(fresh._modules):
+        found.children[path] = list(ours)
+    changed = _attributes(path, mine, fresh)
+    if changed:
+        found.attributes[path] = changed
+    for name, shape in _shapes(mine, fresh):
+        found.shapes[_join(path, name)] = shape
+    for name, child in ours.items():
+        other = fresh._modules[name]
+        if child is None or other is None:
+            if child is not other:
+                raise PluginError(f"module {_join(path, name)!r} isn't one that the builder makes")
+            continue
+        _compare(_join(path, name), child, other, registry, found)
+
+
+def _layer(path: str, module: nn.Module, registry: Registry) -> dict[str, Any]:
+    if type(module) is nn.Identity:
+        return {"key": IDENTITY}
+    key = getattr(type(module), "key", "")
+    if not isinstance(module, Layer) or key not in registry.entries["layers"]:
+        raise PluginError(f"module {path!r} is a {type(module).__name__}, which isn't in register_layers")
+    return {"key": key, "config": module.config()}
+
+
+def _attributes(path: str, mine: nn.Module, fresh: nn.Module) -> dict[str, Any]:
+    changed = {}
+    for name, value in vars(mine).items():
+        if name in _OWN or name[0] == "_" or name.endswith("_cache"):  # a class's own affairs; what a pass fills anew
+            continue
+        other = vars(fresh).get(name)
+        if not _plain(value):
+            if _plain(other) and other is not None:
+                raise PluginError(f"attribute {name!r} of module {path!r} is a {type(value).__name__}: not plain data")
+            continue
+        if value != other or type(value) is not type(other):
+            changed[name] = _frozen(value)
+    return changed
+
+
+def _shapes(mine: nn.Module, fresh: nn.Module) -> Iterator[tuple[str, list[int] | None]]:
+    for name in [*fresh._parameters, *fresh._buffers, *_parameter_names(mine), *mine._buffers]:
+        a, b = _tensor(mine, name), _tensor(fresh, name)
+        if a is not None and (b is None or a.shape != b.shape):
+            yield name, list(a.shape)
+        elif a is None and b is not None:
+            yield name, None
+
+
+def _parameter_names(module: nn.Module) -> list[str]:
+    own = list(module._parameters)
+    return [*own, *module.parametrizations] if parametrize.is_parametrized(module) else own  # type: ignore[misc]
+
+
+def _tensor(module: nn.Module, name: str) -> Tensor | None:
+    if parametrize.is_parametrized(module, name):
+        return latent_of(module, name)
+    found = module._parameters.get(name)
+    return module._buffers.get(name) if found is None else found
+
+
+def restructure(fresh: nn.Module, data: Mapping[str, Any], registry: Registry, where: str) -> nn.Module:
+    """Make a freshly built net into the one that was described; returns it. Its tensors are still to be filled.
+
+    :param data: of :meth:`Structure.dump`.
+    :raises PluginError: naming a layer that no plugin offers.
+    :raises ArtifactError: if the description doesn't fit the net.
+    """
+    try:
+        wanted = Structure(**data)
+        for path, names in wanted.children.items():
+            children = fresh.get_submodule(path)._modules
+            for name in [n for n in children if n not in names]:
+                del children[name]
+        for path, layer in wanted.layers.items():
+            replace(fresh, path, build_layer(layer, registry, where))
+        for path, values in wanted.attributes.items():
+            module = fresh.get_submodule(path)
+            for name, value in values.items():
+                setattr(module, name, _thawed(value))
+        shared = {n: group for group in _ties(fresh) for n in group}
+        done: set[str] = set()
+        for full, shape in wanted.shapes.items():
+            if full not in done:
+                group = shared.get(full, [full])
+                _reshape(fresh, full, shape, group)
+                done.update(group)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ArtifactError(f"{where}: the structure doesn't fit the net: {error}") from None
+    return fresh
+
+
+def build_layer(description: Mapping[str, Any], registry: Registry, where: str) -> nn.Module:
+    """Build a registered layer or transform from its key and config.
+
+    :raises PluginError: naming one that no plugin offers.
+    """
+    key = description["key"]
+    if key == IDENTITY:
+        return nn.Identity()
+    if key not in registry.entries["layers"]:
+        raise PluginError(f"{where}: layer {key!r} isn't offered by any installed plugin")
+    try:
+        built = registry.load("layers", key)(**description.get("config", {}))
+    except (TypeError, ValueError) as error:
+        raise ArtifactError(f"{where}: layer {key!r}: {error}") from None
+    assert isinstance(built, nn.Module)
+    return built
+
+
+def _reshape(model: nn.Module, full: str, shape: list[int] | None, group: list[str]) -> None:
+    made = None if shape is None else torch.empty(shape)
+    for name in group:
+        path, _, tensor = name.rpartition(".")
+        owner = model.get_submodule(path)
+        if tensor in owner._buffers:
+            old = owner._buffers[tensor]
+            owner._buffers[tensor] = None if made is None or old is None else made.to(old.dtype)
+        elif name == full:
+            owner._parameters[tensor] = None if made is None else nn.Parameter(made)
+        else:
+            first, _, its = full.rpartition(".")
+            owner._parameters[tensor] = model.get_submodule(first)._parameters[its]
+
+
+def _ties(model: nn.Module) -> list[list[str]]:
+    """Return the groups of names that share one parameter."""
+    groups: dict[int, list[str]] = {}
+    for path, module in model.named_modules(remove_duplicate=False):
+        for name, value in module._parameters.items():
+            if value is not None:
+                groups.setdefault(id(value), []).append(_join(path, name))
+    return [names for names in groups.values() if len(names) > 1]
+
+
+def _has(model: nn.Module, name: str) -> bool:
+    path, _, tensor = name.rpartition(".")
+    try:
+        return _tensor(model.get_submodule(path), tensor) is not None
+    except AttributeError:
+        return False
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+def _plain(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(_plain(v) for v in value)
+    if isinstance(value, dict):
+        return all(isinstance(k, str) and _plain(v) for k, v in value.items())
+    return value is None or type(value) in (bool, int, float, str)
+
+
+def _frozen(value: Any) -> Any:
+    """Return JSON data that remembers which lists are tuples."""
+    if isinstance(value, tuple):
+        return {_TUPLE: [_frozen(v) for v in value]}
+    if isinstance(value, list):
+        return [_frozen(v) for v in value]
+    if isinstance(value, dict):
+        return {k: _frozen(v) for k, v in value.items()}
+    return value
+
+
+def _thawed(value: Any) -> Any:
+    if isinstance(value, dict):
+        if set(value) == {_TUPLE}:
+            return tuple(_thawed(v) for v in value[_TUPLE])
+        return {k: _thawed(v) for k, v in value.items()}
+    return [_thawed(v) for v in value] if isinstance(value, list) else value

@@ -1,0 +1,89 @@
+"""Loading trained weights into a net, whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import re
+from importlib import resources
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from condensery.contract import Registry
+from condensery.errors import UsageError, nearest
+from condensery.nets import build_net
+from condensery.recipe import ModelSpec
+from condensery.storage.artifact_file import MANIFEST, decoded, read
+from condensery.tasks import TaskFacts
+
+
+def load_weights(model: nn.Module, source: str | Path, registry: Registry) -> None:
+    """Copy a file into a net, whole; a prefix ``module.`` is dropped, ``num_batches_tracked`` may be absent.
+
+    :param source: a safetensors file or an artifact: a path, whose environment variables are expanded, or
+        ``package:path`` for a file that an installed package brings.
+    :raises UsageError: for a missing or damaged file, or naming the first tensor that doesn't fit.
+    """
+    path = _path(str(source))
+    if path.suffix != ".safetensors":
+        raise UsageError(f"weights {source}: only safetensors files are read, not {path.suffix or 'this'}")
+    if not path.is_file():
+        raise UsageError(f"weights {source}: no such file: {path}")
+    saved = {name.removeprefix("module."): value for name, value in _values(source, path, registry).items()}
+    mine = model.state_dict()
+    for name, value in mine.items():
+        if name not in saved:
+            if name.endswith("num_batches_tracked"):
+                continue
+            near = nearest(name, saved)
+            raise UsageError(f"weights {source}: no tensor {name!r}" + (f"; the file has {near!r}" if near else ""))
+        if saved[name].shape != value.shape:
+            shapes = f"{tuple(saved[name].shape)}, the net wants {tuple(value.shape)}"
+            raise UsageError(f"weights {source}: {name!r} has shape {shapes}")
+    extra = sorted(set(saved) - set(mine))
+    if extra:
+        raise UsageError(f"weights {source}: the net has no tensor {extra[0]!r}")
+    with torch.no_grad():
+        for name, value in saved.items():
+            mine[name].copy_(value)
+
+
+def _path(source: str) -> Path:
+    package, colon, name = source.partition(":")
+    if colon and all(part.isidentifier() for part in package.split(".")) and len(package) > 1:  # C: is a drive
+        try:
+            found = resources.files(package).joinpath(name)
+        except ModuleNotFoundError:
+            raise UsageError(f"weights {source}: the package {package} is not installed") from None
+        return Path(str(found))
+    path = Path(os.path.expandvars(source)).expanduser()
+    unset = re.search(r"\$\{?(\w+)", str(path))
+    if unset:
+        raise UsageError(f"weights {source}: the environment variable {unset.group(1)} is not set")
+    return path
+
+
+def _values(source: str | Path, path: Path, registry: Registry) -> dict[str, Tensor]:
+    """Return what a safetensors file or an artifact holds, by name."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            if MANIFEST not in file.keys():  # noqa: SIM118  (not a mapping)
+                return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise UsageError(f"weights {source}: damaged or not safetensors ({error})") from None
+    manifest, blobs, _ = read(path, registry)
+    return decoded(manifest, blobs, registry, str(path))
+
+
+def build_with_weights(spec: ModelSpec, facts: TaskFacts, registry: Registry, seed: int) -> nn.Module:
+    """Build a net and load the file of weights that its spec names, if it names one.
+
+    :raises UsageError: for an unknown model, a setting that it doesn't have, or weights that don't fit.
+    """
+    net = build_net(spec, facts, registry, seed)
+    if spec.weights and spec.weights != "hub":
+        load_weights(net, spec.weights, registry)
+    return net

@@ -1,0 +1,370 @@
+"""Which channels of a net hang together, and the cut that removes some; the only file that knows torch-pruning.
+
+torch-pruning traces the net and follows channels through it. The entries that stay are read off a shadow: a copy whose
+tensors hold their own flat indices, cut as torch-pruning cuts.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+
+from condensery.errors import UsageError, nearest
+from condensery.surgery.channels import (
+    axis,
+    cut_grouped,
+    cut_layer_norm,
+    is_depthwise,
+    is_writer,
+    parts,
+    randomize,
+    rest,
+    widths,
+)
+from condensery.surgery.cuts import TOLERANCE, Channels, Cut, Left, difference, precise, verify
+
+Forward = Callable[[nn.Module, Any], Tensor]
+Removed = Mapping[str, Sequence[int]]
+KEEP_ZEROS = ("Relu", "LeakyRelu", "Silu", "Gelu", "Elu", "Tanh", "Hardtanh", "Hardswish", "MaxPool", "AvgPool")
+"""Beginnings of the names of autograd nodes that make zeros of zeros, each channel for itself."""
+MOVE_CHANNELS = (
+    "ConstantPad",
+    "Index",
+    "Gather",
+    "Flip",
+    "Roll",
+    "Repeat",
+    "PixelShuffle",
+    "Unfold",
+    "Slice",
+    "Select",
+)
+"""Of those that may put a channel elsewhere, for a reason in words."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Channels that can only be removed together: channel i of every layer in it.
+
+    :param layers: convolutions and linear layers that write these channels.
+    :param norms: norms, depthwise convolutions and the like that hand them on.
+    :param channels: how many there are.
+    :param blocks: equal parts of them, in turn, that must each lose as many (grouped convolutions, GroupNorm).
+    :param reason: why they can't be removed, or ``None``.
+    """
+
+    layers: tuple[str, ...]
+    norms: tuple[str, ...]
+    channels: int
+    blocks: int = 1
+    reason: str | None = None
+
+
+def call(model: nn.Module, inputs: Any) -> Tensor:
+    """Call a model and return its logits."""
+    out = model(**inputs) if isinstance(inputs, Mapping) else model(inputs)
+    return out if isinstance(out, Tensor) else out.logits
+
+
+def remove_channels(model: nn.Module, example: Any, removed: Removed, forward: Forward = call) -> Cut:
+    """Return the verified cut that removes some channels; the net is not changed, see :func:`apply`.
+
+    :param example: inputs of the right shape.
+    :param removed: indices by path of the layer or norm; what hangs together with them goes along.
+    :raises UsageError: naming a layer that can't be cut and why.
+    :raises MethodError: if the cut net doesn't give the masked net's outputs.
+    """
+    return ChannelGraph(model, example, forward).cut(removed)
+
+
+class ChannelGraph:
+    """The channels of one net as they hang together.
+
+    :param model: not changed; looked at without its transforms, stand-ins in the places of layers that have them.
+    :param forward: calls the model on the example and returns one tensor.
+    """
+
+    def __init__(self, model: nn.Module, example: Any, forward: Forward = call) -> None:
+        self.forward = forward
+        self.net, self.example, self._renamed = precise(model, example, forward)
+        with warnings.catch_warnings(), torch.enable_grad():  # under no_grad torch-pruning asserts
+            warnings.simplefilter("ignore")
+            import torch_pruning
+
+            # Times one: the output's node is then never a layer's own, and torch-pruning marks it as the output.
+            self.graph = torch_pruning.DependencyGraph().build_dependency(
+                self.net, self.example, forward_fn=lambda net, x: forward(net, x) * 1, verbose=False
+            )
+        self.names: dict[Any, str] = {m: n for n, m in self.net.named_modules()}
+        self.modules = dict(self.net.named_modules())
+        self.groups: list[Group] = []
+        self.by_path: dict[str, Group] = {}
+        self._through: dict[str, str] = {}
+        self._read_groups()
+        self._refuse_what_fails()
+        order = list(self.modules)
+        self.groups.sort(key=lambda g: min(order.index(p) for p in g.layers))
+
+    # ---------------------------------------------------------------- groups
+
+    def _read_groups(self) -> None:
+        for path, module in self.modules.items():
+            if path in self.by_path or not is_writer(module):
+                continue
+            width = widths(module)[1]
+            if module in self.graph.module2node:
+                group = self._read_group(path, width)
+            else:
+                group = Group((path,), (), width, reason="the forward pass was not seen to use it")
+            self._add(group)
+
+    def _add(self, group: Group) -> None:
+        self.groups = [g for g in self.groups if not set(g.layers) & set(group.layers)] + [group]
+        self.by_path |= dict.fromkeys([*group.layers, *group.norms], group)
+
+    def _read_group(self, root: str, width: int) -> Group:
+        layers, norms, reasons = [], [], []
+        through: set[str] = set()
+        blocks = 1
+        for item in self._follow(root, range(width)):
+            module, name = item.dep.target.module, self.names.get(item.dep.target.module)
+            if name is None:
+                if item.dep.target.type == self.graph.ops.OPTYPE.OUTPUT:
+                    reasons.append("its channels are the net's outputs")
+                operation = item.dep.target.grad_fn.name()
+                through |= {operation.partition("Backward")[0]} if operation.startswith(MOVE_CHANNELS) else set()
+                continue
+            ins, outs = widths(module)
+            writes = self.graph.is_out_channel_pruning_fn(item.dep.handler)
+            pairs = sorted(zip(item.idxs, item.root_idxs, strict=True))
+            whole = pairs == [(i, i) for i in range(width)] and width == (outs if writes else ins)
+            if writes and is_writer(module):
+                layers.append(name)
+                if not whole:
+                    reasons.append(
+                        f"its {width} channels and the {outs} of {name} hang together in no way that can be followed"
+                    )
+            elif writes and whole:
+                norms.append(name)
+            elif pairs[-1][0] >= (outs if writes else ins):
+                reasons.append(f"{name} has only {ins} channels of the {width}")
+            count = parts(module)
+            if count > 1 and not whole:
+                reasons.append(f"{name}, which works in {count} groups, meets it together with other channels")
+            elif count > 1:
+                blocks = math.lcm(blocks, count)
+                if width % blocks or width == blocks:
+                    reasons.append(f"{name} has groups of one channel")
+            if is_depthwise(module) and ins != outs:
+                reasons.append(f"{name} makes other than one channel of each")
+        self._through[root] = f" ({', '.join(sorted(through))})" if through else ""
+        reason = reasons[0] + self._through[root] if reasons else None
+        return Group(tuple(layers), tuple(norms), width, blocks, reason)
+
+    def _follow(self, path: str, indices: Iterable[int]) -> Any:
+        module = self.modules[path]
+        return self.graph.get_pruning_group(
+            module, self.graph.get_pruner_of_module(module).prune_out_channels, sorted(indices)
+        )
+
+    def _refuse_what_fails(self) -> None:
+        """Try to cut every group on a net with random weights: what fails can't be followed.
+
+        The weights are random, because a trained net may hide a wrong cut behind a scale of zero. The first channel
+        goes, then a random half: a half alone may look right by chance, as where channels are reversed.
+        """
+        trial = copy.deepcopy(self.net)
+        generator = torch.Generator().manual_seed(0)
+        randomize(trial, generator)
+        for share in (0.0, 0.5):
+            todo = [[g for g in self.groups if g.reason is None and g.channels >= 2 * g.blocks]]
+            while todo:
+                groups = todo.pop()
+                removed = {g.layers[0]: _some(g, share, generator) for g in groups}
+                problem = self._try(trial, removed) if groups else None
+                if problem and len(groups) > 1:
+                    todo += [groups[: len(groups) // 2], groups[len(groups) // 2 :]]
+                elif problem:
+                    reason = problem + self._through[groups[0].layers[0]]
+                    self._add(dataclasses.replace(groups[0], reason=reason))
+
+    def _try(self, net: nn.Module, removed: Removed) -> str | None:
+        try:
+            found = difference(self._cut(removed), net, self.example, self.forward)
+        except Exception as error:  # noqa: BLE001  a net's own forward may fail in any way
+            return f"the net doesn't run without some of its channels: {' '.join(str(error).split())[:100]}"
+        right = found <= TOLERANCE[self._dtype]
+        return None if right else "its channels pass through an operation that can't be followed"
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return next(p.dtype for p in self.net.parameters() if p.is_floating_point())
+
+    def group(self, path: str) -> Group:
+        """Return the group of a layer or norm.
+
+        :raises UsageError: if the net has no such layer, or its channels can't be removed, with the reason.
+        """
+        if path not in self.by_path:
+            near = nearest(path, self.by_path)
+            if path in self.modules:
+                raise UsageError(f"layer {path!r} can't be cut: it has no channels of its own")
+            raise UsageError(f"no layer {path!r} to cut" + (f"; did you mean {near!r}?" if near else ""))
+        group = self.by_path[path]
+        if group.reason is not None:
+            raise UsageError(f"layer {path!r} can't be cut: {group.reason}")
+        return group
+
+    def readers(self, path: str) -> list[str]:
+        """Return the layers that read a norm's channels with nothing in between but what makes zeros of zeros.
+
+        Empty if anything else reads them too: then its zeros are not all that they see.
+        """
+        found: list[str] = []
+        todo = self._outputs(path)
+        while todo:
+            node = todo.pop()
+            name, kind = self.names.get(node.module), node.grad_fn.name()
+            quiet = kind.startswith(KEEP_ZEROS) or (kind.startswith("IndexSelect") and self._selects(node.outputs))
+            if name is not None and is_writer(node.module) and getattr(node.module, "groups", 1) == 1:
+                found.append(name)
+            elif name is None and quiet:
+                todo += node.outputs
+            else:
+                return []
+        return list(dict.fromkeys(found))
+
+    def goes_through(self, layer: str, norm: str) -> bool:
+        """Tell whether everything that a layer writes reaches a norm first, channel by channel."""
+        todo = self._outputs(layer)
+        while todo:
+            node = todo.pop()
+            if self.names.get(node.module) == norm:
+                continue
+            if node.module in self.names or len(node.inputs) != 1 or not node.outputs:
+                return False
+            todo += node.outputs
+        return True
+
+    def _outputs(self, path: str) -> list[Any]:
+        node = self.graph.module2node.get(self.modules[path])
+        return list(node.outputs) if node is not None else []
+
+    def _selects(self, nodes: Sequence[Any]) -> bool:
+        """Tell whether these are layers with a channel selection in front, the only transform that is left here."""
+        return all(f"{self.names.get(n.module)}.condensery_input" in self.modules for n in nodes)
+
+    # ---------------------------------------------------------------- cuts
+
+    def cut(self, removed: Removed) -> Cut:
+        """Return the verified cut that removes channels by path; see :func:`remove_channels`."""
+        gone: dict[str, set[int]] = {}
+        for path, indices in removed.items():
+            group = self.group(path)
+            wrong = [i for i in indices if not 0 <= i < group.channels]
+            if wrong:
+                raise UsageError(f"layer {path!r} has channels 0 to {group.channels - 1}, not {wrong[0]}")
+            gone.setdefault(group.layers[0], set()).update(int(i) for i in indices)
+        for path, channels in gone.items():
+            group = self.by_path[path]
+            if len(channels) == group.channels:
+                raise UsageError(f"layer {path!r} would lose all of its {group.channels} channels")
+            size = group.channels // group.blocks
+            if len({sum(i // size == b for i in channels) for b in range(group.blocks)}) > 1:
+                raise UsageError(f"layer {path!r}: each {size} channels in turn must lose as many (grouped layers)")
+        cut = self._cut({p: sorted(c) for p, c in gone.items() if c})
+        found = difference(cut, self.net, self.example, self.forward)
+        return verify(cut, found, self._dtype).renamed(self._renamed)
+
+    def removed_by(self, removed: Removed) -> dict[str, tuple[set[int], set[int]]]:
+        """Return what goes where: by name of layer or parameter, the input and the output channels.
+
+        :param removed: by path of a layer that writes the channels.
+        """
+        found: dict[str, tuple[set[int], set[int]]] = {}
+        for path, indices in removed.items():
+            for item in self._follow(path, indices) if len(indices) else ():
+                module = item.dep.target.module
+                name = self.graph._param_to_name.get(module) if isinstance(module, nn.Parameter) else None
+                name = self.names.get(module) if name is None else name
+                if name is not None:
+                    writes = self.graph.is_out_channel_pruning_fn(item.dep.handler)
+                    found.setdefault(name, (set(), set()))[int(writes)].update(item.idxs)
+        return found
+
+    def _cut(self, removed: Removed) -> Cut:
+        shadow = copy.deepcopy(self.net)
+        with torch.no_grad():
+            for tensor in [*shadow.parameters(), *shadow.buffers()]:
+                if tensor.is_floating_point():
+                    tensor.data = torch.arange(tensor.numel(), dtype=torch.float64).view(tensor.shape)
+        sites: dict[str, Channels] = {}
+        for name, (ins, outs) in self.removed_by(removed).items():
+            if name not in self.modules:
+                self._cut_parameter(shadow, name, outs | ins)
+                continue
+            module = shadow.get_submodule(name)
+            counts = widths(module)
+            both = not is_writer(module)
+            for site, gone, width in zip(("input", "output"), (outs if both else ins, outs), counts, strict=True):
+                if gone:
+                    sites[f"{name}:{site}"] = Channels(width, rest(width, gone), axis(module))
+            self._cut_module(module, ins, outs)
+        return Cut(*self._read_off(shadow), sites)
+
+    def _cut_parameter(self, shadow: nn.Module, name: str, gone: set[int]) -> None:
+        path, _, tensor = name.rpartition(".")
+        old = self.net.get_parameter(name)
+        dim = self.graph.module2node[old].pruning_dim
+        held = shadow.get_parameter(name)
+        new = nn.Parameter(held.detach().index_select(dim, rest(held.shape[dim], gone)))
+        shadow.get_submodule(path)._parameters[tensor] = new
+
+    def _cut_module(self, module: nn.Module, ins: set[int], outs: set[int]) -> None:
+        if isinstance(module, _ConvNd) and module.groups > 1 and not is_depthwise(module):
+            cut_grouped(module, ins, outs)
+        elif isinstance(module, nn.LayerNorm):
+            cut_layer_norm(module, outs)
+        else:
+            pruner = self.graph.get_pruner_of_module(module)
+            if outs:
+                pruner.prune_out_channels(module, sorted(outs))
+            if ins:
+                pruner.prune_in_channels(module, sorted(ins))
+
+    def _read_off(self, shadow: nn.Module) -> tuple[dict[str, Left], dict[str, dict[str, tuple[Any, Any]]]]:
+        tensors = {}
+        left = _tensors(shadow)
+        for name, old in _tensors(self.net).items():
+            new = left[name]
+            if new.shape != old.shape:
+                tensors[name] = Left(tuple(old.shape), tuple(new.shape), new.detach().flatten().long())
+        attributes: dict[str, dict[str, tuple[Any, Any]]] = {}
+        for path, module in self.modules.items():
+            after = vars(shadow.get_submodule(path))
+            for name, value in vars(module).items():
+                if isinstance(value, int | tuple) and after[name] != value:
+                    attributes.setdefault(path, {})[name] = (value, after[name])
+        return tensors, attributes
+
+
+def _tensors(net: nn.Module) -> dict[str, Tensor]:
+    """Return parameters and buffers by name, tied ones under each of their names."""
+    return {**dict(net.named_parameters(remove_duplicate=False)), **dict(net.named_buffers(remove_duplicate=False))}
+
+
+def _some(group: Group, share: float, generator: torch.Generator) -> list[int]:
+    """Return channels of each block: a random share, or the first one where that is less."""
+    size = group.channels // group.blocks
+    count = int(size * share)
+    first = torch.zeros(1, dtype=torch.long)
+    parts = [torch.randperm(size, generator=generator)[:count] if count else first for _ in range(group.blocks)]
+    return torch.cat([part + number * size for number, part in enumerate(parts)]).tolist()

@@ -1,0 +1,5 @@
+"""Tasks: data, batches, losses and metrics of one problem."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.core.helpers import Act, recipe, registry
+from torch import Tensor, nn
+
+from condensery import Run, UsageError, hookimpl
+from condensery.nets import Taps, clone
+from condensery.run import Outputs
+
+
+def test_a_tap_before_an_inplace_activation() -> None:
+    net = nn.Sequential(nn.Linear(4, 4), nn.ReLU(inplace=True))
+    taps = Taps(clone(net))
+    taps.add("0")
+    x = torch.randn(64, 4)
+    with taps.reading():
+        taps.model(x)
+    assert bool((taps.collect()["0"] < 0).any())  # before the ReLU, not after it
+
+    class Functional(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.relu_(self.linear(x))
+
+    taps = Taps(clone(Functional()))
+    taps.add("linear")
+    with torch.no_grad(), taps.reading():
+        taps.model(x)
+    with pytest.raises(UsageError, match="overwritten in place"):
+        taps.collect()["linear"]
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_attention_taps_agree_with_the_net(attention: str) -> None:
+    from transformers import BertConfig, BertForSequenceClassification
+
+    config = BertConfig(  # type: ignore[call-arg]
+        vocab_size=20, hidden_size=12, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24, num_labels=3
+    )
+    config._attn_implementation = "eager"
+    net = BertForSequenceClassification(config)
+    net.train(False)
+    ids = torch.randint(0, 20, (2, 7))
+    mask = torch.ones_like(ids)
+    mask[1, 4:] = 0
+    expected = net(input_ids=ids, attention_mask=mask, output_attentions=True).attentions
+    net.config._attn_implementation = attention
+    hooks = sum(len(m._forward_hooks) for m in net.modules())
+    taps = Taps(net)
+    taps.add("attention")
+    taps.add("scores")
+    with taps.reading():
+        net(input_ids=ids, attention_mask=mask)
+    got = taps.collect()
+    assert len(got["attention"]) == 2
+    for mine, theirs, scores in zip(got["attention"], expected, got["scores"], strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(scores.softmax(-1), mine)
+    taps.remove()
+    assert sum(len(m._forward_hooks) for m in net.modules()) == hooks
+
+
+def test_taps_by_role(tmp_path: Path) -> None:
+    shapes: list[Any] = []
+
+    class Reads(Act):
+        def __post_init__(self) -> None:
+            self.prepare_ = lambda stage: [stage.student.tap(t) for t in ("stages", "logits", "attention")]
+
+        @hookimpl
+        def loss_terms(self, outputs: Mapping[str, Outputs]) -> None:
+            taps = outputs["student"].taps
+            shapes.append((len(taps["stages"]), taps["logits"][0].shape[1], tuple(taps["attention"][0].shape[1:])))
+
+    model = {"key": "vit", "dim": 24, "depth": 3, "patch_size": 4}
+    Run(recipe(["reads"], model=model), registry(reads=Reads), out=tmp_path / "o").execute()
+    assert set(shapes) == {(3, 10, (3, 5, 5))}

@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from tests.core.helpers import recipe, registry
+from torch import nn
+
+from condensery import Registry, Run
+from condensery.errors import UsageError
+from condensery.recipe import ModelSpec
+from condensery.storage import build_with_weights, load_weights
+from condensery_plugins.tasks.digits import Digits
+
+REGISTRY = Registry.open()
+
+
+def net() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+
+
+def saved(
+    path: Path, change: dict[str, torch.Tensor | None] | None = None, prefix: str = ""
+) -> dict[str, torch.Tensor]:
+    tensors = {name: torch.rand_like(value.float()) for name, value in net().state_dict().items()}
+    tensors["1.num_batches_tracked"] = torch.tensor(7)
+    for name, value in (change or {}).items():
+        if value is None:
+            del tensors[name]
+        else:
+            tensors[name] = value
+    save_file({prefix + name: value for name, value in tensors.items()}, path)
+    return tensors
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_every_tensor_is_copied(tmp_path: Path, prefix: str) -> None:
+    tensors = saved(tmp_path / "w.safetensors", prefix=prefix)
+    model = net()
+    load_weights(model, tmp_path / "w.safetensors", REGISTRY)
+    assert all(torch.equal(value, tensors[name]) for name, value in model.state_dict().items())
+
+
+def test_batch_counts_may_be_absent(tmp_path: Path) -> None:
+    tensors = saved(tmp_path / "w.safetensors", {"1.num_batches_tracked": None})
+    model = net()
+    load_weights(model, tmp_path / "w.safetensors", REGISTRY)
+    assert torch.equal(model.state_dict()["1.running_mean"], tensors["1.running_mean"])
+
+
+def test_environment_variables_are_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved(tmp_path / "w.safetensors")
+    monkeypatch.setenv("CONDENSERY_DATA", str(tmp_path))
+    load_weights(net(), "$CONDENSERY_DATA/w.safetensors", REGISTRY)
+    monkeypatch.delenv("CONDENSERY_DATA")
+    with pytest.raises(UsageError, match="environment variable CONDENSERY_DATA is not set"):
+        load_weights(net(), "$CONDENSERY_DATA/w.safetensors", REGISTRY)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"1.running_var": torch.ones(5)}, r"'1.running_var' has shape \(5,\), the net wants \(4,\)"),
+        ({"1.running_var": None, "1.runing_var": torch.ones(4)}, "no tensor '1.running_var'; the file has '1.runing_"),
+        ({"2.weight": torch.ones(4)}, "the net has no tensor '2.weight'"),
+    ],
+)
+def test_what_does_not_fit_is_named_and_nothing_is_loaded(
+    tmp_path: Path, change: dict[str, torch.Tensor | None], says: str
+) -> None:
+    saved(tmp_path / "w.safetensors", change)
+    model = net()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(UsageError, match=says):
+        load_weights(model, tmp_path / "w.safetensors", REGISTRY)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_files_that_are_none(tmp_path: Path) -> None:
+    (tmp_path / "bad.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0{")
+    for source, says in (
+        (tmp_path / "none.safetensors", "no such file"),
+        (tmp_path / "w.pt", "only safetensors files are read, not .pt"),
+        (tmp_path / "bad.safetensors", "damaged or not safetensors"),
+    ):
+        with pytest.raises(UsageError, match=says):
+            load_weights(net(), source, REGISTRY)
+
+
+def test_an_artifact_gives_the_net_that_it_holds(tmp_path: Path) -> None:
+    job = Run(recipe([]), registry(), out=tmp_path / "run")
+    job.execute()
+    assert job.baked is not None
+    spec = ModelSpec(key="resnet8", width=0.5, weights=str(tmp_path / "run" / "artifact.safetensors"))
+    found = build_with_weights(spec, Digits().facts, registry(), 99).state_dict()
+    for name, value in job.baked.net.state_dict().items():
+        assert torch.equal(found[name], value)
+
+
+def test_an_artifact_of_another_shape_is_refused(tmp_path: Path) -> None:
+    stage = {"methods": [{"l1-filter-pruning": {"ratio": 0.5}}], "epochs": 0}
+    Run(recipe([stage]), Registry.open(), out=tmp_path / "run").execute()
+    spec = ModelSpec(key="resnet8", width=0.5, weights=str(tmp_path / "run" / "artifact.safetensors"))
+    with pytest.raises(UsageError, match=r"has shape \(4, 8, 3, 3\), the net wants \(8, 8, 3, 3\)"):
+        build_with_weights(spec, Digits().facts, Registry.open(), 0)
+
+
+def test_a_package_may_bring_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "some_nets" / "trained").mkdir(parents=True)
+    (tmp_path / "some_nets" / "__init__.py").touch()
+    tensors = saved(tmp_path / "some_nets" / "trained" / "w.safetensors")
+    monkeypatch.syspath_prepend(tmp_path)
+    model = net()
+    load_weights(model, "some_nets:trained/w.safetensors", REGISTRY)
+    assert torch.equal(model.state_dict()["0.weight"], tensors["0.weight"])
+    with pytest.raises(UsageError, match="no such file"):
+        load_weights(model, "some_nets:trained/v.safetensors", REGISTRY)
+    with pytest.raises(UsageError, match="the package no_nets is not installed"):
+        load_weights(model, "no_nets:trained/w.safetensors", REGISTRY)

@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+import gzip
+import hashlib
+import socket
+import sys
+import threading
+import time
+import types
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from condensery.errors import UsageError
+from condensery.tasks import (
+    cache_dir,
+    check_sha256,
+    find_data,
+    hub_reachable,
+    is_stored,
+    load_hub,
+    missing_data,
+    read_gzip,
+    stored_arrays,
+    write_atomic,
+)
+
+NOWHERE = "http://127.0.0.1:9"
+"""Nothing listens on the discard port."""
+
+
+@pytest.fixture(autouse=True)
+def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("CONDENSERY_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("CONDENSERY_CACHE", str(tmp_path / "cache"))
+    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def listener() -> Iterator[str]:
+    """Address of something that takes connections."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+
+
+def put(path: Path, content: bytes = b"x") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
+
+
+def test_the_data_folder_comes_before_the_cache_and_must_be_whole(places: Path) -> None:
+    assert find_data("set", ["a", "b"]) is None
+    for name in ("a", "b"):
+        put(places / "cache" / "data" / "set" / name)
+    put(places / "data" / "set" / "a")
+    assert find_data("set", ["a", "b"]) == places / "cache" / "data" / "set"
+    put(places / "data" / "set" / "b")
+    assert find_data("set", ["a", "b"]) == places / "data" / "set"
+
+
+def test_the_cache_is_where_the_user_says(places: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cache_dir() == places / "cache"
+    monkeypatch.delenv("CONDENSERY_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/some/cache")
+    assert cache_dir() == Path("/some/cache/condensery")
+
+
+def test_missing_data_names_files_and_places(places: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = str(missing_data("set", ["a", "b", "c", "d"], "owner/set", "why"))
+    for part in ("'set'", "(a, b, c, ...)", "$CONDENSERY_DATA/set", f"{places}/cache/data/set", "'owner/set' (why)"):
+        assert part in text
+    monkeypatch.delenv("CONDENSERY_DATA")
+    assert "$CONDENSERY_DATA (not set)" in str(missing_data("set", ["a"], None))
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(places: Path) -> None:
+    path = put(places / "folder" / "file.txt", b"old")
+
+    def fail(temporary: Path) -> None:
+        temporary.write_bytes(b"half")
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write_atomic(path, fail)
+    assert path.read_bytes() == b"old"
+    write_atomic(path, lambda temporary: temporary.write_bytes(b"new"))
+    assert path.read_bytes() == b"new"
+    assert [p.name for p in path.parent.iterdir()] == ["file.txt"]
+
+
+def test_digests(places: Path) -> None:
+    path = put(places / "f", b"content")
+    check_sha256(path, {"f": hashlib.sha256(b"content").hexdigest()})
+    check_sha256(path, {"other": "0"})
+    with pytest.raises(UsageError, match=f"{path}: damaged or another version"):
+        check_sha256(path, {"f": hashlib.sha256(b"Content").hexdigest()})
+
+
+def test_gzip_is_pinned_by_its_content(places: Path) -> None:
+    pins = {"f.gz": hashlib.sha256(b"content").hexdigest()}
+    for level in (1, 9):
+        assert read_gzip(put(places / "f.gz", gzip.compress(b"content", level)), pins) == b"content"
+    packed = gzip.compress(b"content")
+    for broken in (packed[:-3], packed[:12] + b"\xff\xff" + packed[14:], b"plain", gzip.compress(b"Content"), b""):
+        with pytest.raises(UsageError, match=r"f\.gz: damaged"):
+            read_gzip(put(places / "f.gz", broken), pins)
+
+
+def test_arrays_are_built_once(places: Path) -> None:
+    calls = []
+
+    def build() -> dict[str, np.ndarray[tuple[int, ...], np.dtype[np.int64]]]:
+        calls.append(1)
+        return {"a": np.arange(6).reshape(2, 3), "b": np.array([7])}
+
+    assert not is_stored("set", ["a", "b"])
+    for _ in range(2):
+        arrays = stored_arrays("set", ["a", "b"], build)
+        assert arrays["a"].tolist() == [[0, 1, 2], [3, 4, 5]]
+        assert arrays["b"].tolist() == [7]
+        arrays["a"][0, 0] = 99  # the file is not changed by it
+    assert len(calls) == 1
+    assert is_stored("set", ["a", "b"])
+    assert not is_stored("set", ["a", "c"])
+
+
+def test_a_damaged_cache_is_named(places: Path) -> None:
+    stored_arrays("set", ["a"], lambda: {"a": np.arange(1000)})
+    path = places / "cache" / "decoded" / "set" / "a.npy"
+    for broken in (path.read_bytes()[:300], b"nothing"):
+        path.write_bytes(broken)
+        with pytest.raises(UsageError, match=r"decoded/set: damaged .*delete this folder"):
+            stored_arrays("set", ["a"], dict)
+
+
+def test_a_cache_that_can_not_be_written_is_named(places: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CONDENSERY_CACHE", str(put(places / "a-file")))
+    with pytest.raises(UsageError, match=r"can't be written .*set CONDENSERY_CACHE"):
+        stored_arrays("set", ["a"], lambda: {"a": np.arange(3)})
+
+
+def test_the_hub_is_reached_directly_or_through_a_proxy(listener: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", f"http://{listener}")
+    assert hub_reachable()
+    monkeypatch.setenv("HF_ENDPOINT", NOWHERE)
+    assert not hub_reachable()
+    monkeypatch.setenv("HF_ENDPOINT", "http://hub.invalid")
+    monkeypatch.setenv("http_proxy", f"http://{listener}")
+    assert hub_reachable()
+    monkeypatch.setenv("http_proxy", NOWHERE)
+    assert not hub_reachable()
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert hub_reachable(), "offline mode is left to the hub's own cache"
+
+
+def test_a_name_lookup_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    release = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *a, **k: release.wait(20) and [])
+    started = time.monotonic()
+    assert not hub_reachable(timeout=0.2)
+    assert time.monotonic() - started < 2
+    release.set()
+
+
+def test_the_hub_without_its_package_or_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(UsageError, match=r"'owner/set' \(needs the package 'datasets': pip install"):
+        load_hub("set", ["a"], "owner/set", "train")
+    monkeypatch.setitem(sys.modules, "datasets", types.ModuleType("datasets"))
+    monkeypatch.setenv("HF_ENDPOINT", NOWHERE)
+    with pytest.raises(UsageError, match=r"'owner/set' \(can't be reached\)"):
+        load_hub("set", ["a"], "owner/set", "train")
