@@ -12,7 +12,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from condensery.tasks import write_atomic
+from condensery.files import write_atomic
 from condensery_catalogue.listing import RECALLED
 from condensery_catalogue.results import answer, heading, spread
 from condensery_catalogue.showing import figure

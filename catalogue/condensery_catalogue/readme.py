@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from condensery.contract import Registry
-from condensery.tasks import write_atomic
+from condensery.files import write_atomic
 from condensery_catalogue.listing import rows
 
 README = Path("README.md")

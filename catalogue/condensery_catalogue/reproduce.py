@@ -11,9 +11,9 @@ from typing import Any
 
 from condensery.contract import Registry
 from condensery.errors import ArtifactError, UnknownKey, UsageError
+from condensery.files import write_atomic
 from condensery.measure import versions
 from condensery.recipe import Recipe
-from condensery.tasks import write_atomic
 from condensery_catalogue.drawing import is_drawn, save_drawing
 from condensery_catalogue.listing import console, open_registry, table
 from condensery_catalogue.metrics import measures

@@ -1,34 +1,12 @@
-"""The built-in plugin: one file per cited method, and the models and tasks they are tried on. Imports no torch."""
+"""The built-in plugin: one file per cited method with its card beside it, and the models and tasks they are tried on.
+
+Methods, their layers and their cards are found in the folders. Imports no torch.
+"""
 
 from __future__ import annotations
 
-from condensery.contract import Register, RegisterCard, hookimpl
+from condensery.contract import Papers, Register, hookimpl
 
-METHODS = (
-    ("activation-gradient-pruning-dbtd", "pruning.activation_gradient_pruning_dbtd:ActivationGradientPruningDBTD"),
-    ("asymptotic-soft-filter-pruning", "pruning.asymptotic_soft_filter_pruning:AsymptoticSoftFilterPruning"),
-    ("deep-mutual-learning", "distillation.deep_mutual_learning:DeepMutualLearning"),
-    ("filter-pruning", "pruning.filter_pruning:FilterPruning"),
-    ("gradual-magnitude-pruning", "pruning.gradual_magnitude_pruning:GradualMagnitudePruning"),
-    ("group-brain-damage", "pruning.group_brain_damage:GroupBrainDamage"),
-    ("hinton-kd", "distillation.hinton_kd:HintonKD"),
-    ("huffman", "quantization.huffman:HuffmanCoding"),
-    ("jacob-integer-only", "quantization.jacob_integer_only:JacobIntegerOnly"),
-    ("kmeans-sharing", "quantization.kmeans_sharing:KMeansSharing"),
-    ("l1-filter-pruning", "pruning.l1_filter_pruning:L1FilterPruning"),
-    ("lsq", "quantization.lsq:LSQ"),
-    ("magnitude", "pruning.magnitude:Magnitude"),
-    ("network-slimming", "pruning.network_slimming:NetworkSlimming"),
-    ("obd", "pruning.obd:OptimalBrainDamage"),
-    ("obs", "pruning.obs:OptimalBrainSurgeon"),
-    ("prune-then-distill", "joint.prune_then_distill:PruneThenDistill"),
-    ("qkd", "joint.qkd:QKD"),
-    ("residual-block-pruning", "pruning.block_pruning:ResidualBlockPruning"),
-    ("soft-filter-pruning", "pruning.soft_filter_pruning:SoftFilterPruning"),
-    ("ssl", "pruning.ssl:StructuredSparsityLearning"),
-    ("structured-magnitude", "pruning.structured_magnitude:StructuredMagnitude"),
-    ("thinet", "pruning.thinet:ThiNet"),
-)
 CODECS = (
     ("affine", "codecs.affine:Affine"),
     ("bitmap", "codecs.bitmap:Bitmap"),
@@ -44,16 +22,13 @@ LAYERS = (
     ("entropy-coded", "codecs.entropy_coded:EntropyCoded"),
     ("folded-conv2d", "quantization.folded_layers:FoldedConv2d"),
     ("folded-linear", "quantization.folded_layers:FoldedLinear"),
-    ("gradient-pruner", "pruning.activation_gradient_pruning_dbtd:GradientPruner"),
     ("integer-conv2d", "quantization.integer_layers:IntegerConv2d"),
     ("integer-linear", "quantization.integer_layers:IntegerLinear"),
-    ("interval-quantizer", "joint.qkd:IntervalQuantizer"),
-    ("lsq-step", "quantization.lsq:LearnedStep"),
     ("mask", "pruning.masks:Mask"),
-    ("shared-weights", "quantization.kmeans_sharing:SharedWeights"),
     ("thinned-conv2d", "pruning.thinned:ThinnedConv2d"),
     ("thinning-mask", "pruning.thinned:ThinningMask"),
 )
+"""Those that several methods share; a method's own stand in its card."""
 TASKS = (
     ("cifar10", "tasks.cifar:Cifar10"),
     ("cifar100", "tasks.cifar:Cifar100"),
@@ -87,45 +62,33 @@ MODELS = (
 )
 
 
-def _offer(register: Register, entries: tuple[tuple[str, str], ...]) -> None:
-    for key, target in entries:
-        register(key, f"{__name__}.{target}")
+class Builtin(Papers):
+    """The papers of this package, and what several of them share."""
+
+    @hookimpl
+    def register_codecs(self, register: Register) -> None:
+        """Offer the ways to store a tensor."""
+        self._offer(register, CODECS)
+
+    @hookimpl
+    def register_layers(self, register: Register) -> None:
+        """Offer the transforms and layers that checkpoints and artifacts rebuild."""
+        super().register_layers(register)
+        self._offer(register, LAYERS)
+
+    @hookimpl
+    def register_tasks(self, register: Register) -> None:
+        """Offer the tasks."""
+        self._offer(register, TASKS)
+
+    @hookimpl
+    def register_models(self, register: Register) -> None:
+        """Offer the models."""
+        self._offer(register, MODELS)
+
+    def _offer(self, register: Register, entries: tuple[tuple[str, str], ...]) -> None:
+        for key, target in entries:
+            register(key, f"{self.package}.{target}")
 
 
-@hookimpl
-def register_papers(register: RegisterCard) -> None:
-    """Offer the cards."""
-    from condensery_plugins.cards import load_index
-
-    for key, card in load_index().items():
-        register(key, card)
-
-
-@hookimpl
-def register_methods(register: Register) -> None:
-    """Offer the methods."""
-    _offer(register, METHODS)
-
-
-@hookimpl
-def register_codecs(register: Register) -> None:
-    """Offer the ways to store a tensor."""
-    _offer(register, CODECS)
-
-
-@hookimpl
-def register_layers(register: Register) -> None:
-    """Offer the transforms and layers that checkpoints and artifacts rebuild."""
-    _offer(register, LAYERS)
-
-
-@hookimpl
-def register_tasks(register: Register) -> None:
-    """Offer the tasks."""
-    _offer(register, TASKS)
-
-
-@hookimpl
-def register_models(register: Register) -> None:
-    """Offer the models."""
-    _offer(register, MODELS)
+plugin = Builtin(__name__)

@@ -1,39 +1,7 @@
-"""One recipe per paper, as data; the catalogue runs them."""
+"""A folder for each paper: its recipe, and the results that were measured with it. The catalogue runs them."""
 
 from __future__ import annotations
 
-from condensery.contract import Register, hookimpl
+from condensery.contract import Papers
 
-REPRODUCTIONS = (
-    "activation-gradient-pruning-dbtd",
-    "asymptotic-soft-filter-pruning",
-    "deep-compression",
-    "deep-mutual-learning",
-    "filter-pruning",
-    "gradual-magnitude-pruning",
-    "group-brain-damage",
-    "hinton-kd",
-    "jacob-integer-only",
-    "l1-filter-pruning",
-    "lsq",
-    "magnitude",
-    "network-slimming",
-    "obd",
-    "obs",
-    "prune-then-distill",
-    "pruning-at-2x",
-    "qkd",
-    "residual-block-pruning",
-    "soft-filter-pruning",
-    "ssl",
-    "structured-magnitude-minilm",
-    "structured-magnitude-vit",
-    "thinet",
-)
-
-
-@hookimpl
-def register_recipes(register: Register) -> None:
-    """Offer the reproductions."""
-    for key in REPRODUCTIONS:
-        register(key, f"{__name__}:recipes/{key}.yaml")
+plugin = Papers(__name__)

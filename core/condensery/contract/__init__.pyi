@@ -1,12 +1,10 @@
 from .cards import Card as Card
 from .cards import Taxonomy as Taxonomy
-from .cards import load_cards as load_cards
 from .facts import Facts as Facts
 from .facts import check_words as check_words
 from .hookspecs import PER_PLAYER_HOOKS as PER_PLAYER_HOOKS
 from .hookspecs import STAGE_HOOKS as STAGE_HOOKS
 from .hookspecs import Register as Register
-from .hookspecs import RegisterCard as RegisterCard
 from .hookspecs import hookimpl as hookimpl
 from .managers import DEFAULTS as DEFAULTS
 from .managers import StageManager as StageManager
@@ -15,6 +13,7 @@ from .methods import Words as Words
 from .methods import build_method as build_method
 from .methods import settings_of as settings_of
 from .methods import takes_list as takes_list
+from .papers import Papers as Papers
 from .registry import KINDS as KINDS
 from .registry import Entry as Entry
 from .registry import Registry as Registry

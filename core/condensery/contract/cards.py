@@ -1,6 +1,6 @@
 """What the survey and the papers say, as data: the schema of a card.
 
-Only tools and tests validate with it; ``list`` and ``show`` read the generated index as plain data.
+Every card is validated with it when it is registered; what was valid is kept by content, see :class:`Papers`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from condensery.contract.methods import check_value
 from condensery.errors import UnknownKey, UsageError
-from condensery.recipe import Strict, checked, load_yaml
+from condensery.recipe import Strict, checked, flat, load_yaml, parse, parse_recipe
 
 Source = Literal["read", "recalled", "derived"]
 Granularity = Literal["weight", "neuron", "group", "block", "kernel", "filter", "channel", "head", "layer"]
@@ -173,14 +173,35 @@ class Taxonomy(Worded):
     coupling: Literal["iterated", "coupled", "searched"] | None = None
 
 
+class Contract(Strict):
+    """What the contract suite can't know of a method by itself.
+
+    :param stage: fields of its stage beside the method, such as ``{teacher: original}``.
+    :param before: stages that must come first.
+    :param refuses: by network, what its ``NotApplicable`` says there (a regular expression), where the network isn't
+        in the card's own list, or is, but the suite's small net lacks what the method needs.
+    """
+
+    stage: dict[str, Any] = {}
+    before: list[dict[str, Any]] = []
+    refuses: dict[Network, str] = {}
+
+
 class Card(Worded):
     """One paper or method.
 
     :param ref: number in the survey's references; none for a method that the survey doesn't cite by itself.
+    :param class_: ``class`` in the file: the method in the Python file beside the card; none for a paper without one.
+    :param layers: transforms and registered layers that the method leaves in a net, by key: ``Name``, or
+        ``sibling:Name`` for one in another file of the folder; ``codecs`` likewise.
     :param composition: how a joint method is spelt as a composition.
+    :param contract: where the contract suite must treat the method differently, see :mod:`condensery.testing`.
     """
 
     key: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    class_: str | None = Field(None, alias="class", pattern=r"^[A-Za-z_]\w*$")
+    layers: dict[str, Annotated[str, Field(pattern=r"^(\w+:)?[A-Za-z_]\w*$")]] = {}
+    codecs: dict[str, Annotated[str, Field(pattern=r"^(\w+:)?[A-Za-z_]\w*$")]] = {}
     ref: int | None = Field(None, ge=1, le=120)
     name: Text
     summary: Text
@@ -196,6 +217,7 @@ class Card(Worded):
     cited_as: list[Citation] = []
     status: Literal["draft", "tested", "reproduced"] = "draft"
     claims: list[Claim] = []
+    contract: Contract = Contract()
 
     @model_validator(mode="after")
     def _once(self) -> Card:
@@ -219,20 +241,30 @@ class Card(Worded):
         return self
 
 
-def load_cards(folder: Path) -> dict[str, Card]:
-    """Read all cards of a folder, by key.
+def read_card(path: Path) -> Card:
+    """Read one card.
 
     :raises UsageError: naming the file and the field, in one line.
     """
-    if not folder.is_dir():
-        raise UsageError(f"no such folder of cards: {folder}")
-    cards: dict[str, Card] = {}
-    for path in sorted(folder.glob("*.yaml")):
-        data = load_yaml(path)
-        if not isinstance(data, Mapping):
-            raise UsageError(f"{path}: a card is a mapping")
-        card = checked(Card, data, str(path))
-        if card.key != path.stem:
-            raise UsageError(f"{path}: the file must be named after its key, {card.key!r}")
-        cards[card.key] = card
-    return cards
+    return checked_card(load_yaml(path), str(path))
+
+
+def checked_card(data: Any, where: str) -> Card:
+    """Validate plain data as a card.
+
+    :raises UsageError: naming ``where`` and the field, in one line.
+    """
+    if not isinstance(data, Mapping):
+        raise UsageError(f"{where}: a card is a mapping")
+    return checked(Card, data, where)
+
+
+def card_data(card: Card) -> dict[str, Any]:
+    """Return a card as plain data, with what can be worked out from it: the methods that a composition is made of."""
+    data = card.model_dump(mode="json", by_alias=True, exclude_none=True)
+    for name, setting in card.hyperparameters.items():
+        data["hyperparameters"][name]["default"] = setting.default  # a default of null is a value, not an absence
+    if card.composition:
+        recipe = parse_recipe({"model": "any", "task": "any", "stages": parse(card.composition)})
+        data["composed_of"] = sorted({method.key for stage in flat(recipe.stages) for method in stage.methods})
+    return data

@@ -21,11 +21,16 @@ if TYPE_CHECKING:
     from condensery.tasks import Batch
 
 PROJECT = "condensery"
+API = 1
+"""Version of these hooks; a plugin states the one that it was written for, ``condensery_api = 1``."""
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
 
-Register = Callable[[str, str], None]
-"""``register(key, "package.module:Name")``: offers one thing; a key that is taken is refused by name."""
+Register = Callable[[str, str | type], None]
+"""``register(key, "package.module:Name")``: offers one thing; a key that is taken is refused by name.
+
+The class itself will do in place of its name, as in a notebook; a plugin's module would have to import torch for that.
+"""
 RegisterCard = Callable[[str, Mapping[str, Any]], None]
 """``register(key, card)``: offers one paper's card, as plain data."""
 
@@ -76,14 +81,6 @@ class OfferingSpecs:
     @hookspec
     def register_searches(self, register: Register) -> None:
         """Offer outer loops over recipes: the target is a :class:`condensery.run.search.Search`."""
-
-    @hookspec
-    def register_runtimes(self, register: Register) -> None:
-        """Offer places where an artifact can run and be timed."""
-
-    @hookspec
-    def register_trackers(self, register: Register) -> None:
-        """Offer places to which the numbers of a run are sent while it runs."""
 
 
 class StageSpecs:

@@ -37,7 +37,7 @@ class Method:
     """Players for which the per-player hooks are called; ``("all",)`` for every one."""
 
     key: ClassVar[str] = ""
-    """Set when the registry loads the class."""
+    """As it is registered; each class says its own, and messages name it."""
 
     def words(self) -> Words:
         """Return what it needs, leaves and removes; override where a hyper-parameter decides."""

@@ -11,11 +11,14 @@ from typing import Any
 
 import pluggy
 
-from condensery.contract.hookspecs import OFFERING_HOOKS, PROJECT, OfferingSpecs
-from condensery.errors import PluginError, UnknownKey
+from condensery.contract.hookspecs import API, OFFERING_HOOKS, PROJECT, OfferingSpecs
+from condensery.contract.papers import ValidCard
+from condensery.errors import PluginError, UnknownKey, UsageError
 
 KINDS = tuple(name.removeprefix("register_") for name in OFFERING_HOOKS)
 SINGULAR = {"searches": "search"}
+KEYED = ("methods", "tasks", "layers", "codecs", "searches")
+"""Kinds whose classes say their own key."""
 CORE_CODECS = {"dense": "Dense", "bitpack": "BitPack"}
 """What the other codecs end in unless told otherwise."""
 
@@ -80,6 +83,7 @@ class Registry:
         manager.add_hookspecs(OfferingSpecs)
         self._plugins[name] = Plugin(name, source)
         try:
+            check_api(name, plugin)
             check_marked(name, plugin, OFFERING_HOOKS)
             manager.register(plugin, name=name)
             manager.check_pending()
@@ -91,6 +95,9 @@ class Registry:
         for kind in KINDS:
             try:
                 getattr(manager.hook, f"register_{kind}")(register=self._register(kind, name, source))
+            except ExceptionGroup as errors:
+                for one in errors.exceptions:
+                    self._note(name, source, _one_line(one))
             except Exception as error:  # noqa: BLE001  whatever a stranger's hook raises is reported with the plugin's name
                 self._note(name, source, f"register_{kind} failed: {type(error).__name__}: {error}")
 
@@ -98,11 +105,16 @@ class Registry:
         taken = self.entries[kind]
 
         def register(key: str, target: Any) -> None:
+            what = f"{_singular(kind)} {key!r}"
             if key in taken:
-                first = taken[key].plugin
-                self._note(plugin, source, f"{_singular(kind)} {key!r} is already offered by {first!r}; kept that one")
-            elif kind != "papers" and (not isinstance(target, str) or ":" not in target):
-                self._note(plugin, source, f"{_singular(kind)} {key!r}: target must be 'module:Name', got {target!r}")
+                self._note(plugin, source, f"{what} is already offered by {taken[key].plugin!r}; kept that one")
+            elif kind == "papers":
+                try:
+                    taken[key] = Entry(key, valid_card(key, target), plugin)
+                except UsageError as error:
+                    self._note(plugin, source, str(error))
+            elif not (callable(target) or (isinstance(target, str) and ":" in target)):
+                self._note(plugin, source, f"{what}: target must be 'module:Name' or a class, got {target!r}")
             else:
                 taken[key] = Entry(key, target, plugin)
 
@@ -142,22 +154,18 @@ class Registry:
     def load(self, kind: str, key: str) -> Any:
         """Import and return what an entry points at.
 
-        :raises PluginError: naming the plugin if the target can't be imported.
+        :raises PluginError: naming the plugin, if the target can't be imported or says another key.
         """
         entry = self.find(kind, key)
         cached = self._cache.get((kind, entry.key))
         if cached is not None:
             return cached
-        module, _, name = entry.target.partition(":")
-        try:
-            loaded = getattr(importlib.import_module(module), name)
-        except (ImportError, AttributeError) as error:
-            what = f"{_singular(kind)} {key!r}"
-            raise PluginError(
-                f"plugin {entry.plugin!r}: {what} can't be loaded from {entry.target}: {error}"
-            ) from error
-        if kind in ("methods", "tasks", "layers", "codecs", "searches") and "key" not in vars(loaded):
-            loaded.key = entry.key
+        what = f"plugin {entry.plugin!r}: {_singular(kind)} {key!r}"
+        loaded = entry.target if callable(entry.target) else _imported(entry.target, what)
+        if kind in KEYED and getattr(loaded, "key", None) != entry.key:
+            mine = getattr(loaded, "key", None)
+            says = f"says that its key is {mine!r}" if mine else "says no key"
+            raise PluginError(f"{what}: {loaded.__name__} {says}; write key = {entry.key!r} in the class")
         self._cache[kind, entry.key] = loaded
         return loaded
 
@@ -165,6 +173,46 @@ class Registry:
         """Return the card of a paper or method as plain data, or ``None`` if it has none."""
         entry = self.entries["papers"].get(key)
         return None if entry is None else entry.target
+
+
+def valid_card(key: str, card: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a card as it will be shown, validated unless it was before.
+
+    :raises UsageError: naming the card and the field that is wrong.
+    """
+    if isinstance(card, ValidCard):
+        return card
+    # Here, because it loads pydantic: a list of installed papers comes from the cache and needs none.
+    from condensery.contract.cards import card_data, checked_card
+
+    found = checked_card(card, f"card {key!r}")
+    if found.key != key:
+        raise UsageError(f"card {key!r}: its own key is {found.key!r}")
+    return ValidCard(card_data(found))
+
+
+def check_api(name: str, plugin: object) -> None:
+    """Refuse a plugin that was written for other hooks than these, or doesn't say for which.
+
+    :raises PluginError: saying what to write, or which versions differ.
+    """
+    stated = getattr(plugin, "condensery_api", None)
+    if stated is None:
+        raise PluginError(f"{name}: it doesn't state the hooks it was written for; write condensery_api = {API} in it")
+    if stated != API:
+        raise PluginError(f"{name}: written for version {stated!r} of the hooks; this condensery has version {API}")
+
+
+def _imported(target: str, what: str) -> Any:
+    """Return what ``module:Name`` names.
+
+    :raises PluginError: beginning with ``what``, if it can't be imported.
+    """
+    module, _, name = target.partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise PluginError(f"{what} can't be loaded from {target}: {error}") from error
 
 
 def check_marked(name: str, plugin: object, hooks: Iterable[str]) -> None:

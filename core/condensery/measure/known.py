@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from condensery.files import cache_dir, write_atomic
 from condensery.measure.measuring import evaluate
 from condensery.measure.report import versions
 from condensery.recipe import fingerprint
-from condensery.tasks import Task, cache_dir, write_atomic
+from condensery.tasks import Task
 
 
 def known_quality(task: Task, net: nn.Module, spec: Mapping[str, Any], device: torch.device) -> dict[str, float]:

@@ -1,3 +1,4 @@
+from .choice import choose_layers as choose_layers
 from .cloning import clone as clone
 from .cloning import frozen as frozen
 from .cloning import plain as plain
@@ -28,6 +29,7 @@ from .tensors import CONVS as CONVS
 from .tensors import LINEARS as LINEARS
 from .tensors import WEIGHTED as WEIGHTED
 from .tensors import Weight as Weight
+from .tensors import Weights as Weights
 from .tensors import weights_of as weights_of
 from .transforms import MASK as MASK
 from .transforms import QUANTIZE as QUANTIZE

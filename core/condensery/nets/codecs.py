@@ -53,7 +53,7 @@ class Codec(ABC):
     """
 
     key: ClassVar[str] = ""
-    """Set when the registry loads the class; how a manifest names it."""
+    """As it is registered; how a manifest names it."""
     tables: ClassVar[frozenset[str]] = frozenset()
     """The streams that count as tables and not as payload."""
 

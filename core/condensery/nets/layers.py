@@ -31,7 +31,7 @@ class Layer(nn.Module, ABC):
     """
 
     key: ClassVar[str] = ""
-    """Set when the registry loads the class; how a manifest names it."""
+    """As it is registered; how a manifest names it."""
 
     @abstractmethod
     def config(self) -> dict[str, Any]:

@@ -58,9 +58,18 @@ class Weight:
         return ones.detach() != 0
 
 
-def weights_of(net: nn.Module, kinds: tuple[type[nn.Module], ...], tensor: str) -> list[Weight]:
+class Weights(list[Weight]):
+    """Some weights of a net, in its order."""
+
+    @property
+    def by_path(self) -> dict[str, Weight]:
+        """The same, each under the path of its layer."""
+        return {weight.path: weight for weight in self}
+
+
+def weights_of(net: nn.Module, kinds: tuple[type[nn.Module], ...], tensor: str) -> Weights:
     """Return the weights of a net's layers, in the net's order; a tied one is listed where it comes first."""
-    found, seen = [], set()
+    found, seen = Weights(), set()
     for path, module in net.named_modules():
         if not isinstance(module, kinds):
             continue

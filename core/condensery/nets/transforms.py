@@ -38,7 +38,7 @@ class Transform(nn.Module):
     """
 
     key: ClassVar[str] = ""
-    """Set when the registry loads the class; how a checkpoint names it."""
+    """As it is registered; how a checkpoint names it."""
     rank: ClassVar[int] = QUANTIZE
     settings: ClassVar[Mapping[str, float]] = {}
     """For its own parameters: ``{"weight_decay": 0.0, "lr_scale": 1.0}``."""

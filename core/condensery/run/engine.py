@@ -11,6 +11,7 @@ import torch
 
 from condensery.contract import DEFAULTS, STAGE_HOOKS, Registry
 from condensery.errors import MethodError, UsageError
+from condensery.files import cache_dir
 from condensery.measure import counts, dense_bytes, environment, evaluate, known_quality, measure, ratios, versions
 from condensery.nets import WEIGHTED, broken_promises, clone, detach_temporary, frozen
 from condensery.recipe import (
@@ -35,7 +36,7 @@ from condensery.run.progress import Progress
 from condensery.run.resume import lay_progress, progress_of
 from condensery.run.stage import Stage
 from condensery.storage import CHECKPOINT_FORMAT, Baked, bake, load_tree, save_artifact, save_tree
-from condensery.tasks import build_task, cache_dir
+from condensery.tasks import build_task
 
 SIZES = ("sparsity", "parameters", "nonzeros")
 """What a round's ``until`` may ask about, besides the task's metrics."""

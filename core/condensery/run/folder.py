@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from condensery.errors import ArtifactError, UsageError
+from condensery.files import write_atomic
 from condensery.storage import load_tree, save_tree
-from condensery.tasks import write_atomic
 
 ORIGINAL, NET, PROGRESS = "original.safetensors", "net.safetensors", "progress.safetensors"
 ARTIFACT = "artifact.safetensors"

@@ -194,7 +194,7 @@ class Search(ABC):
     """
 
     key: ClassVar[str] = ""
-    """Set when the registry loads the class."""
+    """As it is registered."""
 
     def __init__(self, space: Space, seed: int = 0) -> None:
         self.space, self.seed = space, seed

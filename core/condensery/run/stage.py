@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar, overload
 
 import torch
 from torch import Tensor, nn
@@ -15,14 +15,12 @@ from torch.nn.utils import parametrize
 from condensery.contract import DEFAULTS, PER_PLAYER_HOOKS, StageManager
 from condensery.errors import NonFiniteLoss, UsageError
 from condensery.nets import (
-    BATCH_NORMS,
-    CONVS,
-    LINEARS,
     WEIGHTED,
     Layer,
     Transform,
-    Weight,
+    Weights,
     attach,
+    choose_layers,
     replace,
     settle,
     settling,
@@ -34,7 +32,7 @@ from condensery.run.steps import Bucket, rate_factor
 from condensery.surgery import Surgeon
 from condensery.tasks import Batch, Subset, Task
 
-__all__ = ["BATCH_NORMS", "CONVS", "LINEARS", "WEIGHTED", "Stage", "Weight"]
+V = TypeVar("V")
 
 
 class Stage:
@@ -75,7 +73,7 @@ class Stage:
         self._build = build
         self._calls: dict[tuple[str, str], list[tuple[str, Callable[..., Any]]]] = {}
         self._settling: dict[str, list[tuple[Transform, nn.Module, str]]] = {}
-        self._weights: dict[tuple[nn.Module, tuple[type[nn.Module], ...], str], list[Weight]] = {}
+        self._weights: dict[tuple[nn.Module, tuple[type[nn.Module], ...], str], Weights] = {}
         self._exchanged = False
 
     # ---------------------------------------------------------------- players
@@ -109,8 +107,8 @@ class Stage:
 
     def weights(
         self, player: str = "student", kinds: Sequence[type[nn.Module]] = WEIGHTED, tensor: str = "weight"
-    ) -> list[Weight]:
-        """Return the weights of a player's layers, in the net's order.
+    ) -> Weights:
+        """Return the weights of a player's layers, in the net's order; ``stage.weights().by_path`` finds one by name.
 
         Never use ``module.weight``: under a transform it is a temporary, and what is written to it vanishes. The net
         is walked once; what changes its layers must call :meth:`changed`.
@@ -121,7 +119,28 @@ class Stage:
         key = (self.players[player].module, tuple(kinds), tensor)
         if key not in self._weights:
             self._weights[key] = weights_of(*key)
-        return list(self._weights[key])
+        return Weights(self._weights[key])
+
+    @overload
+    def layers(self, chosen: Mapping[str, V], setting: str, among: Iterable[str] | None = None) -> dict[str, V]: ...
+
+    @overload
+    def layers(self, chosen: Sequence[str], setting: str, among: Iterable[str] | None = None) -> list[str]: ...
+
+    def layers(self, chosen: Any, setting: str, among: Iterable[str] | None = None) -> Any:
+        """Return the student's layers that a user chose, as paths in the net's order; the one reading of such a choice.
+
+        How layers are spelt says :mod:`condensery.nets.choice`.
+
+        :param chosen: names, or a mapping from names to values; the layers then come with the value of the most exact
+            name that fits each.
+        :param setting: the method's key and its setting, for messages: ``"ssl.factors"``.
+        :param among: paths of the layers that may be chosen; by default those of all convolutions and linear layers.
+        :raises UnknownKey: for a name that no such layer has, with the nearest one.
+        """
+        paths = list(self.weights().by_path if among is None else among)
+        found = choose_layers(chosen, paths, self.edges, setting)
+        return {path: chosen[name] for path, name in found.items()} if isinstance(chosen, Mapping) else list(found)
 
     def changed(self, player: str = "student") -> None:
         """Forget what is known of a player's layers, after a change of its structure or transforms."""

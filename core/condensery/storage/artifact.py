@@ -18,13 +18,14 @@ from torch import Tensor, nn
 
 from condensery.contract import Registry
 from condensery.errors import ArtifactError, CondenseryError
+from condensery.files import write_atomic
 from condensery.nets import SITE_PREFIX, build_net
 from condensery.recipe import ModelSpec, TaskSpec
 from condensery.storage.artifact_file import ARTIFACT_FORMAT, MANIFEST, ROOT, Sizes, decoded, origins, read, sizes_of
 from condensery.storage.baking import Baked, Stored, plain
 from condensery.storage.checkpoint import attach_described, load_tensors, tensors_of, transforms_of, unweighted
 from condensery.storage.structure import PORTABLE, Structure, restructure, structure_of
-from condensery.tasks import TaskFacts, write_atomic
+from condensery.tasks import TaskFacts
 
 
 @dataclasses.dataclass

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from condensery.contract import Registry
 from condensery.errors import ArtifactError, PluginError
+from condensery.files import write_atomic
 from condensery.nets import Transform, attach, attached
 from condensery.recipe import ModelSpec
 from condensery.storage.structure import build_layer, restructure, structure_of
-from condensery.tasks import write_atomic
 
 CHECKPOINT_FORMAT = 2
 _MARK = "$tensor"

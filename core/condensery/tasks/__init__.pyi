@@ -1,5 +1,4 @@
 from .data import Arrays as Arrays
-from .data import cache_dir as cache_dir
 from .data import check_sha256 as check_sha256
 from .data import find_data as find_data
 from .data import hub_reachable as hub_reachable
@@ -8,7 +7,6 @@ from .data import load_hub as load_hub
 from .data import missing_data as missing_data
 from .data import read_gzip as read_gzip
 from .data import stored_arrays as stored_arrays
-from .data import write_atomic as write_atomic
 from .metrics import ACCURACY as ACCURACY
 from .metrics import Metric as Metric
 from .metrics import accuracy_metrics as accuracy_metrics

@@ -20,6 +20,8 @@ class DeepMutualLearning(Method):
     ``train: {in_turn: true}``. The peers are built like the student, with other initial weights.
     """
 
+    key = "deep-mutual-learning"
+
     needs = frozenset({"classifier-logits"})
     acts_on = ("all",)
 

@@ -20,6 +20,8 @@ class HintonKD(Method):
     Shapes: logits ``(batch, classes)``. Raises NotApplicable without a teacher or class scores.
     """
 
+    key = "hinton-kd"
+
     needs = frozenset({"teacher", "classifier-logits"})
 
     T: float = 4.0

@@ -20,6 +20,8 @@ class PruneThenDistill(HintonKD):
     Raises NotApplicable if the teacher isn't pruned.
     """
 
+    key = "prune-then-distill"
+
     T: float = 10.0
     alpha: float = 0.95
 

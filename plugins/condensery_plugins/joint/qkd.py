@@ -82,6 +82,8 @@ class QKD(Method):
     co-studied (``stage:<name>.teacher``) is frozen and the student goes on.
     """
 
+    key = "qkd"
+
     acts_on = ("student", "teacher")
 
     phase: Literal["self-study", "co-study", "tutor"] = "self-study"

@@ -113,6 +113,8 @@ class ActivationGradientPruningDBTD(Method):
     The forward pass and the optimizer stay as they are, and nothing of it outlives the stage.
     """
 
+    key = "activation-gradient-pruning-dbtd"
+
     rate: float = 0.9
     window: int = 4
     linear: bool = False

@@ -19,6 +19,8 @@ class AsymptoticSoftFilterPruning(SoftFilterPruning):
     a * exp(-k * s) + b, through (0, 0), (1/8, 3/4 * ratio) and (1, ratio).
     """
 
+    key = "asymptotic-soft-filter-pruning"
+
     def rate(self, share: float) -> float:
         """Return the rate after a share of the stage's epochs, 0 to 1."""
         speed = -math.log(bend()) / BEND[0]

@@ -27,6 +27,8 @@ class FilterPruning(Method):
     Raises NotApplicable on a net without convolutions, or with only the one that embeds a Transformer's patches.
     """
 
+    key = "filter-pruning"
+
     leaves = frozenset({"mask"})
     removes = frozenset({"dense-shape"})
 

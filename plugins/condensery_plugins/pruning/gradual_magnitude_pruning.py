@@ -27,6 +27,8 @@ class GradualMagnitudePruning(Method):
     ``learning_rate_at_end_percent``. A share that leaves nothing of a layer is refused.
     """
 
+    key = "gradual-magnitude-pruning"
+
     leaves = frozenset({"mask"})
 
     sparsity: float = 0.8

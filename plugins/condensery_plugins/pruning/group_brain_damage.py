@@ -35,6 +35,8 @@ class GroupBrainDamage(Method):
     that filters share. Raises NotApplicable on a net without others.
     """
 
+    key = "group-brain-damage"
+
     leaves = frozenset({"mask"})
 
     strength: float = 0.001

@@ -57,6 +57,8 @@ class L1FilterPruning(Method):
     no such convolution, or not as many as the plan numbers.
     """
 
+    key = "l1-filter-pruning"
+
     removes = frozenset({"dense-shape"})
 
     plan: Literal["uniform", "resnet56-a", "resnet56-b", "resnet110-a", "resnet110-b", "vgg16-a"] = "uniform"

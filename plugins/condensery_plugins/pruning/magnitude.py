@@ -31,6 +31,8 @@ class Magnitude(InSteps):
     What would leave nothing of a layer is refused: when the stage starts all that is asked for, later each step.
     """
 
+    key = "magnitude"
+
     sparsity: float = 0.5
     scope: Literal["global", "local"] = "global"
     skip_last: bool = False

@@ -33,6 +33,8 @@ class NetworkSlimming(Method):
     Raises NotApplicable on a model without batch normalization, or without any whose channels may go.
     """
 
+    key = "network-slimming"
+
     needs = frozenset({"batch-norm"})
     leaves = frozenset({"mask"})
     removes = frozenset({"dense-shape"})

@@ -30,6 +30,8 @@ class OptimalBrainDamage(Stepwise):
     Raises NotApplicable where ``backprop`` meets an operation that it has no rule for.
     """
 
+    key = "obd"
+
     hessian: Literal["backprop", "gauss-newton", "sampled", "fisher", "hutchinson", "identity"] = "sampled"
     samples: int = 64
     probes: int = 8

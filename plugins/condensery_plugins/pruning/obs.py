@@ -31,6 +31,8 @@ class OptimalBrainSurgeon(Stepwise):
     What would leave no weight of a layer is refused.
     """
 
+    key = "obs"
+
     hessian: Literal["gauss-newton", "sampled", "fisher"] = "sampled"
     samples: int = 64
     alpha: float = 1e-6

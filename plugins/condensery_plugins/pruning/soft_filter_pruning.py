@@ -29,6 +29,8 @@ class SoftFilterPruning(Method):
     A layer keeps at least one filter.
     """
 
+    key = "soft-filter-pruning"
+
     leaves = frozenset({"mask"})
     removes = frozenset({"dense-shape"})
 

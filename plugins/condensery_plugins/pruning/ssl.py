@@ -36,6 +36,8 @@ class StructuredSparsityLearning(Method):
     Raises NotApplicable for a kind of which the net has no group.
     """
 
+    key = "ssl"
+
     leaves = frozenset({"mask"})
     removes = frozenset({"dense-shape"})
 

@@ -26,6 +26,8 @@ class StructuredMagnitude(Method):
     whole net. Cut as the stage starts; proven before. Raises NotApplicable on a net without such units.
     """
 
+    key = "structured-magnitude"
+
     removes = frozenset({"dense-shape"})
 
     granularity: Literal["head", "head-dim", "neuron", "layer"] = "head"

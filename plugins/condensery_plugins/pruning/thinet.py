@@ -34,6 +34,8 @@ class ThiNet(Method):
     residual block, all but the last. Raises NotApplicable on a net without any.
     """
 
+    key = "thinet"
+
     needs = frozenset({"float-weights"})
     removes = frozenset({"dense-shape"})
 

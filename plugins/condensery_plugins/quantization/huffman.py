@@ -17,6 +17,8 @@ class HuffmanCoding(Method):
     and a second one adds nothing.
     """
 
+    key = "huffman"
+
     @hookimpl
     def prepare(self, stage: Stage) -> None:
         """Mark every weight."""

@@ -27,6 +27,8 @@ class JacobIntegerOnly(Method):
     normalization uses its averages.
     """
 
+    key = "jacob-integer-only"
+
     needs = frozenset({"float-weights"})
     leaves = frozenset({"quantized-weights", "quantized-activations"})
     removes = frozenset({"float-weights", "batch-norm"})

@@ -74,6 +74,8 @@ class KMeansSharing(Method):
     zeros has 2^bits - 1 centers, so that zero is one of its 2^bits codes; biases are left alone.
     """
 
+    key = "kmeans-sharing"
+
     needs = frozenset({"float-weights"})
     leaves = frozenset({"palette", "quantized-weights"})
     removes = frozenset({"float-weights"})

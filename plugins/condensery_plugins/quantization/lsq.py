@@ -73,6 +73,8 @@ class LSQ(Method):
     negative on sampled data get signed levels (images, and Transformers, which the paper doesn't treat).
     """
 
+    key = "lsq"
+
     needs = frozenset({"float-weights"})
     leaves = frozenset({"quantized-weights", "quantized-activations"})
     removes = frozenset({"float-weights"})

@@ -175,6 +175,8 @@ class Sst2(Glue):
     Socher et al.: "Recursive Deep Models for Semantic Compositionality Over a Sentiment Treebank", EMNLP 2013.
     """
 
+    key = "sst2"
+
     key, file = "sst2", "SST-2"
     columns = (0, None, 1)
     hub_columns = ("sentence", None)
@@ -189,6 +191,8 @@ class Cola(Glue):
 
     Warstadt, Singh, Bowman: "Neural Network Acceptability Judgments", TACL 2019.
     """
+
+    key = "cola"
 
     key, file = "cola", "CoLA"
     header = False
@@ -215,6 +219,8 @@ class Mrpc(Glue):
     has 3,667 pairs, one fewer than GLUE's.
     """
 
+    key = "mrpc"
+
     key, file = "mrpc", "MRPC"
     columns = (3, 4, 0)
     metrics = (ACCURACY[0], Metric("f1", "%", True), *ACCURACY[1:])
@@ -238,6 +244,8 @@ class Rte(Glue):
     Challenge", 2006, and its successors.
     """
 
+    key = "rte"
+
     key, file = "rte", "RTE"
     columns = (1, 2, 3)
     words = {"entailment": 0, "not_entailment": 1}
@@ -253,6 +261,8 @@ class Stsb(Glue):
 
     Cer, Diab, Agirre, Lopez-Gazpio, Specia: "SemEval-2017 Task 1: Semantic Textual Similarity", SemEval 2017.
     """
+
+    key = "stsb"
 
     key, file = "stsb", "STS-B"
     columns = (-3, -2, -1)

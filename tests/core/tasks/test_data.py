@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from condensery.errors import UsageError
+from condensery.files import cache_dir, write_atomic
 from condensery.tasks import (
-    cache_dir,
     check_sha256,
     find_data,
     hub_reachable,
@@ -24,7 +24,6 @@ from condensery.tasks import (
     missing_data,
     read_gzip,
     stored_arrays,
-    write_atomic,
 )
 
 NOWHERE = "http://127.0.0.1:9"
