@@ -29,10 +29,12 @@ def known_quality(task: Task, net: nn.Module, spec: Mapping[str, Any], device: t
         "device": device.type,
         "versions": versions(),
     }
+
     path = cache_dir() / "quality" / f"{fingerprint(identity)}.json"
     if path.is_file():
         found: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))
         return found
+
     quality = evaluate(task, net, device)
     write_atomic(path, lambda temporary: temporary.write_text(json.dumps(quality), encoding="utf-8"))
     return quality

@@ -43,7 +43,7 @@ def layer_counts(model: nn.Module) -> dict[str, dict[str, int]]:
     """
     own = {id(p) for a in attached(model) for p in a.transform.parameters()}
     values: dict[str, Tensor] = {plain_name(n): p for n, p in model.named_parameters() if id(p) not in own}
-    found: dict[str, dict[str, int]] = {}
+
     with torch.no_grad():
         for item in attached(model):
             if item.target in values:
@@ -52,6 +52,8 @@ def layer_counts(model: nn.Module) -> dict[str, dict[str, int]]:
         for path, module in model.named_modules():
             for name, value in module.counted().items() if isinstance(module, Layer) else ():
                 values.setdefault(f"{path}.{name}" if path else name, value)
+
+        found: dict[str, dict[str, int]] = {}
         for name, value in values.items():
             layer = found.setdefault(name.rpartition(".")[0], {"parameters": 0, "nonzeros": 0})
             layer["parameters"] += value.numel()
@@ -85,6 +87,7 @@ def latency(
     was = model.training
     model.eval()
     inputs = Batch(task.example_input(batch_size)).to(device).inputs
+
     times = []
     with torch.no_grad():
         for _ in range(warm_up + runs):
@@ -93,6 +96,7 @@ def latency(
             task.logits(model, inputs)
             _wait(device)
             times.append(1000 * (time.perf_counter() - start))
+
     model.train(was)
     low, median, high = statistics.quantiles(times[warm_up:], n=4, method="inclusive")
     return Latency(median, high - low)
@@ -125,6 +129,7 @@ def measure(
     saved = without_transforms(model, activations=True)
     one = latency(task, saved, device)
     many = latency(task, saved, device, batch_size=BATCH, runs=BATCH_RUNS)
+
     return {
         **counts(model),
         **_work(task, model, bits),

@@ -114,12 +114,16 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._modules = dict(net.named_modules())
         self._calls: list[str] = [""]
         self._muted = 0
+
         # By storage. Tensors that don't depend on the inputs: whether a parameter or buffer is behind them; and widths.
         self._fixed: dict[int, bool] = {}
         self._bits: dict[int, int] = {}
-        self._held: list[torch.UntypedStorage] = []  # else another tensor could get the address of a followed one
+        # Held, because another tensor could get the address of a followed one that is gone.
+        self._held: list[torch.UntypedStorage] = []
+
         self._sums: dict[str, tuple[int, int, int]] = {}
         self._pairs: dict[str, dict[tuple[int, int], None]] = {}
+
         for tensor in [*net.parameters(), *net.buffers()]:
             self._fixed[_key(tensor)] = True
         for name, tensor in net.named_parameters():
@@ -173,28 +177,36 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         origins = [] if func.overloadpacket is torch.ops.aten.lift_fresh else [self._fixed.get(_key(t)) for t in before]
         widths = [self._bits.get(_key(t)) for t in before if t.is_floating_point()]
         keeps = func.overloadpacket.__name__ in KEEPS
+
         for tensor in after:
             key = _key(tensor)
+
+            # A result is a weight where all that it was made of is; one input of the net's makes it none.
             if None in origins:
                 self._fixed.pop(key, None)
             else:
                 self._follow(tensor, any(origins))
+
             known = [w for w in widths if w is not None]
             if keeps and known and len(known) == len(widths):
                 self._narrow(tensor, max(known))
-            elif not func.is_view:  # a view has its storage's width already
+            # A view has its storage's width already.
+            elif not func.is_view:
                 self._bits.pop(key, None)
 
     def _add(self, product: Product) -> None:
+        """Count one product for the module that runs; where one factor is a weight, its zeros are told apart."""
         macs, left, right = product
         weight, other = (left, right) if self._is_weight(left) and not self._is_weight(right) else (right, left)
         widths = self._width(weight), self._width(other)
         path = self._calls[-1]
+
         effective = macs
         if self._is_weight(weight):
             module = self._modules[path]
             widths = getattr(module, "weight_bits", widths[0]), getattr(module, "input_bits", widths[1])
             effective = macs * int(weight.count_nonzero()) // max(1, weight.numel())
+
         a, b, c = self._sums.get(path, (0, 0, 0))
         self._sums[path] = a + macs, b + effective, c + macs * widths[0] * widths[1]
         self._pairs.setdefault(path, {})[widths] = None

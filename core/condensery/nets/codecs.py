@@ -145,10 +145,12 @@ class Coding:
         config = self.codec.config()
         if config:
             record["config"] = config
+
         streams = self.codec.encode(values)
         if isinstance(self.codec, Leaf):
             record["bytes"] = {n: s.numel() for n, s in streams.items()}
             return record, [s.contiguous() for s in streams.values()]
+
         record["parts"] = {}
         data: list[Tensor] = []
         for name, stream in streams.items():
@@ -208,7 +210,8 @@ class Dense(Leaf):
 
     def decode(self, streams: Mapping[str, Tensor], shape: Sequence[int]) -> Tensor:
         """Return the numbers."""
-        return streams["data"].clone().view(DTYPES[self.dtype]).view(list(shape))  # cloned: a view must be aligned
+        # Cloned, because a view of another type must begin at an aligned address.
+        return streams["data"].clone().view(DTYPES[self.dtype]).view(list(shape))
 
     def config(self) -> dict[str, Any]:
         """Return the type, where it isn't float32."""

@@ -62,10 +62,13 @@ def put_stand_ins(net: nn.Module) -> dict[str, list[str]]:
         found = made.get(module) or (module.stand_in() if path and isinstance(module, Layer) else None)
         if found is None:
             continue
+
+        # A module that stands in two places gets one stand-in, in both.
         if module not in made:
             made[module] = found
             for item in attached(module):
                 attach(found.module, item.target, item.name, item.transform, keep=item.keep)
+
         names |= {f"{path}.{theirs}": [f"{path}.{n}" for n in own] for theirs, own in found.tensors.items()}
         replace(net, path, found.module)
     return names

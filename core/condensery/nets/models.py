@@ -23,6 +23,7 @@ def build_net(spec: ModelSpec, facts: TaskFacts, registry: Registry, seed: int) 
     builder = registry.load("models", spec.key)
     family, _, rest = spec.key.partition("/")
     name = rest if f"{family}/*" in registry.entries["models"] and rest else spec.key
+
     config = spec.config
     if spec.width is not None:
         config["width"] = spec.width
@@ -30,6 +31,8 @@ def build_net(spec: ModelSpec, facts: TaskFacts, registry: Registry, seed: int) 
         config["depth"] = len(spec.layers)
     if spec.weights == "hub":
         config["pretrained"] = True
+
+    # Forked, so that building a net leaves no trace in the run's own draws.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed("init", seed, spec.seed, spec.key))
         try:
@@ -52,6 +55,7 @@ def copy_from(model: nn.Module, source: nn.Module, layers: list[int] | None) -> 
         if len(mine) != len(layers) or max(layers) >= len(theirs):
             raise UsageError(f"layers {layers}: the source has {len(theirs)} layers, the net {len(mine)}")
         renamed = {m: theirs[i] for m, i in zip(mine, layers, strict=True)}
+
     values = model.state_dict()
     for name in values:
         origin = next((s + name[len(m) :] for m, s in renamed.items() if name.startswith(f"{m}.")), name)

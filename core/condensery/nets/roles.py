@@ -29,12 +29,14 @@ def resolve(model: nn.Module, role: str) -> list[str]:
 
 
 def _stages(model: nn.Module) -> list[str]:
+    """Return timm's stages, else the children of the innermost containers of which each child attends."""
     modules = dict(model.named_modules())
     info = getattr(model, "feature_info", None)
     if isinstance(info, list):
         named = [str(i["module"]) for i in info if isinstance(i, dict) and "module" in i]
         if named and all(n in modules for n in named):
             return list(dict.fromkeys(named))
+
     holders = [p for p, m in modules.items() if isinstance(m, (nn.ModuleList, nn.Sequential)) and _all_attend(m)]
     inner = [p for p in holders if not any(o != p and o.startswith(f"{p}.") for o in holders)]
     return [f"{p}.{name}" for p in inner for name, _ in modules[p].named_children()]
@@ -51,13 +53,16 @@ def is_attention(module: nn.Module) -> bool:
 
 
 def _logits(model: nn.Module) -> list[str]:
+    """Return the classifier: as timm names it, by the names that transformers use, else the last linear layer."""
     modules = dict(model.named_modules())
+
     for attribute in ("pretrained_cfg", "default_cfg"):
         config = getattr(model, attribute, None)
         named = config.get("classifier") if isinstance(config, dict) else None
         paths = [named] if isinstance(named, str) else list(named or ())
         if paths and all(p in modules for p in paths):
             return paths
+
     for name in ("classifier", "score"):
         if isinstance(modules.get(name), nn.Linear):
             return [name]

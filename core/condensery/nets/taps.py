@@ -77,6 +77,7 @@ class Taps:
             self._paths[target] = []
             self._watch = self._watch or AttentionWatch(self.model)
             return
+
         paths = resolve(self.model, target) if target in MODULE_ROLES else [target]
         modules = dict(self.model.named_modules())
         for path in paths:
@@ -107,6 +108,8 @@ class Taps:
         """
         if not self._paths:
             return EMPTY
+
+        # The version of each tensor is kept beside it: a value that is overwritten later must not be read.
         values: dict[str, list[Tensor]] = {}
         versions: dict[str, list[int]] = {}
         for target, paths in self._paths.items():
@@ -115,11 +118,13 @@ class Taps:
                 maps = self._watch.maps(target)
                 values[target], versions[target] = maps, [m._version for m in maps]
                 continue
+
             missing = [p for p in paths if p not in self._read]
             if missing:
                 raise UsageError(f"tap {target!r}: module {missing[0]!r} was not called")
             values[target] = [self._read[p][0] for p in paths]
             versions[target] = [self._read[p][1] for p in paths]
+
         self._read.clear()
         return TapValues(values, versions, {t for t in values if t in MODULE_ROLES + MAP_ROLES})
 
@@ -152,6 +157,7 @@ class AttentionWatch(TorchFunctionMode):
         for path, module in self._modules.items():
             handles.append(module.register_forward_pre_hook(lambda m, a, p=path: self._stack.append(p)))
             handles.append(module.register_forward_hook(lambda m, a, o: self._drop(), always_call=True))
+
         try:
             with self:
                 yield

@@ -168,6 +168,7 @@ def attach(model: nn.Module, target: str, name: str, transform: Transform, *, ke
     if tensor.startswith(":"):
         _site(owner, tensor[1:], create=True).add(name, transform, keep)
         return
+
     stack = stack_of(owner, tensor)
     if stack is None:
         _refuse_tied(model, target, owner, tensor)
@@ -253,6 +254,7 @@ def attached(model: nn.Module) -> list[Attached]:
     for path, module in model.named_modules():
         if isinstance(module, (Stack, parametrize.ParametrizationList)):
             continue
+
         stacks = [(f":{site}", stack) for site, stack in sites(module)]
         if parametrize.is_parametrized(module):
             stacks += [(n, s) for n in module.parametrizations if (s := stack_of(module, n)) is not None]
@@ -274,9 +276,12 @@ def detach(model: nn.Module, target: str, name: str) -> None:
         stack.temporary.remove(name)
     if len(stack.transforms):
         return
+
     if not tensor.startswith(":"):
         parametrize.remove_parametrizations(owner, tensor, leave_parametrized=False)
         return
+
+    # The site was the last one: its hook goes with it.
     del owner._modules[f"{SITE_PREFIX}{tensor[1:]}"]
     hooks, ours = (
         (owner._forward_pre_hooks, _input_hook) if tensor == ":input" else (owner._forward_hooks, _output_hook)

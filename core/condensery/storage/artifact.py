@@ -74,9 +74,12 @@ def save_artifact(
     model = ModelSpec.model_validate(getattr(baked.net, PORTABLE, None) or unweighted(model).model_dump())
     fresh = build_net(model, facts, registry, 0)
     structure = structure_of(baked.net, fresh, registry)
+
+    # One blob for each module: names and offsets weigh, on small nets, as much as the numbers.
     modules = pack(baked, restructure(fresh, structure.dump(), registry, str(path)), structure)
     blobs = {path: _joined([d for s in parts.values() for d in s.data]) for path, parts in modules.items()}
     records = {path: {n: s.record for n, s in parts.items()} for path, parts in modules.items()}
+
     manifest: dict[str, Any] = {
         "model": model.model_dump(mode="json", exclude_defaults=True),
         "facts": dataclasses.asdict(facts),
@@ -88,6 +91,7 @@ def save_artifact(
         "crc": {path: zlib.crc32(blob.numpy().tobytes()) for path, blob in blobs.items()},
     }
     manifest["from"] = origins(manifest, registry)
+
     text = json.dumps(manifest, separators=(",", ":")).encode()
     packed = torch.frombuffer(bytearray(zlib.compress(text, 9)), dtype=torch.uint8)
     metadata = {"condensery": ARTIFACT_FORMAT}
@@ -137,20 +141,25 @@ def open_artifact(path: str | Path, registry: Registry | None = None) -> Artifac
     registry = registry or Registry.open()
     manifest, blobs, sizes = read(path, registry)
     where = str(path)
+
     try:
         model = ModelSpec.model_validate(manifest["model"])
         facts = TaskFacts(**manifest["facts"])
         net = build_net(model, facts, registry, 0)
         net = restructure(net, manifest["structure"], registry, where)
         attach_described(net, manifest["transforms"], registry, where)
+
+        # Tables outside the state, such as positions, are as the builder made them unless the file has them.
         persistent = set(net.state_dict(keep_vars=True))
         tables = {n: v for n, v in tensors_of(net).items() if n not in persistent}
         load_tensors(net, tables | decoded(manifest, blobs, registry, where), where)
+
         task = None if manifest["task"] is None else TaskSpec.model_validate(manifest["task"])
         bits = {str(name): int(width) for name, width in manifest["bits"].items()}
     except CondenseryError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
         raise ArtifactError(f"{path}: damaged: {type(error).__name__}: {error}") from None
+
     net.eval().requires_grad_(False)
     return Artifact(net, model, task, sizes, bits, manifest)

@@ -55,20 +55,24 @@ def read(path: Path, registry: Registry) -> tuple[dict[str, Any], dict[str, Tens
             blobs = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118  (not a mapping)
     except (OSError, SafetensorError, ValueError, RuntimeError) as error:
         raise ArtifactError(f"{path}: not an artifact, or damaged ({' '.join(str(error).split())})") from None
+
     if version is None or MANIFEST not in blobs:
         raise ArtifactError(f"{path}: a safetensors file, but not an artifact of condensery")
     if version != ARTIFACT_FORMAT:
         raise ArtifactError(
             f"{path}: written in format {version}, this version of condensery reads format {ARTIFACT_FORMAT}"
         )
+
     packed = blobs.pop(MANIFEST)
     try:
         manifest: dict[str, Any] = json.loads(zlib.decompress(packed.numpy().tobytes()))
         if set(blobs) != set(manifest["crc"]) or set(blobs) != set(manifest["tensors"]):
             raise ArtifactError(f"{path}: damaged: its tensors are not those that its manifest names")
+
         for name, blob in blobs.items():
             if zlib.crc32(blob.numpy().tobytes()) != manifest["crc"][name]:
                 raise ArtifactError(f"{path}: damaged: the bytes of {name!r} have changed")
+
         check_offered(manifest, registry, path)
         sizes = sizes_of(path.stat().st_size, packed.numel(), manifest["tensors"], registry)
     except (zlib.error, ValueError, KeyError, TypeError, AttributeError) as error:

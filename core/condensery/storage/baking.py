@@ -67,6 +67,8 @@ def bake(model: nn.Module, registry: Registry) -> Baked:
     :raises MethodError: if a codec changes a weight, or a quantizer says it's stored on another grid than it used.
     """
     net = clone(model).eval()
+
+    # Layers first, then weights: a layer that a method put in may bake into a plain one, whose weights are stored.
     for path, module in list(net.named_modules()):
         if isinstance(module, Layer):
             made = module.bake()
@@ -78,6 +80,7 @@ def bake(model: nn.Module, registry: Registry) -> Baked:
             layer = item.transform.bake(owner)
             if layer is not None:
                 _replace(net, item.target.rpartition(".")[0], layer)
+
     stored: dict[str, Stored] = {}
     bits: dict[str, int] = {}
     moved = 0.0
@@ -88,6 +91,7 @@ def bake(model: nn.Module, registry: Registry) -> Baked:
             bits[target] = width
         stored[target], change = _bake_weight(net, target, registry)
         moved = max(moved, change)
+
     # A loaded net is laid out plainly, and so must be the one it's compared with.
     for value in tensors_of(net).values():
         value.data = value.data.clone(memory_format=torch.contiguous_format)
@@ -108,6 +112,8 @@ def _bake_weight(net: nn.Module, target: str, registry: Registry) -> tuple[Store
     owner, tensor = owner_of(net, target)
     stack = stack_of(owner, tensor)
     assert stack is not None
+
+    # The weight becomes what decoding gives, so that a loaded net computes with the very same numbers.
     with torch.no_grad():
         final = getattr(owner, tensor).detach()
         coding = Coding(Dense.of(final))
@@ -117,8 +123,10 @@ def _bake_weight(net: nn.Module, target: str, registry: Registry) -> tuple[Store
         value = decode(kept.record, Source(torch.cat(kept.data), target), registry).to(final.dtype)
         change = float((value - final.cpu()).abs().max()) if final.numel() else 0.0
         size = float(final.abs().max()) if final.numel() else 0.0
+
     if change > TOLERANCE * size:
         raise MethodError(f"{target}: stored as {coding.spelled()} it differs by {change:g}, of {size:g} at most")
+
     parametrize.remove_parametrizations(owner, tensor, leave_parametrized=False)
     owner._parameters[tensor] = nn.Parameter(value.to(final.device), requires_grad=False)
     return kept, change / size if size else 0.0

@@ -70,6 +70,7 @@ def load_tree(path: Path) -> Any:
         header = json.loads(metadata["condensery"])
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise ArtifactError(f"{path}: not a checkpoint of condensery, or damaged ({error})") from None
+
     if header.get("format") != CHECKPOINT_FORMAT:
         raise ArtifactError(
             f"{path}: written in format {header.get('format')}, this version reads format {CHECKPOINT_FORMAT}"
@@ -92,9 +93,9 @@ def load_tensors(model: nn.Module, saved: Mapping[str, Tensor], where: str) -> N
         if name not in mine or name not in saved:
             raise ArtifactError(f"{where}: tensor {name!r} is {'unexpected' if name in saved else 'missing'}")
         if mine[name].shape != saved[name].shape:
-            raise ArtifactError(
-                f"{where}: {name!r} has shape {tuple(saved[name].shape)}, not {tuple(mine[name].shape)}"
-            )
+            shape, wanted = tuple(saved[name].shape), tuple(mine[name].shape)
+            raise ArtifactError(f"{where}: {name!r} has shape {shape}, not {wanted}")
+
     with torch.no_grad():
         for name, value in saved.items():
             mine[name].copy_(value)

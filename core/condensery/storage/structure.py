@@ -62,31 +62,36 @@ def structure_of(model: nn.Module, fresh: nn.Module, registry: Registry) -> Stru
 
 
 def _compare(path: str, mine: nn.Module, fresh: nn.Module, registry: Registry, found: Structure) -> None:
+    """Note how one module differs from the builder's, then look at its children."""
     cls = parametrize.type_before_parametrizations(mine)
     if cls is not type(fresh) or (isinstance(mine, Layer) and mine.config() != fresh.config()):  # type: ignore[operator]
         found.layers[path] = _layer(path, mine, registry)
         return
+
+    # Transforms are told of apart: their containers don't count as children.
     ours = {n: m for n, m in mine._modules.items() if not n.startswith(SITE_PREFIX) and n != "parametrizations"}
     extra = sorted(set(ours) - set(fresh._modules))
     if extra:
         raise PluginError(f"module {_join(path, extra[0])!r} isn't one that the builder makes")
     if len(ours) < len(fresh._modules):
         found.children[path] = list(ours)
+
     changed = _attributes(path, mine, fresh)
     if changed:
         found.attributes[path] = changed
     for name, shape in _shapes(mine, fresh):
         found.shapes[_join(path, name)] = shape
+
     for name, child in ours.items():
         other = fresh._modules[name]
-        if child is None or other is None:
-            if child is not other:
-                raise PluginError(f"module {_join(path, name)!r} isn't one that the builder makes")
-            continue
-        _compare(_join(path, name), child, other, registry, found)
+        if child is not None and other is not None:
+            _compare(_join(path, name), child, other, registry, found)
+        elif child is not other:
+            raise PluginError(f"module {_join(path, name)!r} isn't one that the builder makes")
 
 
 def _layer(path: str, module: nn.Module, registry: Registry) -> dict[str, Any]:
+    """Return the key and config of what stands in a plain module's place."""
     if type(module) is nn.Identity:
         return {"key": IDENTITY}
     key = getattr(type(module), "key", "")
@@ -96,10 +101,16 @@ def _layer(path: str, module: nn.Module, registry: Registry) -> dict[str, Any]:
 
 
 def _attributes(path: str, mine: nn.Module, fresh: nn.Module) -> dict[str, Any]:
+    """Return the plain attributes that differ.
+
+    :raises PluginError: for an attribute that was plain data and is something else now.
+    """
     changed = {}
     for name, value in vars(mine).items():
-        if name in _OWN or name[0] == "_" or name.endswith("_cache"):  # a class's own affairs; what a pass fills anew
+        # Private names are a class's own affair, and what ends in _cache is filled anew by each pass.
+        if name in _OWN or name[0] == "_" or name.endswith("_cache"):
             continue
+
         other = vars(fresh).get(name)
         if not _plain(value):
             if _plain(other) and other is not None:
@@ -111,6 +122,7 @@ def _attributes(path: str, mine: nn.Module, fresh: nn.Module) -> dict[str, Any]:
 
 
 def _shapes(mine: nn.Module, fresh: nn.Module) -> Iterator[tuple[str, list[int] | None]]:
+    """Yield the tensors of a module itself whose shape differs; ``None`` for one that is gone."""
     for name in [*fresh._parameters, *fresh._buffers, *_parameter_names(mine), *mine._buffers]:
         a, b = _tensor(mine, name), _tensor(fresh, name)
         if a is not None and (b is None or a.shape != b.shape):
@@ -144,12 +156,15 @@ def restructure(fresh: nn.Module, data: Mapping[str, Any], registry: Registry, w
             children = fresh.get_submodule(path)._modules
             for name in [n for n in children if n not in names]:
                 del children[name]
+
         for path, layer in wanted.layers.items():
             replace(fresh, path, build_layer(layer, registry, where))
         for path, values in wanted.attributes.items():
             module = fresh.get_submodule(path)
             for name, value in values.items():
                 setattr(module, name, _thawed(value))
+
+        # Names that share a tensor get the new one together.
         shared = {n: group for group in _ties(fresh) for n in group}
         done: set[str] = set()
         for full, shape in wanted.shapes.items():
@@ -181,6 +196,10 @@ def build_layer(description: Mapping[str, Any], registry: Registry, where: str) 
 
 
 def _reshape(model: nn.Module, full: str, shape: list[int] | None, group: list[str]) -> None:
+    """Give a tensor another shape, or take it away; its values are still to be filled.
+
+    :param group: the names that share it.
+    """
     made = None if shape is None else torch.empty(shape)
     for name in group:
         path, _, tensor = name.rpartition(".")

@@ -32,6 +32,7 @@ def load_weights(model: nn.Module, source: str | Path, registry: Registry) -> No
         raise UsageError(f"weights {source}: only safetensors files are read, not {path.suffix or 'this'}")
     if not path.is_file():
         raise UsageError(f"weights {source}: no such file: {path}")
+
     saved = {name.removeprefix("module."): value for name, value in _values(source, path, registry).items()}
     mine = model.state_dict()
     for name, value in mine.items():
@@ -46,19 +47,23 @@ def load_weights(model: nn.Module, source: str | Path, registry: Registry) -> No
     extra = sorted(set(saved) - set(mine))
     if extra:
         raise UsageError(f"weights {source}: the net has no tensor {extra[0]!r}")
+
     with torch.no_grad():
         for name, value in saved.items():
             mine[name].copy_(value)
 
 
 def _path(source: str) -> Path:
+    """Return the file that a source names: in a package, or with environment variables in its path."""
+    # A single letter before the colon is a drive, not a package.
     package, colon, name = source.partition(":")
-    if colon and all(part.isidentifier() for part in package.split(".")) and len(package) > 1:  # C: is a drive
+    if colon and all(part.isidentifier() for part in package.split(".")) and len(package) > 1:
         try:
             found = resources.files(package).joinpath(name)
         except ModuleNotFoundError:
             raise UsageError(f"weights {source}: the package {package} is not installed") from None
         return Path(str(found))
+
     path = Path(os.path.expandvars(source)).expanduser()
     unset = re.search(r"\$\{?(\w+)", str(path))
     if unset:

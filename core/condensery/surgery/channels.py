@@ -57,11 +57,14 @@ def cut_grouped(conv: _ConvNd, ins: set[int], outs: set[int]) -> None:
     rows, columns = (ins, outs) if conv.transposed else (outs, ins)
     wide = (conv.in_channels, conv.out_channels) if conv.transposed else (conv.out_channels, conv.in_channels)
     per_row, per_column = wide[0] // conv.groups, wide[1] // conv.groups
+
+    # Each group keeps its own rows and columns; as many are left in each, so that they stack again.
     parts = []
     for number, part in enumerate(torch.split(conv.weight.detach(), per_row)):
         part = part[[i for i in range(per_row) if number * per_row + i not in rows]]
         parts.append(part[:, [i for i in range(per_column) if number * per_column + i not in columns]])
     conv.weight = nn.Parameter(torch.cat(parts))
+
     if conv.bias is not None:
         conv.bias = nn.Parameter(conv.bias.detach()[rest(conv.out_channels, outs)])
     conv.in_channels -= len(ins)

@@ -41,10 +41,13 @@ class Left:
             return value
         if tuple(value.shape) == self.old:
             return value.flatten()[self.kept.to(value.device)].view(self.new)
+
         lead = len(self.old) - value.dim()
         shape = (1,) * lead + tuple(value.shape)
         if lead < 0 or any(s not in (1, o) for s, o in zip(shape, self.old, strict=True)):
             raise MethodError(f"a tensor of shape {tuple(value.shape)} doesn't broadcast against {self.old}")
+
+        # Cut the tensor's own indices, spread out to the full shape: along the axes it doesn't have they must agree.
         flat = torch.arange(value.numel()).view(shape).expand(self.old).flatten()[self.kept].view(self.new)
         few = flat[tuple(slice(0, 1) if s == 1 else slice(None) for s in shape)]
         if not torch.equal(few.expand(self.new), flat):
@@ -112,9 +115,9 @@ class Cut:
         if found:
             return self.take(f"{path}.{rest.partition('.')[0]}".strip("."), value)
         path, found, rest = f".{name}".partition(".condensery_")
-        return (
-            self.take_site(f"{path.lstrip('.')}:{rest.partition('.')[0]}", value) if found else self.take(name, value)
-        )
+        if found:
+            return self.take_site(f"{path.lstrip('.')}:{rest.partition('.')[0]}", value)
+        return self.take(name, value)
 
     @staticmethod
     def _named(name: str, take: Callable[[Tensor], Tensor], value: Tensor) -> Tensor:
@@ -151,34 +154,14 @@ def apply(cut: Cut, model: nn.Module, optimizer_state: dict[str, Any] | None = N
     _refuse_untying(cut, model)
     _refuse_factors(cut, model)
     gone = _shorten(cut, model)
-    made: dict[int, nn.Parameter] = {}
-    for name in cut.tensors:
-        path, _, tensor = name.rpartition(".")
-        owner = model.get_submodule(path)
-        if tensor in owner._buffers:
-            held = owner._buffers[tensor]
-            assert held is not None
-            owner._buffers[tensor] = cut.take(name, held)
-            continue
-        if parametrize.is_parametrized(owner, tensor):
-            stacks = owner.get_submodule("parametrizations")
-            owner, tensor = stacks.get_submodule(tensor), "original"
-        old = owner._parameters[tensor]
-        assert old is not None
-        new = made.get(id(old))
-        if new is None:
-            value = cut.take(name, old.detach())
-            if name in cut.factors:
-                value = (value.double() * cut.factors[name].to(value.device)).to(value.dtype)
-            new = nn.Parameter(_like(value, old), requires_grad=old.requires_grad)
-            made[id(old)] = new
-        owner._parameters[tensor] = new
+    _cut_tensors(cut, model)
     for path, changes in cut.attributes.items():
         for attribute, (_, after) in changes.items():
             setattr(model.get_submodule(path), attribute, copy.copy(after))
     for item in attached(model):
         take = cut.take_site if owner_of(model, item.target)[1].startswith(":") else cut.take
         item.transform.resize(partial(take, item.target))
+
     states = optimizer_state if optimizer_state is not None else {}
     for name in [n for n in states if f"{n}.".startswith(gone)]:
         del states[name]
@@ -186,6 +169,31 @@ def apply(cut: Cut, model: nn.Module, optimizer_state: dict[str, Any] | None = N
         for key, value in state.items():
             if isinstance(value, Tensor):
                 state[key] = cut.take_state(name, value)
+
+
+def _cut_tensors(cut: Cut, model: nn.Module) -> None:
+    """Slice parameters, latent ones too, and buffers; layers that share one share the new one."""
+    made: dict[int, nn.Parameter] = {}
+    for name in cut.tensors:
+        path, _, tensor = name.rpartition(".")
+        owner = model.get_submodule(path)
+        held = owner._buffers.get(tensor)
+        if held is not None:
+            owner._buffers[tensor] = cut.take(name, held)
+            continue
+
+        if parametrize.is_parametrized(owner, tensor):
+            stacks = owner.get_submodule("parametrizations")
+            owner, tensor = stacks.get_submodule(tensor), "original"
+        old = owner._parameters[tensor]
+        assert old is not None
+
+        if id(old) not in made:
+            value = cut.take(name, old.detach())
+            if name in cut.factors:
+                value = (value.double() * cut.factors[name].to(value.device)).to(value.dtype)
+            made[id(old)] = nn.Parameter(_like(value, old), requires_grad=old.requires_grad)
+        owner._parameters[tensor] = made[id(old)]
 
 
 def _shorten(cut: Cut, model: nn.Module) -> tuple[str, ...]:
@@ -249,6 +257,7 @@ def masked(cut: Cut, net: nn.Module, cut_net: nn.Module) -> nn.Module:
                 keep = torch.zeros(parameter.numel(), dtype=torch.bool)
                 keep[left.kept] = True
                 parameter.mul_(keep.view(left.old))
+
     for path in norms_over_channels(cut):
         twin.set_submodule(path, _OverLeft(copy.deepcopy(cut_net.get_submodule(path)), cut.sites[f"{path}:input"]))
     return twin
@@ -337,6 +346,8 @@ def precise(model: nn.Module, example: Any, forward: Callable[[nn.Module, Any], 
         net, inputs = plain(model).cpu().to(dtype).eval(), casted(example, dtype)
         renamed = put_stand_ins(net)
         net.requires_grad_(True)
+
+        # Some nets cast inside their forward and fail in float64; what fails in float32 too is the net's own fault.
         try:
             with torch.no_grad():
                 forward(net, inputs)

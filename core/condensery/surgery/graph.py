@@ -95,7 +95,9 @@ class ChannelGraph:
     def __init__(self, model: nn.Module, example: Any, forward: Forward = call) -> None:
         self.forward = forward
         self.net, self.example, self._renamed = precise(model, example, forward)
-        with warnings.catch_warnings(), torch.enable_grad():  # under no_grad torch-pruning asserts
+
+        # Under no_grad torch-pruning asserts, and what it warns of is looked at by _refuse_what_fails.
+        with warnings.catch_warnings(), torch.enable_grad():
             warnings.simplefilter("ignore")
             import torch_pruning
 
@@ -103,11 +105,13 @@ class ChannelGraph:
             self.graph = torch_pruning.DependencyGraph().build_dependency(
                 self.net, self.example, forward_fn=lambda net, x: forward(net, x) * 1, verbose=False
             )
-        self.names: dict[Any, str] = {m: n for n, m in self.net.named_modules()}
+
         self.modules = dict(self.net.named_modules())
+        self.names: dict[Any, str] = {module: path for path, module in self.modules.items()}
         self.groups: list[Group] = []
         self.by_path: dict[str, Group] = {}
         self._through: dict[str, str] = {}
+
         self._read_groups()
         self._refuse_what_fails()
         order = list(self.modules)
@@ -116,6 +120,7 @@ class ChannelGraph:
     # ---------------------------------------------------------------- groups
 
     def _read_groups(self) -> None:
+        """Find the group of each layer that writes channels."""
         for path, module in self.modules.items():
             if path in self.by_path or not is_writer(module):
                 continue
@@ -127,21 +132,31 @@ class ChannelGraph:
             self._add(group)
 
     def _add(self, group: Group) -> None:
+        """Take up a group in place of any that shares a layer with it."""
         self.groups = [g for g in self.groups if not set(g.layers) & set(group.layers)] + [group]
         self.by_path |= dict.fromkeys([*group.layers, *group.norms], group)
 
     def _read_group(self, root: str, width: int) -> Group:
+        """Follow all channels that a layer writes, and note whatever forbids to remove some of them.
+
+        :param width: how many channels it writes.
+        """
         layers, norms, reasons = [], [], []
         through: set[str] = set()
         blocks = 1
         for item in self._follow(root, range(width)):
             module, name = item.dep.target.module, self.names.get(item.dep.target.module)
+
+            # An operation between layers, such as a concatenation, has no name: only its kind can be told.
             if name is None:
                 if item.dep.target.type == self.graph.ops.OPTYPE.OUTPUT:
                     reasons.append("its channels are the net's outputs")
                 operation = item.dep.target.grad_fn.name()
-                through |= {operation.partition("Backward")[0]} if operation.startswith(MOVE_CHANNELS) else set()
+                if operation.startswith(MOVE_CHANNELS):
+                    through.add(operation.partition("Backward")[0])
                 continue
+
+            # A layer belongs to the group as a whole where its channel i is the root's channel i, for each i.
             ins, outs = widths(module)
             writes = self.graph.is_out_channel_pruning_fn(item.dep.handler)
             pairs = sorted(zip(item.idxs, item.root_idxs, strict=True))
@@ -156,6 +171,8 @@ class ChannelGraph:
                 norms.append(name)
             elif pairs[-1][0] >= (outs if writes else ins):
                 reasons.append(f"{name} has only {ins} channels of the {width}")
+
+            # Grouped convolutions and group norms need as many channels in each of their parts.
             count = parts(module)
             if count > 1 and not whole:
                 reasons.append(f"{name}, which works in {count} groups, meets it together with other channels")
@@ -165,15 +182,16 @@ class ChannelGraph:
                     reasons.append(f"{name} has groups of one channel")
             if is_depthwise(module) and ins != outs:
                 reasons.append(f"{name} makes other than one channel of each")
+
         self._through[root] = f" ({', '.join(sorted(through))})" if through else ""
         reason = reasons[0] + self._through[root] if reasons else None
         return Group(tuple(layers), tuple(norms), width, blocks, reason)
 
     def _follow(self, path: str, indices: Iterable[int]) -> Any:
+        """Return what torch-pruning would cut, layer by layer, to remove output channels of one layer."""
         module = self.modules[path]
-        return self.graph.get_pruning_group(
-            module, self.graph.get_pruner_of_module(module).prune_out_channels, sorted(indices)
-        )
+        remove = self.graph.get_pruner_of_module(module).prune_out_channels
+        return self.graph.get_pruning_group(module, remove, sorted(indices))
 
     def _refuse_what_fails(self) -> None:
         """Try to cut every group on a net with random weights: what fails can't be followed.
@@ -184,12 +202,15 @@ class ChannelGraph:
         trial = copy.deepcopy(self.net)
         generator = torch.Generator().manual_seed(0)
         randomize(trial, generator)
+
         for share in (0.0, 0.5):
+            # All groups at once; a failure is halved until the groups that cause it stand alone.
             todo = [[g for g in self.groups if g.reason is None and g.channels >= 2 * g.blocks]]
             while todo:
                 groups = todo.pop()
                 removed = {g.layers[0]: _some(g, share, generator) for g in groups}
                 problem = self._try(trial, removed) if groups else None
+
                 if problem and len(groups) > 1:
                     todo += [groups[: len(groups) // 2], groups[len(groups) // 2 :]]
                 elif problem:
@@ -197,6 +218,7 @@ class ChannelGraph:
                     self._add(dataclasses.replace(groups[0], reason=reason))
 
     def _try(self, net: nn.Module, removed: Removed) -> str | None:
+        """Return why a cut can't be right, or ``None`` if the cut net gives the masked net's outputs."""
         try:
             found = difference(self._cut(removed), net, self.example, self.forward)
         except Exception as error:  # noqa: BLE001  a net's own forward may fail in any way
@@ -233,6 +255,7 @@ class ChannelGraph:
         while todo:
             node = todo.pop()
             name, kind = self.names.get(node.module), node.grad_fn.name()
+
             quiet = kind.startswith(KEEP_ZEROS) or (kind.startswith("IndexSelect") and self._selects(node.outputs))
             if name is not None and is_writer(node.module) and getattr(node.module, "groups", 1) == 1:
                 found.append(name)
@@ -266,6 +289,7 @@ class ChannelGraph:
 
     def cut(self, removed: Removed) -> Cut:
         """Return the verified cut that removes channels by path; see :func:`remove_channels`."""
+        # Layers of one group may be named side by side: what goes is counted by the group's first layer.
         gone: dict[str, set[int]] = {}
         for path, indices in removed.items():
             group = self.group(path)
@@ -273,6 +297,7 @@ class ChannelGraph:
             if wrong:
                 raise UsageError(f"layer {path!r} has channels 0 to {group.channels - 1}, not {wrong[0]}")
             gone.setdefault(group.layers[0], set()).update(int(i) for i in indices)
+
         for path, channels in gone.items():
             group = self.by_path[path]
             if len(channels) == group.channels:
@@ -280,6 +305,7 @@ class ChannelGraph:
             size = group.channels // group.blocks
             if len({sum(i // size == b for i in channels) for b in range(group.blocks)}) > 1:
                 raise UsageError(f"layer {path!r}: each {size} channels in turn must lose as many (grouped layers)")
+
         cut = self._cut({p: sorted(c) for p, c in gone.items() if c})
         found = difference(cut, self.net, self.example, self.forward)
         return verify(cut, found, self._dtype).renamed(self._renamed)
@@ -301,11 +327,13 @@ class ChannelGraph:
         return found
 
     def _cut(self, removed: Removed) -> Cut:
+        """Return what a cut leaves, read off a shadow net whose tensors hold their own flat indices."""
         shadow = copy.deepcopy(self.net)
         with torch.no_grad():
             for tensor in [*shadow.parameters(), *shadow.buffers()]:
                 if tensor.is_floating_point():
                     tensor.data = torch.arange(tensor.numel(), dtype=torch.float64).view(tensor.shape)
+
         sites: dict[str, Channels] = {}
         for name, (ins, outs) in self.removed_by(removed).items():
             if name not in self.modules:
@@ -313,6 +341,7 @@ class ChannelGraph:
                 continue
             module = shadow.get_submodule(name)
             counts = widths(module)
+            # A norm hands its channels on: what it loses at its output it loses at its input.
             both = not is_writer(module)
             for site, gone, width in zip(("input", "output"), (outs if both else ins, outs), counts, strict=True):
                 if gone:
@@ -321,6 +350,7 @@ class ChannelGraph:
         return Cut(*self._read_off(shadow), sites)
 
     def _cut_parameter(self, shadow: nn.Module, name: str, gone: set[int]) -> None:
+        """Cut a parameter that belongs to no layer, such as a scale that the net multiplies by itself."""
         path, _, tensor = name.rpartition(".")
         old = self.net.get_parameter(name)
         dim = self.graph.module2node[old].pruning_dim
@@ -329,6 +359,7 @@ class ChannelGraph:
         shadow.get_submodule(path)._parameters[tensor] = new
 
     def _cut_module(self, module: nn.Module, ins: set[int], outs: set[int]) -> None:
+        """Cut one layer of the shadow, by torch-pruning's own way but where that is wrong."""
         if isinstance(module, _ConvNd) and module.groups > 1 and not is_depthwise(module):
             cut_grouped(module, ins, outs)
         elif isinstance(module, nn.LayerNorm):
@@ -341,12 +372,14 @@ class ChannelGraph:
                 pruner.prune_in_channels(module, sorted(ins))
 
     def _read_off(self, shadow: nn.Module) -> tuple[dict[str, Left], dict[str, dict[str, tuple[Any, Any]]]]:
+        """Return what is left of each tensor whose shape changed, and the changed attributes by module path."""
         tensors = {}
         left = _tensors(shadow)
         for name, old in _tensors(self.net).items():
             new = left[name]
             if new.shape != old.shape:
                 tensors[name] = Left(tuple(old.shape), tuple(new.shape), new.detach().flatten().long())
+
         attributes: dict[str, dict[str, tuple[Any, Any]]] = {}
         for path, module in self.modules.items():
             after = vars(shadow.get_submodule(path))

@@ -124,10 +124,12 @@ class Surgeon(AttentionSurgeon):
             scores, left_out = self._scores({p: torch.as_tensor(s) for p, s in what.items()})
             removed = choose(scores, ratio, scope)
             total = sum(g.channels for g in scores)
+
         removed = {p: indices for p, indices in removed.items() if indices}
         cut = graph.cut(removed) if removed else None
         if cut is not None:
             self._apply(cut)
+
         gone: dict[str, set[int]] = {}
         for path, indices in removed.items():
             gone.setdefault(graph.by_path[path].layers[0], set()).update(indices)
@@ -157,6 +159,7 @@ class Surgeon(AttentionSurgeon):
         if not cut.tensors:
             return None
 
+        # The selections go on a copy first: only a cut that is proven there is applied to the net itself.
         def select(model: nn.Module) -> None:
             device = next(model.parameters()).device
             for path in new:
@@ -173,21 +176,26 @@ class Surgeon(AttentionSurgeon):
         return cut
 
     def _apply(self, cut: Cut) -> None:
+        """Cut the net, and the state of its optimizer; before an optimizer exists, the state that it will carry on."""
         player = self.stage.players[self.player]
         optimizer = player.optimizer
         old = player.parameters()
         states = player.optimizer_state() if optimizer is not None else player.carried
         states = {name: dict(state) for name, state in states.items()}
+
         apply(cut, self.net, states)
+
         if optimizer is None:
             player.carried = states
         else:
             left = player.parameters()
-            new = {id(p): left.get(n) for n, p in old.items()}  # none for those of layers that are gone
+            # None for the parameters of layers that are gone.
+            new = {id(p): left.get(n) for n, p in old.items()}
             for group in optimizer.param_groups:
                 group["params"] = [q for p in group["params"] if (q := new.get(id(p), p)) is not None]
             optimizer.state.clear()
             player.load_optimizer_state(states)
+
         self._graph = None
         self.stage.changed(self.player)
 
@@ -201,6 +209,7 @@ class Surgeon(AttentionSurgeon):
             except UsageError as error:
                 left_out[path] = str(error)
                 continue
+
             if score.shape != (group.channels,):
                 raise UsageError(f"layer {path!r} has {group.channels} channels, got scores of {tuple(score.shape)}")
             values = score.detach().to("cpu", torch.float64)
@@ -238,13 +247,16 @@ def choose(scores: Mapping[Group, Tensor], ratio: float, scope: str) -> dict[str
     if scope == "local":
         parts = [choose({g: s}, ratio, "global") for g, s in scores.items()]
         return {p: c for part in parts for p, c in part.items()}
+
     units: list[_Unit] = []
     for group, score in scores.items():
         size = group.channels // group.blocks
         order = score.view(group.blocks, size).argsort(dim=1, stable=True)
-        for rank in order.T[:-1]:  # the best one of each block stays
+        # The best one of each block stays, so that no layer is emptied.
+        for rank in order.T[:-1]:
             channels = [b * size + int(i) for b, i in enumerate(rank)]
             units.append(_Unit(float(score[channels].mean()), group, channels))
+
     budget = round(ratio * sum(g.channels for g in scores))
     removed: dict[str, list[int]] = {}
     for unit in sorted(units, key=lambda u: u.score):

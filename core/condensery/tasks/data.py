@@ -94,6 +94,7 @@ def stored_arrays(name: str, keys: Sequence[str], build: Callable[[], Arrays]) -
     """
     folder = cache_dir() / "decoded" / name
     paths = {key: folder / f"{key}.npy" for key in keys}
+
     if not is_stored(name, keys):
         built = build()
         try:
@@ -103,6 +104,7 @@ def stored_arrays(name: str, keys: Sequence[str], build: Callable[[], Arrays]) -
             raise UsageError(
                 f"the cache {cache_dir()} can't be written ({error}); set CONDENSERY_CACHE to another folder"
             ) from None
+
     try:
         return {key: np.load(path, mmap_mode="c", allow_pickle=False) for key, path in paths.items()}
     except (OSError, ValueError, EOFError) as error:

@@ -39,10 +39,12 @@ class Subset:
                 raise UsageError(f"data.subset.without: no example has class {label}")
             keep &= labels != label
         order = order[keep[order]]
+
         if self.per_class is not None:
             shuffled = labels[order]
             parts = [order[shuffled == label][: self.per_class] for label in torch.unique(shuffled)]
             order = torch.cat(parts)
+
         if self.size is not None:
             if self.size > len(order):
                 raise UsageError(f"data.subset.size: {self.size} asked for, the split has {len(order)} examples")

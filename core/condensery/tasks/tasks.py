@@ -148,6 +148,7 @@ def build_task(spec: TaskSpec, registry: Registry) -> Task:
     for name in spec.config:
         if name not in settings and not takes_any:
             raise UnknownKey("setting", name, settings, where=f"task {spec.key!r}")
+
     try:
         task = cls(**spec.config)
     except TypeError as error:
