@@ -75,6 +75,14 @@ class OfferingSpecs:
         """Offer ways to store a tensor in an artifact: the target is a Leaf or a Branch of ``condensery.nets``."""
 
     @hookspec
+    def register_attention(self, register: Register) -> None:
+        """Offer how classes that attention nets are made of lie, so that heads, neurons and layers can be cut out.
+
+        :param register: the key is the qualified name of one class, ``"package.module.Block"``; the target an
+            ``Attention``, an ``Mlp`` or a ``Block`` of ``condensery.surgery.attention``, imported when a net has it.
+        """
+
+    @hookspec
     def register_recipes(self, register: Register) -> None:
         """Offer reproductions: the target is ``"package:file.yaml"``, a file inside an importable package."""
 

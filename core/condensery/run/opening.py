@@ -14,6 +14,7 @@ from condensery.run.cast import Cast, Net, words_of
 from condensery.run.players import Player
 from condensery.run.stage import Stage
 from condensery.run.steps import Defaults, parse_every
+from condensery.surgery.attention import KnownClasses
 from condensery.tasks import Subset
 
 DRY_STEPS = 2
@@ -75,6 +76,7 @@ class Opener:
             layer=unit.layer,
             dry=self.dry,
             build=self.cast.build,
+            classes=KnownClasses(self.cast.registry),
         )
         stage.manager = StageManager(unit.spec.name, methods_of(unit, self.cast.registry), Defaults())
         return stage

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from condensery.contract import DEFAULTS, PER_PLAYER_HOOKS, StageManager
+from condensery.contract import DEFAULTS, PER_PLAYER_HOOKS, Registry, StageManager
 from condensery.errors import NonFiniteLoss, UsageError
 from condensery.nets import (
     WEIGHTED,
@@ -30,6 +30,7 @@ from condensery.recipe import ModelSpec, StageSpec, TrainSpec
 from condensery.run.players import Outputs, Player
 from condensery.run.steps import Bucket, rate_factor
 from condensery.surgery import Surgeon
+from condensery.surgery.attention import KnownClasses
 from condensery.tasks import Batch, Subset, Task
 
 V = TypeVar("V")
@@ -42,6 +43,8 @@ class Stage:
     and ``epochs``, ``step`` (batches played in this stage), ``steps_per_epoch``, ``round`` and ``rounds``, ``layer``
     (path, in a round over layers), ``device``, ``seed``; ``dry``, and ``stands_in``: in a dry run the student's weights
     stand in for trained ones, so that what depends on their values is a guess.
+
+    :param classes: what plugins say of the classes of attention nets, for the surgeon; by default nothing.
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class Stage:
         layer: str | None = None,
         dry: bool = False,
         build: Callable[[ModelSpec], nn.Module] | None = None,
+        classes: KnownClasses | None = None,
     ) -> None:
         self.spec, self.task, self.train = spec, task, train
         self.name, self.seed, self.device = spec.name, seed, device
@@ -67,6 +71,7 @@ class Stage:
         self.epochs = train.epochs
         self.dry, self.stands_in = dry, False
         self.subset, self.labels = subset, labels
+        self.classes = classes or KnownClasses(Registry())
         self.players: dict[str, Player] = {}
         self.manager: StageManager
         self.sums: dict[str, Tensor] = {}

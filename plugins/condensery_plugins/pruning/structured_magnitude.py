@@ -10,7 +10,7 @@ from torch import Tensor
 from condensery.contract import Method, hookimpl
 from condensery.errors import NotApplicable
 from condensery.run import Stage
-from condensery.surgery.attention import HeadDims, Heads, UnitRemoval, view_of
+from condensery.surgery.attention import HeadDims, Heads, UnitRemoval
 from condensery_plugins.pruning.refusals import refuse_nothing
 from condensery_plugins.pruning.units import Criterion, Scorer, lowest
 
@@ -51,19 +51,18 @@ class StructuredMagnitude(Method):
         items = {h.path: h for h in stage.surgeon.heads()}
         self._need("attention", [h.reason for h in items.values()])
         usable = {p: h for p, h in items.items() if h.reason is None}
-        chosen = self._lowest(stage, {p: scorer.heads(p) for p in usable})
+        chosen = self._lowest(stage, {p: scorer.heads(stage.surgeon.view(p)) for p in usable})
         return stage.surgeon.remove_heads({p: _queries(usable[p], groups) for p, groups in chosen.items()})
 
     def _head_dims(self, stage: Stage, scorer: Scorer) -> UnitRemoval:
         items = stage.surgeon.heads()
         self._need("attention", [h.dims_reason for h in items])
-        usable = [h for h in items if h.dims_reason is None]
-        scores = {h.path: scorer.head_dims(h.path) for h in usable}
-        ropes: dict[str, list[str]] = {}
-        for item in usable:
-            rope = view_of(stage.surgeon.net, item.path).rope
-            if rope is not None:
-                ropes.setdefault(rope, []).append(item.path)
+        views = {h.path: stage.surgeon.view(h.path) for h in items if h.dims_reason is None}
+        scores = {path: scorer.head_dims(view) for path, view in views.items()}
+        ropes: dict[tuple[str, ...], list[str]] = {}
+        for path, view in views.items():
+            if view.rope:
+                ropes.setdefault(view.rope, []).append(path)
         turned = {p for paths in ropes.values() for p in paths}
         sizes = [s.shape[1] // (2 if p in turned else 1) for p, both in scores.items() for s in both]
         self._refuse(stage, sizes, "local")

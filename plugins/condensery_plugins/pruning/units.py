@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from condensery.nets import SITE_PREFIX, Weight, plain_name
-from condensery.surgery.attention import Neurons, Part, layout, view_of
+from condensery.surgery.attention import Neurons, Part, View, layout
 from condensery_plugins.pruning.weight_groups import living
 
 Criterion = Literal["l1", "l2", "random"]
@@ -30,16 +30,14 @@ class Scorer:
     def __init__(self, net: nn.Module, criterion: Criterion, generator: torch.Generator) -> None:
         self.net, self.criterion, self.generator = net, criterion, generator
 
-    def heads(self, path: str) -> Tensor:
+    def heads(self, view: View) -> Tensor:
         """Return a score for each head of keys and values, with the query heads that share it: ``(kv_heads,)``."""
-        view = view_of(self.net, path)
         groups = view.sizes.kv_heads
         parts = [self._rows(p, groups) for p in (*view.q, *view.k, *view.v)]
         return self._score([(s.sum(1), n.sum(1)) for s, n in [*parts, self._columns(view.out, groups)]])
 
-    def head_dims(self, path: str) -> tuple[Tensor, Tensor]:
+    def head_dims(self, view: View) -> tuple[Tensor, Tensor]:
         """Return scores of the dimensions of queries and keys, and of values: each ``(kv_heads, dims)``."""
-        view = view_of(self.net, path)
         groups = view.sizes.kv_heads
         qk = self._score([self._rows(p, groups) for p in (*view.q, *view.k)])
         v = self._score([*[self._rows(p, groups) for p in view.v], self._columns(view.out, groups)])
