@@ -76,10 +76,11 @@ class OfferingSpecs:
 
     @hookspec
     def register_attention(self, register: Register) -> None:
-        """Offer how classes that attention nets are made of lie, so that heads, neurons and layers can be cut out.
+        """Offer what attention nets are made of: where a class keeps its heads, so that some can be cut out.
 
-        :param register: the key is the qualified name of one class, ``"package.module.Block"``; the target an
-            ``Attention``, an ``Mlp`` or a ``Block`` of ``condensery.surgery.attention``, imported when a net has it.
+        :param register: the key is the qualified name of one class, ``"package.module.Class"``; the target an
+            ``Attention``, an ``Mlp`` or a ``Block`` of ``condensery.surgery.attention``, imported when a net has that
+            class.
         """
 
     @hookspec

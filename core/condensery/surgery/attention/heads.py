@@ -218,7 +218,6 @@ def _keep(draft: Draft, path: str, view: View, heads: Tensor, groups: Tensor, qk
     old = view.sizes
     new = Sizes(len(heads), len(groups), qk.shape[1], v.shape[1])
     group = heads // (old.heads // old.kv_heads)
-    rescaled = view.scale == "tensor" and new.dims != old.dims
 
     # A module may hold several parts: it keeps the ascending union of them, so that any layout stays what it is.
     rows: dict[str, list[Tensor]] = {}
@@ -227,20 +226,29 @@ def _keep(draft: Draft, path: str, view: View, heads: Tensor, groups: Tensor, qk
             rows.setdefault(part.module, []).append(part.slots(which, dims))
     for module, found in rows.items():
         keep = torch.cat(found).sort().values
-        queries = [part.table.flatten() for part in view.q if part.module == module]
-        factor = None
-        if rescaled and queries:
-            # The scores will be divided by the root of the new size; with this factor they stay what they were.
-            factor = torch.ones(len(keep), dtype=torch.float64)
-            factor[torch.isin(keep, torch.cat(queries))] = (new.dims / old.dims) ** 0.5
-        draft.rows(module, keep, factor)
+        draft.rows(module, keep, _factor(view, module, keep, new))
     draft.columns(view.out.module, view.out.slots(heads, v[group]).sort().values)
 
     for name, axis in view.per_head:
         draft.entries(name, axis, heads)
     for name, value in view.attributes(new).items():
         draft.attribute(path, name, value)
-    if rescaled and view.scale_attribute is not None:
+    if view.scale_attribute is not None and new.dims != old.dims:
         draft.attribute(path, view.scale_attribute, new.dims**-0.5)
     for name in view.forgets:
         draft.forget(path, name)
+
+
+def _factor(view: View, module: str, keep: Tensor, new: Sizes) -> Tensor | None:
+    """Return what the outputs of one projection are multiplied with, float64 ``(left,)``; ``None`` where with 1.
+
+    The scores will be divided by the root of the new head size; with the factor on queries they stay what they were.
+
+    :param keep: outputs that stay, int64 ``(left,)``.
+    """
+    queries = [part.table.flatten() for part in view.q if part.module == module]
+    if view.scale == "given" or new.dims == view.sizes.dims or not queries:
+        return None
+    factor = torch.ones(len(keep), dtype=torch.float64)
+    factor[torch.isin(keep, torch.cat(queries))] = (new.dims / view.sizes.dims) ** 0.5
+    return factor
