@@ -1,4 +1,4 @@
-"""Which method the suite tries on which network, and with which recipe: read from cards and classes, kept in no table."""
+"""Which method the suite tries on which network, and with which recipe: read from cards and classes."""
 
 from __future__ import annotations
 

@@ -17,7 +17,8 @@ from condensery.testing.runs import Finished
 def different_tensors(left: nn.Module, right: nn.Module) -> list[str]:
     """Return the names of the parameters and buffers that two nets don't share bit for bit."""
     a, b = ({**dict(net.named_parameters()), **dict(net.named_buffers())} for net in (left, right))
-    return [name for name in sorted(a.keys() | b.keys()) if name not in a or name not in b or not a[name].equal(b[name])]
+    shared = a.keys() & b.keys()
+    return sorted((a.keys() ^ b.keys()) | {name for name in shared if not torch.equal(a[name], b[name])})
 
 
 def hooks_left(net: nn.Module) -> list[str]:
