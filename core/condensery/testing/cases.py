@@ -6,11 +6,11 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from condensery.contract import Contract, Registry, Words, build_method
+from condensery.contract import Contract, Network, Registry, Words, build_method
 from condensery.errors import PluginError, UnknownKey
 from condensery.recipe import Recipe, parse_recipe
 
-NETWORKS: dict[str, dict[str, Any]] = {
+NETWORKS: dict[Network, dict[str, Any]] = {
     "CNN": {"model": {"key": "resnet8", "width": 0.5}, "task": "digits"},
     "ViT": {"model": {"key": "vit", "dim": 24, "depth": 2, "patch_size": 4}, "task": "digits"},
     "Transformer": {"model": {"key": "transformer", "hidden": 24, "depth": 2}, "task": "word-language"},
@@ -20,7 +20,7 @@ STAGE = "m"
 """Name of the stage that holds the method which is tried."""
 
 
-def small_recipe(network: str, stages: Sequence[Any]) -> Recipe:
+def small_recipe(network: Network, stages: Sequence[Any]) -> Recipe:
     """Return a recipe on a small untrained net: two steps an epoch, with momentum, so that an optimizer has a state.
 
     :param stages: plain data, as in a recipe's file.
@@ -38,7 +38,7 @@ class Case:
     """
 
     key: str
-    network: str
+    network: Network
     card: Mapping[str, Any]
 
     @property

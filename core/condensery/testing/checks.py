@@ -44,6 +44,7 @@ def stored_outputs(path: Path) -> list[list[float]]:
     torch.set_num_threads(1)
     registry = Registry.open()
     found = open_artifact(path, registry)
+    assert found.task is not None
     answer: list[list[float]] = outputs_of(build_task(found.task, registry), found.net).tolist()
     return answer
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from condensery import Registry
+from condensery.contract import Network
 from condensery.testing import NETWORKS, check_artifact, different_tensors, play, play_killed, small_recipe
 
 STAGES = [
@@ -17,7 +18,7 @@ STAGES = [
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-def test_a_run_killed_while_it_shares_ends_as_if_it_had_not_been(network: str, tmp_path: Path) -> None:
+def test_a_run_killed_while_it_shares_ends_as_if_it_had_not_been(network: Network, tmp_path: Path) -> None:
     """Of the weights that it prunes, four fifths are zero; norms and biases bring the net to more than a fifth."""
     registry, recipe = Registry.open(), small_recipe(network, STAGES)
     whole = play(recipe, registry, tmp_path / "whole")
