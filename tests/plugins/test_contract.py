@@ -1,3 +1,3 @@
-"""The contract suite over every built-in method; `--condensery-methods KEY` tries one."""
+"""The contract suite over every built-in method; `--condensery-method KEY` tries one."""
 
 from condensery.testing.test_contract import *

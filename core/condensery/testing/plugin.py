@@ -12,8 +12,8 @@ from condensery.testing.cases import cases_of, chosen_methods
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Let a package say which methods are its own."""
     group = parser.getgroup("condensery", "contract suite of compression methods")
-    for option, what in (("plugin", "all methods of this plugin"), ("methods", "this method, by its key")):
-        group.addoption(f"--condensery-{option}", action="append", default=[], help=f"try {what}; may be repeated")
+    for option, name, what in (("plugin", "NAME", "all methods of this plugin"), ("method", "KEY", "this method")):
+        group.addoption(f"--condensery-{option}", metavar=name, action="append", help=f"try {what}; may be repeated")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -27,7 +27,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
 
     registry = Registry.open()
-    options = [metafunc.config.getoption(f"condensery_{name}", []) for name in ("plugin", "methods")]
+    options = [metafunc.config.getoption(f"condensery_{name}", None) or () for name in ("plugin", "method")]
     try:
         cases = cases_of(registry, chosen_methods(registry, *options))
     except UsageError as error:
