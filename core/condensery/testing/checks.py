@@ -41,7 +41,6 @@ def outputs_of(task: Task, net: nn.Module) -> Tensor:
 
 def stored_outputs(path: Path) -> list[list[float]]:
     """Return the outputs of an artifact's net, as plain numbers; for a process that has trained nothing."""
-    torch.set_num_threads(1)
     registry = Registry.open()
     found = open_artifact(path, registry)
     assert found.task is not None

@@ -15,6 +15,9 @@ from condensery.contract import Method, Register, Registry, hookimpl
 from condensery.recipe import Recipe
 from condensery.run import Observer, Player, Run, Stage
 
+# With more threads, sums may be added in another order each time, and no two runs were equal bit for bit.
+torch.set_num_threads(1)
+
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class L2Decay(Method):
@@ -102,7 +105,6 @@ class Killer(Observer):
 
 def play(recipe: Recipe, registry: Registry, folder: Path, *, resume: bool = False) -> Finished:
     """Run a recipe to its end."""
-    torch.set_num_threads(1)  # with more, sums may be added in another order each time
     last = LastStage()
     run = Run(recipe, registry, out=folder, device="cpu", resume=resume, observer=last)
     report = run.execute()
@@ -111,6 +113,5 @@ def play(recipe: Recipe, registry: Registry, folder: Path, *, resume: bool = Fal
 
 def play_killed(recipe: Recipe, registry: Registry, folder: Path, stage: str) -> None:
     """Kill a run after the first epoch of a stage; ``play(..., resume=True)`` goes on with it."""
-    torch.set_num_threads(1)
     with pytest.raises(KeyboardInterrupt):
         Run(recipe, registry, out=folder, device="cpu", observer=Killer(stage)).execute()
