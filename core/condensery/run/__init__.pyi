@@ -2,6 +2,7 @@ from .cast import Reference as Reference
 from .engine import Run as Run
 from .players import Outputs as Outputs
 from .players import Player as Player
+from .progress import Observer as Observer
 from .progress import Progress as Progress
 from .search import Budget as Budget
 from .search import Choice as Choice

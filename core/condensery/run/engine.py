@@ -32,7 +32,7 @@ from condensery.recipe import (
 from condensery.run.cast import Cast, Net
 from condensery.run.folder import ARTIFACT, NET, ORIGINAL, PROGRESS, RunFolder
 from condensery.run.opening import Opener, check_settings
-from condensery.run.progress import Progress
+from condensery.run.progress import Observer, Progress
 from condensery.run.resume import lay_progress, progress_of
 from condensery.run.stage import Stage
 from condensery.storage import CHECKPOINT_FORMAT, Baked, bake, load_tree, save_artifact, save_tree
@@ -49,6 +49,7 @@ class Run:
     :param device: ``cpu``, ``cuda``, or ``auto``.
     :param resume: go on with what ``out`` holds; refused if it holds another recipe.
     :param tier: noted in the report.
+    :param observer: is told how the run goes; the dry run before it tells nothing.
 
     Afterwards ``baked`` holds the compressed net, which is also in the out folder's artifact.
     """
@@ -63,6 +64,7 @@ class Run:
         resume: bool = False,
         tier: str | None = None,
         show: Progress | None = None,
+        observer: Observer | None = None,
         dry: bool = False,
     ) -> None:
         self.recipe, self.registry, self.tier = recipe, registry, tier
@@ -74,6 +76,7 @@ class Run:
         self.device = torch.device("cpu" if dry else device)
         self.dry = dry
         self.show = show or Progress(quiet=True)
+        self.observer = observer or Observer()
         self.task = build_task(recipe.task, registry)
         self.stages: list[dict[str, Any]] = []
         self.decisions: dict[str, Any] = {}
@@ -215,6 +218,7 @@ class Run:
             device=str(self.device),
             resume=self.folder.resume,
             show=self.show,
+            observer=self.observer,
         )
 
     # ---------------------------------------------------------------- units
@@ -288,6 +292,7 @@ class Run:
         stage.manager.call("end_stage", stage=stage)
         reports = self._reports(stage)
         self._close(stage)
+        self.observer.stage_ended(stage)
         self.cast.remember(stage)
         student = stage.student
         net.module, net.spec, net.optimizer = student.module, student.spec, student.optimizer_state()
@@ -328,6 +333,7 @@ class Run:
             self.show.epoch(unit.title, stage.epoch + 1, stage.epochs, note)
             self.folder.log({"stage": unit.title, **history[-1]})
             self._save_progress(stage, unit, history)
+            self.observer.epoch_ended(stage, history)
             self.cast.remember(stage, epoch=stage.epoch + 1)
 
     def _save_progress(self, stage: Stage, unit: Unit, history: list[dict[str, Any]]) -> None:

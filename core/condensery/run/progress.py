@@ -1,11 +1,28 @@
-"""How a long run shows itself: a bar on a terminal, plain lines elsewhere."""
+"""How a long run shows itself: a bar on a terminal, plain lines elsewhere; and who else is told how it goes."""
 
 from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    from condensery.run.stage import Stage
+
+
+class Observer:
+    """Is told how a run goes. Override what you want to know; what you raise stops the run."""
+
+    def epoch_ended(self, stage: Stage, history: Sequence[Mapping[str, Any]]) -> None:
+        """Look at a stage after each epoch, once its progress is saved.
+
+        :param history: an entry for each epoch of the stage so far: losses by term, quality, time.
+        """
+
+    def stage_ended(self, stage: Stage) -> None:
+        """Look at a stage whose student is final: what belonged to this stage alone has been taken off."""
 
 
 class Progress:
