@@ -9,6 +9,7 @@ from typing import Any
 
 from condensery.contract import Registry
 from condensery_catalogue.listing import console, open_registry, table
+from condensery_catalogue.wording import collapses
 
 BAR = 16
 """Characters of a full bar."""
@@ -54,6 +55,7 @@ def describe(path: Path, registry: Registry) -> dict[str, Any]:
         "layers": structure.get("layers", {}),
         "reshaped": sorted(structure.get("shapes", {})),
         "activations": [f"{t['target']} {t['key']}" for t in manifest["transforms"]],
+        "collapsed": manifest.get("collapsed", []),
         "tensors": tensors,
         "sizes": sizes.dump(),
     }
@@ -86,6 +88,8 @@ def print_sizes(found: dict[str, Any], path: Path) -> None:
 
     task = f", made on {found['task']['key']}" if found["task"] else ""
     out.print(f"model {found['model']['key']}{task}", markup=False, highlight=False)
+    for line in collapses(found["collapsed"]):
+        out.print(line, style="bold red", markup=False, highlight=False)
     for title, items in (
         ("registered layers", [f"{p} {layer['key']}" for p, layer in found["layers"].items()]),
         ("reshaped", found["reshaped"]),

@@ -141,10 +141,9 @@ def _values(arm: Mapping[str, Any], path: str) -> Sequence[float | None]:
 
 
 def _collapse(arm: Mapping[str, Any]) -> str:
-    """Return in how many seeds an arm collapsed, and in which stages, by which methods, how."""
-    if not collapse(arm):
-        return "-"
-    return "; ".join([collapse(arm), *collapses(chain(*arm["collapsed"]))])
+    """Return in how many seeds an arm collapsed, in which stages, by which methods, and what of the net did."""
+    words = collapse(arm)
+    return "; ".join([words, *collapses(chain(*arm["collapsed"]))]) if words else "-"
 
 
 def _recipe(arm: str, recipe: Mapping[str, Any]) -> str:

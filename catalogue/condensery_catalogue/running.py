@@ -156,6 +156,8 @@ def print_report(report: Mapping[str, Any], folder: Path) -> None:
     """Print what a run came to."""
     out = console()
     out.print(_report_table(report))
+    for line in collapses(report.get("collapsed", [])):
+        out.print(line, style="bold red", markup=False, highlight=False)
 
     storage = report["after"]["storage"]
     parts = ", ".join(f"{storage[name]:,} {name}" for name in ("payload", "tables", "header", "manifest"))
@@ -170,8 +172,6 @@ def print_report(report: Mapping[str, Any], folder: Path) -> None:
         cached = " (from the cache)" if stage.get("cached") else ""
         line = f"stage {stage['name']}{cached}: {stage['epochs']} epochs, {stage['wall_s']:.0f} s  {said}"
         out.print(line, markup=False)
-    for line in collapses(report.get("collapsed", [])):
-        out.print(f"collapsed: {line}", markup=False, highlight=False)
     out.print(f"report: {folder / 'report.json'}", markup=False, soft_wrap=True)
     out.print(f"artifact: {folder / report['artifact']}", markup=False, soft_wrap=True)
 

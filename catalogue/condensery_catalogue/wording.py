@@ -80,8 +80,11 @@ def collapse(arm: Mapping[str, Any]) -> str:
 
 
 def collapses(entries: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Return what collapsed in words, from a report's entries: by which methods, in which stage, and how; each once."""
-    said = [f"{', '.join(entry['methods'])} in stage {entry['stage']}: {entry['what']}" for entry in entries]
+    """Return a report's entries on what collapsed in words, each once: the stage, its methods, what it was."""
+    said = []
+    for entry in entries:
+        methods = ", ".join(entry["methods"]) or "no method"
+        said.append(f"collapsed in stage {entry['stage']} ({methods}): {', '.join(entry['what'])}")
     return list(dict.fromkeys(said))
 
 

@@ -87,7 +87,7 @@ def result(tier: TierName, errors: Mapping[str, list[float]], collapsed: tuple[s
     """
     reports = {arm: [report(seed, error=e) for seed, e in enumerate(found)] for arm, found in errors.items()}
     for arm in collapsed:
-        reports[arm][0]["collapsed"] = [{"stage": "s", "methods": ["ssl"], "what": "conv1 is all zero"}]
+        reports[arm][0]["collapsed"] = [{"stage": "s", "methods": ["ssl"], "what": ["conv1"]}]
     made = plan()
     return judge(made, made.tiers[tier], tier, CARD, reports)
 

@@ -205,7 +205,7 @@ def test_a_figure_of_the_baseline_alone_is_refused() -> None:
 
 def test_a_collapsed_arm_says_so() -> None:
     """In its row; among points in the legend, or beside the point where a series is named in its place."""
-    entry = {"stage": "s", "methods": ["ssl"], "what": "conv1 is all zero"}
+    entry = {"stage": "s", "methods": ["ssl"], "what": ["conv1"]}
     for arms, shown in (
         ({"a": ([2.0], [90.0]), "b": ([2.0], [80.0])}, "b, collapsed"),
         ({"a": ([2.0], [90.0]), "b": ([4.0], [80.0])}, "b, collapsed: 80.00"),

@@ -52,7 +52,7 @@ def test_a_net_that_collapsed_reproduces_nothing(
     """Neither as the arm nor as the baseline, though the figures are those that would."""
     monkeypatch.setenv("COLUMNS", "200")
     made = result("paper", REPRODUCED, collapsed=(arm,))
-    assert made["arms"][arm]["collapsed"] == [[{"stage": "s", "methods": ["ssl"], "what": "conv1 is all zero"}], []]
+    assert made["arms"][arm]["collapsed"] == [[{"stage": "s", "methods": ["ssl"], "what": ["conv1"]}], []]
     assert [c["verdict"] for c in made["comparisons"]] == ["partly", "partly"]
     print_result(made)
     out = capsys.readouterr().out

@@ -57,7 +57,7 @@ def test_a_collapse_stands_beside_the_verdict() -> None:
     made = result("desk", {"plain": [6.0, 6.2], "better": [4.6, 4.8]}, collapsed=("better",))
     assert answer(made, made["comparisons"][0]) == "scaled-down; better collapsed in 1 of 2 seeds"
     entries = made["arms"]["better"]["collapsed"][0]
-    assert collapses([*entries, *entries]) == ["ssl in stage s: conv1 is all zero"]
+    assert collapses([*entries, *entries]) == ["collapsed in stage s (ssl): conv1"]
     assert collapse({"collapsed": [entries, entries]}) == "collapsed"
 
 
