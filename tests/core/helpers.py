@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from condensery import Method, Registry, hookimpl
 from condensery.nets import QUANTIZE, Transform, straight_through
 from condensery.recipe import parse_recipe
-from condensery.run import Stage
+from condensery.run import Observer, Stage
 from condensery.tasks import Batch, Task
 
 torch.set_num_threads(1)
@@ -78,6 +78,28 @@ class Act(Method):
     def prepare(self, stage: Stage) -> None:
         if self.prepare_ is not None:
             self.prepare_(stage)
+
+
+class Watch(Observer):
+    """Keeps the student of the stage that ended last, and can stop a run as if it were killed.
+
+    :param stop_after: epochs of a stage, 0 for its end, after which it stops.
+    :param where: tells in which stages.
+    """
+
+    student: nn.Module
+
+    def __init__(self, *, stop_after: int | None = None, where: Callable[[Stage], bool] = lambda stage: True) -> None:
+        self.stop_after, self.where = stop_after, where
+
+    def epoch_ended(self, stage: Stage, history: Sequence[Mapping[str, Any]]) -> None:
+        if self.stop_after == stage.epoch + 1 and self.where(stage):
+            raise KeyboardInterrupt
+
+    def stage_ended(self, stage: Stage) -> None:
+        self.student = stage.student.module
+        if self.stop_after == 0 and self.where(stage):
+            raise KeyboardInterrupt
 
 
 def registry(**methods: type[Method]) -> Registry:

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 class Observer:
     """Is told how a run goes: extend it, and give it to ``Run(..., observer=...)``.
 
-    Base training counts as a stage, named ``base`` or ``base:<model>``, unless the net comes from the cache. The dry run
-    before a run tells nothing. What a method here raises ends the run; a ``KeyboardInterrupt`` is as good as Ctrl-C, and
-    ``resume=True`` goes on from there.
+    Base training counts as a stage, named ``base`` or ``base:<model>``, unless the net comes from the cache. The dry
+    run before a run tells nothing. What a method here raises ends the run: a ``KeyboardInterrupt`` is as good as
+    Ctrl-C, and a run with ``resume=True`` goes on from there.
     """
 
     def epoch_ended(self, stage: Stage, history: Sequence[Mapping[str, Any]]) -> None:

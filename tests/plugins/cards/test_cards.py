@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 import pytest
+from condensery_plugins.cards import FOLDER, load_index
+from condensery_plugins.cards.generate import main
 
 from condensery import UsageError
 from condensery.contract import Card, Registry, load_cards, settings_of
 from condensery.recipe import parse
 from condensery_plugins import METHODS
-from condensery_plugins.cards import FOLDER, load_index
-from condensery_plugins.cards.generate import main
 
 CARDS = load_cards(FOLDER)
 WORDS = {float: "float", int: "int", bool: "bool", str: "str", dict: "dict", list: "list"}
