@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from condensery import Method, Registry, hookimpl
+from condensery.contract import Register
 from condensery.nets import QUANTIZE, Transform, straight_through
 from condensery.recipe import parse_recipe
 from condensery.run import Observer, Stage
@@ -67,9 +68,15 @@ def untouched(net: nn.Module) -> Iterator[None]:
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class Act(Method):
-    """A method whose hooks are given as functions, to look inside a stage."""
+    """A method whose hooks are given as functions, to look inside a stage.
+
+    The key of a subclass is its name in lower case.
+    """
 
     prepare_: Any = None
+
+    def __init_subclass__(cls) -> None:
+        cls.key = cls.__name__.lower()
 
     def __post_init__(self) -> None:
         """Let subclasses that are not dataclasses have one."""
@@ -102,22 +109,24 @@ class Watch(Observer):
             raise KeyboardInterrupt
 
 
+def offering(**kinds: Mapping[str, Any]) -> object:
+    """Return a plugin that offers these targets, by kind and key: ``offering(methods={"look": LookInside})``."""
+
+    def hook(offers: Mapping[str, Any]) -> Callable[[object, Register], None]:
+        @hookimpl
+        def register_all(self: object, register: Register) -> None:
+            for key, target in offers.items():
+                register(key, target)
+
+        return register_all
+
+    hooks = {f"register_{kind}": hook(offers) for kind, offers in kinds.items()}
+    return type("Offering", (), {"condensery_api": 1, **hooks})()
+
+
 def registry(**methods: type[Method]) -> Registry:
-    class Plugin:
-        @hookimpl
-        def register_methods(self, register: Any) -> None:
-            for name in methods:
-                register(name.replace("_", "-"), "tests:Given")
-
-        @hookimpl
-        def register_layers(self, register: Any) -> None:
-            register("test-sign", "tests:Sign")
-
-    found = Registry.open([("given", Plugin())])
-    for name, cls in methods.items():
-        found._cache["methods", name.replace("_", "-")] = cls
-    found._cache["layers", "test-sign"] = Sign
-    return found
+    """Return the installed plugins' registry with a quantizer, ``test-sign``, and these methods by key."""
+    return Registry.open([("given", offering(methods=methods, layers={"test-sign": Sign}))])
 
 
 def recipe(stages: list[Any], **changes: Any) -> Any:
