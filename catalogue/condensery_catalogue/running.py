@@ -160,6 +160,10 @@ def print_report(report: Mapping[str, Any], folder: Path) -> None:
         shown.add_row(name, figure(before["quality"][name]), figure(value), f"{value - before['quality'][name]:+.2f}")
     out = console()
     out.print(shown)
+    for mark in report.get("collapsed", []):
+        methods = ", ".join(mark["methods"]) or "no method"
+        said = f"collapsed in stage {mark['stage']} ({methods}): {', '.join(mark['what'])}"
+        out.print(said, style="bold red", markup=False, highlight=False)
     storage = after["storage"]
     parts = ", ".join(f"{storage[name]:,} {name}" for name in ("payload", "tables", "header", "manifest"))
     out.print(f"bytes after: {parts}; {ratios['storage_rate']:.2f}x without header and manifest", highlight=False)
