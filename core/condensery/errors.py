@@ -69,6 +69,12 @@ class NonFiniteLoss(CondenseryError):
     exit_code = 1
 
 
+class NonFiniteNet(CondenseryError):
+    """A weight or an output of a net became infinite or not a number."""
+
+    exit_code = 1
+
+
 class ArtifactError(UsageError):
     """A checkpoint or artifact can't be read: truncated, altered, or of another version."""
 

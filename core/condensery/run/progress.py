@@ -13,16 +13,26 @@ if TYPE_CHECKING:
 
 
 class Observer:
-    """Is told how a run goes. Override what you want to know; what you raise stops the run."""
+    """Is told how a run goes: extend it, and give it to ``Run(..., observer=...)``.
+
+    Base training counts as a stage, named ``base`` or ``base:<model>``, unless the net comes from the cache. The dry
+    run before a run tells nothing. What a method here raises ends the run: a ``KeyboardInterrupt`` is as good as
+    Ctrl-C, and a run with ``resume=True`` goes on from there.
+    """
 
     def epoch_ended(self, stage: Stage, history: Sequence[Mapping[str, Any]]) -> None:
-        """Look at a stage after each epoch, once its progress is saved.
+        """Look at a stage after each of its epochs, once that is saved; ``stage.epoch`` is still that epoch.
 
-        :param history: an entry for each epoch of the stage so far: losses by term, quality, time.
+        :param history: an entry for each epoch of the stage so far: ``epoch`` (from 1), ``terms`` (mean losses by
+            name), ``quality`` (metrics over the test split), ``wall_s`` (seconds).
         """
 
     def stage_ended(self, stage: Stage) -> None:
-        """Look at a stage whose student is final: what belonged to this stage alone has been taken off."""
+        """Look at a stage that is over, before the next one starts.
+
+        The players are still there. Taps, helpers and temporary transforms are off, and kept transforms have been found
+        to hold what they promise.
+        """
 
 
 class Progress:

@@ -14,7 +14,7 @@ from condensery import NotApplicable, Registry, Run, UnknownKey, UsageError
 from condensery.contract import StageManager
 from condensery.measure import count_work
 from condensery.nets import attach, attached, latent_of
-from condensery.run import Defaults, Stage
+from condensery.run import Defaults, Observer, Stage
 from condensery.storage import bake
 from condensery_plugins.models import mlp
 from condensery_plugins.pruning.masks import Mask
@@ -272,13 +272,14 @@ def test_two_branches_never_go_both() -> None:
     assert net.right.weight.any()
 
 
-class Keeps(Run):
+class Keeps(Observer):
     """Keeps what masks hold at zero, and the values, as each stage ended."""
 
-    def _close(self, stage: Stage) -> None:
-        super()._close(stage)
-        found = {w.path: (~w.alive, w.value) for w in stage.weights()}
-        self.seen = [*getattr(self, "seen", []), found]
+    def __init__(self) -> None:
+        self.seen: list[dict[str, tuple[Tensor, Tensor]]] = []
+
+    def stage_ended(self, stage: Stage) -> None:
+        self.seen.append({w.path: (~w.alive, w.value) for w in stage.weights()})
 
 
 def test_zeros_stay_while_the_net_trains_on(tmp_path: Path) -> None:
@@ -289,9 +290,9 @@ def test_zeros_stay_while_the_net_trains_on(tmp_path: Path) -> None:
         data={"subset": {"size": 64}},
         train={"batch_size": 8, "epochs": 3, "optimizer": {"lr": 0.1}},
     )
-    job = Keeps(given, REGISTRY, out=tmp_path / "run")
-    report = job.execute()
-    first, second = job.seen[-2:]
+    keeps = Keeps()
+    report = Run(given, REGISTRY, out=tmp_path / "run", observer=keeps).execute()
+    first, second = keeps.seen
     assert sum(int(held.sum()) for held, _ in first.values()) > 100
     for path, (held, values) in first.items():
         assert not values[held].any()

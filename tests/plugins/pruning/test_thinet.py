@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.core.helpers import recipe
+from tests.core.helpers import Watch, recipe
 from torch import Tensor, nn
 
 from condensery import NotApplicable, Registry, Run, UsageError
+from condensery.nets import same_numbers
 from condensery.recipe import ModelSpec, StageSpec, TrainSpec
 from condensery.run import Player, Progress, Stage
 from condensery.storage import open_artifact
@@ -290,61 +291,45 @@ def test_a_pass_over_a_layer_that_cannot_be_cut_trains_nothing(layer: str, cut: 
 ROUND = [{"over": "layers", "stages": [{"name": "m", "methods": [{"thinet": {"images": 32}}], "epochs": 2}]}]
 
 
-class Killed(Run):
-    """Stops after an epoch of one unit, or before it starts."""
-
-    at: tuple[str, int] | None = None
-
-    def _run(self, unit: Any, net: Any, train: Any) -> None:
-        if (unit.id, 0) == self.at:
-            raise KeyboardInterrupt
-        super()._run(unit, net, train)
-        self.student = net.module
-
-    def _save_progress(self, stage: Any, unit: Any, history: Any) -> None:
-        super()._save_progress(stage, unit, history)
-        if (unit.id, stage.epoch + 1) == self.at:
-            raise KeyboardInterrupt
-
-
-def job(out: Path, *, at: tuple[str, int] | None = None, resume: bool = False) -> Killed:
-    made = Killed(recipe(ROUND), REGISTRY, out=out, device="cpu", resume=resume, show=Progress(quiet=True))
-    made.at = at
-    return made
+def job(out: Path, watch: Watch, *, resume: bool = False) -> Run:
+    show = Progress(quiet=True)
+    return Run(recipe(ROUND), REGISTRY, out=out, device="cpu", resume=resume, show=show, observer=watch)
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Killed:
-    made = job(tmp_path_factory.mktemp("whole") / "run")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Watch]:
+    watch = Watch()
+    made = job(tmp_path_factory.mktemp("whole") / "run", watch)
     made.execute()
-    return made
+    return made, watch
 
 
-def test_a_round_over_layers_cuts_each_that_can_be(whole: Killed) -> None:
-    epochs = {s["name"]: s["epochs"] for s in whole.stages}
+def test_a_round_over_layers_cuts_each_that_can_be(whole: tuple[Run, Watch]) -> None:
+    made, _ = whole
+    epochs = {s["name"]: s["epochs"] for s in made.stages}
     trained = [n for n, e in epochs.items() if e]
     assert trained == [f"m [layer{n}.0.conv1]" for n in (1, 2, 3)]
     assert set(epochs.values()) == {0, 2}
     assert len(epochs) == 8
-    assert [s["report"]["thinet.channels_removed_count"] for s in whole.stages] == [0, 4, 0, 8, 0, 16, 0, 0]
-    out = whole.folder.path / "artifact.safetensors"
-    assert whole.baked is not None
-    x = whole.task.example_input(3)
+    assert [s["report"]["thinet.channels_removed_count"] for s in made.stages] == [0, 4, 0, 8, 0, 16, 0, 0]
+    out = made.folder.path / "artifact.safetensors"
+    assert made.baked is not None
+    x = made.task.example_input(3)
     with torch.no_grad():
-        assert torch.equal(open_artifact(out, REGISTRY).net(x), whole.baked.net(x))
+        assert torch.equal(open_artifact(out, REGISTRY).net(x), made.baked.net(x))
 
 
-@pytest.mark.parametrize("at", [("0.3.0", 0), ("0.3.0", 1), ("0.5.0", 1), ("0.6.0", 0)])
-def test_a_killed_round_goes_on_bit_by_bit(whole: Killed, at: tuple[str, int], tmp_path: Path) -> None:
-    """Stopped before and inside passes that come after a cut, which the folder's net then has already."""
+@pytest.mark.parametrize(("at", "epochs"), [(2, 0), (3, 1), (5, 0), (5, 1), (6, 0)])
+def test_a_killed_round_goes_on_bit_by_bit(whole: tuple[Run, Watch], at: int, epochs: int, tmp_path: Path) -> None:
+    """Stopped inside passes, and when they end, after a cut that the folder's net has already, or only the progress."""
     with pytest.raises(KeyboardInterrupt):
-        job(tmp_path / "run", at=at).execute()
-    again = job(tmp_path / "run", resume=True)
+        job(tmp_path / "run", Watch(stop_after=epochs, where=lambda stage: stage.round == at)).execute()
+    watch = Watch()
+    again = job(tmp_path / "run", watch, resume=True)
     again.execute()
-    mine, theirs = whole.student.state_dict(), again.student.state_dict()
-    assert mine.keys() == theirs.keys()
-    assert not [n for n in mine if not torch.equal(mine[n], theirs[n])]
-    assert [s["report"] for s in whole.stages] == [s["report"] for s in again.stages]
+    made, watched = whole
+    assert same_numbers(watched.student, watch.student)
+    assert [s["report"] for s in made.stages] == [s["report"] for s in again.stages]
 
 
 def test_not_behind_a_quantizer(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.core.helpers import offering
 from torch import nn
 
 from condensery import Method, NotApplicable, Registry, Run, UsageError, hookimpl
@@ -148,6 +149,8 @@ SEEN: list[tuple[int, int, int]] = []
 class Watch(Method):
     """Counts, after each step: masked entries that aren't zero, levels of the first layer, moved latent weights."""
 
+    key = "watch"
+
     @hookimpl
     def prepare(self, stage: Stage) -> None:
         self.latent_ = stage.weights()[0].latent.detach().clone()
@@ -160,15 +163,8 @@ class Watch(Method):
         SEEN.append((loose, int((first != 0).sum()), int((weights[0].latent != self.latent_).sum())))
 
 
-class Watching:
-    @hookimpl
-    def register_methods(self, register: Any) -> None:
-        register("watch", "tests.plugins.quantization.test_kmeans_sharing:Watch")
-
-
 def run(tmp_path: Path, stages: list[Any], **train: Any) -> dict[str, Any]:
-    registry = Registry.open([("watching", Watching())])
-    registry._cache["methods", "watch"] = Watch
+    registry = Registry.open([("watching", offering(methods={"watch": Watch}))])
     options = {"lr": 0.1, "weight_decay": 0.01, "options": {"momentum": 0.9}}
     data = {
         "model": {"key": "mlp", "hidden": [20]},
