@@ -33,7 +33,7 @@ def prune(gradient: Tensor, tau: Tensor) -> Tensor:
     :param gradient: of any shape.
     :param tau: scalar, in the gradient's unit.
     """
-    tau = tau.to(gradient.dtype)  # rounded first, or else the expectation would move
+    tau = tau.to(gradient.dtype)  # It is rounded first, or else the expectation would move.
     size = gradient.abs()
     promoted = size.float() > torch.rand_like(gradient, dtype=torch.float32) * tau.float()
     return torch.where(size < tau, promoted * tau * gradient.sign(), gradient)
@@ -86,7 +86,8 @@ class GradientPruner(Transform):
 
         :param gradient: of the value's shape.
         """
-        full = self.passes >= self.window  # a tensor, so that a GPU needn't be waited for
+        # A tensor and no bool, as the counts below: to read it would mean waiting for the GPU in every pass.
+        full = self.passes >= self.window
 
         pruned = gradient
         if self.rate:

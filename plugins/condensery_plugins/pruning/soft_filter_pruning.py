@@ -52,6 +52,7 @@ class SoftFilterPruning(FilterMethod):
         if done % self.interval and done < stage.epochs:
             return
 
+        # Of the filters that were zeroed last time, those that no longer are have grown again.
         rate = self.rate(done / stage.epochs)
         before, self.zeroed_, still = self.zeroed_, 0, 0
         for weight in self.convolutions(stage):

@@ -55,8 +55,9 @@ class ThiNet(Method):
         readers = self._readers(stage)
         if stage.layer is not None:
             readers = {path: reader for path, reader in readers.items() if path == stage.layer}
+            # The paper trains after each layer that was cut; where nothing was, there is nothing to mend.
             if not readers:
-                stage.epochs = 0  # the paper trains after each layer that was cut
+                stage.epochs = 0
 
         self.cut_ = self.channels_ = self.gone_ = 0
         self.errors_: list[tuple[float, float]] = []
@@ -83,10 +84,7 @@ class ThiNet(Method):
         return {path: found[path] for path in chosen}
 
     def _thin(self, stage: Stage, reader: Weight) -> list[int]:
-        """Choose channels, fold the rescaling into the convolution that reads them; return the ones that go.
-
-        What goes is zeroed there, so that the layers that follow are measured on the net as the cut will leave it.
-        """
+        """Choose channels, fold the rescaling into the convolution that reads them; return the ones that go."""
         generator = torch.Generator().manual_seed(stage.seed)
         gram = self._gram(stage, reader, generator)
         channels = len(gram)
@@ -99,6 +97,7 @@ class ThiNet(Method):
             scores = gram.diagonal() if norms else torch.rand(channels, generator=generator)
             gone = scores.argsort(stable=True)[:goes].tolist()
 
+        # What goes is zeroed, so that the layers that follow are measured on the net as the cut will leave it.
         factors = rescaling(gram, gone) if self.rescale else torch.ones(channels, dtype=gram.dtype)
         factors[gone] = 0.0
         self.errors_.append((_error(gram, _without(channels, gone)), _error(gram, factors)))
@@ -199,8 +198,9 @@ def greedy(gram: Tensor, count: int) -> list[int]:
     """
     gone: list[int] = []
     own = gram.diagonal().clone()
-    with_gone = torch.zeros_like(own)  # of each channel, the sum of its entries with those that go
+    with_gone = torch.zeros_like(own)
     for _ in range(count):
+        # A channel that joins T adds its own entry, and twice its entries with those that are in T already.
         chosen = int((own + 2 * with_gone).argmin())
         gone.append(chosen)
         own[chosen] = torch.inf
