@@ -81,7 +81,7 @@ class L1FilterPruning(Method):
             if rate and not is_free(stage, path):
                 raise UsageError(f"{self.key}: {_shares(stage, path)}")
 
-        # In the order of the forward pass, so that the greedy scores know which maps are gone when a layer's turn comes.
+        # In the order of the forward pass: greedy scores ask which maps are gone when a layer's turn comes.
         removed: dict[str, list[int]] = {}
         for path, rate in rates.items():
             gone = stage.surgeon.inputs_gone(removed).get(path, []) if self.variant == "greedy" else []
