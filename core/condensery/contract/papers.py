@@ -106,7 +106,8 @@ class Papers:
         """The valid cards by key, and what is wrong with the others."""
         cards, wrong = read_cards(self.package, {key: self.card_file(key) for key in self._files})
         for key, (first, *others) in self._files.items():
-            wrong += [UsageError(f"{path}: {first} is the card of {key!r} already") for path in others]
+            here = first.relative_to(self.root)
+            wrong += [UsageError(f"{path}: {here} is the card of {key!r} already") for path in others]
         return cards, wrong
 
     def _target(self, key: str, name: str) -> str:
@@ -141,7 +142,7 @@ def read_cards(package: str, files: Mapping[str, Path]) -> tuple[dict[str, Valid
             cards[key] = ValidCard(found[mark])
 
     if found.keys() != kept.keys():
-        text = json.dumps(found, ensure_ascii=False)
+        text = json.dumps(found)
         # Where the cache can't be written, cards are only read more slowly.
         with contextlib.suppress(OSError):
             write_atomic(_cache_file(package), lambda path: path.write_text(text, encoding="utf-8"))
