@@ -134,7 +134,7 @@ def read_cards(package: str, files: Mapping[str, Path]) -> tuple[dict[str, Valid
         try:
             mark = sha256(key.encode() + path.read_bytes()).hexdigest()
             found[mark] = kept[mark] if mark in kept else _validated(key, path)
-        except OSError as error:
+        except (OSError, ValueError, RecursionError) as error:  # The latter two for what is nested without end.
             wrong.append(UsageError(f"{path}: can't be read: {error}"))
         except UsageError as error:
             wrong.append(error)
