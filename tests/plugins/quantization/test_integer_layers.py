@@ -11,7 +11,8 @@ from torch import nn
 
 from condensery import UsageError
 from condensery_plugins.quantization.folded_layers import Folded, FoldedConv2d, FoldedLinear
-from condensery_plugins.quantization.integer_layers import FLOAT32_WHOLE, Integer, IntegerConv2d, IntegerLinear
+from condensery_plugins.quantization.integer_arithmetic import FLOAT32_WHOLE
+from condensery_plugins.quantization.integer_layers import Integer, IntegerConv2d, IntegerLinear
 
 Codes = NDArray[np.int64]
 
