@@ -59,7 +59,7 @@ class SharedWeights(Transform):
 
     def code(self, coding: Coding, final: Tensor) -> Coding:
         """Return a codebook of the values that occur, zero first, and a code for each weight."""
-        return Coding(Palette.of(final))
+        return Coding(Palette(final))
 
 
 @dataclass(eq=False, kw_only=True)
