@@ -60,19 +60,19 @@ class _Watch(TorchFunctionMode):
         self._held: list[Tensor] = []  # else another tensor could get the identity of a followed one
 
     def layer_starts(self, path: str, args: tuple[Any, ...]) -> None:
+        """Write down where a layer's input comes from."""
         self.calls.setdefault(path, []).append(self._origin(args))
 
-    def layer_ends(self, path: str, out: Any) -> None:
-        self._mark(out, path)
-
     def norm_ends(self, path: str, args: tuple[Any, ...], out: Any) -> None:
+        """Write down whose output a batch normalization took, and follow its own."""
         self.norm_calls.append(path)
         origin = self._origin(args)
         if origin is not None and "|" not in origin:
             self.norms.setdefault(origin, []).append(path)
-            self._mark(out, f"{origin}|norm")
+            self.mark(out, f"{origin}|norm")
 
-    def _mark(self, tensor: Any, origin: str) -> None:
+    def mark(self, tensor: Any, origin: str) -> None:
+        """Follow a tensor from here on."""
         if isinstance(tensor, Tensor):
             self._origins[id(tensor)] = origin
             self._held.append(tensor)
@@ -100,7 +100,7 @@ class _Watch(TorchFunctionMode):
             name = "relu6"
         before = self._origin(args)
         if before is not None and name in KEEPING:
-            self._mark(out, before)
+            self.mark(out, before)
             return out
 
         for tensor in taken:
@@ -108,11 +108,12 @@ class _Watch(TorchFunctionMode):
         for tensor in written:  # it holds something else now
             self._origins.pop(id(tensor), None)
         if before is not None and name in RELU:
-            self._mark(out, f"{before}|{RELU[name]}")
+            self.mark(out, f"{before}|{RELU[name]}")
         return out
 
 
 def _is_relu6(min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False, **kwargs: Any) -> bool:
+    """Tell whether a hardtanh with these arguments is the ReLU6 that torch makes of it."""
     return (min_val, max_val) == (0, 6)
 
 
@@ -165,7 +166,7 @@ def _watched(net: nn.Module, play: Callable[[], object]) -> _Watch:
         kind = nn.utils.parametrize.type_before_parametrizations(module)
         if kind is nn.Linear or (kind is nn.Conv2d and module.padding_mode == "zeros"):
             handles.append(module.register_forward_pre_hook(lambda m, args, p=path: watch.layer_starts(p, args)))
-            handles.append(module.register_forward_hook(lambda m, args, out, p=path: watch.layer_ends(p, out)))
+            handles.append(module.register_forward_hook(lambda m, args, out, p=path: watch.mark(out, p)))
         elif kind in (nn.BatchNorm1d, nn.BatchNorm2d):
             handles.append(module.register_forward_hook(lambda m, args, out, p=path: watch.norm_ends(p, args, out)))
 

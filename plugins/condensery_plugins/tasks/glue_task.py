@@ -99,6 +99,7 @@ class Glue(TextTask):
             read=lambda folder: self._encode(functools.partial(self.read, folder)),
             fetch=lambda: self._encode(self.fetch),
         )
+
         stored = {what: torch.from_numpy(arrays[f"{split}_{what}"]) for what in inputs}
         return stored, torch.from_numpy(arrays[f"{split}_labels"])
 

@@ -71,6 +71,7 @@ class WordLanguage(TextTask):
                 for rank, word in enumerate(words[language])
                 if (rank % 6 == 5) == (split == "test")
             ]
+
             for what, array in padded([spell(word) for word, _ in chosen], self.facts.length).items():
                 arrays[f"{split}_{what}"] = array
             arrays[f"{split}_labels"] = np.array([label for _, label in chosen], np.int64)
