@@ -85,6 +85,7 @@ class _Watch(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        # The version of a tensor counts what has been written into it in place.
         taken = [t for t in _tensors([args, kwargs]) if id(t) in self._origins]
         versions = [t._version for t in taken]
         out = func(*args, **kwargs)
@@ -98,6 +99,7 @@ class _Watch(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if name == "hardtanh" and _is_relu6(*args[1:], **kwargs):
             name = "relu6"
+
         before = self._origin(args)
         if before is not None and name in KEEPING:
             self.mark(out, before)
