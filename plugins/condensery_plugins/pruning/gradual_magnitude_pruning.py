@@ -6,7 +6,7 @@ from condensery.contract import Method, hookimpl
 from condensery.errors import NotApplicable, UsageError
 from condensery.nets import Weight
 from condensery.run import Stage, rate_factor
-from condensery_plugins.pruning.filters import is_depthwise
+from condensery.surgery import is_depthwise
 from condensery_plugins.pruning.masks import keep_largest, mask, sizes, sparsity_percent
 from condensery_plugins.pruning.refusals import refuse_empty, refuse_nothing
 
