@@ -47,16 +47,18 @@ def verdict(
     tolerance: float,
     went: Direction | None,
     bound: int | None = None,
+    collapsed: bool = False,
 ) -> Verdict | None:
     """Return how a measured figure answers a claim, or ``None`` for a statement that no figure answers.
 
-    A run at another scale than the paper's is always ``scaled-down``; a claim that wasn't read in its source never
-    yields ``reproduced``.
+    A run at another scale than the paper's is always ``scaled-down``; a claim that wasn't read in its source, and a net
+    that collapsed, never yield ``reproduced``.
 
     :param claim: the claimed figure: ``value`` and ``source``.
     :param tolerance: how far from the claim, in its unit, still counts as the same.
     :param went: direction against the baseline, where there is one.
     :param bound: 1 if the claim is the least that counts, -1 if it is the most; ``None`` if it is to be met.
+    :param collapsed: whether a net of the arm, or of its baseline, did so in any seed.
     """
     if scale != "paper":
         return "scaled-down"
@@ -64,7 +66,9 @@ def verdict(
         return None
     if went == "not held":
         return "not"
+
     missed = abs(measured - claim["value"]) if bound is None else bound * (claim["value"] - measured)
     if missed <= tolerance:
-        return "reproduced" if claim["source"] == "read" and went != "within noise" else "partly"
+        sure = claim["source"] == "read" and went != "within noise" and not collapsed
+        return "reproduced" if sure else "partly"
     return "partly" if went == "held" else "not"

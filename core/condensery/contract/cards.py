@@ -5,6 +5,7 @@ Every card is validated with it when it is registered; what was valid is kept by
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -85,6 +86,11 @@ class Hyperparameter(Worded):
 
     @model_validator(mode="after")
     def _default_fits(self) -> Hyperparameter:
+        low = self.ge if self.gt is None else self.gt
+        high = self.le if self.lt is None else self.lt
+        if low is not None and high is not None and low > high:
+            raise ValueError(f"no value lies between {low:g} and {high:g}")
+
         if self.default is None:
             return self
         try:
@@ -174,17 +180,19 @@ class Taxonomy(Worded):
 
 
 class Contract(Strict):
-    """What the contract suite can't know of a method by itself.
+    """What the contract suite, :mod:`condensery.testing`, can't know of a method from its class and its card.
 
-    :param stage: fields of its stage beside the method, such as ``{teacher: original}``.
+    :param stage: fields of the method's stage, such as ``{teacher: "stage:pruned"}``; a method that needs a teacher
+        gets the original net without being told.
     :param before: stages that must come first.
-    :param refuses: by network, what its ``NotApplicable`` says there (a regular expression), where the network isn't
-        in the card's own list, or is, but the suite's small net lacks what the method needs.
+    :param refuses: by network, a regular expression that must be found in the reason why the method doesn't apply. It
+        is needed only where the sentence matters, or where the card names the network but the suite's small net lacks
+        what the method needs.
     """
 
     stage: dict[str, Any] = {}
     before: list[dict[str, Any]] = []
-    refuses: dict[Network, str] = {}
+    refuses: dict[Network, re.Pattern[str]] = {}
 
 
 class Card(Worded):

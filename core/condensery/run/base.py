@@ -14,7 +14,7 @@ from condensery.run.unit import UnitRunner
 from condensery.storage import CHECKPOINT_FORMAT, load_tree, save_tree
 
 
-@dataclasses.dataclass(eq=False)
+@dataclasses.dataclass(eq=False, repr=False)
 class Base:
     """Trains nets by the task's base recipe, each once for all runs that ask for the same.
 

@@ -39,7 +39,7 @@ class Net:
         return player
 
 
-@dataclasses.dataclass(eq=False)
+@dataclasses.dataclass(eq=False, repr=False)
 class Builder:
     """Builds the nets of one run.
 

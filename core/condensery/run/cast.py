@@ -13,7 +13,7 @@ from condensery.run.players import Player
 from condensery.run.snapshots import Snapshots
 
 
-@dataclasses.dataclass(eq=False)
+@dataclasses.dataclass(eq=False, repr=False)
 class Cast:
     """Gives the roles of a stage to nets of the run.
 

@@ -221,13 +221,14 @@ class Run:
 
     def _resumed(self) -> set[str]:
         """Take up the net that the last finished unit of an interrupted run left; returns the units that are done."""
-        saved = None if self.dry else self.folder.load(NET)
+        # Before anything else: a run that was stopped in its first stage may have kept nets of its epochs already.
+        self.snapshots.recall()
+        saved = self.folder.load(NET)
         if saved is None:
             return set()
         self.net = self.builder.rebuilt(saved)
         self.net.optimizer = saved["optimizer"]
         self.runner.stages, self.decisions = saved["run"]["stages"], saved["run"]["decisions"]
-        self.snapshots.recall()
         return {stage["unit"] for stage in self.stages}
 
     # ---------------------------------------------------------------- what rounds ask

@@ -25,6 +25,7 @@ from condensery.run.builder import Builder
 from condensery.run.players import Player
 from condensery.run.stage import Stage
 from condensery.run.steps import Defaults, parse_every
+from condensery.surgery.attention import KnownClasses
 from condensery.tasks import Subset
 
 DRY_STEPS = 2
@@ -70,6 +71,7 @@ class Opener:
             layer=unit.layer,
             dry=self.dry,
             build=self.builder.build,
+            classes=KnownClasses(self.builder.registry),
         )
         stage.players = dict(players)
         stage.manager = StageManager(unit.spec.name, methods_of(unit, self.builder.registry), Defaults())

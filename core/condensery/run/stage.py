@@ -10,11 +10,13 @@ from typing import Any, TypeVar, overload
 import torch
 from torch import Tensor, nn
 
+from condensery.contract import Registry
 from condensery.nets import WEIGHTED, Layer, Transform, Weights, attach, choose_layers, replace, weights_of
 from condensery.recipe import ModelSpec, StageSpec, TrainSpec
 from condensery.run.players import Player
 from condensery.run.training import Training
 from condensery.surgery import Surgeon
+from condensery.surgery.attention import KnownClasses
 from condensery.tasks import Batch, Subset, Task
 
 V = TypeVar("V")
@@ -27,6 +29,8 @@ class Stage(Training):
     and ``epochs``, ``step`` (batches played in this stage), ``steps_per_epoch``, ``round`` and ``rounds``, ``layer``
     (path, in a round over layers), ``device``, ``seed``; ``dry``, and ``stands_in``: in a dry run the student's weights
     stand in for trained ones, so that what depends on their values is a guess.
+
+    :param classes: what plugins say of the classes of attention nets, for the surgeon; by default nothing.
     """
 
     def __init__(
@@ -44,10 +48,12 @@ class Stage(Training):
         layer: str | None = None,
         dry: bool = False,
         build: Callable[[ModelSpec], nn.Module] | None = None,
+        classes: KnownClasses | None = None,
     ) -> None:
         super().__init__(spec, task, train, seed=seed, device=device, subset=subset, labels=labels)
         self.round, self.rounds, self.layer = round_index, rounds, layer
         self.dry, self.stands_in = dry, False
+        self.classes = classes or KnownClasses(Registry())
         self._build = build
         self._weights: dict[tuple[nn.Module, tuple[type[nn.Module], ...], str], Weights] = {}
         self._given_up: set[str] = set()

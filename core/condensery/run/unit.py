@@ -24,7 +24,7 @@ History = list[dict[str, Any]]
 """By epoch: losses by term, quality, seconds."""
 
 
-@dataclasses.dataclass(eq=False)
+@dataclasses.dataclass(eq=False, repr=False)
 class UnitRunner:
     """Plays the units of one run, one after another.
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from condensery import Method, NotApplicable, Stage, UsageError, Weight, hookimpl
 from condensery.run import rate_factor
-from condensery_plugins.pruning.filters import is_depthwise
+from condensery.surgery import is_depthwise
 from condensery_plugins.pruning.masks import keep_largest, mask, sizes, sparsity_percent
 from condensery_plugins.pruning.refusals import refuse_empty, refuse_nothing
 

@@ -7,16 +7,15 @@ from typing import Any
 import pytest
 import torch
 from tests.core.helpers import recipe
+from tests.plugins.pruning.stages import stage_of
 from torch import Tensor, nn
 
 from condensery import Registry, Run
-from condensery.contract import StageManager
 from condensery.nets import BATCH_NORMS, attach, attached
-from condensery.recipe import ModelSpec, StageSpec, TrainSpec
-from condensery.run import Defaults, Observer, Player, Stage
+from condensery.run import Observer, Stage
 from condensery_plugins.models import vgg
 from condensery_plugins.pruning.masks import Mask
-from condensery_plugins.pruning.network_slimming import NetworkSlimming, smallest
+from condensery_plugins.pruning.network_slimming import NetworkSlimming
 from condensery_plugins.tasks.digits import Digits
 
 
@@ -42,10 +41,7 @@ def run(tmp_path: Path, **settings: Any) -> tuple[dict[str, Any], Looks]:
 
 def prepared(net: nn.Module, **settings: Any) -> tuple[Stage, NetworkSlimming]:
     """Let the method start a stage on a net as it is."""
-    stage = Stage(StageSpec(name="s"), Digits(), TrainSpec(), seed=0, device=torch.device("cpu"))
-    stage.players = {"student": Player("student", net, spec=ModelSpec(key="given"), trains=True)}
-    method = NetworkSlimming(**settings)
-    stage.manager = StageManager("s", [("network-slimming", method)], Defaults())
+    stage, method = stage_of(net, Digits()), NetworkSlimming(**settings)
     method.prepare(stage)
     return stage, method
 
@@ -169,47 +165,6 @@ def test_pre_activation_nets_get_channel_selections() -> None:
     assert net.a1.num_features == net.last.num_features == 6
     x = torch.randn(2, 1, 8, 8)
     torch.testing.assert_close(net(x), masked(x))
-
-
-SCORES = {"a": torch.tensor([0.1, 0.2, 0.3, 0.4]), "b": torch.tensor([0.5, 0.6, 0.05, 0.7])}
-
-
-@pytest.mark.parametrize(
-    ("ratio", "scope", "cap", "a", "b"),
-    [
-        (0.5, "global", 1.0, [True, True, True, False], [False, False, True, False]),
-        (0.5, "local", 1.0, [True, True, False, False], [True, False, True, False]),
-        (0.5, "global", 0.5, [True, True, False, False], [False, False, True, False]),
-        (0.99, "global", 1.0, [True, True, True, False], [True, True, True, False]),
-    ],
-)
-def test_what_goes_by_scope_and_cap(ratio: float, scope: str, cap: float, a: list[bool], b: list[bool]) -> None:
-    found = smallest(SCORES, ratio, scope, cap)
-    assert {n: f.tolist() for n, f in found.items()} == {"a": a, "b": b}
-
-
-OFF = float("-inf")
-
-
-def test_channels_that_are_off_already_neither_count_nor_go() -> None:
-    """Two of the five that are there."""
-    scores = {"a": torch.tensor([0.3, OFF, 0.4]), "b": torch.tensor([0.1, 0.2, 0.5])}
-    found = smallest(scores, 0.4, "global")
-    assert {n: f.tolist() for n, f in found.items()} == {"a": [False, False, False], "b": [True, True, False]}
-
-
-def test_the_cap_is_of_the_channels_still_there() -> None:
-    """Four of a are left and two of b: half of all is three, half of a two; a layer without channels loses none."""
-    scores = {
-        "a": torch.tensor([OFF, 0.1, OFF, 0.2, 0.3, 0.4]),
-        "b": torch.tensor([0.5, 0.6]),
-        "c": torch.tensor([OFF]),
-    }
-    found = smallest(scores, 0.5, "global", 0.5)
-    assert found["a"].tolist() == [False, True, False, True, False, False]
-    assert not found["b"].any()
-    assert not found["c"].any()
-    assert not smallest(scores, 0.5, "local")["c"].any()
 
 
 def test_each_pass_takes_half_of_what_the_one_before_left() -> None:

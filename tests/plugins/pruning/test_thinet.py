@@ -8,14 +8,12 @@ import numpy as np
 import pytest
 import torch
 from tests.core.helpers import Watch, recipe
+from tests.plugins.pruning.stages import draw, stage_of
 from torch import Tensor, nn
 
 from condensery import NotApplicable, Registry, Run, UsageError
-from condensery.nets import same_numbers
-from condensery.recipe import ModelSpec, StageSpec, TrainSpec
-from condensery.run import Player, Progress, Stage
+from condensery.run import Progress
 from condensery.storage import open_artifact
-from condensery.tasks import Task
 from condensery_plugins.models import resnet, timm_images, vgg
 from condensery_plugins.pruning.masks import mask
 from condensery_plugins.pruning.thinet import ThiNet, contributions, greedy, rescaling
@@ -25,20 +23,9 @@ torch.set_num_threads(1)
 REGISTRY = Registry.open()
 
 
-def draw(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def stage_of(net: nn.Module, task: Task | None = None, layer: str | None = None) -> Stage:
-    task = task or Digits()
-    stage = Stage(StageSpec(name="s"), task, TrainSpec(epochs=3), seed=0, device=torch.device("cpu"), layer=layer)
-    stage.players = {"student": Player("student", net, spec=ModelSpec(key="given"), trains=True)}
-    return stage
-
-
 def prune(net: nn.Module, **settings: Any) -> dict[str, float]:
     method = ThiNet(**{"images": 64, **settings})
-    stage = stage_of(net)
+    stage = stage_of(net, Digits())
     method.prepare(stage)
     return method.report(stage)
 
@@ -93,7 +80,7 @@ def test_a_channel_that_was_never_seen_to_do_anything_stays_as_it_is() -> None:
 
 # ---------------------------------------------------------------- what is measured
 
-CONVOLUTIONS = {
+CONVOLUTIONS: dict[str, nn.Conv1d | nn.Conv2d] = {
     "plain": nn.Conv2d(3, 4, 3),
     "padded": nn.Conv2d(3, 4, 3, padding=1),
     "stride": nn.Conv2d(3, 4, (3, 2), stride=(2, 1), padding=(1, 0)),
@@ -181,7 +168,7 @@ def test_a_channel_that_a_mask_keeps_the_next_layer_from_reading_goes_first() ->
     filters = net.a.get_parameter("weight").detach().clone()
     with torch.no_grad():
         net.b.get_parameter("weight")[:, 3] = 100.0
-    stage = stage_of(net)
+    stage = stage_of(net, Digits())
     keep = torch.ones(3, 4, 3, 3, dtype=torch.bool)
     keep[:, 3] = False
     mask(stage, stage.weights()[1], keep)
@@ -251,11 +238,26 @@ def test_a_plain_net_is_cut_up_to_the_layer_before_the_classifier() -> None:
     assert widths == [2, 2, 4, 4, 9, 9, 9, 19, 19, 19, 19, 19, 64]
 
 
-def test_only_named_layers() -> None:
+@pytest.mark.parametrize(
+    ("layers", "count"), [(["layer2.0.conv1"], 8), (["layer1", "*3.0*"], 4 + 16), (["*"], 4 + 8 + 16)]
+)
+def test_only_named_layers(layers: list[str], count: int) -> None:
+    """Of layer1 only conv1 can be cut, and of layer3."""
     net = resnet.build(Digits().facts, "resnet8", width=0.5)
-    assert prune(net, layers=["layer2.0.conv1"])["channels_removed_count"] == 8
-    with pytest.raises(UsageError, match=r"'layer2\.0\.conv2' is no layer that can be cut; did you mean 'layer2\.0\."):
-        prune(net, layers=["layer2.0.conv2"])
+    assert prune(net, layers=layers)["channels_removed_count"] == count
+
+
+@pytest.mark.parametrize(
+    ("layer", "says"),
+    [
+        ("layer2.0.conv2", r"unknown layer 'layer2\.0\.conv2'; did you mean 'layer2\.0\.conv1'\?"),
+        ("first", "none of the layers that can be cut is first"),
+    ],
+)
+def test_a_layer_that_cannot_be_cut_is_refused_by_name(layer: str, says: str) -> None:
+    net = resnet.build(Digits().facts, "resnet8", width=0.5)
+    with pytest.raises(UsageError, match=rf"^thinet\.layers: {says}$"):
+        prune(net, layers=[layer])
 
 
 def test_layers_in_turn_are_as_one_after_the_other() -> None:
@@ -277,7 +279,7 @@ def test_layers_in_turn_are_as_one_after_the_other() -> None:
 def test_a_pass_over_a_layer_that_cannot_be_cut_trains_nothing(layer: str, cut: int) -> None:
     net = resnet.build(Digits().facts, "resnet8", width=0.5)
     before = {n: p.detach().clone() for n, p in net.named_parameters()}
-    stage, method = stage_of(net, layer=layer), ThiNet(images=64)
+    stage, method = stage_of(net, Digits(), layer=layer, epochs=3), ThiNet(images=64)
     method.prepare(stage)
     assert method.report(stage)["layers_cut_count"] == cut
     assert stage.epochs == (3 if cut else 0)

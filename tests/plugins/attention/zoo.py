@@ -11,11 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from condensery import Registry
 from condensery.surgery import Cut, apply, randomize
-from condensery.surgery.attention import Anatomy, HeadDims
+from condensery.surgery.attention import Anatomy, HeadDims, KnownClasses
 
 torch.set_num_threads(1)
 
+CLASSES = KnownClasses(Registry.open())
+"""What the installed plugins say of the classes of attention nets."""
 TEXT: dict[str, Any] = {
     "vocab_size": 40,
     "hidden_size": 24,
@@ -125,21 +128,14 @@ BUILDERS: dict[str, Callable[[], nn.Module]] = {
     "hf-bert": lambda: _hf("BertForSequenceClassification", "BertConfig", TEXT),
     "hf-bert-mlm": lambda: _hf("BertForMaskedLM", "BertConfig", TEXT),
     "hf-distilbert": lambda: _hf("DistilBertForSequenceClassification", "DistilBertConfig", DISTILBERT),
-    "hf-distilbert-mlm": lambda: _hf("DistilBertForMaskedLM", "DistilBertConfig", DISTILBERT),
     "hf-vit": lambda: _hf("ViTForImageClassification", "ViTConfig", IMAGE),
     "hf-deit": lambda: _hf("DeiTForImageClassification", "DeiTConfig", IMAGE),
-    "hf-deit-teacher": lambda: _hf("DeiTForImageClassificationWithTeacher", "DeiTConfig", IMAGE),
     "hf-gpt2": lambda: _hf("GPT2LMHeadModel", "GPT2Config", GPT2),
-    "hf-gpt2-cls": lambda: _hf("GPT2ForSequenceClassification", "GPT2Config", GPT2),
     "hf-roberta": lambda: _hf("RobertaForSequenceClassification", "RobertaConfig", TEXT),
     "hf-electra": lambda: _hf("ElectraForSequenceClassification", "ElectraConfig", TEXT | {"embedding_size": 16}),
-    "hf-electra-wide": lambda: _hf("ElectraForSequenceClassification", "ElectraConfig", TEXT | {"embedding_size": 24}),
     "hf-llama": lambda: _hf("LlamaForCausalLM", "LlamaConfig", LLAMA),
-    "hf-llama-cls": lambda: _hf("LlamaForSequenceClassification", "LlamaConfig", LLAMA),
     "hf-mistral": lambda: _hf("MistralForCausalLM", "MistralConfig", LLAMAS["hf-mistral"]),
-    "hf-mistral-cls": lambda: _hf("MistralForSequenceClassification", "MistralConfig", LLAMAS["hf-mistral"]),
     "hf-qwen2": lambda: _hf("Qwen2ForCausalLM", "Qwen2Config", LLAMAS["hf-qwen2"]),
-    "hf-qwen2-cls": lambda: _hf("Qwen2ForSequenceClassification", "Qwen2Config", LLAMAS["hf-qwen2"]),
     "hf-deberta": lambda: _hf(
         "DebertaV2ForSequenceClassification", "DebertaV2Config", DEBERTA | {"share_att_key": False}
     ),
@@ -194,7 +190,7 @@ def forward(model: nn.Module, inputs: Any) -> Tensor:
 
 
 def anatomy(name: str, net: nn.Module | None = None) -> Anatomy:
-    return Anatomy(build(name) if net is None else net, example(name), forward)
+    return Anatomy(build(name) if net is None else net, CLASSES, example(name), forward)
 
 
 def cut_copy(name: str, cut: Cut, net: nn.Module | None = None) -> nn.Module:
@@ -243,23 +239,16 @@ def some_layers(a: Anatomy) -> list[str]:
     return [u.path for u in a.layers() if u.reason is None][:1]
 
 
-def some_width(a: Anatomy) -> dict[str, list[int]]:
-    return {w.layers: [0, 3, 4] for w in a.widths() if w.reason is None}
-
-
 KINDS: dict[str, Callable[[Anatomy], Cut]] = {
     "heads": lambda a: a.remove_heads(some_heads(a)),
     "head-dims": lambda a: a.remove_head_dims(some_dims(a)),
     "neurons": lambda a: a.remove_neurons(some_neurons(a)),
     "layers": lambda a: a.remove_layers(some_layers(a)),
-    "width": lambda a: a.remove_width(some_width(a)),
 }
 CANNOT = {
     ("timm-vit-qknorm", "head-dims"),
     ("timm-rope", "head-dims"),
     ("timm-rope", "layers"),
-    ("timm-rope", "width"),
-    ("timm-efficientformer", "width"),
 }
 """What no table or no proof allows."""
 

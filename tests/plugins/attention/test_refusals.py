@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.core.surgery.attention.zoo import GROUPED, LLAMAS, TEXT, anatomy, build, example, forward
+from tests.plugins.attention.zoo import CLASSES, GROUPED, LLAMAS, TEXT, anatomy, build, example, forward
 from torch import nn
 
 from condensery.errors import UsageError
@@ -36,7 +36,7 @@ def test_norms_inside_a_head_keep_its_dimensions() -> None:
     net = VisionTransformer(
         img_size=16, patch_size=8, embed_dim=24, depth=1, num_heads=3, scale_attn_norm=True, scale_mlp_norm=True
     ).eval()
-    b = Anatomy(net, torch.zeros(1, 3, 16, 16))
+    b = Anatomy(net, CLASSES, torch.zeros(1, 3, 16, 16))
     assert b.heads()[0].reason == "a norm takes its statistics over all heads"
     assert b.neurons()[0].reason == "blocks.0.mlp.norm takes its statistics over the neurons"
     with pytest.raises(UsageError, match="can't lose heads: a norm takes its statistics over all heads"):
@@ -60,18 +60,18 @@ class Wrapped(nn.Linear):
 
 def test_unknown_classes_are_refused_by_name() -> None:
     net = nn.Sequential(StrangeAttention())
-    a = Anatomy(net, torch.zeros(1, 8))
+    a = Anatomy(net, CLASSES, torch.zeros(1, 8))
     assert [h.path for h in a.heads()] == ["0"]
-    assert "StrangeAttention; known attention classes: bert.modeling_bert.BertSelfAttention" in str(a.heads()[0].reason)
+    assert "StrangeAttention; known attention classes: attention.Attention, attention.AttentionRope" in str(
+        a.heads()[0].reason
+    )
     for remove in (a.remove_heads, a.remove_head_dims, a.remove_neurons):
         with pytest.raises(UsageError, match=r"module '0' is a .*StrangeAttention; known"):
             remove({"0": [0]})
-    with pytest.raises(UsageError, match="no stack of layers '0' whose width is known; known model classes"):
-        a.remove_width({"0": [0]})
     import timm
 
     eva = timm.create_model("eva02_tiny_patch14_224", img_size=28, depth=1)
-    (found,) = Anatomy(eva, torch.zeros(1, 3, 28, 28)).heads()
+    (found,) = Anatomy(eva, CLASSES, torch.zeros(1, 3, 28, 28)).heads()
     assert "timm.models.eva.EvaAttention; known attention classes" in str(found.reason)
 
 
@@ -88,10 +88,10 @@ def test_relatives_of_known_classes_are_refused_by_name() -> None:
             "XLMRoberta",
         ),
     ):
-        a = Anatomy(net, example("hf-bert"), forward)
+        a = Anatomy(net, CLASSES, example("hf-bert"), forward)
         assert a.heads()[0].path == attention
         assert all(name in str(h.reason) and "known attention classes" in str(h.reason) for h in a.heads())
-        assert (a.neurons(), a.layers(), a.widths()) == ([], [], [])
+        assert (a.neurons(), a.layers()) == ([], [])
         with pytest.raises(UsageError, match=rf"is a .*\.{name}.*Attention; known attention classes"):
             a.remove_heads({attention: [0]})
         with pytest.raises(UsageError, match=rf"is a .*\.{name}.*Layer; known layer classes"):
@@ -105,7 +105,8 @@ def test_layers_whose_masks_go_by_their_place_stay() -> None:
     def qwen2(full: int) -> Anatomy:
         window = {"sliding_window": 7, "use_sliding_window": True, "max_window_layers": full}
         make: Any = transformers.Qwen2ForSequenceClassification
-        return Anatomy(make(transformers.Qwen2Config(**GROUPED | window)), example("hf-qwen2"), forward)
+        net = make(transformers.Qwen2Config(**GROUPED | window))
+        return Anatomy(net, CLASSES, example("hf-qwen2"), forward)
 
     mixed, even = qwen2(full=1), qwen2(full=0)
     with pytest.raises(UsageError, match=r"a mask for each place in 'model\.layers': full_attention and sliding_atten"):
@@ -118,8 +119,8 @@ def test_layers_whose_masks_go_by_their_place_stay() -> None:
 def test_wrapped_projections_are_refused() -> None:
     net: Any = build("timm-vit")
     net.blocks[0].attn.qkv = Wrapped(24, 72)
-    a = Anatomy(net, example("timm-vit"), forward)
-    assert "is a tests.core.surgery.attention.test_refusals.Wrapped; only a plain Linear" in str(a.heads()[0].reason)
+    a = Anatomy(net, CLASSES, example("timm-vit"), forward)
+    assert "is a tests.plugins.attention.test_refusals.Wrapped; only a plain Linear" in str(a.heads()[0].reason)
     with pytest.raises(UsageError, match=r"layer 'blocks\.0\.attn\.qkv' is a .*Wrapped; only a plain Linear, Conv2d"):
         a.remove_heads({"blocks.0.attn": [0]})
 
@@ -137,9 +138,8 @@ def test_cross_attention_is_refused() -> None:
         eos_token_id=1,
         add_cross_attention=True,
     )
-    a = Anatomy(GPT2LMHeadModel(config), example("hf-gpt2"), forward)
+    a = Anatomy(GPT2LMHeadModel(config), CLASSES, example("hf-gpt2"), forward)
     found = {h.path: h.reason for h in a.heads()}
-    assert "attends to another sequence too" in str(a.widths()[0].reason)
     assert found["transformer.h.0.attn"] is None
     assert found["transformer.h.0.crossattention"] == "'transformer.h.0.crossattention' attends to another sequence"
 
@@ -160,15 +160,3 @@ def test_numbers_that_do_not_exist_and_the_last_units() -> None:
         a.remove_head_dims({"blocks.0.attn": HeadDims([0])})
     with pytest.raises(UsageError, match="the net has no module 'nose'"):
         a.remove_heads({"nose": [0]})
-    with pytest.raises(UsageError, match="'blocks' has channels 0 to 23, not 24"):
-        a.remove_width({"blocks": [24]})
-
-
-def test_width_is_refused_where_it_is_the_output_or_read_by_a_stranger() -> None:
-    from transformers import BertConfig, BertForTokenClassification, BertModel
-
-    bare = Anatomy(BertModel(BertConfig(**TEXT)), example("hf-bert"))
-    assert bare.widths()[0].reason == "its channels are the net's outputs"
-    other = Anatomy(BertForTokenClassification(BertConfig(**TEXT)), example("hf-bert"))
-    with pytest.raises(UsageError, match=r"read by a transformers.*BertForTokenClassification; known head classes"):
-        other.remove_width({"bert.encoder.layer": [0]})

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.core.surgery.attention.zoo import BUILDERS, composite, example, forward, fresh, logits
+from tests.plugins.attention.zoo import BUILDERS, CLASSES, composite, example, forward, fresh, logits
 from torch import nn
 
 from condensery import Registry
@@ -79,14 +79,13 @@ def test_an_artifact_of_a_cut_net_loads(facts: TaskFacts, spec: dict[str, Any], 
         inputs = {"input_ids": torch.randint(1, 40, (2, 9)), "attention_mask": torch.ones(2, 9, dtype=torch.long)}
 
     def anatomy() -> Anatomy:
-        return Anatomy(net, inputs, run)
+        return Anatomy(net, CLASSES, inputs, run)
 
     half = anatomy().heads()[0].dims // 2
     apply(anatomy().remove_head_dims({h.path: [1, 1 + half] for h in anatomy().heads()}), net)
     # Every second of the query heads where they share keys, so that as many go from each group.
     apply(anatomy().remove_heads({h.path: range(0, h.heads, 2) for h in anatomy().heads()}), net)
     apply(anatomy().remove_layers([anatomy().layers()[0].path]), net)
-    apply(anatomy().remove_width({w.layers: [0, 5] for w in anatomy().widths()}), net)
     path = tmp_path / "net.safetensors"
     save_artifact(path, bake(net, REGISTRY), model, facts, REGISTRY)
     again = open_artifact(path, REGISTRY).net
