@@ -171,7 +171,6 @@ class StructuredSparsityLearning(Method):
         for path in sorted(scores, key=scores.__getitem__):
             if scores[path] <= self.threshold and shortcuts.around([*gone, path]):
                 gone.append(path)
-                stage.give_up(path)
                 weights[path].latent.data.zero_()
                 stage.give_up(path)
 
