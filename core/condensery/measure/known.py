@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
-from condensery.files import cache_dir, write_atomic
+from condensery.files import cache_dir, cached_json, write_json
 from condensery.measure.measuring import evaluate
 from condensery.measure.report import versions
 from condensery.recipe import fingerprint
@@ -31,13 +30,11 @@ def known_quality(task: Task, net: nn.Module, spec: Mapping[str, Any], device: t
     }
 
     path = cache_dir() / "quality" / f"{fingerprint(identity)}.json"
-    if path.is_file():
-        found: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))
-        return found
-
-    quality = evaluate(task, net, device)
-    write_atomic(path, lambda temporary: temporary.write_text(json.dumps(quality), encoding="utf-8"))
-    return quality
+    found: dict[str, float] | None = cached_json(path)
+    if found is None:
+        found = evaluate(task, net, device)
+        write_json(path, found)
+    return found
 
 
 def digest(net: nn.Module) -> str:

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from condensery.errors import ArtifactError, UsageError
-from condensery.files import write_atomic
+from condensery.errors import UsageError
+from condensery.files import read_json, write_json
 from condensery.storage import load_tree, save_tree
 
 ORIGINAL, NET, PROGRESS = "original.safetensors", "net.safetensors", "progress.safetensors"
@@ -29,6 +29,7 @@ class RunFolder:
 
     def __init__(self, path: Path, *, resume: bool) -> None:
         self.path, self.resume = path, resume
+        self._again = f"remove {path} to run it again"
 
     def check(self, recipe: dict[str, Any]) -> None:
         """Refuse a folder that holds another run, or a run that isn't to be resumed.
@@ -45,10 +46,7 @@ class RunFolder:
 
         if not self.resume:
             raise UsageError(f"{self.path} holds a run already; say --resume to go on with it, or another --out")
-        try:
-            other = json.loads(known.read_text())
-        except (OSError, ValueError) as error:
-            raise ArtifactError(f"{known}: damaged: {error}") from None
+        other = read_json(known, self._again)
         if other != json.loads(json.dumps(recipe)):
             raise UsageError(f"{self.path} holds a run of another recipe; say another --out")
 
@@ -57,13 +55,12 @@ class RunFolder:
         path = self.path / "report.json"
         if not self.resume or not path.is_file():
             return None
-        report: dict[str, Any] = json.loads(path.read_text())
+        report: dict[str, Any] = read_json(path, self._again)
         return report
 
     def write(self, name: str, data: Any) -> None:
         """Write one JSON file."""
-        text = json.dumps(data, indent=1, default=plain) + "\n"
-        write_atomic(self.path / name, lambda temporary: temporary.write_text(text))
+        write_json(self.path / name, data, plain)
 
     def log(self, entry: dict[str, Any]) -> None:
         """Add one line to the log."""
