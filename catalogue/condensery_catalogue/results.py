@@ -28,7 +28,7 @@ def recipe_file(registry: Registry, key: str) -> Path:
     folder = package_folder(package)
     if folder is None:
         raise UsageError(f"plugin {entry.plugin!r}: reproduction {key!r} can't be read: no package {package!r}")
-    return folder / name
+    return folder / str(name)
 
 
 def stored_results(registry: Registry, key: str) -> list[dict[str, Any]]:

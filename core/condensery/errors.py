@@ -106,7 +106,9 @@ def _pieces(value: object) -> Iterator[str]:
     """Yield the ``repr`` of plain data bit by bit: a few aliases in YAML can stand for millions of entries."""
     if type(value) in (list, tuple, dict):
         items = value.items() if isinstance(value, dict) else value
-        opening, closing = {list: "[]", tuple: "()", dict: "{}"}[type(value)]
+        opening, closing = (
+            ("{", "}") if isinstance(value, dict) else ("[", "]") if isinstance(value, list) else ("(", ")")
+        )
         yield opening
         for number, item in enumerate(items):  # type: ignore[arg-type, var-annotated]
             yield ", " if number else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -33,7 +34,8 @@ def known_quality(task: Task, net: nn.Module, spec: Mapping[str, Any], device: t
     found: dict[str, float] | None = cached_json(path)
     if found is None:
         found = evaluate(task, net, device)
-        write_json(path, found)
+        if all(map(math.isfinite, found.values())):  # what isn't finite is no quality, and the run will say so
+            write_json(path, found)
     return found
 
 

@@ -33,7 +33,7 @@ class _Loader(SafeLoader):
         if len(node.value) > MOST:
             raise yaml.YAMLError(f"its merges make more than {MOST:,} entries")
 
-    def construct_scalar(self, node: yaml.ScalarNode) -> Any:
+    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
         """Refuse a number that takes longer to work out than any that is meant."""
         if node.tag.endswith((":int", ":float")) and len(node.value) > WIDE:
             raise yaml.YAMLError(f"a number of {len(node.value)} characters")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from condensery.contract import DEFAULTS, STAGE_HOOKS, Registry
-from condensery.errors import UsageError
+from condensery.errors import NonFiniteNet, UsageError
 from condensery.measure import counts, dense_bytes, environment, evaluate, known_quality, measure, ratios, versions
 from condensery.nets import WEIGHTED
 from condensery.recipe import Recipe, check_conditions, holds, unroll, variables
@@ -123,6 +124,11 @@ class Run:
             return done
 
         self.check()  # before the folder exists: a bad recipe leaves nothing behind
+        with self.folder.claimed(self.recipe.dump()):
+            return self.folder.report() or self._execute()
+
+    def _execute(self) -> dict[str, Any]:
+        """Run the recipe in a folder that is this run's own."""
         self.folder.write("recipe.json", self.recipe.dump())
         self.show.line(f"model {self.recipe.model.key}, task {self.recipe.task.key}, on {self.device}")
 
@@ -158,6 +164,7 @@ class Run:
         before = measure(self.task, net.module, self.device, bytes=dense_bytes(net.module), quality=fresh)
         if not fresh:
             before["quality"] = known_quality(self.task, net.module, net.spec.model_dump(mode="json"), self.device)
+        check_quality(before["quality"], "at the recipe's start")
         return before
 
     def _report(self, before: dict[str, Any]) -> dict[str, Any]:
@@ -174,6 +181,7 @@ class Run:
             collapsed=collapsed,
         )
         after = measure(self.task, baked.net, self.device, bytes=sizes.file, bits=baked.bits)
+        check_quality(after["quality"], "at the recipe's end")
         after["storage"] = sizes.dump() | {"weights_moved": baked.moved}
         return {
             "recipe": self.recipe.dump(),
@@ -214,22 +222,29 @@ class Run:
 
     def _save(self) -> None:
         """Save the net between two units, and how the run came to it."""
-        run = {"stages": self.stages, "decisions": self.decisions}
+        run = {"stages": self.stages, "decisions": self.decisions, "snapshots": self.snapshots.files}
         net = {**self.builder.described(self.net), "optimizer": self.net.optimizer}
         self.folder.save(NET, {**net, "run": run})
         self.folder.drop(PROGRESS)
+        self.snapshots.tidy()
 
     def _resumed(self) -> set[str]:
         """Take up the net that the last finished unit of an interrupted run left; returns the units that are done."""
-        # Before anything else: a run that was stopped in its first stage may have kept nets of its epochs already.
-        self.snapshots.recall()
+        files: dict[str, str] = {}
         saved = self.folder.load(NET)
-        if saved is None:
-            return set()
-        self.net = self.builder.rebuilt(saved)
-        self.net.optimizer = saved["optimizer"]
-        self.runner.stages, self.decisions = saved["run"]["stages"], saved["run"]["decisions"]
-        return {stage["unit"] for stage in self.stages}
+        if saved is not None:
+            self.net = self.builder.rebuilt(saved)
+            self.net.optimizer = saved["optimizer"]
+            self.runner.stages, self.decisions = saved["run"]["stages"], saved["run"]["decisions"]
+            files = saved["run"].get("snapshots", {})
+        done = {stage["unit"] for stage in self.stages} if saved is not None else set()
+
+        # A run that was stopped inside a stage may have kept nets of its epochs as well.
+        progress = self.folder.load(PROGRESS)
+        if progress is not None and progress["unit"] not in done:
+            files = progress.get("snapshots", files)
+        self.snapshots.recall(files)
+        return done
 
     # ---------------------------------------------------------------- what rounds ask
 
@@ -256,6 +271,16 @@ class Run:
         elif metrics & variables(condition):
             names |= evaluate(self.task, self.net.module, self.device)
         return holds(condition, names)
+
+
+def check_quality(quality: Mapping[str, float], when: str) -> None:
+    """Refuse a net whose outputs are no numbers: no report shows one as a success.
+
+    :raises NonFiniteNet: naming the metric.
+    """
+    for name, value in quality.items():
+        if not math.isfinite(value):
+            raise NonFiniteNet(f"the net's {name} is {value} {when}: its weights or outputs are not finite")
 
 
 def calls_of(stage: Stage) -> dict[str, Any]:

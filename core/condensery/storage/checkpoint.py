@@ -119,7 +119,7 @@ def checksum(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> str:
     found = zlib.crc32(json.dumps(header, sort_keys=True).encode())
     for name, value in sorted(tensors.items()):
         found = zlib.crc32(f"{name} {value.dtype} {tuple(value.shape)} ".encode(), found)
-        found = zlib.crc32(value.flatten().view(torch.uint8).numpy(), found)
+        found = zlib.crc32(value.flatten().view(torch.uint8).numpy().data, found)
     return f"{found:08x}"
 
 

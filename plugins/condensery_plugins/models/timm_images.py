@@ -29,9 +29,9 @@ def build(facts: TaskFacts, name: str, *, pretrained: bool = False, **config: An
     :raises UnknownKey: for a name that timm doesn't have, or a setting that the net doesn't have.
     :raises UsageError: if timm can't build it so, or the weights can't be had.
     """
-    for setting in config:
-        if setting in LOADING:
-            raise UsageError(f"model 'timm/{name}' takes no {setting!r}; give 'weights' a safetensors file")
+    for given in config:
+        if given in LOADING:
+            raise UsageError(f"model 'timm/{name}' takes no {given!r}; give 'weights' a safetensors file")
 
     known = timm.list_models()
     if name.partition(".")[0] not in known:

@@ -1,4 +1,4 @@
-"""An artifact from a stranger: loading it runs nothing, reaches for nothing, and takes no memory that it has no right to."""
+"""An artifact from a stranger: loading it runs nothing, reaches for nothing, and takes no more memory than it may."""
 
 from __future__ import annotations
 
