@@ -83,6 +83,12 @@ class ArtifactError(UsageError):
     """A checkpoint or artifact can't be read: truncated, altered, or of another version."""
 
 
+def cut(text: str) -> str:
+    """Return how messages show a name that may be of any length: as it is, in one line, cut after 60 characters."""
+    line = " ".join(text.split())
+    return line if len(line) <= SHOWN else line[: SHOWN - 3] + "..."
+
+
 def in_line(error: BaseException, most: int = 160) -> str:
     """Return what an error says in one line of limited length; its class where it says nothing."""
     return " ".join(str(error).split())[:most] or type(error).__name__

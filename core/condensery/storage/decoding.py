@@ -40,7 +40,7 @@ def decode(record: Record, source: Source, registry: Registry) -> Tensor:
     if "bytes" in record:
         streams = {n: source.take(count) for n, count in record["bytes"].items()}
     else:
-        streams = {n: decode(part, source, registry) for n, part in record["parts"].items()}
+        streams = {n: decode(part, source, registry) for n, part in record.get("parts", {}).items()}
     try:
         return codec.decode(streams, record["shape"])
     except Exception as error:  # noqa: BLE001  Codecs may make anything of changed bytes.

@@ -152,18 +152,18 @@ def test_a_flipped_bit_in_a_tree_is_noticed(tmp_path: Path) -> None:
     plain = [True, None, "x", float("inf")]
     save_tree(path, {"a": torch.arange(5.0), "b": plain, "c": torch.zeros(0)})
     assert load_tree(path)["b"] == plain
-    whole, noticed = path.read_bytes(), 0
+    whole, refused = path.read_bytes(), []
     for place in range(len(whole)):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
         try:
             found = load_tree(path)
         except ArtifactError as error:
-            noticed += 1
-            assert len(one_line(error, path)) < 300
+            refused.append(one_line(error, path))
         else:  # in the checksum's own name: files that were written before there were any have none
             assert found["b"] == plain
             assert torch.equal(found["a"], torch.arange(5.0))
-    assert noticed > 0.9 * len(whole)
+    assert len(refused) > 0.9 * len(whole)
+    assert max(map(len, refused)) < 300
 
 
 # ------------------------------------------------------------------ disks
@@ -212,7 +212,7 @@ def test_no_json_file_holds_what_is_no_number(tmp_path: Path) -> None:
 
 def test_a_net_whose_outputs_are_no_numbers_is_no_success(tmp_path: Path) -> None:
     net = build_net(recipe([]).model, Digits().facts, registry(), 0)
-    weights = {n: v + 1e30 if v.is_floating_point() else v for n, v in net.state_dict().items()}
+    weights = {n: v * 1e30 if v.is_floating_point() else v for n, v in net.state_dict().items()}
     save_file(weights, tmp_path / "w.safetensors")
     model = {"key": "resnet8", "width": 0.5, "weights": str(tmp_path / "w.safetensors")}
     with pytest.raises(NonFiniteNet, match="the net's loss is nan at the recipe's start"):
