@@ -22,10 +22,11 @@ from tests.fuzz.mutants import ODD, bytes_of, text_of, tree_of
 from condensery.contract import Papers, Registry
 from condensery.errors import UsageError
 from condensery.files import cached_json, read_json, write_json
-from condensery.recipe import apply_overrides, evaluate, load_recipe, parse, parse_model, parse_recipe
+from condensery.recipe import apply_overrides, checked, evaluate, load_recipe, parse, parse_model, parse_recipe
 from condensery.run.opening import check_settings
 from condensery.storage import MANIFEST, Source, decode, load_tree, open_artifact, save_tree
-from condensery.tasks import find_data, read_gzip, stored_arrays
+from condensery.storage.manifest import StoredRecord, check_streams
+from condensery.tasks import read_gzip, stored_arrays
 from condensery_catalogue.inspecting import describe
 from condensery_plugins.tasks.mnist import parse_idx
 
@@ -205,9 +206,6 @@ def streams(rng: random.Random) -> Case:
         record = {**tree_of(rng, record), "shape": shape}
 
     def case(folder: Path) -> None:
-        from condensery.storage.manifest import StoredRecord, check_streams
-        from condensery.recipe import checked
-
         checked(StoredRecord, record, "record")
         check_streams(record, "record")
         data = torch.frombuffer(bytearray(content or b"\0"), dtype=torch.uint8)

@@ -106,7 +106,7 @@ def _ending(case: Callable[[Path], object], folder: Path) -> tuple[str, str]:
         return ("several lines" if bad else "refused"), said
     except MemoryError:
         return "memory", "MemoryError"
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001  Whatever else a case raises is what is looked for.
         import traceback
 
         where = traceback.extract_tb(error.__traceback__)[-1]

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import argparse
 import collections
+import multiprocessing
 import random
 import sys
 import time
+from functools import partial
 
 from tests.fuzz.cases import KINDS, warm
 from tests.fuzz.forked import GOOD, Outcome, run_case, started
@@ -21,25 +23,32 @@ def outcome(kind: str, number: int, seed: int) -> Outcome:
     return run_case(KINDS[kind](random.Random(f"{seed} {kind} {number}")))
 
 
+def timed(kinds: list[str], seed: int, number: int) -> tuple[Outcome, float]:
+    """Run one case; returns how it ended, and its seconds."""
+    at = time.monotonic()
+    return outcome(kinds[number % len(kinds)], number, seed), time.monotonic() - at
+
+
 def main() -> int:
     """Run the cases, print the counts and what fell; returns how many did."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cases", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kind", choices=KINDS)
+    parser.add_argument("--jobs", type=int, default=2)
     given = parser.parse_args()
 
     warm()
     begun = started()
     kinds = [given.kind] if given.kind else list(KINDS)
+    play = partial(timed, kinds, given.seed)
+    with multiprocessing.get_context("fork").Pool(given.jobs) as pool:
+        ended = list(pool.imap(play, range(given.cases), chunksize=10))
     counts: dict[str, collections.Counter[str]] = {kind: collections.Counter() for kind in kinds}
     fallen: list[str] = []
-    slowest = 0.0
-    for number in range(given.cases):
+    slowest = max(seconds for _, seconds in ended)
+    for number, (found, _) in enumerate(ended):
         kind = kinds[number % len(kinds)]
-        at = time.monotonic()
-        found = outcome(kind, number, given.seed)
-        slowest = max(slowest, time.monotonic() - at)
         counts[kind][found.kind] += 1
         if found.kind not in GOOD:
             fallen.append(f"{kind} {number}: {found.kind}: {' '.join(found.said.split())[:400]}")

@@ -88,6 +88,7 @@ class RunFolder:
         if not self.resume or not path.is_file():
             return None
         report: dict[str, Any] = read_json(path, self._again)
+        self.tidy({ARTIFACT})  # a run that was killed right after its report left them
         return report
 
     def write(self, name: str, data: Any) -> None:
