@@ -1,4 +1,4 @@
-"""A part of ``make test-kill`` in every run of the tests: before each write that parts a finished run from a lost one."""
+"""A part of ``make test-kill`` in every run of the tests."""
 
 from __future__ import annotations
 
