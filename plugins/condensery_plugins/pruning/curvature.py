@@ -18,7 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from condensery.errors import UsageError
 from condensery.nets import Weight
 from condensery.run import Stage
-from condensery.tasks import Batch
+from condensery.tasks import Batch, head
 
 Rows = Literal["gauss-newton", "sampled", "fisher"]
 
@@ -41,7 +41,7 @@ def loss_of(stage: Stage, logits: Tensor, batch: Batch) -> Tensor:
 
     :raises UsageError: if there is none, because the stage has no labels.
     """
-    loss = stage.task.loss(logits, batch.labels)
+    loss = stage.task.loss(logits, batch)
     if loss is None:
         raise UsageError(f"stage {stage.name!r}: second derivatives are those of the loss, and there are no labels")
     return loss
@@ -85,7 +85,7 @@ def curvature_rows(stage: Stage, weights: Sequence[Weight], batches: Sequence[Ba
         for batch in batches:
             for number in range(batch.size):
                 example = batch.part(number, number + 1)
-                logits = stage.task.logits(net, example.inputs).float()
+                logits = head(stage.task.outputs(net, example)).float()
                 if kind == "fisher":
                     starts = list(torch.autograd.grad(loss_of(stage, logits, example), logits, retain_graph=True))
                 else:
@@ -120,7 +120,7 @@ def hutchinson_diagonal(stage: Stage, weights: Sequence[Weight], batches: Sequen
     # The fused attention kernels have no second derivative.
     with evaluating(net), sdpa_kernel(SDPBackend.MATH):
         for batch in batches:
-            loss = loss_of(stage, stage.task.logits(net, batch.inputs).float(), batch)
+            loss = loss_of(stage, head(stage.task.outputs(net, batch)).float(), batch)
             slopes = torch.autograd.grad(loss, latents, create_graph=True, materialize_grads=True)
             for _ in range(probes):
                 signs = [

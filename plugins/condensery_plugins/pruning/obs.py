@@ -8,7 +8,7 @@ import torch
 from condensery.contract import hookimpl
 from condensery.nets import Weight
 from condensery.run import Stage
-from condensery.tasks import Batch
+from condensery.tasks import Batch, head
 from condensery_plugins.pruning.curvature import curvature_rows, evaluating, loss_of, unflatten
 from condensery_plugins.pruning.inverse_hessian import InverseHessian, Surgery
 from condensery_plugins.pruning.masks import mask
@@ -104,5 +104,5 @@ class OptimalBrainSurgeon(Stepwise):
     def _loss(stage: Stage, batches: list[Batch]) -> float:
         net = stage.student.module
         with evaluating(net), torch.no_grad():
-            sums = [b.size * float(loss_of(stage, stage.task.logits(net, b.inputs), b)) for b in batches]
+            sums = [b.size * float(loss_of(stage, head(stage.task.outputs(net, b)), b)) for b in batches]
         return sum(sums) / sum(b.size for b in batches)

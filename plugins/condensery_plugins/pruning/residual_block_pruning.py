@@ -205,7 +205,7 @@ def measured(net: nn.Module, paths: Iterable[str]) -> Iterator[dict[str, tuple[f
 
 def _logits(stage: Stage, net: nn.Module, batches: Sequence[Batch]) -> Tensor:
     with torch.no_grad():
-        return torch.cat([stage.task.logits(net, b.inputs) for b in batches])
+        return torch.cat([stage.answer(net, b.inputs) for b in batches])
 
 
 def _relative(found: Tensor, whole: Tensor) -> float:

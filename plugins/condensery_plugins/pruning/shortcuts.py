@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from condensery.nets import clone, frozen
 from condensery.run import Stage
+from condensery.tasks import map_tensors
 
 EXAMPLES = 8
 """Training examples that are tried."""
@@ -24,7 +25,7 @@ class Shortcuts:
     """
 
     def __init__(self, stage: Stage) -> None:
-        self.task = stage.task
+        self.answer = stage.answer
         self.net = frozen(clone(stage.student.module))
         self.inputs = stage.sample(EXAMPLES)[0].inputs
 
@@ -39,7 +40,7 @@ class Shortcuts:
             if isinstance(module, nn.Embedding):  # inputs in whole numbers have no gradient, but what they pick has
                 handles.append(module.register_forward_hook(lambda m, a, out: _mark(out, starts)))
         with torch.enable_grad():
-            logits = self.task.logits(self.net, _marked(self.inputs, starts)).float()
+            logits = self.answer(self.net, _marked(self.inputs, starts)).float()
         for handle in handles:
             handle.remove()
         if not logits.requires_grad:
@@ -65,6 +66,4 @@ def _mark(value: Tensor, starts: list[Tensor]) -> Tensor:
 
 def _marked(inputs: Any, starts: list[Tensor]) -> Any:
     """Return inputs of which gradients can be asked for, where they are no whole numbers."""
-    if isinstance(inputs, Mapping):
-        return {name: _marked(value, starts) for name, value in inputs.items()}
-    return _mark(inputs, starts) if inputs.is_floating_point() else inputs
+    return map_tensors(lambda value: _mark(value, starts) if value.is_floating_point() else value, inputs)
