@@ -56,7 +56,7 @@ def evaluate(
     modes = {module: module.training for module in model.modules()}
     handles = []
     if precision.channels_last:
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model.to(memory_format=torch.channels_last)
         handles.append(model.register_forward_pre_hook(_lay_channels_last, with_kwargs=True))
 
     model.eval()

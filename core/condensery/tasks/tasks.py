@@ -24,6 +24,10 @@ from condensery.tasks.splits import Split, Subset
 from condensery.tasks.trees import head, in_float32
 
 
+NO_LABEL = -100
+"""What torch ignores unless it is told otherwise."""
+
+
 @dataclasses.dataclass(frozen=True)
 class TaskFacts:
     """What a model builder must know to fit a task.
@@ -130,9 +134,10 @@ class Task(ABC):
         """Return the mean loss over the batch, or ``None`` without labels."""
         if batch.labels is None:
             return None
-        scores, more = head(outputs), {} if self.ignore_index is None else {"ignore_index": self.ignore_index}
+        scores = head(outputs)
+        ignored = NO_LABEL if self.ignore_index is None else self.ignore_index
         weights = None if self.class_weights is None else self.class_weights.to(scores)
-        return nn.functional.cross_entropy(scores, head(batch.labels), weight=weights, **more)
+        return nn.functional.cross_entropy(scores, head(batch.labels), weight=weights, ignore_index=ignored)
 
     def rows(self, outputs: Any, batch: Batch) -> Tensor | None:
         """Return the class scores that can be softened, ``(rows, classes)``, or ``None`` where there are none.

@@ -62,8 +62,8 @@ def test_settle_keeps_the_interval() -> None:
 def test_each_phase_gives_its_players_their_term() -> None:
     """T = 2: 4 KL(partner || mine); nothing in self-study."""
     outputs = {
-        "student": Outputs(torch.zeros(2, 2)),
-        "teacher": Outputs(torch.tensor([[0.0, 2 * math.log(3)]]).repeat(2, 1)),
+        "student": answered(torch.zeros(2, 2)),
+        "teacher": answered(torch.tensor([[0.0, 2 * math.log(3)]]).repeat(2, 1)),
     }
 
     def term(phase: Any, name: str) -> Any:
