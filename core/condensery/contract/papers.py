@@ -122,7 +122,6 @@ def read_cards(package: str, files: Mapping[str, Path]) -> tuple[dict[str, Valid
     """Read and validate the cards of one package; what was valid before is taken from the cache, by content.
 
     :param package: which cache file is asked.
-
     :param files: by the key that each must have.
     :returns: the valid ones, and one error for each other: it names the file and the field.
     """

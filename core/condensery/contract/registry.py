@@ -10,8 +10,7 @@ from typing import Any
 
 import pluggy
 
-from condensery.contract.hookspecs import API, OFFERING_HOOKS, PROJECT, OfferingSpecs
-from condensery.contract.managers import check_marked
+from condensery.contract.hookspecs import API, OFFERING_HOOKS, PROJECT, OfferingSpecs, check_marked
 from condensery.contract.papers import ValidCard
 from condensery.errors import PluginError, UnknownKey, UsageError
 
