@@ -69,6 +69,7 @@ class Builtin(Papers):
     @hookimpl
     def register_codecs(self, register: Register) -> None:
         """Offer the ways to store a tensor."""
+        super().register_codecs(register)
         self._offer(register, CODECS)
 
     @hookimpl

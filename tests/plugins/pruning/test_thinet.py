@@ -12,6 +12,7 @@ from tests.plugins.pruning.stages import draw, stage_of
 from torch import Tensor, nn
 
 from condensery import NotApplicable, Registry, Run, UsageError
+from condensery.nets import same_numbers
 from condensery.run import Progress
 from condensery.storage import open_artifact
 from condensery_plugins.models import resnet, timm_images, vgg
