@@ -35,8 +35,9 @@ class StructuredSparsityLearning(Method):
 
     *End*: groups whose root mean square is ``threshold`` at most are zero for good. A layer stays alive unless it goes
     as a whole: it keeps the largest group of each kind, and where these meet neither each other nor the groups of the
-    layers around it, those of its largest weight. Filters without weights, and those that no layer reads, are cut out of the net where they can be,
-    with bias and norm; else masks hold the groups, and convolutions without some columns become thinner products.
+    layers around it, those of its largest weight. Filters without weights, and those that no layer reads, are cut out
+    of the net where they can be, with bias and norm; else masks hold the groups, and convolutions without some columns
+    become thinner products.
 
     *Raises* NotApplicable for a kind of which the net has no group.
     """
