@@ -35,7 +35,9 @@ Forward = Callable[[nn.Module, Any], Tensor]
 Removed = Mapping[str, Sequence[int]]
 KEEP_ZEROS = ("Relu", "LeakyRelu", "Silu", "Gelu", "Elu", "Tanh", "Hardtanh", "Hardswish", "MaxPool", "AvgPool")
 """Beginnings of the names of autograd nodes that make zeros of zeros, each channel for itself."""
-MOVE_CHANNELS = tuple("ConstantPad Index Gather Flip Roll Repeat PixelShuffle Unfold Slice Select".split())
+MOVE_CHANNELS = tuple(
+    ["ConstantPad", "Index", "Gather", "Flip", "Roll", "Repeat", "PixelShuffle", "Unfold", "Slice", "Select"]
+)
 """Of those that may put a channel elsewhere, for a reason in words."""
 
 
