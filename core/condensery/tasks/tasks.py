@@ -23,7 +23,6 @@ from condensery.tasks.metrics import ACCURACY, Meter, Metric, answers_of_classes
 from condensery.tasks.splits import Split, Subset
 from condensery.tasks.trees import head, in_float32
 
-
 NO_LABEL = -100
 """What torch ignores unless it is told otherwise."""
 

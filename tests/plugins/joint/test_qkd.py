@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from tests.core.helpers import answered
 
 from condensery import Registry
-from condensery.run import Outputs
 from condensery.testing import different_tensors, play, play_killed, small_recipe
 from condensery_plugins.joint.qkd import QKD, IntervalQuantizer
 
