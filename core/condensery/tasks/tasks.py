@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from condensery.contract import Registry
 from condensery.errors import UnknownKey, UsageError
@@ -162,12 +163,14 @@ class Task(ABC):
         """Return how much a batch counts beside others: what its mean loss was divided by.
 
         Parts of one batch that are played one after the other (``accumulate``) are weighted by it. By default the
-        number of examples, or where positions are ignored or classes weighted, what is left of the labels.
+        number of labels that count, as many times as their classes do; of examples, where labels are no one tensor.
         """
         counts, weights = self._counts(batch), self.row_weights(batch)
         if weights is not None:
             return float(weights.sum())
-        return batch.size if counts is None else float(counts.sum())
+        if counts is not None:
+            return float(counts.sum())
+        return head(batch.labels).numel() if isinstance(batch.labels, Tensor | PackedSequence) else batch.size
 
     def _counts(self, batch: Batch) -> Tensor | None:
         """Tell which labels count, flat, ``None`` where all do."""
