@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 from tests.core.helpers import answered
-from tests.tasks_of_all_kinds import detector, frames, language, segmenter
+from tests.tasks_of_all_kinds import control, detector, frames, generation, graphs, language, segmenter
 from tests.tasks_of_all_kinds.made import Made, run
 from torch import nn
 
-from condensery import Batch
+from condensery import Batch, NotApplicable
 from condensery.run import Outputs
 from condensery.tasks import tensors_in
 from condensery_plugins.distillation.softened import divergence, softened
@@ -24,8 +24,10 @@ KINDS: dict[str, tuple[type[Made], Callable[..., nn.Module]]] = {
     "gpt2": (language.Language, language.build_gpt2),
     "llama": (language.Language, language.build_llama),
     "detector": (detector.Detection, detector.build),
+    "graphs": (graphs.Rings, graphs.build),
+    "control": (control.Corridor, control.build),
 }
-ROWS = {"segmenter": 8 * 4 * 8, "detector": 8 * detector.ANCHORS}
+ROWS = {"segmenter": 8 * 4 * 8, "detector": 8 * detector.ANCHORS, "graphs": 8, "control": 8}
 """Of the first batch of eight: pixels without the border, anchors. Frames and tokens are counted in the test."""
 
 
@@ -81,7 +83,7 @@ def test_the_soft_term_is_a_mean_over_rows(kind: str) -> None:
     assert float(divergence(mine, target, 2.0)) == pytest.approx(total / len(mine.rows), rel=1e-4)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["segmenter", "frames", "gpt2", "llama"])
 def test_parts_of_a_batch_weigh_what_counts_in_them(kind: str) -> None:
     """The weighted mean of the parts' losses is the whole batch's loss, however much of each part is ignored."""
     task, net, batch = first(kind)
@@ -90,8 +92,6 @@ def test_parts_of_a_batch_weigh_what_counts_in_them(kind: str) -> None:
     parts = [batch.part(0, 3), batch.part(3, 8)]
     assert [part.size for part in parts] == [3, 5]
     weights = [task.weight(part) for part in parts]
-    if kind == "detector":
-        return  # the mean over its boxes is its own
     assert weights[0] / sum(weights) != pytest.approx(3 / 8)
     with torch.no_grad():
         losses = [task.loss(task.outputs(net, part), part) for part in parts]
@@ -145,3 +145,32 @@ def test_class_weights_reach_the_soft_term() -> None:
     mine = answered(torch.zeros(2, 2), task, labels)
     assert float(divergence(mine, target, 1.0)) == pytest.approx((1 * one + 3 * 0) / 4)
     assert task.weight(mine.batch) == 4
+
+
+def test_a_player_learns_from_its_replay_buffer_and_is_pruned(tmp_path: Path) -> None:
+    line = "magnitude(sparsity=0.5, scope=local) + explore"
+    what = {"train": {"epochs": 60, "batch_size": 16, "optimizer": {"name": "adam", "lr": 0.02}}}
+    report, _, job = run(
+        line, control.Corridor, control.build, tmp_path / "o", methods={"explore": control.Explore}, **what
+    )
+    assert control.best() == pytest.approx(control.DISCOUNT**3)  # four steps to the right
+    assert report["after"]["quality"] == {"earned": pytest.approx(control.best())}
+    assert report["stages"][-1]["report"]["magnitude.sparsity_percent"] == pytest.approx(50, abs=2)
+    assert isinstance(job.task, control.Corridor)
+    assert len(job.task.buffer) > 16
+
+
+def test_a_generator_is_pruned_while_a_critic_trains(tmp_path: Path) -> None:
+    more = {"methods": {"adversary": generation.Adversary}, "models": {"critic": generation.build_critic}}
+    line = "magnitude(sparsity=0.5, scope=local) + adversary"
+    report, _, _ = run(line, generation.Generation, generation.build, tmp_path / "o", **more)
+    terms = report["stages"][-1]["history"][-1]["terms"]
+    assert set(terms) == {"critic.critic", "student.adversary.fooled"}
+    assert report["after"]["quality"]["distance"] > 0
+    assert not report["collapsed"]
+
+
+def test_what_has_no_class_scores_is_not_distilled(tmp_path: Path) -> None:
+    more = {"methods": {"adversary": generation.Adversary}, "models": {"critic": generation.build_critic}}
+    with pytest.raises(NotApplicable, match=r"hinton-kd .*class scores that can be softened"):
+        run("hinton-kd{teacher=original} + adversary", generation.Generation, generation.build, tmp_path / "o", **more)
