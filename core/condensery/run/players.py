@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from condensery.errors import UsageError
 from condensery.nets import EMPTY, Taps, TapValues, attached, plain_name
 from condensery.recipe import ModelSpec, OptimizerSpec
 from condensery.tasks import Batch, Task, in_float32, map_tensors
@@ -32,9 +33,13 @@ class Outputs:
 
     @functools.cached_property
     def rows(self) -> Tensor:
-        """The class scores of each decision, ``(rows, classes)``; a method that asks needs ``classifier-logits``."""
+        """The class scores of each decision, ``(rows, classes)``.
+
+        :raises UsageError: if the task has none, which a method rules out that needs ``classifier-logits``.
+        """
         rows = self.task.rows(self.tree, self.batch)
-        assert rows is not None
+        if rows is None:
+            raise UsageError(f"task {self.task.key!r} has no class scores that can be softened")
         return rows
 
     @functools.cached_property
