@@ -96,6 +96,9 @@ class Answers:
     def update(self, outputs: Any, batch: Batch) -> None:
         """Count one batch."""
         right = self.right(outputs, batch)
+        if not len(right):
+            return  # every position is ignored, and the mean loss of none is no number
+
         self.examples += len(right)
         self.wrong += int((~right).sum())
         self.total += len(right) * float(self.loss(outputs, batch))

@@ -192,6 +192,18 @@ def test_micro_batches_weigh_what_counts_in_them() -> None:
     torch.testing.assert_close(grads[0], grads[1])
 
 
+def test_a_batch_in_which_nothing_counts_changes_no_figure() -> None:
+    class Some(Inputs):
+        ignore_index = 9
+
+    meter, scores = Some(torch.zeros).meter(), torch.tensor([[0.0, 1.0]])
+    for label in (1, 9):
+        meter.update(scores, Batch(scores, torch.tensor([label])))
+    found = meter.compute()
+    assert (found["accuracy"], found["errors"]) == (100, 0)
+    assert found["loss"] == pytest.approx(float(nn.functional.cross_entropy(scores, torch.tensor([1]))))
+
+
 def one_stage(net: nn.Module, task: Any, **train: Any) -> Stage:
     """Return a stage without methods that trains a net."""
     from condensery.contract import StageManager
