@@ -5,7 +5,7 @@ Methods, their layers and their cards are found in the folders. Imports no torch
 
 from __future__ import annotations
 
-from condensery.contract import Papers, Register, hookimpl
+from condensery.contract import Papers, Register, RegisterWeighted, hookimpl
 from condensery_plugins.attention import ROWS
 
 CODECS = (
@@ -82,6 +82,11 @@ class Builtin(Papers):
     def register_attention(self, register: Register) -> None:
         """Offer what attention nets of timm and transformers are made of."""
         self._offer(register, ROWS)
+
+    @hookimpl
+    def register_weighted(self, register: RegisterWeighted) -> None:
+        """Offer the linear layer of GPT-2, whose weight is ``(inputs, outputs)``."""
+        register("transformers.pytorch_utils.Conv1D", {"weight": (1, 0)})
 
     @hookimpl
     def register_tasks(self, register: Register) -> None:

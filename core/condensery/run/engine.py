@@ -11,7 +11,7 @@ import torch
 from condensery.contract import DEFAULTS, STAGE_HOOKS, Registry
 from condensery.errors import UsageError
 from condensery.measure import counts, dense_bytes, environment, evaluate, known_quality, measure, ratios, versions
-from condensery.nets import WEIGHTED
+from condensery.nets import Reach, weights_of
 from condensery.recipe import Recipe, check_conditions, holds, unroll, variables
 from condensery.run.base import Base
 from condensery.run.builder import Builder, Net
@@ -244,7 +244,7 @@ class Run:
 
     def _layers(self) -> list[str]:
         """Return the paths of the layers that a round over layers goes through."""
-        return [p for p, m in self.net.module.named_modules() if isinstance(m, WEIGHTED)]
+        return list(dict.fromkeys(weights_of(self.net.module, reach=Reach.of(self.registry)).paths))
 
     def _holds(self, condition: str) -> bool:
         """Tell whether a round's ``until`` holds for the net as it is now."""

@@ -128,6 +128,8 @@ class UnitRunner:
             "report": report,
             "wall_s": round(sum(epoch["wall_s"] for epoch in history), 2),
         }
+        if stage.missed:
+            entry["missed"] = stage.missed
         if gone:
             entry["collapsed"] = gone
             self.show.line(f"{unit.title}: collapsed: {', '.join(gone)}")
