@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +82,8 @@ def test_the_matrices_of_gpt2_are_pruned(line: str, tmp_path: Path) -> None:
 
 def test_the_matrices_of_gpt2_are_quantized(tmp_path: Path) -> None:
     done = Squeezed("lsq(weight_bits=2, edge_bits=2)", None, tmp_path / "o", model=GPT2, task="word-language")
-    levels = {n: len(p.unique()) for n, p in done.net.named_parameters() if n.endswith("c_fc.weight")}  # type: ignore[no-untyped-call]
-    assert set(levels.values()) == {4}
+    matrices = [p for n, p in done.net.named_parameters() if n.endswith("c_fc.weight")]
+    assert [len(p.unique()) for p in matrices] == [4]  # type: ignore[no-untyped-call]
     assert done.outputs_are_kept()
 
 
@@ -94,3 +95,46 @@ def test_what_stays_float_is_counted_and_named(tmp_path: Path) -> None:
     assert found["jacob-integer-only.float_layers_count"] == 4
     assert found["jacob-integer-only.reached_percent"] < 5
     assert sum(n.endswith(("c_attn.weight", "c_proj.weight", "c_fc.weight")) for n in done.stage()["missed"]) == 4
+
+
+class Lines(nn.Module):
+    """Convolutions, then an LSTM over the columns."""
+
+    def __init__(self, facts: Any) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            *(nn.Conv2d(facts.channels, 12, 3, padding=1), nn.BatchNorm2d(12), nn.ReLU()),
+            *(nn.Conv2d(12, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU()),
+        )
+        self.lstm, self.head = nn.LSTM(16, 24, batch_first=True), nn.Linear(24, facts.outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.lstm(self.body(x).mean(2).transpose(1, 2))[0][:, -1])  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("line", ["l1-filter-pruning(ratio=0.5)", "network-slimming(ratio=0.4)", "thinet"])
+def test_convolutions_before_an_lstm_are_cut(line: str, tmp_path: Path) -> None:
+    done = Squeezed(line, Lines, tmp_path / "o")
+    first, second = (done.net.get_submodule(f"body.{i}").get_parameter("weight") for i in (0, 3))
+    assert first.shape[0] < 12
+    assert first.shape[0] == second.shape[1]
+    assert second.shape[0] == 16  # the LSTM reads its channels, and can't be cut
+    assert done.outputs_are_kept()
+
+
+@pytest.mark.parametrize("act", [nn.PReLU, lambda: nn.PReLU(16)])
+def test_channels_go_behind_a_prelu_as_behind_a_relu(act: Any, tmp_path: Path) -> None:
+    def make(between: Any, facts: Any) -> nn.Module:
+        return nn.Sequential(
+            *(nn.Conv2d(facts.channels, 16, 3, padding=1), nn.BatchNorm2d(16), between()),
+            *(nn.Conv2d(16, 16, 3, padding=1), nn.BatchNorm2d(16), between()),
+            *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, facts.outputs)),
+        )
+
+    for number, line in enumerate(("l1-filter-pruning(ratio=0.5)", "network-slimming(ratio=0.4)")):
+        plain, steep = (Squeezed(line, partial(make, a), tmp_path / f"{number}{a}") for a in (nn.ReLU, act))
+        shapes = [[tuple(p.shape) for p in done.net.parameters() if p.dim() > 1] for done in (plain, steep)]
+        assert shapes[0][0][0] < 16
+        if number == 0:  # what slimming takes depends on how the scales have moved
+            assert shapes[0] == shapes[1]
+        assert steep.outputs_are_kept()

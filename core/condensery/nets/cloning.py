@@ -7,7 +7,10 @@ import copy
 import torch
 from torch import nn
 from torch.nn.utils import parametrize
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
+from condensery.errors import UsageError
 from condensery.nets.transforms import attached, detach, stack_of
 
 
@@ -17,13 +20,38 @@ def clone(model: nn.Module) -> nn.Module:
     ``deepcopy`` alone lets the copy share the dynamic class that ``parametrize`` made, so that removing a
     parametrization from the copy breaks the original; and a tap before ``ReLU(inplace=True)`` reads wrong values.
     """
-    twin = copy.deepcopy(model)
+    _refuse_foreign(model)
+    # A recurrent layer holds its weights as it last computed them through transforms, which can't be copied. It gets
+    # an empty list instead of them, and computes them anew in its next pass.
+    computed = [m for m in model.modules() if isinstance(m, nn.RNNBase) and parametrize.is_parametrized(m)]
+    twin = copy.deepcopy(model, {id(m._flat_weights): [] for m in computed})
     for module in list(twin.modules()):
         if parametrize.is_parametrized(module):
             _renew(module)
         if getattr(module, "inplace", False) is True:
             module.inplace = False  # type: ignore[assignment]
     return twin
+
+
+def _refuse_foreign(model: nn.Module) -> None:
+    """Refuse what a weight is made of by others than Condensery: it would be lost where a transform is put on it.
+
+    :raises UsageError: naming the layer, and what to call before.
+    """
+    for path, module in model.named_modules():
+        stacks = module.parametrizations if parametrize.is_parametrized(module) else {}
+        for name in stacks:  # type: ignore[union-attr]
+            if stack_of(module, name) is None:
+                kind = type(stacks[name][0]).__name__.lstrip("_")  # type: ignore[index, operator]
+                call = f"torch.nn.utils.parametrize.remove_parametrizations(net.get_submodule({path!r}), {name!r})"
+                raise UsageError(f"layer {path!r}: its {name} is made by {kind}; call {call} before")
+        for hook in module._forward_pre_hooks.values():
+            if isinstance(hook, (WeightNorm, SpectralNorm)):
+                call = f"remove_{'weight' if isinstance(hook, WeightNorm) else 'spectral'}_norm"
+                raise UsageError(
+                    f"layer {path!r}: its {hook.name} is made by {type(hook).__name__}; "
+                    f"call torch.nn.utils.{call}(net.get_submodule({path!r}), {hook.name!r}) before"
+                )
 
 
 def _renew(module: nn.Module) -> None:

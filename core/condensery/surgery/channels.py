@@ -25,6 +25,11 @@ def is_depthwise(module: object) -> bool:
     return isinstance(module, _ConvNd) and module.groups == module.out_channels > 1
 
 
+def has_one_slope(module: object) -> bool:
+    """Tell whether a module is a PReLU with one slope for all channels: nothing of it depends on their number."""
+    return isinstance(module, nn.PReLU) and module.num_parameters == 1
+
+
 def is_writer(module: object) -> bool:
     """Tell whether a layer makes channels of its own."""
     return isinstance(module, _ConvNd | nn.Linear) and not is_depthwise(module)
