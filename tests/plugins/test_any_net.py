@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from tests.core.helpers import offering
-from torch import nn
+from torch import Tensor, nn
 
 import condensery
 from condensery import Registry, Run

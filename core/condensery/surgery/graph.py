@@ -35,17 +35,8 @@ from condensery.surgery.cuts import TOLERANCE, Channels, Cut, Left, difference, 
 Forward = Callable[[nn.Module, Any], Tensor]
 Removed = Mapping[str, Sequence[int]]
 KEEP_ZEROS = (
-    "Relu",
-    "LeakyRelu",
-    "Silu",
-    "Gelu",
-    "Elu",
-    "Tanh",
-    "Hardtanh",
-    "Hardswish",
-    "MaxPool",
-    "AvgPool",
-    "Prelu",
+    *("Relu", "LeakyRelu", "Prelu", "Silu", "Gelu", "Elu", "Tanh", "Hardtanh", "Hardswish"),
+    *("MaxPool", "AvgPool"),
 )
 """Beginnings of the names of autograd nodes that make zeros of zeros, each channel for itself."""
 MOVE_CHANNELS = (

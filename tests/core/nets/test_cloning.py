@@ -64,8 +64,8 @@ def test_a_recurrent_layer_is_cloned_with_its_transforms_and_without_them() -> N
 )
 def test_weights_that_others_make_are_refused_with_what_to_call(wrap: Any, call: str) -> None:
     net = nn.Sequential(wrap(nn.Linear(4, 4)))
-    said = rf"^layer '0': its weight is made by .*; call (torch.nn.utils.{call}\(net.get_submodule\('0'\), 'weight'\)) before$"
+    said = rf"^layer '0': its weight is made by .*; call (torch.nn.utils.{call}\(.*\)) before$"
     with pytest.raises(UsageError, match=said) as found:
         clone(net)
-    exec(re.findall(said, str(found.value))[0], {"torch": torch, "net": net})
+    eval(re.findall(said, str(found.value))[0], {"torch": torch, "net": net})
     assert clone(net)(torch.ones(1, 4)).equal(net(torch.ones(1, 4)))

@@ -30,7 +30,7 @@ class Scaled(nn.Module):
         (nn.Conv1d(2, 3, 1), ["weight"]),
         (nn.ConvTranspose2d(2, 3, 1), ["weight"]),
         (nn.LSTM(2, 3, 2), ["weight_hh_l0", "weight_hh_l1", "weight_ih_l0", "weight_ih_l1"]),
-        (nn.GRU(2, 3, bidirectional=True, bias=False), [f"weight_{m}_l0{r}" for m in ("hh", "ih") for r in ("", "_reverse")]),
+        (nn.GRU(2, 3, bidirectional=True), [f"weight_{of}_l0{way}" for of in ("hh", "ih") for way in ("", "_reverse")]),
         (nn.LSTM(2, 4, proj_size=3), ["weight_hh_l0", "weight_hr_l0", "weight_ih_l0"]),
         (nn.LSTMCell(2, 3), ["weight_hh", "weight_ih"]),
         (nn.MultiheadAttention(4, 2), ["in_proj_weight", "out_proj.weight"]),
