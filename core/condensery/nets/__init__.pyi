@@ -1,6 +1,7 @@
 from .choice import choose_layers as choose_layers
 from .cloning import clone as clone
 from .cloning import frozen as frozen
+from .cloning import keep_owners as keep_owners
 from .cloning import plain as plain
 from .cloning import same_numbers as same_numbers
 from .codecs import BitPack as BitPack
@@ -20,6 +21,7 @@ from .layers import replace as replace
 from .models import build_net as build_net
 from .models import copy_from as copy_from
 from .reach import Reach as Reach
+from .reach import parameters_of as parameters_of
 from .roles import is_attention as is_attention
 from .roles import resolve as resolve
 from .taps import EMPTY as EMPTY

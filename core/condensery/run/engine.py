@@ -15,6 +15,7 @@ from condensery.nets import Reach, weights_of
 from condensery.recipe import Recipe, check_conditions, holds, unroll, variables
 from condensery.run.base import Base
 from condensery.run.builder import Builder, Net
+from condensery.run.called import refuse_uncalled
 from condensery.run.cast import Cast
 from condensery.run.collapse import marks
 from condensery.run.folder import ARTIFACT, NET, ORIGINAL, PROGRESS, RunFolder
@@ -78,6 +79,7 @@ class Run:
         self.decisions: dict[str, Any] = {}
         self.baked: Baked | None = None
         self._checked = False
+        self._in_one_mode: dict[str, str] = {}
         self._calls: list[dict[str, Any]] = []
 
     @property
@@ -102,6 +104,8 @@ class Run:
             dry.net = dry.builder.net(self.recipe.model)
             dry.snapshots.keep("original", dry.net)
             dry._play()
+            inputs = self.task.example_input(2)
+            self._in_one_mode = refuse_uncalled(dry.net.module, lambda net: self.task.logits(net, inputs))
             # Refuses what can't be saved.
             dry.builder.described(Net(bake(dry.net.module, self.registry).net, dry.net.spec))
         self._calls = dry._calls
@@ -187,6 +191,7 @@ class Run:
             "ratios": ratios(before, after),
             "artifact": ARTIFACT,
             "collapsed": collapsed,
+            "called_in_one_mode": self._in_one_mode,
             "stages": self.stages,
             "wall_s": round(sum(s["wall_s"] for s in self.stages), 2),
         }

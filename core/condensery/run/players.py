@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from condensery.nets import EMPTY, Taps, TapValues, attached, plain_name
+from condensery.nets import EMPTY, Taps, TapValues, attached, keep_owners, plain_name
 from condensery.recipe import ModelSpec, OptimizerSpec
 from condensery.tasks import Batch, Task
 
@@ -79,10 +79,15 @@ class Player:
         return Outputs(logits.float(), self.taps.collect())
 
     def set_mode(self) -> None:
-        """Train mode with gradients if it trains, else eval mode without."""
-        self.module.train(self.trains)
+        """Train mode with gradients if it trains, else eval mode without; what its builder froze stays so."""
         for parameter in self.module.parameters():
             parameter.requires_grad_(self.trains)
+        self.start_epoch()
+
+    def start_epoch(self) -> None:
+        """Train mode if it trains, else eval mode, but for what its builder froze."""
+        self.module.train(self.trains)
+        keep_owners(self.module)
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """Return its parameters by plain name, its transforms' and (as ``helpers:...``) its helpers' among them."""

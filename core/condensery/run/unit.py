@@ -78,7 +78,7 @@ class UnitRunner:
             stage.epoch = epoch
             started = time.time()
             for player in stage.players.values():
-                player.module.train(player.trains)
+                player.start_epoch()
             self._steps(stage)
             stage.check_finite()
             stage.manager.call("after_epoch", stage=stage)

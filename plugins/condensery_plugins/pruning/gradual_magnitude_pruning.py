@@ -103,7 +103,7 @@ class GradualMagnitudePruning(Method):
 
     @hookimpl
     def report(self, stage: Stage) -> dict[str, float]:
-        """Return the share of zeros in the pruned layers and the net, the updates, and the learning rate at their end."""
+        """Return the share of zeros in the layers and the net, the updates, and the learning rate when they ended."""
         return {
             **sparsity(stage, self._layers(stage)),
             "updates_count": self.done_,

@@ -21,14 +21,14 @@ def plan_bits(stage: Stage, inner: int, edge: int) -> dict[str, int]:
 
 
 def refuse_quantized(method: str, weight: Weight) -> None:
-    """Refuse a second quantizer on one weight, and weights that aren't float32: levels round again in fewer bits.
+    """Refuse a second quantizer on one weight, and weights of half precision, in which levels are rounded once more.
 
     :raises NotApplicable: naming the layer.
     """
     transforms = () if weight.stack is None else weight.stack.transforms.values()
     if any(isinstance(t, Transform) and t.rank == QUANTIZE for t in transforms):
         raise NotApplicable(method, f"layer {weight.path!r} is quantized already")
-    if weight.latent.dtype != torch.float32:
+    if weight.latent.dtype.itemsize < torch.float32.itemsize:
         dtype = str(weight.latent.dtype).removeprefix("torch.")
         raise NotApplicable(method, f"layer {weight.path!r} is {dtype}; build the net in float32, as by net.float()")
 

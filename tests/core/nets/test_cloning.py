@@ -48,7 +48,7 @@ def test_a_recurrent_layer_is_cloned_with_its_transforms_and_without_them() -> N
     assert torch.equal(copy.deepcopy(plain(net))(x)[0], whole)
 
     with torch.no_grad():
-        latent_of(twin[0], "weight_ih_l0").zero_()
+        latent_of(twin.get_submodule("0"), "weight_ih_l0").zero_()
     assert not torch.equal(twin(x)[0], signed)
     assert torch.equal(net(x)[0], signed)
 
