@@ -14,6 +14,7 @@ from .codecs import Leaf as Leaf
 from .codecs import Record as Record
 from .codecs import to_bytes as to_bytes
 from .codecs import whole_numbers as whole_numbers
+from .layers import Counted as Counted
 from .layers import Layer as Layer
 from .layers import StandIn as StandIn
 from .layers import put_stand_ins as put_stand_ins

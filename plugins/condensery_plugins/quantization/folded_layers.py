@@ -14,7 +14,14 @@ from torch.nn import functional
 from condensery import Layer, straight_through
 from condensery.nets import StandIn, latent_of
 from condensery_plugins.quantization.affine import Grid, fake_quantize, nudged_grid, signed_ends
-from condensery_plugins.quantization.integer_arithmetic import CAPS, Numbers, accumulate, numbers_of
+from condensery_plugins.quantization.integer_arithmetic import (
+    CAPS,
+    Numbers,
+    accumulate,
+    exact_type,
+    is_narrow,
+    numbers_of,
+)
 from condensery_plugins.quantization.integer_layers import Integer, IntegerConv2d, IntegerLinear
 from condensery_plugins.quantization.ranges import Range
 
@@ -159,7 +166,8 @@ class Folded(Layer):
 
         with torch.no_grad():
             numbers = self.numbers()
-            out = numbers.real(accumulate(x, numbers, self.plan.input_bits, self.product))
+            dtype = exact_type(is_narrow(numbers.reach), x.device)
+            out = numbers.real(accumulate(x, numbers, self.plan.input_bits, self.product, dtype))
         return straight_through(out, self.soft(x)) if torch.is_grad_enabled() else out
 
     def soft(self, x: Tensor) -> Tensor:

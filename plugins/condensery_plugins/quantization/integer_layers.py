@@ -11,7 +11,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from condensery import Layer
-from condensery_plugins.quantization.integer_arithmetic import Numbers, Requantization, accumulate
+from condensery_plugins.quantization.integer_arithmetic import (
+    Numbers,
+    Requantization,
+    accumulate,
+    exact_type,
+    is_narrow,
+)
 
 NAMES = tuple(name for name in Numbers._fields if name != "output")
 OUTPUT_NAMES = tuple(f"output_{name}" for name in Requantization._fields)
@@ -34,11 +40,14 @@ class Integer(Layer):
     :param weight_bits: width of the weight's codes.
     :param input_bits: width of the input's codes.
     :param output_bits: width of the output's codes; ``None`` where the accumulators are handed on.
+    :param narrow: float32 holds the accumulators exactly; said here, so that a pass need not look at a number.
     """
 
-    def __init__(self, shape: list[int], weight_bits: int, input_bits: int, output_bits: int | None) -> None:
+    def __init__(
+        self, shape: list[int], weight_bits: int, input_bits: int, output_bits: int | None, narrow: bool = False
+    ) -> None:
         super().__init__()
-        self.shape = list(shape)
+        self.shape, self.narrow = list(shape), narrow
         self.weight_bits, self.input_bits, self.output_bits = weight_bits, input_bits, output_bits
 
         sizes = {"codes": self.shape, "bias": self.shape[:1]}
@@ -47,10 +56,11 @@ class Integer(Layer):
 
     def config(self) -> dict[str, Any]:
         """Return shape and widths."""
-        return {name: getattr(self, name) for name in ("shape", "weight_bits", "input_bits", "output_bits")}
+        return {name: getattr(self, name) for name in ("shape", "weight_bits", "input_bits", "output_bits", "narrow")}
 
     def fill(self, numbers: Numbers) -> Self:
         """Take over the numbers of a trained layer and return self."""
+        self.narrow = is_narrow(numbers.reach)
         values = {name: getattr(numbers, name) for name in NAMES}
         if numbers.output is not None:
             values |= zip(OUTPUT_NAMES, numbers.output, strict=True)
@@ -81,7 +91,7 @@ class Integer(Layer):
 
     def accumulate(self, x: Tensor) -> Tensor:
         """Return the accumulators of some real inputs, int32, of the shape of the output."""
-        return accumulate(x, self.numbers(), self.input_bits, self.product)
+        return accumulate(x, self.numbers(), self.input_bits, self.product, exact_type(self.narrow, x.device))
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
