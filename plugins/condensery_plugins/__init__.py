@@ -12,6 +12,7 @@ CODECS = (
     ("affine", "codecs.affine:Affine"),
     ("bitmap", "codecs.bitmap:Bitmap"),
     ("huffman", "codecs.huffman:Huffman"),
+    ("offset", "codecs.offset:Offset"),
     ("palette", "codecs.palette:Palette"),
     ("product-codebook", "codecs.codebooks:ProductCodebook"),
     ("residual-codebook", "codecs.codebooks:ResidualCodebook"),

@@ -293,3 +293,36 @@ def test_what_the_builder_froze_stays_with_its_statistics(line: str, tmp_path: P
     assert not {n for n in moved if n.startswith("0.")}
     assert not {n for n in moved if n.startswith("1.2.running")}
     assert {"1.1.weight", "1.2.weight", "1.4.running_mean", "4.weight"} <= moved
+
+
+def small(facts: Any) -> nn.Module:
+    body = nn.Conv2d(facts.channels, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten()
+    return nn.Sequential(*body, nn.Linear(8 * facts.size**2, 32), nn.ReLU(), nn.Linear(32, facts.outputs))
+
+
+@pytest.mark.parametrize("line", ["network-slimming(ratio=0.4) -> lsq", "jacob-integer-only"])
+def test_whole_numbers_can_be_exported(line: str, tmp_path: Path) -> None:
+    done, image = Squeezed(line, small, tmp_path / "o"), torch.randn(2, 1, 8, 8)
+    program = torch.export.export(done.net, (image,)).module()
+    assert done.outputs_are_kept()
+    assert torch.equal(program(image), done.net(image))
+
+
+def test_integer_layers_are_stored_in_their_bits_and_without_zeros(tmp_path: Path) -> None:
+    """16,384 weights at 2 bits are 4,096 bytes; a tenth of them, by their distances, is a quarter of that."""
+    bits = "jacob-integer-only(weight_bits=2, edge_bits=2)"
+    sizes = {}
+    for number, line in enumerate((bits, f"magnitude(sparsity=0.9) -> {bits} -> huffman")):
+        done = Squeezed(line, small, tmp_path / str(number))
+        assert done.outputs_are_kept()
+        assert done.net.get_buffer("4.codes").shape == (32, 512)
+        assert int(done.net.get_buffer("4.codes").count_nonzero()) > 100
+        sizes[number] = done.report["after"]["storage"]["payload"]
+    assert 4096 < sizes[0] < 5200
+    assert sizes[1] < 0.4 * sizes[0]
+
+
+def test_nothing_to_code_is_refused(tmp_path: Path) -> None:
+    assert "huffman is not applicable: no weight is pruned, shared or quantized yet" in refused(
+        "huffman", small, tmp_path / "o"
+    )

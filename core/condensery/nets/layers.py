@@ -9,6 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 from torch import Tensor, nn
 
 from condensery.errors import UsageError
+from condensery.nets.codecs import Coding
 from condensery.nets.transforms import attach, attached
 
 
@@ -55,6 +56,13 @@ class Layer(nn.Module, ABC):
     def counted(self) -> dict[str, Tensor]:
         """Return by name what counts as its parameters, zero for zero; a layer without any names its stored numbers."""
         return dict(self.named_parameters(recurse=False))
+
+    def codings(self) -> dict[str, Coding]:
+        """Return how an artifact stores its tensors, by name; what isn't named is stored as it is.
+
+        What a coding stores must come back bit for bit.
+        """
+        return {}
 
     def work(self, *inputs: Any) -> Counted | None:
         """Return the work of one call; by default ``None``: it is counted from the operations that the call makes.

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from condensery import Layer
+from condensery import Layer, Transform
+from condensery.nets import Coding
+from condensery_plugins.codecs.offset import Offset
 from condensery_plugins.quantization.integer_arithmetic import (
     Numbers,
     Requantization,
@@ -51,6 +53,8 @@ class Integer(Layer):
         self.weight_bits, self.input_bits, self.output_bits = weight_bits, input_bits, output_bits
 
         sizes = {"codes": self.shape, "bias": self.shape[:1]}
+        self.marks: Sequence[Transform] = ()
+        """What was on the trained layer's weight and says how it is stored: masks, and that it is entropy coded."""
         for name in NAMES if output_bits is None else NAMES + OUTPUT_NAMES:
             self.register_buffer(name, torch.zeros(sizes.get(name, []), dtype=_type(name)))
 
@@ -58,8 +62,9 @@ class Integer(Layer):
         """Return shape and widths."""
         return {name: getattr(self, name) for name in ("shape", "weight_bits", "input_bits", "output_bits", "narrow")}
 
-    def fill(self, numbers: Numbers) -> Self:
-        """Take over the numbers of a trained layer and return self."""
+    def fill(self, numbers: Numbers, marks: Sequence[Transform] = ()) -> Self:
+        """Take over the numbers of a trained layer, and what says how they are stored, and return self."""
+        self.marks = tuple(marks)
         self.narrow = is_narrow(numbers.reach)
         values = {name: getattr(numbers, name) for name in NAMES}
         if numbers.output is not None:
@@ -74,6 +79,14 @@ class Integer(Layer):
         if self.output_bits is not None:
             output = Requantization(*(self.get_buffer(name) for name in OUTPUT_NAMES))
         return Numbers(**{name: self.get_buffer(name) for name in NAMES}, output=output)
+
+    def codings(self) -> dict[str, Coding]:
+        """Return the codes of the weight in as few bits as they need, zeros left out where a mask made them."""
+        codes, zero = self.get_buffer("codes"), int(self.get_buffer("weight_zero"))
+        coding = Offset.packed(codes, zero)
+        for transform in self.marks:
+            coding = transform.code(coding, codes)
+        return {"codes": coding} if coding.cost(codes).total < codes.numel() else {}
 
     @property
     def weight(self) -> Tensor:
