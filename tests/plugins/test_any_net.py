@@ -16,7 +16,7 @@ from torch.nn.utils import parametrizations
 import condensery
 from condensery import Registry, Run
 from condensery.errors import CondenseryError
-from condensery.nets import attach
+from condensery.nets import attach, attached
 from condensery.recipe import parse_recipe
 from condensery.recipe.spelling import parse
 from condensery.run.called import refuse_uncalled
@@ -326,3 +326,35 @@ def test_nothing_to_code_is_refused(tmp_path: Path) -> None:
     assert "huffman is not applicable: no weight is pruned, shared or quantized yet" in refused(
         "huffman", small, tmp_path / "o"
     )
+
+
+class Rows(nn.Module):
+    """An LSTM over the rows of an image."""
+
+    def __init__(self, facts: Any) -> None:
+        super().__init__()
+        self.lstm, self.head = nn.LSTM(facts.size, 64, 2, batch_first=True), nn.Linear(64, facts.outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.lstm(x.squeeze(1))[0][:, -1])  # type: ignore[no-any-return]
+
+
+def test_a_recurrent_net_is_pruned_shared_and_coded(tmp_path: Path) -> None:
+    done = Squeezed("magnitude(sparsity=0.9) -> kmeans-sharing(bits=4) -> huffman", Rows, tmp_path / "o")
+    weights = dict(done.net.named_parameters())
+    matrices = {n: p for n, p in weights.items() if p.dim() > 1}
+    assert len(matrices) == 5
+    gone = sum(int((p == 0).sum()) for p in matrices.values())
+    assert gone == pytest.approx(0.9 * sum(p.numel() for p in matrices.values()), abs=3)
+    assert all(3 <= len(p.unique()) <= 16 for p in matrices.values())  # type: ignore[no-untyped-call]
+    assert done.report["ratios"]["compression_rate"] > 10
+    assert done.outputs_are_kept()
+
+
+def test_the_input_of_a_recurrent_layer_is_quantized_once(tmp_path: Path) -> None:
+    done = Squeezed("lsq(weight_bits=3, activation_bits=3, edge_bits=3)", Rows, tmp_path / "o")
+    assert [item.target for item in attached(done.net)] == ["lstm:input", "head:input"]
+    # Drawn evenly from -b to b, so that the mean size is b / 2, a step 0.58 b, and b the second level on its side.
+    matrices = [p for n, p in done.net.named_parameters() if n.startswith("lstm.weight")]
+    assert [len(p.unique()) for p in matrices] == [5] * 4  # type: ignore[no-untyped-call]
+    assert done.outputs_are_kept()

@@ -26,11 +26,12 @@ class TaskFacts:
     """What a model builder must know to fit a task.
 
     :param kind: ``"image"``: inputs are ``(batch, channels, size, size)`` floats; ``"text"``: a mapping with
-        ``input_ids`` and ``attention_mask``, each ``(batch, length)`` of int64; ``"vector"``: ``(batch, size)`` floats.
+        ``input_ids`` and ``attention_mask``, each ``(batch, length)`` of int64; ``"vector"``: ``(batch, size)`` floats;
+        ``"sequence"``: ``(batch, length, size)`` floats.
     :param outputs: width of the logits; 1 for regression.
     """
 
-    kind: Literal["image", "text", "vector"]
+    kind: Literal["image", "sequence", "text", "vector"]
     outputs: int
     channels: int = 0
     size: int = 0
