@@ -20,7 +20,7 @@ from condensery.nets import attach, attached
 from condensery.recipe import parse_recipe
 from condensery.recipe.spelling import parse
 from condensery.run.called import refuse_uncalled
-from condensery.tasks import TaskFacts
+from condensery.tasks import Batch, TaskFacts
 
 torch.set_num_threads(1)
 GPT2 = {"key": "hf/gpt2", "n_layer": 1, "n_embd": 24, "n_head": 3}
@@ -52,9 +52,9 @@ class Squeezed:
     def outputs_are_kept(self) -> bool:
         """Tell whether the loaded net gives the baked net's outputs, bit for bit; these differ between examples."""
         assert self.run.baked is not None
-        inputs = self.run.task.example_input(4)
+        batch = Batch(self.run.task.example(4))
         with torch.no_grad():
-            want, got = (self.run.task.logits(net, inputs) for net in (self.run.baked.net, self.net))
+            want, got = (self.run.task.outputs(net, batch) for net in (self.run.baked.net, self.net))
         assert bool(want.isfinite().all())
         assert bool((want != want[0]).any())
         return torch.equal(want, got)

@@ -59,7 +59,7 @@ class SpokenDigits(TensorTask):
         """Return frames, ``(batch, 51, 32)``."""
         return stored["frames"][index]
 
-    def example_input(self, batch_size: int = 2) -> Tensor:
+    def example(self, batch_size: int = 2) -> Tensor:
         """Return random frames."""
         return torch.randn(batch_size, FRAMES, BANDS, generator=torch.Generator().manual_seed(0))
 

@@ -74,7 +74,7 @@ def test_deep_compression_of_a_recurrent_net(tmp_path: Path) -> None:
     assert report["stages"][1]["report"]["magnitude.reached_percent"] > 98
 
     assert run.baked is not None
-    loaded, inputs = condensery.load(tmp_path / "artifact.safetensors", registry), run.task.example_input(16)
+    loaded, inputs = condensery.load(tmp_path / "artifact.safetensors", registry), run.task.example(16)
     with torch.no_grad():
         assert torch.equal(loaded(inputs), run.baked.net(inputs))
     weights = dict(loaded.named_parameters())
