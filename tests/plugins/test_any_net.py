@@ -21,6 +21,7 @@ from condensery.recipe import parse_recipe
 from condensery.recipe.spelling import parse
 from condensery.run.called import refuse_uncalled
 from condensery.tasks import Batch, TaskFacts
+from condensery_plugins.pruning.masks import Mask
 
 torch.set_num_threads(1)
 GPT2 = {"key": "hf/gpt2", "n_layer": 1, "n_embd": 24, "n_head": 3}
@@ -276,6 +277,15 @@ def test_a_layer_that_is_called_in_one_mode_is_reported() -> None:
     for path in ("body", "help"):
         attach(net, f"{path}:input", "given", Sign())
     assert refuse_uncalled(net, lambda net: net(torch.randn(2, 1, 8, 8))) == {"help": "train"}
+
+
+def test_a_masked_square_weight_is_used_as_it_is_whichever_way_it_lies() -> None:
+    net = nn.Sequential(nn.Linear(6, 6), nn.Conv2d(3, 3, 3, padding=1))
+    for path in ("0", "1"):
+        mask = Mask(net.get_submodule(path).get_parameter("weight").shape)
+        mask.keep[0, 1:] = False
+        attach(net, f"{path}.weight", "mask", mask)
+    assert refuse_uncalled(net, lambda net: net(torch.randn(2, 3, 6, 6))) == {}
 
 
 def frozen_stem(facts: Any) -> nn.Module:

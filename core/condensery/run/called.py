@@ -127,8 +127,9 @@ class _Look(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _compare(self, used: Tensor, zero: Tensor) -> None:
         """Note a layer whose weight isn't zero where it is masked."""
-        zero = zero if used.shape == zero.shape else zero.T if used.T.shape == zero.shape else zero.new_zeros(())
-        if bool((used[zero.expand(used.shape)] != 0).any()):
+        # A product takes some layers' weights transposed, and of a square one it can't be told which way it lies.
+        ways = [way for way in (zero, zero.movedim(0, -1)) if way.shape == used.shape]
+        if ways and all(bool((used[way] != 0).any()) for way in ways):
             self.changed[self._paths[self._running[-1]]] = None
 
 
