@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from condensery.errors import UsageError
 from condensery.measure.footprint import peak_memory, without_transforms
 from condensery.measure.work import count_work
-from condensery.nets import Layer, attached, owner_of, plain_name
+from condensery.nets import Layer, attached, own_parameters, owner_of
 from condensery.tasks import Batch, Split, Subset, Task, channels_last
 
 WARM_UP = 3
@@ -87,8 +87,7 @@ def used_tensors(model: nn.Module) -> dict[str, Tensor]:
     Numbers that a registered layer counts as its parameters are among them, transforms' own parameters are not. What
     two modules share is there once, for the first.
     """
-    own = {id(p) for a in attached(model) for p in a.transform.parameters()}
-    values: dict[str, Tensor] = {plain_name(n): p for n, p in model.named_parameters() if id(p) not in own}
+    values: dict[str, Tensor] = dict(own_parameters(model))
 
     with torch.no_grad():
         for item in attached(model):

@@ -23,10 +23,11 @@ from condensery.measure import (
     ratios,
     versions,
 )
-from condensery.nets import WEIGHTED
+from condensery.nets import Reach, weights_of
 from condensery.recipe import Recipe, TrainSpec, check_conditions, holds, unroll, variables
 from condensery.run.base import Base
 from condensery.run.builder import Builder, Net
+from condensery.run.called import refuse_uncalled
 from condensery.run.cast import Cast
 from condensery.run.collapse import marks
 from condensery.run.folder import ARTIFACT, NET, ORIGINAL, PROGRESS, RunFolder
@@ -37,7 +38,7 @@ from condensery.run.stage import Stage
 from condensery.run.unit import UnitRunner
 from condensery.run.validation import Validation, held_out, precision_of, with_validation
 from condensery.storage import Baked, bake, save_artifact
-from condensery.tasks import build_task
+from condensery.tasks import Batch, build_task
 
 SIZES = ("sparsity", "parameters", "nonzeros")
 """What a round's ``until`` may ask about, besides the task's metrics."""
@@ -94,6 +95,7 @@ class Run:
         self.decisions: dict[str, Any] = {}
         self.baked: Baked | None = None
         self._checked = False
+        self._in_one_mode: dict[str, str] = {}
         self._calls: list[dict[str, Any]] = []
 
     @property
@@ -118,6 +120,8 @@ class Run:
             dry.net = dry.builder.net(self.recipe.model)
             dry.snapshots.keep("original", dry.net)
             dry._play()
+            example = Batch(self.task.example(2))
+            self._in_one_mode = refuse_uncalled(dry.net.module, lambda net: self.task.outputs(net, example))
             baked = bake(dry.net.module, self.registry).net
             dry.builder.described(Net(baked, dry.net.spec))  # refuses what can't be saved
             dry._try_metrics(baked)
@@ -241,6 +245,7 @@ class Run:
             "ratios": ratios(before, after),
             "artifact": ARTIFACT,
             "collapsed": collapsed,
+            "called_in_one_mode": self._in_one_mode,
             "stages": self.stages,
             "wall_s": round(sum(s["wall_s"] for s in self.stages), 2),
         }
@@ -298,7 +303,7 @@ class Run:
 
     def _layers(self) -> list[str]:
         """Return the paths of the layers that a round over layers goes through."""
-        return [p for p, m in self.net.module.named_modules() if isinstance(m, WEIGHTED)]
+        return list(dict.fromkeys(weights_of(self.net.module, reach=Reach.of(self.registry)).paths))
 
     def _holds(self, condition: str) -> bool:
         """Tell whether a round's ``until`` holds for the net as it is now."""

@@ -9,7 +9,7 @@ import torch
 
 from condensery.contract import Facts, Method, Registry, StageManager, build_method, check_words, takes_list
 from condensery.errors import MethodError, UsageError
-from condensery.nets import BATCH_NORMS, clone, is_attention
+from condensery.nets import BATCH_NORMS, Reach, clone, is_attention
 from condensery.recipe import (
     ModelSpec,
     PlayerSpec,
@@ -76,6 +76,7 @@ class Opener:
             dry=self.dry,
             build=self.builder.build,
             classes=KnownClasses(self.builder.registry),
+            reach=Reach.of(self.builder.registry),
         )
         stage.players = dict(players)
         stage.manager = StageManager(unit.spec.name, methods_of(unit, self.builder.registry), Defaults())

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from condensery.errors import UsageError
-from condensery.nets import EMPTY, Taps, TapValues, attached, plain_name
+from condensery.nets import EMPTY, Taps, TapValues, attached, keep_owners, plain_name
 from condensery.recipe import ModelSpec, OptimizerSpec
 from condensery.tasks import Batch, Task, in_float32, map_tensors
 
@@ -102,10 +102,15 @@ class Player:
         return Outputs(in_float32(outputs), task, batch, self.taps.collect())
 
     def set_mode(self) -> None:
-        """Train mode with gradients if it trains, else eval mode without."""
-        self.module.train(self.trains)
+        """Train mode with gradients if it trains, else eval mode without; what its builder froze stays so."""
         for parameter in self.module.parameters():
             parameter.requires_grad_(self.trains)
+        self.start_epoch()
+
+    def start_epoch(self) -> None:
+        """Train mode if it trains, else eval mode, but for what its builder froze."""
+        self.module.train(self.trains)
+        keep_owners(self.module)
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """Return its parameters by plain name, its transforms' and (as ``helpers:...``) its helpers' among them."""

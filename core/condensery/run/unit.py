@@ -80,7 +80,7 @@ class UnitRunner:
             stage.epoch = epoch
             started = time.time()
             for player in stage.players.values():
-                player.module.train(player.trains)
+                player.start_epoch()
             self._steps(stage)
             stage.check_finite()
             stage.manager.call("after_epoch", stage=stage)
@@ -134,6 +134,8 @@ class UnitRunner:
             "report": report,
             "wall_s": round(sum(epoch["wall_s"] for epoch in history), 2),
         }
+        if stage.missed:
+            entry["missed"] = stage.missed
         if gone:
             entry["collapsed"] = gone
             self.show.line(f"{unit.title}: collapsed: {', '.join(gone)}")

@@ -34,9 +34,10 @@ class TaskFacts:
 
     :param kind: what the inputs are, in one word. The built-in models know ``image``: ``(batch, channels, height,
         width)`` floats; ``text``: a mapping with ``input_ids`` and ``attention_mask``, each ``(batch, length)`` of
-        int64; ``vector``: ``(batch, size)`` floats. Any other word will do for tasks and models of one's own.
+        int64; ``vector``: ``(batch, size)`` floats; ``sequence``: ``(batch, length, size)`` floats. Any other word will
+        do for tasks and models of one's own.
     :param outputs: width of the outputs, such as the number of classes; 1 for regression.
-    :param size: of a vector; of a square image, in place of height and width.
+    :param size: of a vector or a frame; of a square image, in place of height and width.
     """
 
     kind: str

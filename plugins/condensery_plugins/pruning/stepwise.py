@@ -10,7 +10,7 @@ from torch import Tensor
 
 from condensery import Method, Stage, Weight, hookimpl
 from condensery.run import due_steps
-from condensery_plugins.pruning.masks import sparsity_percent
+from condensery_plugins.pruning.masks import sparsity
 from condensery_plugins.pruning.refusals import refuse_empty, refuse_nothing
 
 
@@ -68,11 +68,11 @@ class Stepwise(InSteps):
 
     @hookimpl
     def report(self, stage: Stage) -> dict[str, float]:
-        """Return the share of zeros reached."""
-        return {"sparsity_percent": sparsity_percent(self.pruned(stage))}
+        """Return the share of zeros reached, in what is ranked and in the whole net."""
+        return sparsity(stage, self.pruned(stage))
 
     def pruned(self, stage: Stage) -> list[Weight]:
-        """Return what is ranked together: the weights of all convolutions and linear layers, and their biases."""
+        """Return what is ranked together: the weights of all layers, and their biases."""
         return stage.weights() + (stage.weights(tensor="bias") if self.biases else [])
 
     def reach(self, stage: Stage) -> None:
