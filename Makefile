@@ -4,7 +4,7 @@ BIN := .venv/bin
 WORKERS ?= 2
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-all lint format bench cards clean
+.PHONY: demo test test-all lint format bench cards pages clean
 
 .venv/installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: Condensery needs Python 3.11 or newer, and $(PYTHON) isn't; try make PYTHON=python3.12" >&2; exit 2; }
@@ -28,18 +28,22 @@ lint: .venv/installed
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m condensery_plugins.cards.generate --check
 	$(BIN)/python -m condensery_catalogue.readme --check
-	$(BIN)/python -m condensery_catalogue.pages --check
+	$(BIN)/python -m condensery_catalogue.results_table --check
 
 format: .venv/installed
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
+# The tables that are made from cards, recipes and stored results, and kept in git.
 cards: .venv/installed
-	$(BIN)/python -m condensery_plugins.cards.generate
 	$(BIN)/python -m condensery_catalogue.readme
-	$(BIN)/python -m condensery_catalogue.pages
+	$(BIN)/python -m condensery_catalogue.results_table
+
+# A page with a picture for each stored result; the site builds them, git doesn't keep them.
+pages: .venv/installed
+	@rm -rf build/pages
+	$(BIN)/python -m condensery_catalogue.pages build/pages
 
 bench: .venv/installed
 	$(BIN)/python tests/benchmarks/run.py

@@ -9,6 +9,7 @@ from typing import Any
 
 from condensery.contract import Registry
 from condensery_catalogue.listing import console, open_registry, table
+from condensery_catalogue.wording import collapses
 
 BAR = 16
 """Characters of a full bar."""
@@ -54,6 +55,7 @@ def describe(path: Path, registry: Registry) -> dict[str, Any]:
         "layers": structure.get("layers", {}),
         "reshaped": sorted(structure.get("shapes", {})),
         "activations": [f"{t['target']} {t['key']}" for t in manifest["transforms"]],
+        "collapsed": manifest.get("collapsed", []),
         "tensors": tensors,
         "sizes": sizes.dump(),
     }
@@ -68,6 +70,8 @@ def print_sizes(found: dict[str, Any], path: Path) -> None:
     said = table("tensor", "shape", "stored as", "bytes", "tables", "bits", "share", title=str(path))
     for column in said.columns[3:6]:
         column.justify = "right"
+
+    # Tensors with less than a hundredth of the file are summed up in one line.
     small = [t for t in found["tensors"] if t["payload"] + t["tables"] < 0.01 * sizes["file"]]
     for tensor in found["tensors"]:
         if tensor not in small:
@@ -76,12 +80,16 @@ def print_sizes(found: dict[str, Any], path: Path) -> None:
     if small:
         total = sum(t["payload"] + t["tables"] for t in small)
         out.print(f"and {len(small)} small tensors, {total:,} bytes together", highlight=False)
+
     parts = [f"{sizes[name]:,} {name}" for name in ("payload", "tables", "header", "manifest")]
     out.print(f"file: {sizes['file']:,} bytes = {' + '.join(parts)}", highlight=False)
     numbers = sum(math.prod(t["shape"]) for t in found["tensors"])
     out.print(f"{numbers:,} numbers, {8 * sizes['file'] / max(1, numbers):.2f} bits each in the file", highlight=False)
+
     task = f", made on {found['task']['key']}" if found["task"] else ""
     out.print(f"model {found['model']['key']}{task}", markup=False, highlight=False)
+    for line in collapses(found["collapsed"]):
+        out.print(line, style="bold red", markup=False, highlight=False)
     for title, items in (
         ("registered layers", [f"{p} {layer['key']}" for p, layer in found["layers"].items()]),
         ("reshaped", found["reshaped"]),

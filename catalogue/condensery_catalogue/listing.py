@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import sys
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 FAMILIES = ("architecture", "pruning", "quantization", "distillation", "joint")
-RECALLED = "recalled"
 UNBROKEN = ("key", "ref", "family", "setting", "claim")
 """Columns whose words are copied from the table, or short."""
 NARROW, PLAIN_WIDTH = 110, 120
@@ -29,6 +29,12 @@ def open_registry() -> Registry:
     for problem in registry.problems:
         print(f"warning: {problem}", file=sys.stderr)
     return registry
+
+
+def own_registry() -> Registry:
+    """Open a registry of what this project itself brings: what is generated into its files must not hold strangers'."""
+    points = importlib.metadata.distribution("condensery").entry_points.select(group="condensery")
+    return Registry.open(((point.name, point.load()) for point in points), entry_points=False)
 
 
 def console() -> Console:
@@ -56,6 +62,7 @@ def rows(registry: Registry, family: str | None = None) -> list[dict[str, Any]]:
     """
     if family is not None and family not in FAMILIES:
         raise UnknownKey("family", family, FAMILIES)
+
     found = []
     for key in sorted({*registry.keys("papers"), *registry.keys("methods")}):
         card = registry.card(key) or {}
@@ -89,6 +96,7 @@ def list_cards(family: str | None, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(found, indent=1, ensure_ascii=False))
         return
+
     from rich.markup import escape
 
     out = console()

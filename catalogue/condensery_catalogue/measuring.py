@@ -16,6 +16,7 @@ from condensery_catalogue.metrics import FIGURES
 from condensery_catalogue.running import check_device, figure, quiet_libraries
 
 if TYPE_CHECKING:
+    from rich.table import Table
     from torch import nn
 
     from condensery.tasks import Task
@@ -54,6 +55,8 @@ def measure_target(target: str, task: str | None, device: str, *, layers: bool, 
     quiet_libraries()
     given = None if task is None else checked(TaskSpec, parse_task(task), "task")
     found = (_of_artifact if target.endswith(SUFFIX) else _of_model)(target, given, registry)
+
+    # Here, because it loads torch, which a wrong name above doesn't need.
     from condensery.measure import measure
 
     where = _device(device)
@@ -63,6 +66,7 @@ def measure_target(target: str, task: str | None, device: str, *, layers: bool, 
         said["sizes"] = dict(found.sizes)
     if layers:
         said["layers"] = layer_rows(found)
+
     if as_json:
         print(json.dumps(said, indent=1))
     else:
@@ -75,6 +79,7 @@ def _of_model(target: str, task: TaskSpec | None, registry: Registry) -> Target:
     if spec.init_from is not None:
         raise UsageError("model: 'init_from' copies the net of a role, and there are no roles here; leave it out")
     entry = registry.find("models", spec.key).key
+
     from condensery.measure import dense_bytes
     from condensery.storage import build_with_weights
     from condensery.tasks import build_task
@@ -99,6 +104,7 @@ def _of_artifact(target: str, task: TaskSpec | None, registry: Registry) -> Targ
     task = task or artifact.task
     if task is None:
         raise UsageError(f"{target} doesn't say which task it was made on; say --task")
+
     sizes = artifact.sizes
     return Target(artifact.net, build_task(task, registry), sizes.file, artifact.bits, trained=True, sizes=sizes.dump())
 
@@ -120,22 +126,23 @@ def layer_rows(target: Target) -> list[dict[str, Any]]:
     from condensery.measure import LayerWork, count_work, layer_counts
 
     sizes = layer_counts(target.net)
-    work: dict[str, LayerWork] | None
+    work: dict[str, LayerWork] = {}
+    unknown: int | None = 0
     try:
         work = {layer.path: layer for layer in count_work(target.task, target.net, target.bits).layers}
     except UsageError:
-        work = None
+        unknown = None
+
     rows = []
     for path, module in target.net.named_modules():
-        if path not in sizes and path not in (work or {}):
+        if path not in sizes and path not in work:
             continue
         row = {"path": path, "class": type_before_parametrizations(module).__name__}
         row |= sizes.get(path, {"parameters": 0, "nonzeros": 0})
-        done = (work or {}).get(path)
-        none = None if work is None else 0
-        row["macs"] = done.macs if done else none
-        row["effective_macs"] = done.effective_macs if done else none
-        row["bitops"] = done.bitops if done else none
+        done = work.get(path)
+        row["macs"] = done.macs if done else unknown
+        row["effective_macs"] = done.effective_macs if done else unknown
+        row["bitops"] = done.bitops if done else unknown
         row["bits"] = [list(pair) for pair in done.bits] if done else []
         rows.append(row)
     return rows
@@ -143,29 +150,11 @@ def layer_rows(target: Target) -> list[dict[str, Any]]:
 
 def print_figures(said: Mapping[str, Any]) -> None:
     """Print the figures of one net, and of its layers where they were asked for."""
-    from rich.markup import escape
-
     out = console()
-    threads = f"{said['threads']} thread{'s' * (said['threads'] != 1)}"
     if "layers" in said:
-        shown = table("layer", "class", "parameters", "non-zero", "MACs", "effective", "bits")
-        for column in shown.columns[2:]:
-            column.justify = "right"
-        for row in said["layers"]:
-            numbers = [figure(row[k]) for k in ("parameters", "nonzeros", "macs", "effective_macs")]
-            bits = ", ".join(f"{weight}x{value}" for weight, value in row["bits"])
-            shown.add_row(escape(row["path"]) or "(the net itself)", row["class"], *numbers, bits)
-        out.print(shown)
-    title = f"{said['target']} on {said['task']}, {said['device']}, {threads}"
-    figures = table("", "", title=escape(title))
-    figures.show_header = False
-    figures.columns[1].justify = "right"
-    rows = [(words, figure(said[key])) for key, words in FIGURES.items()]
-    latency = f"{said['latency_ms']:,.3f} ± {said['latency_spread_ms'] / 2:,.3f}"
-    rows.insert(-2, ("latency, batch 1 (ms, median ± half the interquartile range)", latency))
-    for row in [*rows, *((name, figure(value)) for name, value in said["quality"].items())]:
-        figures.add_row(*row)
-    out.print(figures)
+        out.print(_layers_table(said["layers"]))
+    out.print(_figures_table(said))
+
     if "macs_unknown" in said:
         out.print(said["macs_unknown"], markup=False, highlight=False)
     if sizes := said.get("sizes"):
@@ -173,3 +162,34 @@ def print_figures(said: Mapping[str, Any]) -> None:
         out.print(f"file: {' + '.join(parts)}", markup=False, highlight=False)
     if not said["quality"]:
         out.print("quality: not measured, the net is untrained", markup=False, highlight=False)
+
+
+def _layers_table(layers: list[dict[str, Any]]) -> Table:
+    from rich.markup import escape
+
+    shown = table("layer", "class", "parameters", "non-zero", "MACs", "effective", "bits")
+    for column in shown.columns[2:]:
+        column.justify = "right"
+
+    for row in layers:
+        numbers = [figure(row[key]) for key in ("parameters", "nonzeros", "macs", "effective_macs")]
+        bits = ", ".join(f"{weight}x{value}" for weight, value in row["bits"])
+        shown.add_row(escape(row["path"]) or "(the net itself)", row["class"], *numbers, bits)
+    return shown
+
+
+def _figures_table(said: Mapping[str, Any]) -> Table:
+    from rich.markup import escape
+
+    threads = f"{said['threads']} thread{'s' * (said['threads'] != 1)}"
+    shown = table("", "", title=escape(f"{said['target']} on {said['task']}, {said['device']}, {threads}"))
+    shown.show_header = False
+    shown.columns[1].justify = "right"
+
+    rows = [(words, figure(said[key])) for key, words in FIGURES.items()]
+    latency = f"{said['latency_ms']:,.3f} ± {said['latency_spread_ms'] / 2:,.3f}"
+    rows.insert(-2, ("latency, batch 1 (ms, median ± half the interquartile range)", latency))
+    rows += [(name, figure(value)) for name, value in said["quality"].items()]
+    for row in rows:
+        shown.add_row(*row)
+    return shown

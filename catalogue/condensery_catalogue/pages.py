@@ -1,8 +1,4 @@
-"""One page for each stored result, and their index: ``python -m condensery_catalogue.pages [--check]``.
-
-Everything comes from the results' JSON. A picture is drawn where there is none of its result; another version of
-matplotlib would draw it differently, so it is only asked which result it shows.
-"""
+"""A page with a picture for each stored result, and their index: ``python -m condensery_catalogue.pages FOLDER``."""
 
 from __future__ import annotations
 
@@ -10,35 +6,69 @@ import statistics
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from condensery_catalogue.drawing import fingerprint, is_drawn, save_drawing
-from condensery_catalogue.readme import keep, markdown_table
-from condensery_catalogue.results import answer, heading, measured, results_home, spread, stored_results, went
-from condensery_catalogue.showing import claimed, source
+from condensery.contract import Registry
+from condensery_catalogue.drawing import save_drawing
+from condensery_catalogue.generated import markdown_table, write_text
+from condensery_catalogue.listing import open_registry
+from condensery_catalogue.points import is_drawn
+from condensery_catalogue.results import stored_results
+from condensery_catalogue.wording import (
+    answer,
+    claimed,
+    collapse,
+    collapses,
+    heading,
+    measured,
+    source,
+    spread,
+    subject,
+    went,
+)
 
-INDEX, PAGES = Path("catalogue/docs/results.md"), Path("catalogue/docs/results")
-UP = "../" * len(PAGES.parts)
-MODULE = "condensery_catalogue.pages"
-MADE = f"<!-- made by python -m {MODULE}: make cards -->"
+INDEX = "index.md"
+RATES = (
+    ("MACs, before over after", "macs_ratio", "{:.2f}x"),
+    ("file (bytes)", "storage.file", "{:,.0f}"),
+    ("file, before over after", "compression_rate", "{:.2f}x"),
+    ("as papers count it", "storage_rate", "{:.2f}x"),
+    ("seconds a seed", "wall_s", "{:,.0f}"),
+)
+"""Title, where an arm holds the values of its seeds, and how their mean is said."""
+
+
+def build_pages(registry: Registry, folder: Path) -> int:
+    """Write the pages and pictures of all stored results, whatever package brings them, and return their number."""
+    results = [result for key in registry.keys("recipes") for result in stored_results(registry, key)]
+    write_text(folder / INDEX, index_page(results))
+    for result in results:
+        write_text(folder / f"{page_name(result)}.md", result_page(result))
+        if is_drawn(result):
+            save_drawing(result, folder / f"{page_name(result)}.svg")
+    return len(results)
+
+
+def page_name(result: Mapping[str, Any]) -> str:
+    """Return the name of a result's page and picture, less their suffix."""
+    return f"{result['key']}-{result['tier']}"
 
 
 def index_page(results: Sequence[Mapping[str, Any]]) -> str:
     """Return the page that lists all results."""
     rows = []
     for result in results:
-        verdicts = Counter(answer(c) for c in result["comparisons"] if c["verdict"])
+        verdicts = Counter(answer(result, c) for c in result["comparisons"] if c["verdict"])
         said = ", ".join(f"{number} {verdict}" for verdict, number in sorted(verdicts.items())) or "-"
-        link = f"[{result['key']}]({PAGES.name}/{page_path(result).name})"
+        link = f"[{result['key']}]({page_name(result)}.md)"
         seeds = str(len(result["seeds"]))
         rows.append([link, result["tier"], result["scale"], seeds, said, _device(result), result["date"]])
     table = markdown_table(("result", "tier", "scale", "seeds", "verdicts", "device", "date"), rows)
-    return f"""{MADE}
-
-# Results
+    return f"""# Results
 
 What was measured here, each beside the claims of its paper. A run at another scale than the paper's is `scaled-down`,
 whatever it measures, and a claim that was only recalled never yields "reproduced".
@@ -50,17 +80,15 @@ whatever it measures, and a claim that was only recalled never yields "reproduce
 def result_page(result: Mapping[str, Any]) -> str:
     """Return the page of one result."""
     seeds = len(result["seeds"])
-    picture = f"![{heading(result)}]({UP}{picture_path(result).as_posix()})\n\n" if is_drawn(result) else ""
+    picture = f"![{heading(result)}]({page_name(result)}.svg)\n\n" if is_drawn(result) else ""
     note = f"{' '.join(result['note'].split())}\n\n" if result["note"] else ""
     over = "from one seed" if seeds == 1 else f"mean ± sample standard deviation over {seeds} seeds"
     recipes = "\n".join(_recipe(arm, recipe) for arm, recipe in result["recipes"].items())
-    return f"""{MADE}
-
-# {heading(result)}
+    return f"""# {heading(result)}
 
 {picture}{note}Figures are the {result["epoch"]} epoch's, {over}; `condensery show {result["card"]}` tells all
 claims, and `condensery reproduce {result["key"]} --tier {result["tier"]}` runs this again.
-[All results](../{INDEX.name})
+[All results]({INDEX})
 
 {_claims(result)}## Arms
 
@@ -75,39 +103,31 @@ claims, and `condensery reproduce {result["key"]} --tier {result["tier"]}` runs 
 """
 
 
-def page_path(result: Mapping[str, Any]) -> Path:
-    """Return where a result's page lies."""
-    return PAGES.joinpath(f"{result['key']}-{result['tier']}.md")
-
-
-def picture_path(result: Mapping[str, Any]) -> Path:
-    """Return where a stored result's picture lies: beside it."""
-    return (results_home() or Path()).joinpath(result["key"], f"{result['tier']}.svg")
-
-
 def _claims(result: Mapping[str, Any]) -> str:
     """Return the claims beside what was measured, under a heading; nothing where nothing is compared."""
     rows = []
     for c in result["comparisons"]:
-        claim, arms = c["claim"], " against ".join(f"`{arm}`" for arm in (c["arm"], c["baseline_arm"]) if arm)
-        setting = ", ".join(w for w in (claim["model"], claim.get("setting"), claim["dataset"]) if w)
-        what = f"{claim['metric']}: {setting}"
-        here = (measured(c), arms, went(c, len(result["seeds"])), answer(c))
-        rows.append([f"`{claim['id']}`", what, claimed(claim), source(claim), *here])
+        claim = c["claim"]
+        arms = " against ".join(f"`{arm}`" for arm in (c["arm"], c["baseline_arm"]) if arm)
+        said = [f"`{claim['id']}`", subject(claim), claimed(claim), source(claim)]
+        rows.append([*said, measured(c), arms, went(result, c), answer(result, c)])
     columns = ("claim", "what", "the paper says", "source", "measured here", "arms", "direction", "verdict")
     return f"## Claims\n\n{markdown_table(columns, rows)}\n\n" if rows else ""
 
 
 def _arms(result: Mapping[str, Any]) -> str:
     """Return the table of arms; a column that no arm has is left out."""
-    columns: dict[str, list[str]] = {"arm": [f"`{arm}`" for arm in result["arms"]]}
     arms = list(result["arms"].values())
+    columns: dict[str, list[str]] = {"arm": [f"`{arm}`" for arm in result["arms"]]}
     for name in dict.fromkeys(name for arm in arms for name in arm["quality"]):
         columns[name] = [spread(arm["quality"].get(name)) for arm in arms]
     columns["non-zeros"] = [f"{arm['nonzeros']:,} of {arm['parameters']:,}" for arm in arms]
+    columns["collapsed"] = [_collapse(arm) for arm in arms]
+
     for title, key, form in RATES:
-        values = [[v for v in _values(arm, key) if v is not None] for arm in arms]
-        columns[title] = [form.format(statistics.fmean(v)) if v else "-" for v in values]
+        values = [[value for value in _values(arm, key) if value is not None] for arm in arms]
+        columns[title] = [form.format(statistics.fmean(found)) if found else "-" for found in values]
+
     shown = {title: cells for title, cells in columns.items() if set(cells) != {"-"}}
     return markdown_table(list(shown), list(zip(*shown.values(), strict=True)))
 
@@ -120,14 +140,10 @@ def _values(arm: Mapping[str, Any], path: str) -> Sequence[float | None]:
     return list(node)
 
 
-RATES = (
-    ("MACs, before over after", "macs_ratio", "{:.2f}x"),
-    ("file (bytes)", "storage.file", "{:,.0f}"),
-    ("file, before over after", "compression_rate", "{:.2f}x"),
-    ("as papers count it", "storage_rate", "{:.2f}x"),
-    ("seconds a seed", "wall_s", "{:,.0f}"),
-)
-"""Title, where an arm holds the values of its seeds, and how their mean is said."""
+def _collapse(arm: Mapping[str, Any]) -> str:
+    """Return in how many seeds an arm collapsed, in which stages, by which methods, and what of the net did."""
+    words = collapse(arm)
+    return "; ".join([words, *collapses(chain(*arm["collapsed"]))]) if words else "-"
 
 
 def _recipe(arm: str, recipe: Mapping[str, Any]) -> str:
@@ -155,30 +171,13 @@ def _made(result: Mapping[str, Any]) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Write the pages and pictures of the checkout in the current folder, or check that they are up to date."""
-    check = "--check" in arguments
-    if results_home() is None:
-        print("no checkout here: run it in the folder that holds reproductions/", file=sys.stderr)
-        return 1
-    results = stored_results()
-    bad = 0
-    for result in results:
-        picture = picture_path(result)
-        if not is_drawn(result) or (picture.is_file() and fingerprint(result) in picture.read_text(encoding="utf-8")):
-            continue
-        if check:
-            print(f"{picture} is not of the result beside it: run python -m {MODULE}", file=sys.stderr)
-            bad = 1
-        else:
-            save_drawing(result, picture)
-    pages = {page_path(result): result_page(result) for result in results}
-    for path in sorted(set(PAGES.glob("*.md")) - set(pages)):
-        if check:
-            print(f"{path} has no result: run python -m {MODULE}", file=sys.stderr)
-            bad = 1
-        else:
-            path.unlink()
-    return keep({INDEX: index_page(results), **pages}, MODULE, check=check) or bad
+    """Write all pages into the folder that is given."""
+    if len(arguments) != 1 or arguments[0].startswith("-"):
+        print("usage: python -m condensery_catalogue.pages FOLDER", file=sys.stderr)
+        return 2
+    folder = Path(arguments[0])
+    print(f"{build_pages(open_registry(), folder)} results: {folder / INDEX}")
+    return 0
 
 
 if __name__ == "__main__":

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from importlib import resources
 from itertools import chain
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import Field, model_validator
 
 from condensery.contract import Registry
 from condensery.errors import UnknownKey, UsageError
-from condensery.recipe import Recipe, Strict, checked, merge, parse_recipe
+from condensery.recipe import Recipe, Strict, checked, load_yaml, merge, parse_recipe
+from condensery_catalogue.results import TierName, recipe_file
 
 
 class Comparison(Strict):
@@ -37,6 +36,11 @@ class Comparison(Strict):
         if self.answers == "gain" and self.baseline_arm is None:
             raise ValueError("a gain needs a baseline_arm")
         return self
+
+    @property
+    def arms(self) -> list[str]:
+        """The arm, and the one that it is compared with if there is one."""
+        return [arm for arm in (self.arm, self.baseline_arm) if arm is not None]
 
 
 class PublishedSpec(Strict):
@@ -65,11 +69,15 @@ class FigureSpec(Strict):
 
     @model_validator(mode="after")
     def _once(self) -> FigureSpec:
-        named = [*([] if self.baseline_arm is None else [self.baseline_arm]), *chain(*self.series.values())]
-        twice = {arm for arm in named if named.count(arm) > 1}
+        twice = {arm for arm in self.arms if self.arms.count(arm) > 1}
         if twice:
             raise ValueError(f"arm {min(twice)!r} is there twice")
         return self
+
+    @property
+    def arms(self) -> list[str]:
+        """The arms that are named: the baseline and those of the series."""
+        return [*([] if self.baseline_arm is None else [self.baseline_arm]), *chain(*self.series.values())]
 
 
 class Tier(Strict):
@@ -97,7 +105,7 @@ class Reproduction(Strict):
     key: str
     card: str
     notes: str = ""
-    tiers: dict[Literal["smoke", "desk", "paper"], Tier]
+    tiers: dict[TierName, Tier]
     compare: list[Comparison] = []
 
     def comparisons(self, tier: Tier, card: Mapping[str, Any]) -> list[tuple[Comparison, Mapping[str, Any]]]:
@@ -108,7 +116,7 @@ class Reproduction(Strict):
         found = []
         for item in self.compare if tier.compare is None else tier.compare:
             claim = self._claim(item.claim, card)
-            self._arms(tier, [arm for arm in (item.arm, item.baseline_arm) if arm is not None])
+            self._arms(tier, item.arms)
             found.append((item, claim))
         return found
 
@@ -131,19 +139,20 @@ class Reproduction(Strict):
         :raises UnknownKey: for a claim, an arm or a metric that isn't there, naming the nearest.
         """
         for item, _ in self.comparisons(tier, card):
-            for arm in (item.arm, item.baseline_arm):
-                if arm is not None:
-                    self._metric(item.metric, known[arm])
+            for arm in item.arms:
+                self._metric(item.metric, known[arm])
         self.published(tier, card)
-        figure = tier.figure
-        if figure is None:
+        if tier.figure is None:
             return tier
-        self._arms(tier, [*chain(*figure.series.values()), *([figure.baseline_arm] if figure.baseline_arm else [])])
+
+        figure = tier.figure
+        self._arms(tier, figure.arms)
         if set(tier.arms) == {figure.baseline_arm}:
             raise UsageError(f"reproduction {self.key!r}: its figure shows no arm but the baseline")
         for arm in tier.arms:
             for metric in (figure.x, figure.y):
                 self._metric(metric, known[arm])
+
         words = next(iter(known.values()))
         labels = {"x_label": figure.x_label or words[figure.x], "y_label": figure.y_label or words[figure.y]}
         return tier.model_copy(update={"figure": figure.model_copy(update=labels)})
@@ -170,14 +179,4 @@ def load_reproduction(registry: Registry, key: str) -> Reproduction:
     :raises UnknownKey: naming the nearest one.
     :raises UsageError: naming what is wrong with its file.
     """
-    if key not in registry.entries["recipes"]:
-        raise UnknownKey("reproduction", key, registry.keys("recipes"))
-    entry = registry.find("recipes", key)
-    package, _, name = entry.target.partition(":")
-    try:
-        data = yaml.safe_load(resources.files(package).joinpath(name).read_text(encoding="utf-8"))
-    except (ImportError, OSError) as error:
-        raise UsageError(f"plugin {entry.plugin!r}: reproduction {key!r} can't be read: {error}") from None
-    except yaml.YAMLError as error:
-        raise UsageError(f"reproduction {key!r}: {name} is not YAML: {' '.join(str(error).split())}") from None
-    return checked(Reproduction, data, f"reproduction {key!r}")
+    return checked(Reproduction, load_yaml(recipe_file(registry, key)), f"reproduction {key!r}")

@@ -1,35 +1,58 @@
-"""Stored results: where they lie, what they hold, and which commit of the code made them. Imports no torch."""
+"""Stored results: where they lie, and which commit of the code made them. Imports no torch."""
 
 from __future__ import annotations
 
 import json
-import math
 import subprocess
-from collections.abc import Mapping
+from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
+from condensery.contract import Registry
+from condensery.errors import UnknownKey, UsageError
+
+TierName = Literal["smoke", "desk", "paper"]
 CHECKOUT = Path("reproductions")
+"""The folder of a checkout of this project that holds the recipes."""
 
 
-def results_home() -> Path | None:
-    """Return ``reproductions/results`` where the current folder is a checkout of this project, else ``None``."""
-    return CHECKOUT / "results" if (CHECKOUT / "condensery_reproductions").is_dir() else None
+def recipe_file(registry: Registry, key: str) -> Path:
+    """Return the recipe of a reproduction, in the package that offers it.
+
+    :raises UnknownKey: naming the nearest reproduction.
+    :raises UsageError: if the package can't be imported.
+    """
+    if key not in registry.entries["recipes"]:
+        raise UnknownKey("reproduction", key, registry.keys("recipes"))
+    entry = registry.find("recipes", key)
+    package, _, name = entry.target.partition(":")
+    try:
+        return Path(str(resources.files(package).joinpath(name)))
+    except ImportError as error:
+        raise UsageError(f"plugin {entry.plugin!r}: reproduction {key!r} can't be read: {error}") from None
 
 
-def stored_results(key: str = "*") -> list[dict[str, Any]]:
-    """Return the results of one reproduction, or of all, that this checkout holds, by file name."""
-    home = results_home()
-    if home is None:
-        return []
-    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(home.glob(f"{key}/*.json"))]
+def stored_results(registry: Registry, key: str) -> list[dict[str, Any]]:
+    """Return the results that lie beside a reproduction's recipe, smallest tier first.
+
+    :raises UsageError: naming a file that is damaged.
+    """
+    folder = recipe_file(registry, key).parent
+    found = []
+    for path in (folder / f"{tier}.json" for tier in get_args(TierName)):
+        if path.is_file():
+            try:
+                found.append(json.loads(path.read_text(encoding="utf-8")))
+            except ValueError as error:
+                raise UsageError(f"{path}: damaged: {error}") from None
+
+    # A package may keep several recipes in one folder, where it can't be seen from a file's name whose result it is.
+    return [result for result in found if result["key"] == key]
 
 
-def heading(result: Mapping[str, Any]) -> str:
-    """Return what result this is, in one line."""
-    scale = result["scale"] if result["scale"] == "scaled-down" else f"{result['scale']}'s scale"
-    seeds = len(result["seeds"])
-    return f"{result['key']}, {result['tier']} tier, {scale}, {seeds} seed{'s' * (seeds != 1)}"
+def checkout_folder(recipe: Path) -> Path | None:
+    """Return the folder of a recipe if it belongs to the checkout in the current folder, else ``None``."""
+    return recipe.parent if recipe.resolve().is_relative_to(CHECKOUT.resolve()) else None
 
 
 def commit() -> str | None:
@@ -48,35 +71,3 @@ def commit() -> str | None:
         return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*") or None
     except (OSError, subprocess.SubprocessError):
         return None
-
-
-def spread(figures: Mapping[str, Any] | None) -> str:
-    """Return mean and deviation of a summary in words, to the deviation's first digit: 2 to 4 decimals."""
-    if figures is None:
-        return "-"
-    mean, deviation = figures["mean"], figures["std"]
-    if deviation is None:
-        return f"{mean:.2f}"
-    places = min(max(-math.floor(math.log10(deviation)), 2), 4) if deviation else 2
-    return f"{mean:.{places}f} ± {deviation:.{places}f}"
-
-
-def measured(comparison: Mapping[str, Any]) -> str:
-    """Return what a comparison measured in words: baseline, arm, and the gain where this is what is claimed."""
-    before = f"{spread(comparison['baseline'])} -> " if comparison["baseline"] else ""
-    gain = f", gain {spread(comparison['gain'])}" if comparison["answers"] == "gain" else ""
-    return f"{before}{spread(comparison['measured'])} {comparison['metric'].rpartition('.')[2]}{gain}"
-
-
-def went(comparison: Mapping[str, Any], seeds: int) -> str:
-    """Return a comparison's direction in words; with one seed the noise isn't known."""
-    if comparison["direction"] is None:
-        return "-"
-    return str(comparison["direction"]) + (" (one seed)" if seeds == 1 else "")
-
-
-def answer(comparison: Mapping[str, Any]) -> str:
-    """Return a comparison's verdict in words that stand alone."""
-    said = comparison["verdict"] or "-"
-    words: dict[str, str] = {"not": "not reproduced", "partly": "partly reproduced"}
-    return words.get(said, str(said))

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -18,6 +18,10 @@ from condensery.contract import Registry
 from condensery.errors import UnknownKey, UsageError
 from condensery.recipe import apply_overrides, load_yaml, parse, parse_model, parse_recipe
 from condensery_catalogue.listing import console, open_registry, table
+from condensery_catalogue.wording import collapses
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,6 +61,8 @@ def run_composition(composition: str, model: str | None, task: str, epochs: int 
     registry = open_registry()
     task_data = parse_model(task)
     cls = registry.load("tasks", task_data["key"])
+
+    # A stage trains half as long as the task's own base recipe, unless told otherwise.
     train: dict[str, Any] = dict(cls.base)
     train["epochs"] = epochs if epochs is not None else max(1, cls.base.get("epochs", 2) // 2)
     data = {
@@ -75,6 +81,7 @@ def _run(data: Mapping[str, Any], name: str, registry: Registry, options: RunOpt
     recipe = parse_recipe(changed)
     check_device(options.device)
     quiet_libraries()
+
     folder = options.out or free_folder(Path("runs"), recipe.name or name)
     with stoppable(folder, f"the same command with --out {folder} --resume"):
         from condensery.run import Progress, Run
@@ -86,6 +93,7 @@ def _run(data: Mapping[str, Any], name: str, registry: Registry, options: RunOpt
                 print(json.dumps(said, indent=1) if options.as_json else yaml.safe_dump(said, sort_keys=False))
                 return
             report = job.execute()
+
     if options.as_json:
         print(json.dumps(report, indent=1, default=str))
     else:
@@ -146,10 +154,35 @@ ROWS = (
 
 def print_report(report: Mapping[str, Any], folder: Path) -> None:
     """Print what a run came to."""
+    out = console()
+    out.print(_report_table(report))
+    for line in collapses(report.get("collapsed", [])):
+        out.print(line, style="bold red", markup=False, highlight=False)
+
+    storage = report["after"]["storage"]
+    parts = ", ".join(f"{storage[name]:,} {name}" for name in ("payload", "tables", "header", "manifest"))
+    rate = f"{report['ratios']['storage_rate']:.2f}x without header and manifest"
+    out.print(f"bytes after: {parts}; {rate}", highlight=False)
+    for side in ("before", "after"):
+        if "macs_unknown" in report[side]:
+            out.print(f"{side}: {report[side]['macs_unknown']}", markup=False, highlight=False)
+
+    for stage in report["stages"]:
+        said = ", ".join(f"{name} {figure(value)}" for name, value in stage["report"].items())
+        cached = " (from the cache)" if stage.get("cached") else ""
+        line = f"stage {stage['name']}{cached}: {stage['epochs']} epochs, {stage['wall_s']:.0f} s  {said}"
+        out.print(line, markup=False)
+    out.print(f"report: {folder / 'report.json'}", markup=False, soft_wrap=True)
+    out.print(f"artifact: {folder / report['artifact']}", markup=False, soft_wrap=True)
+
+
+def _report_table(report: Mapping[str, Any]) -> Table:
+    """Return the figures before and after the run, and their ratios."""
     before, after, ratios = report["before"], report["after"], report["ratios"]
     shown = table("", "before", "after", "ratio", title="What came out")
     for column in shown.columns[1:]:
         column.justify = "right"
+
     for title, key, ratio in ROWS:
         times = ratios[ratio] if ratio else None
         said = f"{times:,.2f}x" if times else ""
@@ -158,22 +191,7 @@ def print_report(report: Mapping[str, Any], folder: Path) -> None:
         shown.add_row(title, figure(before[key]), figure(after[key]), said)
     for name, value in after["quality"].items():
         shown.add_row(name, figure(before["quality"][name]), figure(value), f"{value - before['quality'][name]:+.2f}")
-    out = console()
-    out.print(shown)
-    storage = after["storage"]
-    parts = ", ".join(f"{storage[name]:,} {name}" for name in ("payload", "tables", "header", "manifest"))
-    out.print(f"bytes after: {parts}; {ratios['storage_rate']:.2f}x without header and manifest", highlight=False)
-    for side, figures in (("before", before), ("after", after)):
-        if "macs_unknown" in figures:
-            out.print(f"{side}: {figures['macs_unknown']}", markup=False, highlight=False)
-    for stage in report["stages"]:
-        said = ", ".join(f"{k} {figure(v)}" for k, v in stage["report"].items())
-        cached = " (from the cache)" if stage.get("cached") else ""
-        out.print(
-            f"stage {stage['name']}{cached}: {stage['epochs']} epochs, {stage['wall_s']:.0f} s  {said}", markup=False
-        )
-    out.print(f"report: {folder / 'report.json'}", markup=False, soft_wrap=True)
-    out.print(f"artifact: {folder / report['artifact']}", markup=False, soft_wrap=True)
+    return shown
 
 
 def figure(value: float | None) -> str:

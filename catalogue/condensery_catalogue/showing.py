@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from condensery.errors import UnknownKey
-from condensery_catalogue.listing import RECALLED, console, open_registry, table
-from condensery_catalogue.results import measured, stored_results, went
+from condensery_catalogue.listing import console, open_registry, table
+from condensery_catalogue.results import stored_results
+from condensery_catalogue.wording import answer, figure, measured, source, went
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -25,53 +26,67 @@ def show_card(key: str, *, as_json: bool) -> None:
     known = {*registry.keys("papers"), *registry.keys("methods")}
     if key not in known:
         raise UnknownKey("method or paper", key, known)
+
     card = dict(registry.card(key) or {"key": key, "name": key, "status": "no card"})
     card["runs"] = key in registry.entries["methods"]
     card["reproduction"] = key in registry.entries["recipes"]
-    card["results"] = stored_results(key)
+    card["results"] = stored_results(registry, key) if card["reproduction"] else []
+
     if as_json:
         print(json.dumps(card, indent=1, ensure_ascii=False))
-        return
-    _print_card(card)
+    else:
+        _print_card(card)
 
 
 def _print_card(card: Mapping[str, Any]) -> None:
     from rich.text import Text
 
     out = console()
-
-    def say(text: str) -> None:
-        out.print(text, markup=False, highlight=False)
-
     ref = f" [{card['ref']}]" if card.get("ref") else ""
-    kind = " · ".join(str(w) for w in (card["key"], card.get("family"), card["status"]) if w)
+    kind = " · ".join(str(word) for word in (card["key"], card.get("family"), card["status"]) if word)
     out.print(Text.assemble((f"{card['name']}{ref}", "bold"), f"  {kind}"))
-    if paper := card.get("paper"):
-        say(f"{paper['authors']}: {paper['title']}. {_published(paper)}")
-    say(str(card.get("summary", "")))
-    identity = card.get("identity") or {}
-    if identity.get("confidence") not in (None, "certain"):
-        others = f" It could also be: {'; '.join(identity['alternatives'])}." if identity.get("alternatives") else ""
-        say(f"which paper the survey means: {identity['confidence']}. {identity.get('note', '')}{others}")
-    for cited in card.get("cited_as") or []:
-        slip = f" (the survey's slip: {cited['slip']})" if cited.get("slip") else ""
-        say(f"survey, section {cited['section']}: {cited['role']}{slip}")
-    facets = [*(card.get("taxonomy") or {}).items(), ("network", card.get("network")), ("domain", card.get("domain"))]
-    words = [f"{n.replace('_', ' ')}: {', '.join(v) if isinstance(v, list) else v}" for n, v in facets if v]
-    if words:
-        say("taxonomy  " + " · ".join(words))
+    for line in _about(card):
+        out.print(line, markup=False, highlight=False)
+
     if card.get("hyperparameters"):
         out.print(_hyperparameters(card["hyperparameters"]))
     if card.get("claims"):
         out.print(_claims(card["claims"]))
-    if card.get("results"):
+    if card["results"]:
         out.print(_results(card["results"]))
+
+    for line in _usage(card):
+        out.print(line, markup=False, highlight=False)
+
+
+def _about(card: Mapping[str, Any]) -> Iterator[str]:
+    """Return the lines above the tables: paper, summary, what the survey says, taxonomy."""
+    if paper := card.get("paper"):
+        yield f"{paper['authors']}: {paper['title']}. {_published(paper)}"
+    yield str(card.get("summary", ""))
+
+    identity = card.get("identity") or {}
+    if identity.get("confidence") not in (None, "certain"):
+        others = f" It could also be: {'; '.join(identity['alternatives'])}." if identity.get("alternatives") else ""
+        yield f"which paper the survey means: {identity['confidence']}. {identity.get('note', '')}{others}"
+    for cited in card.get("cited_as") or []:
+        slip = f" (the survey's slip: {cited['slip']})" if cited.get("slip") else ""
+        yield f"survey, section {cited['section']}: {cited['role']}{slip}"
+
+    facets = [*(card.get("taxonomy") or {}).items(), ("network", card.get("network")), ("domain", card.get("domain"))]
+    words = [f"{n.replace('_', ' ')}: {', '.join(v) if isinstance(v, list) else v}" for n, v in facets if v]
+    if words:
+        yield "taxonomy  " + " · ".join(words)
+
+
+def _usage(card: Mapping[str, Any]) -> Iterator[str]:
+    """Return the lines below the tables: departures from the paper, and what to type."""
     for text in card.get("departures") or []:
-        say(f"departs from the paper: {text}")
-    if card.get("composition") or card.get("runs"):
-        say(f"spelt: {card.get('composition') or _spelling(card)}")
-    if card.get("reproduction"):
-        say(f"reproduce: condensery reproduce {card['key']} --tier desk")
+        yield f"departs from the paper: {text}"
+    if card.get("composition") or card["runs"]:
+        yield f"spelt: {card.get('composition') or _spelling(card)}"
+    if card["reproduction"]:
+        yield f"reproduce: condensery reproduce {card['key']} --tier desk"
 
 
 def _published(paper: Mapping[str, Any]) -> str:
@@ -101,28 +116,6 @@ def _hyperparameters(settings: Mapping[str, Mapping[str, Any]]) -> Table:
     return said
 
 
-def figure(said: Mapping[str, Any] | None) -> str:
-    """Return a claim's figure, marked where it was only recalled."""
-    if said is None:
-        return "-"
-    value = said["value"]
-    text = f"{value:g}" if isinstance(value, (int, float)) else str(value)
-    return f"{text} (recalled, not read)" if said["source"] == RECALLED else text
-
-
-def claimed(claim: Mapping[str, Any]) -> str:
-    """Return what a claim says: baseline, value and unit."""
-    before = f"{figure(claim['baseline'])} -> " if claim.get("baseline") else ""
-    return f"{before}{figure(claim['value'])} {claim['unit']}"
-
-
-def source(claim: Mapping[str, Any]) -> str:
-    """Return how a claim's figure is known, where it stands, and whether others than the authors say so."""
-    where = claim["value"].get("where") or claim.get("table")
-    by = ", by a third party" if claim.get("by") == "third party" else ""
-    return f"{claim['value']['source']}{f': {where}' if where else ''}{by}"
-
-
 def _claims(claims: list[Mapping[str, Any]]) -> Table:
     from rich.markup import escape
 
@@ -142,10 +135,12 @@ def _claims(claims: list[Mapping[str, Any]]) -> Table:
 
 
 def _results(results: list[dict[str, Any]]) -> Table:
+    from rich.markup import escape
+
     said = table("tier", "claim", "measured", "direction", "verdict", "made", title="Measured here")
     for result in results:
+        made = f"{result['date']}, {len(result['seeds'])} seeds"
         for c in result["comparisons"]:
-            seeds = len(result["seeds"])
-            answer = (measured(c), went(c, seeds), c["verdict"] or "-")
-            said.add_row(result["tier"], c["claim"]["id"], *answer, f"{result['date']}, {seeds} seeds")
+            cells = (result["tier"], c["claim"]["id"], measured(c), went(result, c), answer(result, c), made)
+            said.add_row(*map(escape, cells))
     return said

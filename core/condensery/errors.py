@@ -37,7 +37,7 @@ class UnknownKey(UsageError):
             hint = f"; known: {shown}"
         else:
             hint = ""
-        super().__init__(f"{where + ': ' if where else ''}unknown {kind} {key!r}{hint}")
+        super().__init__(f"{where + ': ' if where else ''}unknown {kind} {short(key)}{hint}")
         self.kind, self.key, self.nearest = kind, key, near
 
 
@@ -69,8 +69,20 @@ class NonFiniteLoss(CondenseryError):
     exit_code = 1
 
 
+class NonFiniteNet(CondenseryError):
+    """A weight or an output of a net became infinite or not a number."""
+
+    exit_code = 1
+
+
 class ArtifactError(UsageError):
     """A checkpoint or artifact can't be read: truncated, altered, or of another version."""
+
+
+def short(value: object) -> str:
+    """Return how messages show a value: its ``repr``, cut after 60 characters."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def nearest(key: str, known: Iterable[str]) -> str | None:

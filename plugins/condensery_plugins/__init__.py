@@ -6,6 +6,7 @@ Methods, their layers and their cards are found in the folders. Imports no torch
 from __future__ import annotations
 
 from condensery.contract import Papers, Register, hookimpl
+from condensery_plugins.attention import ROWS
 
 CODECS = (
     ("affine", "codecs.affine:Affine"),
@@ -68,6 +69,7 @@ class Builtin(Papers):
     @hookimpl
     def register_codecs(self, register: Register) -> None:
         """Offer the ways to store a tensor."""
+        super().register_codecs(register)
         self._offer(register, CODECS)
 
     @hookimpl
@@ -75,6 +77,11 @@ class Builtin(Papers):
         """Offer the transforms and layers that checkpoints and artifacts rebuild."""
         super().register_layers(register)
         self._offer(register, LAYERS)
+
+    @hookimpl
+    def register_attention(self, register: Register) -> None:
+        """Offer what attention nets of timm and transformers are made of."""
+        self._offer(register, ROWS)
 
     @hookimpl
     def register_tasks(self, register: Register) -> None:

@@ -12,45 +12,38 @@ from matplotlib.axes import Axes
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from tests.catalogue.made_up import CARD, plan, report
 
+from condensery import Registry
 from condensery.errors import CondenseryError
-from condensery.recipe import checked
 from condensery_catalogue import drawing
-from condensery_catalogue.drawing import describe, draw, fingerprint, is_drawn, points, save_drawing
-from condensery_catalogue.reproduce import judge
+from condensery_catalogue.drawing import draw, draw_points, draw_rows, save_drawing
+from condensery_catalogue.judging import judge
+from condensery_catalogue.points import at_one_x, describe, is_drawn, points
 from condensery_catalogue.reproduction import Reproduction
+from condensery_catalogue.results import stored_results
 
-STORED = sorted((Path(__file__).parents[2] / "reproductions" / "results").glob("*/*.json"))
-CARD: dict[str, Any] = {
-    "claims": [
-        {"id": "theirs", "unit": "%", "metric": "accuracy", "model": "M", "dataset": "D", "setting": "half the MACs"}
-        | {"by": "third party", "value": {"value": 93.25, "source": "recalled"}},
-        {"id": "words", "unit": "", "metric": "accuracy", "model": "M", "dataset": "D"}
-        | {"value": {"value": "better", "source": "read", "where": "p. 1"}},
-    ]
-}
+REGISTRY = Registry.open()
+STORED = [result for key in REGISTRY.keys("recipes") for result in stored_results(REGISTRY, key)]
+CLAIMS = {claim["id"]: claim for claim in CARD["claims"]}
 FIGURE: dict[str, Any] = {"x": "ratios.macs", "y": "after.quality.accuracy"}
 WORDS = {"ratios.macs": "MACs (x)", "after.quality.accuracy": "accuracy (%)"}
 
 
-def report(seed: int, x: float, y: float) -> dict[str, Any]:
-    storage = dict.fromkeys(("file", "payload", "tables", "header", "manifest"), 10)
-    after = {"quality": {"accuracy": y}, "parameters": 10, "nonzeros": 8, "macs": 100, "storage": storage}
-    rates = {"compression_rate": 2.0, "storage_rate": 4.0, "macs": x}
-    made = {"versions": {"torch": "2"}, "device": "cpu", "environment": {"threads": 1}}
-    return {"seed": seed, "after": after, "ratios": rates, "wall_s": 1.5, "recipe": {"seed": seed}, **made}
-
-
-def plan(arms: list[str], figure: dict[str, Any] | None, **changed: Any) -> Reproduction:
-    tier: dict[str, Any] = {"arms": {arm: {} for arm in arms}, "figure": figure, "scale": "scaled-down"}
-    return checked(Reproduction, {"key": "made-up", "card": "made-up", "tiers": {"desk": tier}, **changed}, "plan")
+def planned(arms: list[str], figure: dict[str, Any] | None, **changed: Any) -> Reproduction:
+    """Return the made-up reproduction with one tier of these arms."""
+    tier: dict[str, Any] = {"arms": {arm: {} for arm in arms}, "figure": figure}
+    return plan(**{"tiers": {"desk": tier}, "compare": [], **changed})
 
 
 def judged(arms: dict[str, tuple[list[float], list[float]]], **figure: Any) -> dict[str, Any]:
     """Return the result of arms with these x and y over the seeds."""
-    made = plan(list(arms), {**FIGURE, **figure})
+    made = planned(list(arms), {**FIGURE, **figure})
     tier = made.ready(made.tiers["desk"], CARD, dict.fromkeys(arms, WORDS))
-    reports = {arm: [report(i, *xy) for i, xy in enumerate(zip(*both, strict=True))] for arm, both in arms.items()}
+    reports = {
+        arm: [report(seed, x, accuracy=y) for seed, (x, y) in enumerate(zip(*both, strict=True))]
+        for arm, both in arms.items()
+    }
     return judge(made, tier, "desk", CARD, reports)
 
 
@@ -62,7 +55,7 @@ def axes_of(result: dict[str, Any]) -> tuple[Figure, Axes]:
     """Draw a figure as :func:`draw` does and return it laid out."""
     made = Figure(layout="constrained")
     with matplotlib.rc_context(drawing.STYLE):
-        (drawing._draw_rows if drawing._at_one_x(result) else drawing._draw_points)(made, result)
+        (draw_rows if at_one_x(result) else draw_points)(made, result)
         made.draw_without_rendering()
     return made, made.axes[0]
 
@@ -74,7 +67,7 @@ def test_judge_keeps_what_the_figure_needs() -> None:
     assert result["arms"]["cut"]["figure"]["x"]["mean"] == pytest.approx(2.1)
     assert result["arms"]["cut"]["figure"]["x"]["std"] == pytest.approx(0.03**0.5)
     assert result["figure"]["x_label"] == "MACs (x)"
-    assert result["figure"]["published"] == [{"claim": CARD["claims"][0], "at": 2.0}]
+    assert result["figure"]["published"] == [{"claim": CLAIMS["theirs"], "at": 2.0}]
     assert json.loads(json.dumps(result)) == result
     assert judged(TWO, y_label="right answers (%)")["figure"]["y_label"] == "right answers (%)"
 
@@ -88,15 +81,16 @@ def test_an_svg_says_what_it_shows() -> None:
     assert "baseline plain: 91.00 ± 1.00 at 1.00 ± 0.00" in texts["description"]
     assert "arm cut: 89.00 ± 1.00 at 2.10 ± 0.17" in texts["description"]
     assert "half the MACs, M, D, by a third party, recalled, not read: 93.25 at 2.00" in texts["description"]
-    assert texts["identifier"] == fingerprint(result)
     assert "date" not in texts
     assert {e.get("id") for e in root.iter()} >= {"arm-cut", "baseline-plain"}
-    assert not root.findall(".//{*}text"), "texts must be outlines"
+    shown = [element.text for element in root.findall(".//{*}text")]
+    assert {"made-up, desk tier, scaled-down, 3 seeds", "plain (baseline)", "89.00 ± 1.00"} <= set(shown)
+    families = {e.get("style", "").partition("font-family: ")[2].partition(";")[0] for e in root.findall(".//{*}text")}
+    assert families == {"'DejaVu Sans', sans-serif"}
 
 
-@pytest.mark.parametrize("path", STORED, ids=lambda path: path.parent.name)
-def test_stored_results_are_drawn_the_same_each_time(path: Path) -> None:
-    result = json.loads(path.read_text(encoding="utf-8"))
+@pytest.mark.parametrize("result", STORED, ids=lambda result: result["key"])
+def test_stored_results_are_drawn_the_same_each_time(result: dict[str, Any]) -> None:
     text = draw(result)
     assert draw(result) == text
     names = [f"{c['claim']['id']}-{c['arm']}" for c in result["comparisons"]]
@@ -142,16 +136,16 @@ def test_a_series_is_joined_by_x() -> None:
     figure, axes = axes_of(judged({**arms, "alone": ([5.0], [90.0])}, series={"halves": list(arms)}))
     (line,) = [line for line in axes.lines if len(line.get_xydata()) == 3]  # type: ignore[arg-type]
     assert line.get_xydata().tolist() == [[2.0, 91.0], [3.0, 89.0], [4.0, 88.0]]  # type: ignore[union-attr]
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["halves", "alone  90.00"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["halves", "alone: 90.00"]
 
 
 def test_a_published_point_is_hollow_and_last() -> None:
     *measured, published = points(judged(TWO, published=[{"claim": "theirs", "at": 2.0}]))
     assert [point.name for point in measured] == ["plain", "cut"]
     assert (published.x["mean"], published.y["mean"]) == (2.0, 93.25)
-    assert published.look["markerfacecolor"] == "white"
-    assert published.look["color"] == drawing.GREY
-    looks = [tuple(point.look.items()) for point in points(judged(CROWD))]
+    assert drawing.look_of(published)["markerfacecolor"] == "white"
+    assert drawing.look_of(published)["color"] == drawing.GREY
+    looks = [tuple(drawing.look_of(point).items()) for point in points(judged(CROWD))]
     assert len(set(looks)) == 12
 
 
@@ -174,7 +168,7 @@ def test_arms_at_one_x_are_rows_whose_names_do_not_meet() -> None:
 def test_what_counts_as_one_x(x: float, rows: bool) -> None:
     """5 % of 2.1 is 0.105, more than 0.1; of 2.11 it is 0.1055, less than 0.11. The baseline's x doesn't count."""
     arms = {"a": ([2.0], [90.0]), "b": ([x], [91.0]), "dense": ([1.0], [92.0])}
-    assert drawing._at_one_x(judged(arms, baseline_arm="dense")) == rows
+    assert at_one_x(judged(arms, baseline_arm="dense")) == rows
 
 
 @pytest.mark.parametrize(
@@ -199,7 +193,7 @@ def test_a_wrong_name_is_one_line(figure: dict[str, Any], says: str) -> None:
 
 def test_a_wrong_metric_of_a_comparison_is_found_before_anything_trains() -> None:
     compare = [{"claim": "theirs", "metric": "after.quality.acuracy", "arm": "cut"}]
-    made = plan(["cut"], None, compare=compare)
+    made = planned(["cut"], None, compare=compare)
     with pytest.raises(CondenseryError, match=r"did you mean 'after\.quality\.accuracy'"):
         made.ready(made.tiers["desk"], CARD, {"cut": WORDS})
 
@@ -209,6 +203,22 @@ def test_a_figure_of_the_baseline_alone_is_refused() -> None:
         judged({"plain": TWO["plain"]}, baseline_arm="plain")
 
 
+def test_a_collapsed_arm_says_so() -> None:
+    """In its row; among points in the legend, or beside the point where a series is named in its place."""
+    entry = {"stage": "s", "methods": ["ssl"], "what": ["conv1"]}
+    for arms, shown in (
+        ({"a": ([2.0], [90.0]), "b": ([2.0], [80.0])}, "b, collapsed"),
+        ({"a": ([2.0], [90.0]), "b": ([4.0], [80.0])}, "b, collapsed: 80.00"),
+    ):
+        result = judged(arms)
+        result["arms"]["b"]["collapsed"] = [[entry]]
+        assert f">{shown}</text>" in draw(result)
+        assert "arm b, collapsed: 80.00 at" in describe(result)
+    result = judged({"a": ([2.0], [90.0]), "b": ([4.0], [80.0])}, series={"both": ["a", "b"]})
+    result["arms"]["b"]["collapsed"] = [[entry]]
+    assert ">collapsed</text>" in draw(result)
+
+
 def test_a_result_without_numbers_to_compare_has_no_picture(tmp_path: Path) -> None:
     result = judged(TWO)
     assert is_drawn(result)
@@ -216,5 +226,5 @@ def test_a_result_without_numbers_to_compare_has_no_picture(tmp_path: Path) -> N
     assert (tmp_path / "a.svg").read_text(encoding="utf-8") == draw(result)
     del result["figure"]
     assert not is_drawn(result)
-    words = {"claim": CARD["claims"][1], "metric": "after.quality.accuracy", "arm": "cut"}
+    words = {"claim": CLAIMS["words"], "metric": "after.quality.accuracy", "arm": "cut"}
     assert not is_drawn({**result, "comparisons": [words]})

@@ -13,7 +13,7 @@ from condensery.nets import attach, build_net
 from condensery.recipe import ModelSpec, TaskSpec
 from condensery.storage import bake, save_artifact
 from condensery.tasks import build_task
-from condensery_catalogue.inspecting import describe, inspect_file
+from condensery_catalogue.inspecting import describe, inspect_file, print_sizes
 from condensery_plugins.codecs.entropy_coded import EntropyCoded
 from condensery_plugins.pruning.masks import Mask
 from condensery_plugins.quantization.lsq import LearnedStep
@@ -64,6 +64,13 @@ def test_what_people_see(path: Path, capsys: pytest.CaptureFixture[str], monkeyp
     assert max(map(len, said.splitlines())) <= 120
     inspect_file(path, as_json=True)
     assert json.loads(capsys.readouterr().out)["model"]["key"] == "mlp"
+
+
+def test_what_collapsed_is_shown(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = describe(path, Registry.open())
+    assert found["collapsed"] == []
+    print_sizes(found | {"collapsed": [{"stage": "s", "methods": ["ssl"], "what": ["fc1", "fc2"]}]}, path)
+    assert "collapsed in stage s (ssl): fc1, fc2" in capsys.readouterr().out.splitlines()
 
 
 def test_a_wrong_file_is_one_line(tmp_path: Path) -> None:

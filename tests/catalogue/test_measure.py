@@ -87,6 +87,14 @@ def test_an_artifact_measures_as_its_run_did(
     assert report["ratios"]["compression_rate"] == report["before"]["bytes"] / report["after"]["bytes"]
 
 
+def test_a_run_says_what_collapsed(run: tuple[dict[str, Any], Path], capsys: pytest.CaptureFixture[str]) -> None:
+    report, out = run
+    entries = [{"stage": "lsq", "methods": ["lsq"], "what": ["conv1"]}, {"stage": "t", "methods": [], "what": ["fc"]}]
+    print_report(report | {"collapsed": entries}, out)
+    said = [line for line in capsys.readouterr().out.splitlines() if "collapsed" in line]
+    assert said == ["collapsed in stage lsq (lsq): conv1", "collapsed in stage t (no method): fc"]
+
+
 @pytest.mark.parametrize("columns", ["80", "100"])
 def test_tables_cut_no_word(
     columns: str,

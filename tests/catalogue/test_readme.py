@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.catalogue.made_up import install
 
 from condensery.contract import Registry
 from condensery.recipe import parse, parse_recipe
@@ -33,6 +34,16 @@ def test_a_stale_table_is_found_and_made_again(tmp_path: Path, monkeypatch: pyte
     assert (tmp_path / "README.md").read_text() == TEXT
     (tmp_path / "README.md").write_text("no markers")
     assert readme.main([]) == 1
+
+
+def test_a_strangers_method_is_in_a_table_but_not_in_the_projects(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(tmp_path, "brings_a_method", monkeypatch)
+    row = "| `made-up` [7] | Made-up method | joint | CNN | tested |"
+    assert row in readme.methods_table(Registry.open()).splitlines()
+    monkeypatch.chdir(ROOT)
+    assert readme.main(["--check"]) == 0
 
 
 def test_the_compositions_are_of_known_methods() -> None:

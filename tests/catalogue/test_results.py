@@ -1,45 +1,96 @@
 from __future__ import annotations
 
-from typing import Any
+import importlib.util
+import shutil
+import subprocess
+from pathlib import Path
+from types import ModuleType
 
 import pytest
+from tests.catalogue.made_up import KEY, install, result
 
-from condensery_catalogue.results import answer, heading, measured, spread, went
-from condensery_catalogue.verdict import summary
+from condensery import Registry, UsageError
+from condensery.contract import Register, hookimpl
+from condensery.errors import UnknownKey
+from condensery_catalogue import results
+from condensery_catalogue.results import checkout_folder, recipe_file, stored_results
 
-
-@pytest.mark.parametrize(
-    ("values", "says"),
-    [
-        ([90.0, 91.0], "90.50 ± 0.71"),
-        ([0.5, 0.49, 0.5], "0.497 ± 0.006"),  # deviation 0.00577
-        ([0.02634, 0.02636], "0.0263 ± 0.0000"),  # deviation 0.000014: four decimals at most
-        ([100.0, 100.0], "100.00 ± 0.00"),
-        ([1.239], "1.24"),
-    ],
-)
-def test_spread_shows_the_first_digit_of_the_deviation(values: list[float], says: str) -> None:
-    assert spread(summary(values)) == says
+ERRORS = {"plain": [6.0, 6.2], "better": [4.6, 4.8]}
 
 
-def test_nothing_measured_is_a_dash() -> None:
-    assert spread(None) == "-"
+def test_a_strangers_results_lie_beside_its_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paper, desk = result("paper", ERRORS), result("desk", ERRORS)
+    home = install(tmp_path, "brings_results", monkeypatch, paper, desk)
+    (home / "other.json").write_text("{}")
+    registry = Registry.open()
+    assert recipe_file(registry, KEY) == home / "recipe.yaml"
+    assert [r["tier"] for r in stored_results(registry, KEY)] == ["desk", "paper"]
+    assert stored_results(registry, KEY)[0] == desk
 
 
-def test_a_comparison_in_words() -> None:
-    both: dict[str, Any] = {"measured": summary([2.0, 4.0]), "baseline": summary([1.0]), "gain": summary([1.5])}
-    said = {**both, "metric": "after.quality.error", "answers": "gain", "direction": "held", "verdict": "not"}
-    assert measured(said) == "1.00 -> 3.00 ± 1.41 error, gain 1.50"
-    assert measured({**said, "answers": "value", "baseline": None}) == "3.00 ± 1.41 error"
-    assert went(said, 1) == "held (one seed)"
-    assert went(said, 3) == "held"
-    assert went({**said, "direction": None}, 1) == "-"
-    assert answer(said) == "not reproduced"
-    assert answer({**said, "verdict": "scaled-down"}) == "scaled-down"
-    assert answer({**said, "verdict": None}) == "-"
+def test_a_result_of_another_paper_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(tmp_path, "brings_others", monkeypatch, {**result("desk", ERRORS), "key": "another"})
+    assert stored_results(Registry.open(), KEY) == []
 
 
-def test_a_heading_says_the_scale() -> None:
-    result = {"key": "a", "tier": "desk", "scale": "scaled-down", "seeds": [0]}
-    assert heading(result) == "a, desk tier, scaled-down, 1 seed"
-    assert heading({**result, "scale": "paper", "seeds": [0, 1]}) == "a, desk tier, paper's scale, 2 seeds"
+def test_a_damaged_result_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = install(tmp_path, "brings_damage", monkeypatch)
+    (home / "desk.json").write_text("{")
+    with pytest.raises(UsageError, match=r"made-up/desk\.json: damaged: "):
+        stored_results(Registry.open(), KEY)
+
+
+class Nowhere:
+    condensery_api = 1
+
+    @hookimpl
+    def register_recipes(self, register: Register) -> None:
+        register("lost", "no_such_package:lost/recipe.yaml")
+
+
+def test_a_recipe_that_is_not_there_is_named() -> None:
+    registry = Registry.open([("nowhere", Nowhere())])
+    with pytest.raises(UsageError, match=r"plugin 'nowhere': reproduction 'lost' can't be read: No module named"):
+        recipe_file(registry, "lost")
+    with pytest.raises(UnknownKey, match="unknown reproduction 'hinton-kdd'; did you mean 'hinton-kd'"):
+        recipe_file(registry, "hinton-kdd")
+
+
+def test_the_folder_of_a_recipe_is_a_checkouts_only_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipe = tmp_path / "reproductions" / "package" / KEY / "recipe.yaml"
+    assert checkout_folder(recipe) == recipe.parent
+    assert checkout_folder(tmp_path / "site" / "package" / KEY / "recipe.yaml") is None
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
+def test_commit_is_that_of_the_code(tmp_path: Path) -> None:
+    """None for files that a repository around them doesn't hold, then the commit, then the commit and -dirty."""
+    package = tmp_path / "package"
+    package.mkdir()
+    for name in ("results.py", "__init__.py"):
+        shutil.copy(Path(results.__file__).with_name(name), package)
+
+    def git(*arguments: str) -> str:
+        names = ["-c", "user.name=n", "-c", "user.email=e@example.org"]
+        command = ["git", "-C", str(tmp_path), *names, *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    module = _module(package / "results.py")
+    assert module.commit() is None
+    git("init", "--quiet")
+    assert module.commit() is None
+    git("add", ".")
+    git("commit", "--quiet", "--message", "all", "--no-verify")
+    assert module.commit() == git("rev-parse", "HEAD")
+    (package / "__init__.py").write_text("changed = 1\n")
+    assert module.commit() == git("rev-parse", "HEAD") + "-dirty"
+
+
+def _module(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("results_elsewhere", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -3,30 +3,24 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from tests.catalogue.sites import condensery
 
 HERE = Path(__file__).parent / "strangers"
-COMMAND = [sys.executable, "-m", "condensery_catalogue.cli"]
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Install every stranger into one folder."""
-    target = tmp_path_factory.mktemp("site")
+    target = tmp_path_factory.mktemp("strangers") / "site"
     packages = [str(p) for p in sorted(HERE.iterdir()) if (p / "pyproject.toml").is_file()]
     options = ["--quiet", "--no-deps", "--no-build-isolation", "--disable-pip-version-check", "--target", str(target)]
     subprocess.run([sys.executable, "-m", "pip", "install", *options, *packages], check=True)
     return target
-
-
-def condensery(site: Path, *arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"}
-    return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, env=environment, cwd=cwd, check=False)
 
 
 def test_a_strangers_method_is_listed_and_shown(site: Path) -> None:
@@ -67,8 +61,28 @@ def test_each_broken_plugin_is_named_and_the_rest_works(site: Path) -> None:
     assert "RuntimeError: this package is broken" in about("stranger-failing")
     assert "a module or an instance, not the class Offers" in about("stranger-class")
     assert "register_methods has a default for 'register'" in about("stranger-register-default")
+    assert "write condensery_api = 1 in it" in about("stranger-unstated")
+    assert "written for version 2 of the hooks; this condensery has version 1" in about("stranger-newer")
     assert "never-seen" not in done.stdout
     assert "works-beside" in done.stdout  # the duplicate's other offer still counts
+
+
+def test_each_bad_card_is_named_and_the_right_one_stays(site: Path) -> None:
+    done = condensery(site, "list", "--json")
+    listed = {row["key"] for row in json.loads(done.stdout)}
+    wrong = {
+        "nested_network": "network.0: Input should be 'CNN'",
+        "crossed_bounds": "hyperparameters.share: no value lies between 2 and 1",
+        "unknown_bound": "hyperparameters.share: unknown field 'atleast'",
+        "unknown_family": "family: unknown word 'prunning'; did you mean 'pruning'?",
+    }
+    for name, says in wrong.items():
+        found = [line for line in done.stderr.splitlines() if f"{name}.yaml" in line]
+        assert len(found) == 1, done.stderr
+        assert "plugin 'stranger-cards'" in found[0]
+        assert says in found[0]
+        assert name.replace("_", "-") not in listed
+    assert {"right-card", "hinton-kd"} <= listed
 
 
 @pytest.mark.parametrize(
@@ -90,4 +104,4 @@ def test_plugins_shows_every_problem(site: Path) -> None:
     problems = {r["name"]: r["problems"] for r in rows}
     assert problems["builtin"] == []
     assert problems["stranger-good"] == []
-    assert all(problems[f"stranger-{n}"] for n in ("misspelt", "unmarked", "duplicate", "failing", "class"))
+    assert all(problems[f"stranger-{n}"] for n in ("misspelt", "unmarked", "duplicate", "failing", "class", "cards"))

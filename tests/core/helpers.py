@@ -5,16 +5,17 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from condensery import Method, Registry, hookimpl
+from condensery.contract import Register
 from condensery.nets import QUANTIZE, Transform, straight_through
 from condensery.recipe import parse_recipe
-from condensery.run import Stage
+from condensery.run import Observer, Stage
 from condensery.tasks import Batch, Task
 
 torch.set_num_threads(1)
@@ -67,9 +68,15 @@ def untouched(net: nn.Module) -> Iterator[None]:
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class Act(Method):
-    """A method whose hooks are given as functions, to look inside a stage."""
+    """A method whose hooks are given as functions, to look inside a stage.
+
+    The key of a subclass is its name in lower case.
+    """
 
     prepare_: Any = None
+
+    def __init_subclass__(cls) -> None:
+        cls.key = cls.__name__.lower()
 
     def __post_init__(self) -> None:
         """Let subclasses that are not dataclasses have one."""
@@ -80,22 +87,46 @@ class Act(Method):
             self.prepare_(stage)
 
 
+class Watch(Observer):
+    """Keeps the student of the stage that ended last, and can stop a run as if it were killed.
+
+    :param stop_after: epochs of a stage, 0 for its end, after which it stops.
+    :param where: tells in which stages.
+    """
+
+    student: nn.Module
+
+    def __init__(self, *, stop_after: int | None = None, where: Callable[[Stage], bool] = lambda stage: True) -> None:
+        self.stop_after, self.where = stop_after, where
+
+    def epoch_ended(self, stage: Stage, history: Sequence[Mapping[str, Any]]) -> None:
+        if self.stop_after == stage.epoch + 1 and self.where(stage):
+            raise KeyboardInterrupt
+
+    def stage_ended(self, stage: Stage) -> None:
+        self.student = stage.student.module
+        if self.stop_after == 0 and self.where(stage):
+            raise KeyboardInterrupt
+
+
+def offering(**kinds: Mapping[str, Any]) -> object:
+    """Return a plugin that offers these targets, by kind and key: ``offering(methods={"look": LookInside})``."""
+
+    def hook(offers: Mapping[str, Any]) -> Callable[[object, Register], None]:
+        @hookimpl
+        def register_all(self: object, register: Register) -> None:
+            for key, target in offers.items():
+                register(key, target)
+
+        return register_all
+
+    hooks = {f"register_{kind}": hook(offers) for kind, offers in kinds.items()}
+    return type("Offering", (), {"condensery_api": 1, **hooks})()
+
+
 def registry(**methods: type[Method]) -> Registry:
-    class Plugin:
-        @hookimpl
-        def register_methods(self, register: Any) -> None:
-            for name in methods:
-                register(name.replace("_", "-"), "tests:Given")
-
-        @hookimpl
-        def register_layers(self, register: Any) -> None:
-            register("test-sign", "tests:Sign")
-
-    found = Registry.open([("given", Plugin())])
-    for name, cls in methods.items():
-        found._cache["methods", name.replace("_", "-")] = cls
-    found._cache["layers", "test-sign"] = Sign
-    return found
+    """Return the installed plugins' registry with a quantizer, ``test-sign``, and these methods by key."""
+    return Registry.open([("given", offering(methods=methods, layers={"test-sign": Sign}))])
 
 
 def recipe(stages: list[Any], **changes: Any) -> Any:

@@ -8,22 +8,31 @@ import torch
 
 import condensery_reproductions
 from condensery.contract import Registry
-from condensery.recipe import parse_yaml
+from condensery.recipe import load_yaml
 from condensery.storage import build_with_weights
-from condensery_catalogue.drawing import is_drawn
 from condensery_catalogue.metrics import measures
+from condensery_catalogue.points import is_drawn
 from condensery_catalogue.reproduce import reproduce_paper
 from condensery_catalogue.reproduction import load_reproduction
+from condensery_catalogue.results import stored_results
 from condensery_catalogue.running import RunOptions
 from condensery_plugins.tasks.cifar import Cifar10
-from condensery_reproductions import REPRODUCTIONS
 
 REGISTRY = Registry.open()
+FOLDER = Path(condensery_reproductions.__file__).parent
+KEYS = sorted(path.parent.name for path in FOLDER.glob("*/recipe.yaml"))
 
 
-@pytest.mark.parametrize("key", REPRODUCTIONS)
+def test_every_folder_is_a_reproduction() -> None:
+    entries = REGISTRY.entries["recipes"].values()
+    assert len(KEYS) > 20
+    assert [entry.key for entry in entries if entry.plugin == "reproductions"] == KEYS
+
+
+@pytest.mark.parametrize("key", KEYS)
 def test_every_tier_is_a_recipe_and_every_comparison_a_claim(key: str) -> None:
     plan = load_reproduction(REGISTRY, key)
+    assert plan.key == key
     card = REGISTRY.card(plan.card)
     assert card is not None
     claims = {c["id"]: c for c in card["claims"]}
@@ -38,7 +47,7 @@ def test_every_tier_is_a_recipe_and_every_comparison_a_claim(key: str) -> None:
     assert "smoke" in plan.tiers
 
 
-@pytest.mark.parametrize("key", REPRODUCTIONS)
+@pytest.mark.parametrize("key", KEYS)
 def test_smoke_runs(key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CONDENSERY_CACHE", str(tmp_path / "cache"))
     options = RunOptions(device="cpu", out=tmp_path / "out", as_json=True)
@@ -48,18 +57,30 @@ def test_smoke_runs(key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert all(c["verdict"] == "scaled-down" for c in result["comparisons"])
     first = next(iter(result["arms"].values()))
     assert len(first["quality"]["accuracy"]["values"]) == len(result["seeds"]) == 1
-    picture = tmp_path / "results" / key / "smoke.svg"
-    assert picture.is_file() == is_drawn(result)
+    assert (tmp_path / "out" / "smoke" / "result.svg").is_file() == is_drawn(result)
+
+
+def test_each_stored_result_belongs_to_the_recipe_of_its_folder() -> None:
+    paths = sorted(FOLDER.rglob("*.json"))
+    assert len(paths) >= 8
+    for path in paths:
+        result, key = json.loads(path.read_text(encoding="utf-8")), path.parent.name
+        plan = load_reproduction(REGISTRY, key)
+        assert (result["key"], result["card"], result["tier"]) == (key, plan.card, path.stem)
+        assert set(result["arms"]) == set(plan.tiers[result["tier"]].arms), path
+        assert result in stored_results(REGISTRY, key)
+
+
+def test_git_keeps_no_picture() -> None:
+    assert not list(FOLDER.rglob("*.svg"))
 
 
 def test_stored_results_never_call_a_scaled_down_run_reproduced() -> None:
-    folder = Path(__file__).parents[2] / "reproductions" / "results"
-    for path in folder.glob("*/*.json"):
-        result = json.loads(path.read_text())
+    for result in (result for key in KEYS for result in stored_results(REGISTRY, key)):
         assert result["epoch"] == "last"
         for comparison in result["comparisons"]:
             claims = REGISTRY.card(result["card"])["claims"]  # type: ignore[index]
-            assert comparison["claim"] in claims, f"{path}: the claim was changed"
+            assert comparison["claim"] in claims, f"{result['key']}: the claim was changed"
             if result["scale"] != "paper" or comparison["claim"]["value"]["source"] == "recalled":
                 assert comparison["verdict"] != "reproduced"
 
@@ -71,5 +92,5 @@ def test_the_nets_that_the_package_brings_fit_their_recipes() -> None:
     net = build_with_weights(spec, Cifar10().facts, REGISTRY, 0)
     random = build_with_weights(spec.model_copy(update={"weights": None}), Cifar10().facts, REGISTRY, 0)
     assert not torch.equal(net.get_parameter("head.weight"), random.get_parameter("head.weight"))
-    made_by = parse_yaml((Path(condensery_reproductions.__file__).parent / "nets" / "vit-cifar10.yaml").read_text())
+    made_by = load_yaml(FOLDER / "structured-magnitude-vit" / "vit-cifar10.yaml")
     assert {**made_by["model"], "weights": spec.weights} == spec.model_dump(exclude_defaults=True)

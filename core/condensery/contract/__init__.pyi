@@ -1,4 +1,6 @@
 from .cards import Card as Card
+from .cards import Contract as Contract
+from .cards import Network as Network
 from .cards import Taxonomy as Taxonomy
 from .facts import Facts as Facts
 from .facts import check_words as check_words

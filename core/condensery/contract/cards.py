@@ -5,13 +5,16 @@ Every card is validated with it when it is registered; what was valid is kept by
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from condensery.contract.methods import check_value
+from condensery.contract.methods import check_value, in_words
 from condensery.errors import UnknownKey, UsageError
 from condensery.recipe import Strict, checked, flat, load_yaml, parse, parse_recipe
 
@@ -22,13 +25,16 @@ Vision = Literal["classification", "detection", "segmentation", "pose", "SAR"]
 Other = Literal["speech recognition", "speech enhancement", "text", "control"]
 Domain = Vision | Other
 Text = Annotated[str, Field(min_length=1)]
-Number = int | float
+Number = int | Annotated[float, Field(allow_inf_nan=False)]
+Target = Annotated[str, Field(pattern=r"^(\w+:)?[A-Za-z_]\w*$")]
+"""``Name`` in the Python file beside the card, or ``sibling:Name`` in another file of the folder."""
 
 TYPES: dict[str, type] = {"float": float, "int": int, "bool": bool, "str": str, "dict": dict, "list": list}
 DISTILLATION = frozenset({"knowledge", "scheme", "teacher_source", "student_source"})
 PRUNING = frozenset({"granularity", "criterion", "scope", "schedule", "target"})
 QUANTIZATION = frozenset({"target", "bits", "levels", "training", "precision"})
 JOINT = frozenset({"combination", "order", "coupling"})
+"""Which fields of :class:`Taxonomy` each kind of compression has."""
 FAMILIES: dict[str, frozenset[str]] = {
     "architecture": frozenset(),
     "pruning": PRUNING,
@@ -36,6 +42,16 @@ FAMILIES: dict[str, frozenset[str]] = {
     "distillation": DISTILLATION,
 }
 PARTS: dict[str, frozenset[str]] = {"KD": DISTILLATION, "P": PRUNING, "Q": QUANTIZATION, "NAS": frozenset()}
+"""What a joint method's combination, ``KD+P``, is made of."""
+
+
+@contextmanager
+def _for_pydantic() -> Iterator[None]:
+    """Turn an error of ours into the only kind that pydantic reports with its place."""
+    try:
+        yield
+    except UsageError as error:
+        raise ValueError(str(error)) from None
 
 
 def _words(hint: Any) -> list[str]:
@@ -52,9 +68,13 @@ class Worded(Strict):
     @classmethod
     def _known(cls, value: Any, info: ValidationInfo) -> Any:
         words = _words(cls.model_fields[str(info.field_name)].annotation)
-        for word in value if isinstance(value, list) else [value]:
-            if words and isinstance(word, str) and word not in words:
-                raise ValueError(str(UnknownKey("word", word, words)))
+        texts = [word for word in (value if isinstance(value, list) else [value]) if isinstance(word, str)]
+
+        # What is no text at all is left to pydantic, which says what type it should have.
+        with _for_pydantic():
+            for word in texts if words else ():
+                if word not in words:
+                    raise UnknownKey("word", word, words)
         return value
 
 
@@ -84,13 +104,20 @@ class Hyperparameter(Worded):
     meaning: Text
 
     @model_validator(mode="after")
+    def _bounds_leave_a_number(self) -> Hyperparameter:
+        low = max((bound for bound in (self.gt, self.ge) if bound is not None), default=-math.inf)
+        high = min((bound for bound in (self.lt, self.le) if bound is not None), default=math.inf)
+
+        # Where both are the same number, it is left only if neither bound excludes it.
+        if low > high or (low == high and low in (self.gt, self.lt)):
+            raise ValueError(f"no number is {in_words(self.model_dump())}")
+        return self
+
+    @model_validator(mode="after")
     def _default_fits(self) -> Hyperparameter:
-        if self.default is None:
-            return self
-        try:
-            check_value("default", self.default, TYPES[self.type], self.model_dump(exclude={"type", "default"}))
-        except UsageError as error:
-            raise ValueError(str(error)) from None
+        if self.default is not None:
+            with _for_pydantic():
+                check_value("default", self.default, TYPES[self.type], self.model_dump(exclude={"type", "default"}))
         return self
 
 
@@ -101,7 +128,7 @@ class Figure(Worded):
     :param where: table, section, or public page.
     """
 
-    value: int | Annotated[float, Field(allow_inf_nan=False)] | Text
+    value: Number | Text
     source: Source
     where: str | None = None
 
@@ -174,17 +201,19 @@ class Taxonomy(Worded):
 
 
 class Contract(Strict):
-    """What the contract suite can't know of a method by itself.
+    """What the contract suite, :mod:`condensery.testing`, can't know of a method from its class and its card.
 
-    :param stage: fields of its stage beside the method, such as ``{teacher: original}``.
+    :param stage: fields of the method's stage, such as ``{teacher: "stage:pruned"}``; a method that needs a teacher
+        gets the original net without being told.
     :param before: stages that must come first.
-    :param refuses: by network, what its ``NotApplicable`` says there (a regular expression), where the network isn't
-        in the card's own list, or is, but the suite's small net lacks what the method needs.
+    :param refuses: by network, a regular expression that must be found in the reason why the method doesn't apply. It
+        is needed only where the sentence matters, or where the card names the network but the suite's small net lacks
+        what the method needs.
     """
 
     stage: dict[str, Any] = {}
     before: list[dict[str, Any]] = []
-    refuses: dict[Network, str] = {}
+    refuses: dict[Network, re.Pattern[str]] = {}
 
 
 class Card(Worded):
@@ -192,16 +221,15 @@ class Card(Worded):
 
     :param ref: number in the survey's references; none for a method that the survey doesn't cite by itself.
     :param class_: ``class`` in the file: the method in the Python file beside the card; none for a paper without one.
-    :param layers: transforms and registered layers that the method leaves in a net, by key: ``Name``, or
-        ``sibling:Name`` for one in another file of the folder; ``codecs`` likewise.
+    :param layers: transforms and registered layers that the method leaves in a net, by key; ``codecs`` likewise.
     :param composition: how a joint method is spelt as a composition.
     :param contract: where the contract suite must treat the method differently, see :mod:`condensery.testing`.
     """
 
     key: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
     class_: str | None = Field(None, alias="class", pattern=r"^[A-Za-z_]\w*$")
-    layers: dict[str, Annotated[str, Field(pattern=r"^(\w+:)?[A-Za-z_]\w*$")]] = {}
-    codecs: dict[str, Annotated[str, Field(pattern=r"^(\w+:)?[A-Za-z_]\w*$")]] = {}
+    layers: dict[str, Target] = {}
+    codecs: dict[str, Target] = {}
     ref: int | None = Field(None, ge=1, le=120)
     name: Text
     summary: Text
@@ -230,14 +258,22 @@ class Card(Worded):
     @model_validator(mode="after")
     def _own_words(self) -> Card:
         kind: str = self.family
-        allowed = FAMILIES.get(kind, frozenset())
         if kind == "joint":
             if self.taxonomy.combination is None:
                 raise ValueError("taxonomy: a joint card says its combination, e.g. KD+P")
             kind = self.taxonomy.combination
-            allowed = JOINT.union(*(PARTS[p] for p in kind.split("+")))
+            allowed = JOINT.union(*(PARTS[part] for part in kind.split("+")))
+        else:
+            allowed = FAMILIES[kind]
+
         for name in sorted(self.taxonomy.model_fields_set - allowed):
             raise ValueError(f"taxonomy.{name}: not for {kind}, which has {', '.join(sorted(allowed)) or 'no words'}")
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_composed(self) -> Card:
+        with _for_pydantic():
+            composed_of(self)
         return self
 
 
@@ -263,8 +299,18 @@ def card_data(card: Card) -> dict[str, Any]:
     """Return a card as plain data, with what can be worked out from it: the methods that a composition is made of."""
     data = card.model_dump(mode="json", by_alias=True, exclude_none=True)
     for name, setting in card.hyperparameters.items():
-        data["hyperparameters"][name]["default"] = setting.default  # a default of null is a value, not an absence
+        data["hyperparameters"][name]["default"] = setting.default  # A default of null is a value, not an absence.
     if card.composition:
-        recipe = parse_recipe({"model": "any", "task": "any", "stages": parse(card.composition)})
-        data["composed_of"] = sorted({method.key for stage in flat(recipe.stages) for method in stage.methods})
+        data["composed_of"] = composed_of(card)
     return data
+
+
+def composed_of(card: Card) -> list[str]:
+    """Return the keys of the methods in a card's composition.
+
+    :raises UsageError: if the composition can't be read.
+    """
+    if not card.composition:
+        return []
+    recipe = parse_recipe({"model": "any", "task": "any", "stages": parse(card.composition)}, "composition")
+    return sorted({method.key for stage in flat(recipe.stages) for method in stage.methods})

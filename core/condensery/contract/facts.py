@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from condensery.errors import NotApplicable, PluginError, nearest
+from condensery.errors import NotApplicable, PluginError, UnknownKey
 
 if TYPE_CHECKING:
     from condensery.contract.methods import Method
@@ -33,12 +33,9 @@ def check_words(key: str, cls: type[Method]) -> None:
     :raises PluginError: naming the method, the word and the nearest known one.
     """
     for field in ("needs", "leaves", "removes"):
-        for word in getattr(cls, field, ()):  # a class that isn't a method is refused where it is built
+        for word in getattr(cls, field, ()):  # A class that is no method is refused where it is built.
             if word not in WORDS:
-                hint = nearest(word, WORDS)
-                raise PluginError(
-                    f"{key}: {field} has an unknown word {word!r}" + (f"; did you mean {hint!r}?" if hint else "")
-                )
+                raise PluginError(str(UnknownKey("word", word, WORDS, where=f"{key}: {field}")))
 
 
 class Facts:
@@ -54,20 +51,23 @@ class Facts:
     def enter(self, stage: str, methods: Sequence[tuple[str, Method]], roles: Iterable[str]) -> None:
         """Check the methods of one stage in order and apply what they leave and remove.
 
+        :param methods: ``(name, method)`` pairs.
         :param roles: words that hold in this stage only (``teacher``).
         :raises NotApplicable: naming the method and the missing word with the reason.
         """
         here = set(roles)
         for name, method in methods:
             words = method.words()
-            for word in sorted(words.needs):
-                if word in self.words or word in here:
-                    continue
-                why = f"{self.taken[word]} took them away" if word in self.taken else "there are none here"
-                if word == "teacher":
-                    why = "give the stage one, e.g. {teacher=original}"
-                raise NotApplicable(name, f"stage {stage!r} lacks {WORDS[word]} ({why})")
-            for word in words.removes:
-                self.words.discard(word)
-                self.taken[word] = f"{name} in stage {stage!r}"
+            for word in sorted(words.needs - self.words - here):
+                raise NotApplicable(name, f"stage {stage!r} lacks {WORDS[word]} ({self._why_not(word)})")
+
+            # A method that removes and leaves the same word has put something new in the place of the old.
+            self.words -= words.removes
+            self.taken |= dict.fromkeys(words.removes, f"{name} in stage {stage!r}")
             self.words |= words.leaves
+
+    def _why_not(self, word: str) -> str:
+        """Return why a word doesn't hold here, or what to do about it."""
+        if word == "teacher":
+            return "give the stage one, e.g. {teacher=original}"
+        return f"{self.taken[word]} took them away" if word in self.taken else "there are none here"

@@ -75,6 +75,15 @@ class OfferingSpecs:
         """Offer ways to store a tensor in an artifact: the target is a Leaf or a Branch of ``condensery.nets``."""
 
     @hookspec
+    def register_attention(self, register: Register) -> None:
+        """Offer what attention nets are made of: where a class keeps its heads, so that some can be cut out.
+
+        :param register: the key is the qualified name of one class, ``"package.module.Class"``; the target an
+            ``Attention``, an ``Mlp`` or a ``Block`` of ``condensery.surgery.attention``, imported when a net has that
+            class.
+        """
+
+    @hookspec
     def register_recipes(self, register: Register) -> None:
         """Offer reproductions: the target is ``"package:file.yaml"``, a file inside an importable package."""
 

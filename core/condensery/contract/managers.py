@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import pluggy
 
 from condensery.contract.hookspecs import FIRST_RESULT_HOOKS, PER_PLAYER_HOOKS, PROJECT, STAGE_HOOKS, StageSpecs
 from condensery.contract.methods import Method
-from condensery.errors import CondenseryError, MethodError, PluginError, nearest
+from condensery.errors import CondenseryError, MethodError, PluginError, UnknownKey
 
 DEFAULTS = "core"
+MARK = f"{PROJECT}_impl"
+"""The attribute that ``@hookimpl`` puts on a function."""
 
 
 class StageManager:
@@ -23,6 +25,8 @@ class StageManager:
     :param stage: name of the stage, for messages.
     :param methods: ``(name, method)`` pairs in recipe order; a second copy of a key is named ``key#2``.
     :param defaults: core's own implementations, asked last.
+    :raises PluginError: for a method that would do nothing, see :meth:`add_method`, and for two methods that both
+        implement a hook of which only the first result counts.
     """
 
     def __init__(self, stage: str, methods: Sequence[tuple[str, Method]], defaults: object | None = None) -> None:
@@ -30,12 +34,14 @@ class StageManager:
         self.methods: dict[str, Method] = {}
         self._manager = pluggy.PluginManager(PROJECT)
         self._manager.add_hookspecs(StageSpecs)
+
         if defaults is not None:
             self._manager.register(defaults, name=DEFAULTS)
         for name, method in reversed(methods):
             self.add_method(name, method)
+
         self.methods = {name: self.methods[name] for name, _ in methods}
-        self._calls = {name: _Caller(self, name, method) for name, method in self.methods.items()}
+        self._calls = {name: self._calls_of(name) for name in self.methods}
         self._refuse_rivals()
 
     def add_method(self, name: str, method: object) -> None:
@@ -44,51 +50,39 @@ class StageManager:
         :raises PluginError: for a class instead of an instance, a misspelt or unmarked hook, a default argument on a
             hook, a method without hooks, or one that is compared by value.
         """
-        if inspect.isclass(method):
-            raise PluginError(f"{name}: register an instance, not the class {method.__name__}")
+        check_marked(name, method, STAGE_HOOKS)
         if not isinstance(method, Method):
             raise PluginError(f"{name}: {type(method).__name__} must extend condensery.Method")
+
         cls = type(method)
         if cls.__eq__ is not object.__eq__:
             raise PluginError(f"{name}: {cls.__name__} is compared by value; write @dataclass(eq=False, kw_only=True)")
-        marked = []
-        for attribute, function in inspect.getmembers(cls, callable):
-            is_hook = hasattr(function, f"{PROJECT}_impl")
-            if is_hook and attribute not in STAGE_HOOKS:
-                near = nearest(attribute, STAGE_HOOKS)
-                raise PluginError(
-                    f"{name}: no hook is called {attribute!r}" + (f"; did you mean {near!r}?" if near else "")
-                )
-            if attribute in STAGE_HOOKS and not is_hook:
-                raise PluginError(f"{name}: {attribute} lacks @hookimpl and would never run")
-            if is_hook:
-                marked.append(attribute)
-                for parameter in inspect.signature(function).parameters.values():
-                    if parameter.default is not inspect.Parameter.empty:
-                        raise PluginError(
-                            f"{name}: {attribute} has a default for {parameter.name!r}, which hides the call's value"
-                        )
+
+        marked = [attribute for attribute, function in inspect.getmembers(cls, callable) if hasattr(function, MARK)]
+        for attribute in marked:
+            if attribute not in STAGE_HOOKS:
+                raise PluginError(str(UnknownKey("hook", attribute, STAGE_HOOKS, where=name)))
         if not marked:
             raise PluginError(f"{name}: {cls.__name__} implements no hook, so it would do nothing")
+
         if name in self.methods:
             raise PluginError(f"stage {self.stage!r}: two methods are named {name!r}")
         try:
             self._manager.register(method, name=name)
             self._manager.check_pending()
-        except pluggy.PluginValidationError as error:
+        except pluggy.PluginValidationError as error:  # An argument that the hook doesn't have.
             raise PluginError(f"{name}: {' '.join(str(error).split())}") from error
         self.methods[name] = method
 
     def _refuse_rivals(self) -> None:
         for hook in FIRST_RESULT_HOOKS:
-            who = [n for n in self.order(hook) if n != DEFAULTS]
-            if len(who) > 1:
-                raise PluginError(f"stage {self.stage!r}: {' and '.join(who)} both implement {hook}; only one may")
+            rivals = [name for name in self.order(hook) if name != DEFAULTS]
+            if len(rivals) > 1:
+                raise PluginError(f"stage {self.stage!r}: {' and '.join(rivals)} both implement {hook}; only one may")
 
     def order(self, hook: str) -> list[str]:
         """Return the names of those who implement a hook, in call order."""
-        impls = reversed(getattr(self._manager.hook, hook).get_hookimpls())
-        return [impl.plugin_name for impl in impls]
+        return [found.plugin_name for found in reversed(getattr(self._manager.hook, hook).get_hookimpls())]
 
     def call(self, hook: str, **arguments: Any) -> Any:
         """Call a hook on all methods in recipe order; returns a list, or the first result.
@@ -97,10 +91,10 @@ class StageManager:
         """
         try:
             return getattr(self._manager.hook, hook)(**arguments)
-        except (CondenseryError, KeyboardInterrupt):
+        except CondenseryError:
             raise
         except Exception as error:
-            raise self._named(hook, error) from error
+            raise self._error(self._culprit(error), hook, error) from error
 
     def each(self, hook: str, player: str | None = None) -> list[tuple[str, Callable[..., Any]]]:
         """Return ``(method name, bound call)`` of those who implement a hook, in recipe order.
@@ -109,55 +103,73 @@ class StageManager:
 
         :param player: only methods that act on this player.
         """
-        found = []
-        for name, caller in self._calls.items():
-            if player is not None and hook in PER_PLAYER_HOOKS and not acts_on(self.methods[name], player):
-                continue
-            if hook in caller.hooks:
-                found.append((name, caller.hooks[hook]))
-        return found
+        return [
+            (name, calls[hook])
+            for name, calls in self._calls.items()
+            if hook in calls and (player is None or hook not in PER_PLAYER_HOOKS or acts_on(self.methods[name], player))
+        ]
 
-    def _named(self, hook: str, error: Exception) -> MethodError:
-        culprit, trace = "", error.__traceback__
+    def _calls_of(self, name: str) -> dict[str, Callable[..., Any]]:
+        """Return one method's own hooks, each wrapped so that an error names stage and method."""
+        others = [plugin for other, plugin in self._manager.list_name_plugin() if other != name]
+        return {
+            hook: self._named_call(name, hook, self._manager.subset_hook_caller(hook, others))
+            for hook in STAGE_HOOKS
+            if name in self.order(hook)
+        }
+
+    def _named_call(self, name: str, hook: str, caller: Callable[..., Any]) -> Callable[..., Any]:
+        def call(**arguments: Any) -> Any:
+            try:
+                result = caller(**arguments)
+            except CondenseryError:
+                raise
+            except Exception as error:
+                raise self._error(name, hook, error) from error
+
+            # Where results are collected, pluggy returns a list: of one here, or none for an answer of None.
+            if hook in FIRST_RESULT_HOOKS:
+                return result
+            return result[0] if result else None
+
+        return call
+
+    def _error(self, name: str, hook: str, error: Exception) -> MethodError:
+        return MethodError(f"stage {self.stage!r}, {name}, {hook}: {type(error).__name__}: {error}")
+
+    def _culprit(self, error: Exception) -> str:
+        """Return the name of the method in which an error was raised, the innermost one, or core's."""
+        culprit, trace = DEFAULTS, error.__traceback__
         while trace is not None:
             owner = trace.tb_frame.f_locals.get("self")
-            for name, method in self.methods.items():
-                if owner is method:
-                    culprit = name
+            culprit = next((name for name, method in self.methods.items() if method is owner), culprit)
             trace = trace.tb_next
-        return MethodError(f"stage {self.stage!r}, {culprit or 'core'}, {hook}: {type(error).__name__}: {error}")
-
-
-class _Caller:
-    """One method's own hooks, each wrapped so that an error names stage and method."""
-
-    def __init__(self, manager: StageManager, name: str, method: Method) -> None:
-        self.hooks: dict[str, Callable[..., Any]] = {}
-        others = [m for n, m in manager.methods.items() if n != name]
-        raw = manager._manager
-        skipped = [*others, *[p for n, p in raw.list_name_plugin() if n == DEFAULTS]]
-        for hook in STAGE_HOOKS:
-            if name in manager.order(hook):
-                self.hooks[hook] = _wrap(manager, name, hook, raw.subset_hook_caller(hook, skipped))
-
-
-def _wrap(manager: StageManager, name: str, hook: str, caller: Any) -> Callable[..., Any]:
-    first = hook in FIRST_RESULT_HOOKS
-
-    def call(**arguments: Any) -> Any:
-        try:
-            result = caller(**arguments)
-        except (CondenseryError, KeyboardInterrupt):
-            raise
-        except Exception as error:
-            raise MethodError(f"stage {manager.stage!r}, {name}, {hook}: {type(error).__name__}: {error}") from error
-        if first:
-            return result
-        return result[0] if result else None
-
-    return call
+        return culprit
 
 
 def acts_on(method: Method, player: str) -> bool:
     """Tell whether a method's per-player hooks are called for a player."""
     return "all" in method.acts_on or player in method.acts_on
+
+
+def check_marked(name: str, plugin: object, hooks: Iterable[str]) -> None:
+    """Refuse what pluggy would take and then not call, or call wrongly.
+
+    :param plugin: a method, or a module or object that offers something.
+    :raises PluginError: for a class, a function named like a hook but not marked, or a default argument on a hook.
+    """
+    if inspect.isclass(plugin):
+        raise PluginError(f"{name}: register a module or an instance, not the class {plugin.__name__}")
+
+    owner = plugin if inspect.ismodule(plugin) else type(plugin)
+    found = {hook: function for hook in hooks if callable(function := getattr(owner, hook, None))}
+    bare = [hook for hook, function in found.items() if not hasattr(function, MARK)]
+    if bare:
+        lack = "lacks" if len(bare) == 1 else "lack"
+        raise PluginError(f"{name}: {', '.join(bare)} {lack} @hookimpl and would never run")
+
+    # pluggy passes no argument that has a default, so the hook would always see the default.
+    for hook, function in found.items():
+        for parameter in inspect.signature(function).parameters.values():
+            if parameter.default is not inspect.Parameter.empty:
+                raise PluginError(f"{name}: {hook} has a default for {parameter.name!r}, which hides the call's value")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any, ClassVar, NamedTuple, get_args, get_origin, get_type_hints
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
-from condensery.errors import CondenseryError, PluginError, UnknownKey, UsageError
+from condensery.errors import CondenseryError, PluginError, UnknownKey, UsageError, short
 
 
 class Words(NamedTuple):
@@ -46,7 +47,7 @@ class Method:
 
 def settings_of(cls: type[Method]) -> dict[str, dataclasses.Field[Any]]:
     """Return the hyper-parameters of a method class by name."""
-    return {f.name: f for f in dataclasses.fields(cls) if f.init}
+    return {field.name: field for field in dataclasses.fields(cls) if field.init}
 
 
 def build_method(
@@ -55,96 +56,116 @@ def build_method(
     """Build one configured method.
 
     :param card: the paper's card; its hyper-parameter ranges are checked, so that a bad value fails before training.
+    :raises PluginError: for a class that is no method.
     :raises UnknownKey: for a setting that the method doesn't have.
     :raises UsageError: for a value of the wrong type or out of range.
     """
     if not (dataclasses.is_dataclass(cls) and issubclass(cls, Method)):
         raise PluginError(f"{key}: {cls.__name__} must be a dataclass that extends condensery.Method")
+
     known = settings_of(cls)
     for name in settings:
         if name not in known:
             raise UnknownKey("hyper-parameter", name, known, where=key)
+
     described: Mapping[str, Any] = (card or {}).get("hyperparameters") or {}
     hints = get_type_hints(cls)
-    checked = {n: check_value(f"{key}.{n}", v, hints[n], described.get(n) or {}) for n, v in settings.items()}
+    checked = {
+        name: check_value(f"{key}.{name}", value, hints[name], described.get(name) or {})
+        for name, value in settings.items()
+    }
     try:
-        method = cls(**checked)
+        return cls(**checked)
     except CondenseryError:
         raise
     except (TypeError, ValueError) as error:
         raise UsageError(f"{key}: {error}") from error
-    return method
 
 
-SIGNS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
-"""How messages write the bounds of a card."""
+BOUNDS: dict[str, tuple[str, Callable[[float, float], bool]]] = {
+    "gt": (">", operator.gt),
+    "ge": (">=", operator.ge),
+    "lt": ("<", operator.lt),
+    "le": ("<=", operator.le),
+}
+"""The bounds of a card: how messages write them, and what holds for a value and its bound."""
+
+
+def in_words(described: Mapping[str, Any]) -> str:
+    """Return the bounds that a card gives for a hyper-parameter, as in ``>= 0 and < 1``."""
+    given = [f"{sign} {described[word]:g}" for word, (sign, _) in BOUNDS.items() if described.get(word) is not None]
+    return " and ".join(given)
 
 
 def check_value(name: str, value: Any, hint: Any, described: Mapping[str, Any]) -> Any:
     """Return ``value`` as the type of ``hint``, within the range that the card gives; it holds for each entry too.
 
+    :param described: the hyper-parameter's part of the card: bounds and choices.
     :raises UsageError: naming the setting, the value and what would be right.
     """
-    if isinstance(value, (dict, list)) and _fits(value, hint):
+    if not _fits(value, hint):
+        raise UsageError(f"{name} must be {_words(hint)}, got {short(value)}")
+
+    if isinstance(value, (dict, list)):
         inner = (get_args(hint) or (Any,))[-1] if get_origin(hint) in (dict, list) else Any
         if isinstance(value, list):
-            return [check_value(f"{name}.{i}", v, inner, described) for i, v in enumerate(value)]
-        return {k: check_value(f"{name}.{k}", v, inner, described) for k, v in value.items()}
-    given = value
-    if not _fits(value, hint):
-        if _fits(0.5, hint) and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
-        else:
-            raise UsageError(f"{name} must be {_words(hint)}, got {value!r}")
-    elif hint is float and isinstance(value, int):
-        value = float(value)
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        bounds = {word: described[word] for word in SIGNS if described.get(word) is not None}
-        if not all(_compare(value, word, bound) for word, bound in bounds.items()):
-            wanted = " and ".join(f"{SIGNS[word]} {bound:g}" for word, bound in bounds.items())
-            raise UsageError(f"{name} must be {wanted}, got {given!r}")
+            return [check_value(f"{name}.{i}", entry, inner, described) for i, entry in enumerate(value)]
+        return {key: check_value(f"{name}.{key}", entry, inner, described) for key, entry in value.items()}
+
+    if _is_number(value):
+        for word, (_, holds) in BOUNDS.items():
+            if described.get(word) is not None and not holds(value, described[word]):
+                raise UsageError(f"{name} must be {in_words(described)}, got {short(value)}")
+
     choices = described.get("choices")
     if choices and value not in choices:
-        raise UnknownKey("value", str(value), [str(c) for c in choices], where=name)
-    return value
+        raise UnknownKey("value", str(value), [str(choice) for choice in choices], where=name)
+    return float(value) if hint is float else value
 
 
-def _compare(value: float, word: str, bound: float) -> bool:
-    return {"gt": value > bound, "ge": value >= bound, "lt": value < bound, "le": value <= bound}[word]
+def _is_number(value: Any) -> bool:
+    """Tell whether a value is a number; to Python, ``True`` is one too."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _fits(value: Any, hint: Any) -> bool:
+    """Tell whether a value is of a type; what is in a list or dict isn't looked at, and a tuple may be a list."""
     if hint is Any:
         return True
     if hint is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
+        return _is_number(value)
     if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    if hint is None or hint is type(None):
+        return _is_number(value) and isinstance(value, int)
+    if hint is None:
         return value is None
-    origin, args = get_origin(hint), get_args(hint)
+
+    origin, options = get_origin(hint), get_args(hint)
     if origin is None:
         return isinstance(value, hint)
-    if str(origin) == "typing.Literal":
-        return value in args
-    if origin in (list, tuple, dict, set, frozenset):
-        return isinstance(value, (list, tuple) if origin in (list, tuple) else origin)
-    return any(_fits(value, a) for a in args)  # a union
+    if origin is Literal:
+        return value in options
+    if origin in (list, tuple):
+        return isinstance(value, (list, tuple))
+    if origin in (dict, set, frozenset):
+        return isinstance(value, origin)
+    return any(_fits(value, option) for option in options)  # What is left is a union.
 
 
 def _words(hint: Any) -> str:
+    """Return how messages name a type."""
     names = {float: "a number", int: "a whole number", str: "a text", bool: "true or false", type(None): "null"}
     if hint in names:
         return names[hint]
-    args = get_args(hint)
-    if args and str(get_origin(hint)) == "typing.Literal":
-        return "one of " + ", ".join(map(repr, args))
-    if args and get_origin(hint) not in (list, tuple, dict):
-        return " or ".join(_words(a) for a in args)
-    return f"a {getattr(get_origin(hint) or hint, '__name__', hint)}"
+
+    origin, options = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return "one of " + ", ".join(map(repr, options))
+    if options and origin not in (list, tuple, dict):
+        return " or ".join(_words(option) for option in options)
+    return f"a {getattr(origin or hint, '__name__', hint)}"
 
 
 def takes_list(hint: Any) -> bool:
     """Tell whether a setting's own type is a list, so that a list isn't one value for each round."""
-    options = get_args(hint) if get_origin(hint) not in (list, tuple) else ()
-    return get_origin(hint) in (list, tuple) or any(get_origin(o) in (list, tuple) for o in options)
+    kinds = {get_origin(hint), *map(get_origin, get_args(hint))}
+    return bool(kinds & {list, tuple})

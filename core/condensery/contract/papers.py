@@ -87,25 +87,32 @@ class Papers:
 
     def card_file(self, key: str) -> Path:
         """Return the file of one card."""
-        return self._files[key]
+        return self._files[key][0]
 
     # ---------------------------------------------------------------- finding
 
     @cached_property
-    def _files(self) -> dict[str, Path]:
-        """The files that hold cards, by the key that their name stands for."""
+    def _files(self) -> dict[str, list[Path]]:
+        """The files that hold cards, by the key that their name stands for; the second one of a key is an error."""
         recipes = {path.parent for path in self.root.rglob(RECIPE)}
-        files = [p for p in sorted(self.root.rglob("*.yaml")) if p.parent not in recipes]
-        return {path.stem.replace("_", "-"): path for path in files}
+        found: dict[str, list[Path]] = {}
+        for path in sorted(self.root.rglob("*.yaml")):
+            if path.parent not in recipes:
+                found.setdefault(path.stem.replace("_", "-"), []).append(path)
+        return found
 
     @cached_property
     def _cards(self) -> tuple[dict[str, ValidCard], list[UsageError]]:
         """The valid cards by key, and what is wrong with the others."""
-        return read_cards(self.package, self._files)
+        cards, wrong = read_cards(self.package, {key: self.card_file(key) for key in self._files})
+        for key, (first, *others) in self._files.items():
+            here = first.relative_to(self.root)
+            wrong += [UsageError(f"{path}: {here} is the card of {key!r} already") for path in others]
+        return cards, wrong
 
     def _target(self, key: str, name: str) -> str:
         """Return ``package.module:Name`` for a class that a card names, ``Name`` or ``sibling:Name``."""
-        path = self._files[key].relative_to(self.root)
+        path = self.card_file(key).relative_to(self.root)
         sibling, _, cls = name.rpartition(":")
         module = ".".join([self.package, *path.parent.parts, sibling or path.stem])
         return f"{module}:{cls}"
@@ -113,6 +120,8 @@ class Papers:
 
 def read_cards(package: str, files: Mapping[str, Path]) -> tuple[dict[str, ValidCard], list[UsageError]]:
     """Read and validate the cards of one package; what was valid before is taken from the cache, by content.
+
+    :param package: which cache file is asked.
 
     :param files: by the key that each must have.
     :returns: the valid ones, and one error for each other: it names the file and the field.
@@ -125,7 +134,7 @@ def read_cards(package: str, files: Mapping[str, Path]) -> tuple[dict[str, Valid
         try:
             mark = sha256(key.encode() + path.read_bytes()).hexdigest()
             found[mark] = kept[mark] if mark in kept else _validated(key, path)
-        except OSError as error:
+        except (OSError, ValueError, RecursionError) as error:  # The latter two for what is nested without end.
             wrong.append(UsageError(f"{path}: can't be read: {error}"))
         except UsageError as error:
             wrong.append(error)
@@ -133,7 +142,7 @@ def read_cards(package: str, files: Mapping[str, Path]) -> tuple[dict[str, Valid
             cards[key] = ValidCard(found[mark])
 
     if found.keys() != kept.keys():
-        text = json.dumps(found, ensure_ascii=False)
+        text = json.dumps(found)
         # Where the cache can't be written, cards are only read more slowly.
         with contextlib.suppress(OSError):
             write_atomic(_cache_file(package), lambda path: path.write_text(text, encoding="utf-8"))
@@ -141,6 +150,10 @@ def read_cards(package: str, files: Mapping[str, Path]) -> tuple[dict[str, Valid
 
 
 def _validated(key: str, path: Path) -> dict[str, Any]:
+    """Return the card in a file as plain data.
+
+    :raises UsageError: naming the file and what is wrong in it.
+    """
     # Here, because it loads pydantic and a YAML parser.
     from condensery.contract.cards import card_data, read_card
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import importlib.metadata
-import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import pluggy
 
 from condensery.contract.hookspecs import API, OFFERING_HOOKS, PROJECT, OfferingSpecs
+from condensery.contract.managers import check_marked
 from condensery.contract.papers import ValidCard
 from condensery.errors import PluginError, UnknownKey, UsageError
 
@@ -21,11 +21,13 @@ KEYED = ("methods", "tasks", "layers", "codecs", "searches")
 """Kinds whose classes say their own key."""
 CORE_CODECS = {"dense": "Dense", "bitpack": "BitPack"}
 """What the other codecs end in unless told otherwise."""
+LONGEST = 240
+"""Characters of a problem, which with the plugin's name and source is still one line of a terminal or a log."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """One offered thing: its target (``"module:Name"``, or a card's data) and the plugin that offers it."""
+    """One offered thing: its target (``"module:Name"``, a class, or a card's data) and the plugin that offers it."""
 
     key: str
     target: Any
@@ -51,7 +53,9 @@ class Registry:
         self.entries: dict[str, dict[str, Entry]] = {kind: {} for kind in KINDS}
         self.entries["codecs"] = {k: Entry(k, f"condensery.nets:{name}", "core") for k, name in CORE_CODECS.items()}
         self._plugins: dict[str, Plugin] = {}
-        self._cache: dict[tuple[str, str], Any] = {}
+        self._loaded: dict[tuple[str, str], Any] = {}
+
+    # ---------------------------------------------------------------- opening
 
     @classmethod
     def open(cls, extra: Iterable[tuple[str, object]] = (), *, entry_points: bool = True) -> Registry:
@@ -60,16 +64,18 @@ class Registry:
         :param extra: ``(name, plugin)`` pairs to add after the installed ones.
         """
         registry = cls()
-        if entry_points:
-            found = sorted(importlib.metadata.entry_points(group=PROJECT), key=lambda e: (e.name != "builtin", e.name))
-            for point in found:
-                source = f"{point.dist.name} {point.dist.version}" if point.dist else "unknown"
-                try:
-                    plugin = point.load()
-                except Exception as error:  # noqa: BLE001  a plugin's import may fail in any way; it is reported, not hidden
-                    registry._note(point.name, source, f"can't be imported: {type(error).__name__}: {error}")
-                    continue
+        found = importlib.metadata.entry_points(group=PROJECT) if entry_points else ()
+
+        # The built-in plugin comes first, so that a stranger who offers one of its keys is the one that is refused.
+        for point in sorted(found, key=lambda point: (point.name != "builtin", point.name)):
+            source = f"{point.dist.name} {point.dist.version}" if point.dist else "unknown"
+            try:
+                plugin = point.load()
+            except Exception as error:  # noqa: BLE001  A plugin's import may fail in any way; it is reported, not hidden.
+                registry._note(point.name, source, f"can't be imported: {type(error).__name__}: {error}")
+            else:
                 registry.add(point.name, plugin, source)
+
         for name, plugin in extra:
             registry.add(name, plugin, "given")
         return registry
@@ -79,50 +85,52 @@ class Registry:
         if name in self._plugins:
             self._note(f"{name} ({source})", source, f"a plugin named {name!r} is already there")
             return
-        manager = pluggy.PluginManager(PROJECT)
-        manager.add_hookspecs(OfferingSpecs)
+
         self._plugins[name] = Plugin(name, source)
         try:
-            check_api(name, plugin)
-            check_marked(name, plugin, OFFERING_HOOKS)
-            manager.register(plugin, name=name)
-            manager.check_pending()
-            if not manager.get_hookcallers(plugin):
-                raise PluginError(f"{name}: it implements no hook, so it offers nothing")
+            hooks = _hooks_of(name, plugin)
         except (PluginError, pluggy.PluginValidationError) as error:
-            self._note(name, source, _one_line(error))
+            self._note(name, source, str(error))
             return
+
         for kind in KINDS:
             try:
-                getattr(manager.hook, f"register_{kind}")(register=self._register(kind, name, source))
+                getattr(hooks, f"register_{kind}")(register=self._register(kind, name, source))
             except ExceptionGroup as errors:
                 for one in errors.exceptions:
-                    self._note(name, source, _one_line(one))
-            except Exception as error:  # noqa: BLE001  whatever a stranger's hook raises is reported with the plugin's name
+                    self._note(name, source, str(one))
+            except Exception as error:  # noqa: BLE001  Whatever a stranger's hook raises is reported with the plugin's name.
                 self._note(name, source, f"register_{kind} failed: {type(error).__name__}: {error}")
 
     def _register(self, kind: str, plugin: str, source: str) -> Callable[[str, Any], None]:
+        """Return the callback with which a plugin offers its things of one kind."""
         taken = self.entries[kind]
 
         def register(key: str, target: Any) -> None:
             what = f"{_singular(kind)} {key!r}"
-            if key in taken:
-                self._note(plugin, source, f"{what} is already offered by {taken[key].plugin!r}; kept that one")
-            elif kind == "papers":
-                try:
-                    taken[key] = Entry(key, valid_card(key, target), plugin)
-                except UsageError as error:
-                    self._note(plugin, source, str(error))
-            elif not (callable(target) or (isinstance(target, str) and ":" in target)):
-                self._note(plugin, source, f"{what}: target must be 'module:Name' or a class, got {target!r}")
+            try:
+                if key in taken:
+                    raise PluginError(f"{what} is already offered by {taken[key].plugin!r}; kept that one")
+                if kind == "papers":
+                    target = valid_card(key, target)
+                elif not (callable(target) or (isinstance(target, str) and ":" in target)):
+                    raise PluginError(f"{what}: target must be 'module:Name' or a class, got {target!r}")
+            except (PluginError, UsageError) as error:
+                self._note(plugin, source, str(error))
             else:
                 taken[key] = Entry(key, target, plugin)
 
         return register
 
     def _note(self, name: str, source: str, problem: str) -> None:
+        """Keep one problem of a plugin, as one line; of a long one the beginning and the end, which say most."""
+        line = " ".join(problem.split())
+        if len(line) > LONGEST:
+            line = f"{line[: LONGEST // 2 - 5]} ... {line[-LONGEST // 2 :]}"
         old = self._plugins.get(name, Plugin(name, source))
-        self._plugins[name] = dataclasses.replace(old, problems=(*old.problems, problem))
+        self._plugins[name] = dataclasses.replace(old, problems=(*old.problems, line))
+
+    # ---------------------------------------------------------------- looking up
 
     @property
     def plugins(self) -> list[Plugin]:
@@ -144,30 +152,26 @@ class Registry:
         :raises UnknownKey: naming the nearest known key.
         """
         entries = self.entries[kind]
-        if key in entries:
-            return entries[key]
-        family = f"{key.split('/', 1)[0]}/*"
-        if "/" in key and family in entries:
-            return entries[family]
-        raise UnknownKey(_singular(kind), key, entries)
+        family, slash, _ = key.partition("/")
+        found = entries.get(key) or entries.get(f"{family}{slash}*")
+        if found is None:
+            raise UnknownKey(_singular(kind), key, entries)
+        return found
 
     def load(self, kind: str, key: str) -> Any:
         """Import and return what an entry points at.
 
+        :raises UnknownKey: naming the nearest known key.
         :raises PluginError: naming the plugin, if the target can't be imported or says another key.
         """
         entry = self.find(kind, key)
-        cached = self._cache.get((kind, entry.key))
-        if cached is not None:
-            return cached
-        what = f"plugin {entry.plugin!r}: {_singular(kind)} {key!r}"
-        loaded = entry.target if callable(entry.target) else _imported(entry.target, what)
-        if kind in KEYED and getattr(loaded, "key", None) != entry.key:
-            mine = getattr(loaded, "key", None)
-            says = f"says that its key is {mine!r}" if mine else "says no key"
-            raise PluginError(f"{what}: {loaded.__name__} {says}; write key = {entry.key!r} in the class")
-        self._cache[kind, entry.key] = loaded
-        return loaded
+        if (kind, entry.key) not in self._loaded:
+            what = f"plugin {entry.plugin!r}: {_singular(kind)} {key!r}"
+            loaded = entry.target if callable(entry.target) else _imported(entry.target, what)
+            if kind in KEYED:
+                _check_key(loaded, entry.key, what)
+            self._loaded[kind, entry.key] = loaded
+        return self._loaded[kind, entry.key]
 
     def card(self, key: str) -> Mapping[str, Any] | None:
         """Return the card of a paper or method as plain data, or ``None`` if it has none."""
@@ -182,6 +186,7 @@ def valid_card(key: str, card: Mapping[str, Any]) -> Mapping[str, Any]:
     """
     if isinstance(card, ValidCard):
         return card
+
     # Here, because it loads pydantic: a list of installed papers comes from the cache and needs none.
     from condensery.contract.cards import card_data, checked_card
 
@@ -189,6 +194,23 @@ def valid_card(key: str, card: Mapping[str, Any]) -> Mapping[str, Any]:
     if found.key != key:
         raise UsageError(f"card {key!r}: its own key is {found.key!r}")
     return ValidCard(card_data(found))
+
+
+def _hooks_of(name: str, plugin: object) -> pluggy.HookRelay:
+    """Return the offering hooks, which call this plugin alone.
+
+    :raises PluginError: for a plugin whose hooks would not be called, or were written for another version.
+    :raises pluggy.PluginValidationError: for a hook that isn't there, or that takes other arguments.
+    """
+    check_api(name, plugin)
+    check_marked(name, plugin, OFFERING_HOOKS)
+    manager = pluggy.PluginManager(PROJECT)
+    manager.add_hookspecs(OfferingSpecs)
+    manager.register(plugin, name=name)
+    manager.check_pending()
+    if not manager.get_hookcallers(plugin):
+        raise PluginError(f"{name}: it implements no hook, so it offers nothing")
+    return manager.hook
 
 
 def check_api(name: str, plugin: object) -> None:
@@ -215,29 +237,16 @@ def _imported(target: str, what: str) -> Any:
         raise PluginError(f"{what} can't be loaded from {target}: {error}") from error
 
 
-def check_marked(name: str, plugin: object, hooks: Iterable[str]) -> None:
-    """Refuse what pluggy would take and then not call, or call wrongly.
+def _check_key(loaded: Any, key: str, what: str) -> None:
+    """Refuse a class that says another key than it was registered with, or none.
 
-    :raises PluginError: for a class, a function named like a hook but not marked, or a default argument on a hook.
+    :raises PluginError: beginning with ``what``, and saying what to write.
     """
-    if inspect.isclass(plugin):
-        raise PluginError(f"{name}: register a module or an instance, not the class {plugin.__name__}")
-    owner = plugin if inspect.ismodule(plugin) else type(plugin)
-    found = {h: f for h in hooks if callable(f := getattr(owner, h, None))}
-    bare = [h for h, f in found.items() if not hasattr(f, f"{PROJECT}_impl")]
-    if bare:
-        raise PluginError(
-            f"{name}: {', '.join(bare)} lack{'s' if len(bare) == 1 else ''} @hookimpl and would never run"
-        )
-    for hook, function in found.items():
-        for parameter in inspect.signature(function).parameters.values():
-            if parameter.default is not inspect.Parameter.empty:
-                raise PluginError(f"{name}: {hook} has a default for {parameter.name!r}, which hides the call's value")
+    mine = getattr(loaded, "key", None)
+    if mine != key:
+        says = f"says that its key is {mine!r}" if mine else "says no key"
+        raise PluginError(f"{what}: {getattr(loaded, '__name__', loaded)} {says}; write key = {key!r} in the class")
 
 
 def _singular(kind: str) -> str:
     return SINGULAR.get(kind, kind.removesuffix("s"))
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -36,10 +36,11 @@ def evaluate(task: Task, model: nn.Module, device: torch.device, *, batch_size: 
     return task.score(torch.cat(logits), torch.cat(labels))
 
 
-def layer_counts(model: nn.Module) -> dict[str, dict[str, int]]:
-    """Return parameters and non-zeros by the path of the module that owns them, as the layers use them.
+def used_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Return every parameter by name, as the layers use it: through its transforms.
 
-    A parameter that two modules share counts once, for the first; transforms' own don't count.
+    Numbers that a registered layer counts as its parameters are among them, transforms' own parameters are not. What
+    two modules share is there once, for the first.
     """
     own = {id(p) for a in attached(model) for p in a.transform.parameters()}
     values: dict[str, Tensor] = {plain_name(n): p for n, p in model.named_parameters() if id(p) not in own}
@@ -52,12 +53,16 @@ def layer_counts(model: nn.Module) -> dict[str, dict[str, int]]:
         for path, module in model.named_modules():
             for name, value in module.counted().items() if isinstance(module, Layer) else ():
                 values.setdefault(f"{path}.{name}" if path else name, value)
+    return values
 
-        found: dict[str, dict[str, int]] = {}
-        for name, value in values.items():
-            layer = found.setdefault(name.rpartition(".")[0], {"parameters": 0, "nonzeros": 0})
-            layer["parameters"] += value.numel()
-            layer["nonzeros"] += int(value.count_nonzero())
+
+def layer_counts(model: nn.Module) -> dict[str, dict[str, int]]:
+    """Return parameters and non-zeros by the path of the module that owns them, see :func:`used_tensors`."""
+    found: dict[str, dict[str, int]] = {}
+    for name, value in used_tensors(model).items():
+        layer = found.setdefault(name.rpartition(".")[0], {"parameters": 0, "nonzeros": 0})
+        layer["parameters"] += value.numel()
+        layer["nonzeros"] += int(value.count_nonzero())
     return found
 
 

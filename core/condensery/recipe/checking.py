@@ -9,7 +9,7 @@ from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from condensery.errors import UnknownKey, UsageError
+from condensery.errors import UnknownKey, UsageError, short
 
 SCHEMA = 1
 T = TypeVar("T", bound=BaseModel)
@@ -34,20 +34,24 @@ def checked(model: type[T], data: Any, where: str) -> T:
         return model.model_validate(data)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(p) for p in first["loc"] if not _is_tag(p))
+        place = [part for part in first["loc"] if not _is_tag(part)]
         if first["type"] == "extra_forbidden":
-            *parents, name = [p for p in first["loc"] if not _is_tag(p)]
-            path = f"{where}: {'.'.join(map(str, parents))}" if parents else where
-            raise UnknownKey("field", str(name), _fields_at(model, parents), where=path) from None
+            *parents, name = place
+            raise UnknownKey("field", str(name), _fields_at(model, parents), where=_at(where, parents)) from None
+
         # A message of our own names the culprit itself; its input is the whole stage or recipe.
         got = "" if first["type"] == "value_error" else f" (got {short(first['input'])})"
         message = first["msg"].removeprefix("Value error, ")
-        raise UsageError(f"{where}: {place + ': ' if place else ''}{message}{got}") from None
+        raise UsageError(f"{_at(where, place)}: {message}{got}") from None
+
+
+def _at(where: str, place: Sequence[int | str]) -> str:
+    return f"{where}: {'.'.join(map(str, place))}" if place else where
 
 
 def _is_tag(part: int | str) -> bool:
     """Tell the names that pydantic adds to a path for the members of a union."""
-    return str(part).startswith("function-") or part in {"StageSpec", "RoundSpec", "dict[str,any]"}
+    return str(part).startswith("function-") or part in {"StageSpec", "RoundSpec", "dict[str,any]", "int"}
 
 
 def _fields_at(model: type[BaseModel], parents: Sequence[int | str]) -> list[str]:
@@ -56,7 +60,7 @@ def _fields_at(model: type[BaseModel], parents: Sequence[int | str]) -> list[str
     for name in parents:
         inner = [m for outer in models if name in outer.model_fields for m in _models_in(outer, str(name))]
         models = inner or models
-    return [field for found in models for field in found.model_fields]
+    return [field.alias or name for found in models for name, field in found.model_fields.items()]
 
 
 def _models_in(outer: type[BaseModel], field: str) -> list[type[BaseModel]]:
@@ -69,12 +73,6 @@ def _models_in(outer: type[BaseModel], field: str) -> list[type[BaseModel]]:
             found.append(hint)
         todo += get_args(hint)
     return found
-
-
-def short(value: Any) -> str:
-    """Return how messages show a value: its ``repr``, cut after 60 characters."""
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def fingerprint(data: Any) -> str:

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from condensery.errors import UnknownKey, UsageError
+from condensery.errors import UnknownKey, UsageError, short
 
 MAX_LENGTH = 200
 MAX_BITS = 1024
@@ -23,7 +23,7 @@ Compute = Callable[[Names], Any]
 
 def _power(a: Any, b: Any) -> Any:
     if isinstance(a, int) and isinstance(b, int) and b > 0 and a.bit_length() * b > MAX_BITS:
-        raise OverflowError("the power is too large")  # it would take all memory
+        raise OverflowError("the power is too large")  # It would take all memory.
     if a < 0 and b % 1:
         raise ArithmeticError("a root of a negative number")
     return a**b
@@ -62,6 +62,7 @@ def evaluate(formula: str, names: Names) -> float | bool:
     for name in sorted(needed):
         if name not in names:
             raise UnknownKey("variable", name, names, where=_where(formula))
+
     try:
         result: float | bool = compute(names)
         finite = math.isfinite(result)
@@ -106,6 +107,7 @@ def setting_at(value: Any, round_index: int, rounds: int, *, is_list: bool, wher
         if len(value) != rounds:
             raise UsageError(f"{where}: a list gives one value for each round; {len(value)} for {rounds} rounds")
         value = value[round_index]
+
     if not isinstance(value, str) or not value.startswith("="):
         return value
     try:
@@ -115,21 +117,26 @@ def setting_at(value: Any, round_index: int, rounds: int, *, is_list: bool, wher
 
 
 def _where(formula: str) -> str:
-    return f"formula {formula if len(formula) <= 60 else formula[:57] + '...'!r}"
+    return f"formula {short(formula)}"
 
 
 def _read(formula: str) -> tuple[Compute, set[str]]:
-    """Return what computes the formula, and its variables."""
+    """Return what computes the formula, and its variables.
+
+    :raises UsageError: for anything but the grammar above.
+    """
     text = formula.strip().removeprefix("=").strip()
     if len(text) > MAX_LENGTH:
         raise UsageError(f"{_where(formula)} is longer than {MAX_LENGTH} characters")
+
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Python's own remarks on style, such as a number glued to a word
+            warnings.simplefilter("ignore")  # Python remarks on style, such as a number glued to a word.
             tree = ast.parse(text, mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         reason = error.msg if isinstance(error, SyntaxError) else str(error) or "too deeply nested"
         raise UsageError(f"{_where(formula)} can't be read: {reason}") from None
+
     names: set[str] = set()
     return _build(tree, names, _where(formula)), names
 

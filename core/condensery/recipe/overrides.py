@@ -14,11 +14,9 @@ Names that contain dots (methods, models) are written as they are.
 from __future__ import annotations
 
 import copy
-import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import yaml
 from pydantic import BaseModel
 
 from condensery.errors import UnknownKey, UsageError
@@ -68,6 +66,7 @@ def apply_overrides(data: Mapping[str, Any], assignments: Iterable[str]) -> dict
         if not equals:
             raise UsageError(f"override {assignment!r}: expected path=value, as in train.epochs=3")
         values.append((path.strip(), _plain(assignment, text.strip())))
+
     return set_values(data, values)
 
 
@@ -78,76 +77,123 @@ def set_values(data: Mapping[str, Any], values: Mapping[str, Any] | Iterable[tup
         parts = path.split(".")
         if not all(parts):
             raise UsageError(f"override {path!r}: a path is names separated by dots, as in train.epochs")
-        out = _set(out, parts, copy.deepcopy(value), Recipe, path)
+        out = _Override(path, copy.deepcopy(value)).into(out, parts, Recipe)
     return out
 
 
 def _plain(assignment: str, text: str) -> Any:
-    if text.startswith("="):
-        return text
+    """Return what a text says: a formula stays one, the rest is YAML."""
     try:
-        value = parse_yaml(text)
-        json.dumps(value)
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
-        reason = getattr(error, "problem", None) or " ".join(str(error).split())
-        raise UsageError(f"override {assignment}: the value is not plain YAML: {reason}") from None
-    return value
+        return text if text.startswith("=") else parse_yaml(text)
+    except UsageError as error:
+        raise UsageError(f"override {assignment}: {error}") from None
 
 
-def _set(node: Any, parts: Sequence[str], value: Any, schema: Schema, path: str) -> Any:
-    """Return ``node`` with ``value`` at the place that ``parts`` names."""
-    if not parts:
-        return value
-    head, *rest = parts
-    where = f"override {path}"
-    if isinstance(node, list):
-        index = _index(head, node, where)
-        return [*node[:index], _set(node[index], rest, value, schema, path), *node[index + 1 :]]
-    if schema in (ModelSpec, TaskSpec) and isinstance(node, str):
-        if node in ROLE_WORDS or node.startswith("stage:"):
-            raise UsageError(f"{where}: {node!r} is no model that has settings")
-        node = {"key": node}
-    if not isinstance(node, Mapping | None):
-        raise UsageError(f"{where}: the value there is {node!r}, which has no {head!r}")
-    node = dict(node or {})
-    if schema is not None and not issubclass(schema, Keyed) and head not in schema.model_fields:
-        raise UnknownKey("field", head, schema.model_fields, where=where)
-    if head == "stages" and schema in (Recipe, RoundSpec) and rest:
-        return {**node, head: _set_stage(node.get(head) or [], rest, value, path)}
-    if schema is StageSpec and head == "players" and len(rest) > 1:
-        players = dict(node.get(head) or {})
-        return {**node, head: {**players, rest[0]: _set(players.get(rest[0]), rest[1:], value, PlayerSpec, path)}}
-    inner = None if schema is None or issubclass(schema, Keyed) else _INNER.get(head)
-    return {**node, head: _set(node.get(head), rest, value, inner, path)}
+class _Override:
+    """One value on its way to the place that its path names. Each step returns its node with the value in it."""
 
+    def __init__(self, path: str, value: Any) -> None:
+        self.where = f"override {path}"
+        self.value = value
 
-def _index(head: str, items: Sequence[Any], where: str) -> int:
-    if not (head.isascii() and head.isdigit() and int(head) < len(items)):
-        raise UsageError(f"{where}: there is no entry {head!r}; they are numbered from 0, and there are {len(items)}")
-    return int(head)
+    def into(self, node: Any, parts: Sequence[str], schema: Schema) -> Any:
+        """Put the value into a node of plain data.
+
+        :param parts: what is left of the path.
+        :param schema: the model that the node is of, if it is known.
+        """
+        if not parts:
+            return self.value
+        head, *rest = parts
+        if isinstance(node, list):
+            index = self.index(head, node)
+            return [*node[:index], self.into(node[index], rest, schema), *node[index + 1 :]]
+
+        # A model or task without settings is written as its key alone.
+        if schema in (ModelSpec, TaskSpec) and isinstance(node, str):
+            if node in ROLE_WORDS or node.startswith("stage:"):
+                raise UsageError(f"{self.where}: {node!r} is no model that has settings")
+            node = {"key": node}
+        if not isinstance(node, Mapping | None):
+            raise UsageError(f"{self.where}: the value there is {node!r}, which has no {head!r}")
+
+        # What is keyed has settings of its own beside its fields, which no schema here knows.
+        fields = {} if schema is None or issubclass(schema, Keyed) else schema.model_fields
+        if fields and head not in fields:
+            raise UnknownKey("field", head, fields, where=self.where)
+
+        inner = (node or {}).get(head)
+        if head == "stages" and schema in (Recipe, RoundSpec) and rest:
+            inner = self.into_stages(inner or [], rest)
+        elif head == "players" and schema is StageSpec and len(rest) > 1:
+            name, *rest = rest
+            players = inner or {}
+            inner = {**players, name: self.into(players.get(name), rest, PlayerSpec)}
+        else:
+            inner = self.into(inner, rest, _INNER.get(head) if fields else None)
+        return {**(node or {}), head: inner}
+
+    def into_stages(self, items: Any, parts: Sequence[str]) -> Any:
+        """Put the value into one of some stages and rounds, found by number or, at any depth, by name."""
+        if not isinstance(items, list):
+            raise UsageError(f"{self.where}: stages is no list but {items!r}")
+
+        head, *rest = parts
+        if head.isascii() and head.isdigit():
+            index = self.index(head, items, "stages: ")
+        else:
+            names = _names(items)
+            name, rest = _longest(parts, names)
+            if name is None:
+                raise UnknownKey("stage", head, [*names, *map(str, range(len(items)))], where=self.where)
+            index, *deeper = names[name]
+            rest = [part for number in deeper for part in ("stages", str(number))] + rest
+        return [*items[:index], self.into_stage(items[index], rest), *items[index + 1 :]]
+
+    def into_stage(self, item: Any, parts: Sequence[str]) -> Any:
+        """Put the value into a stage or round, or into a method of the stage."""
+        if not parts:
+            return self.value
+        stage = _stage(item)
+        if "stages" in stage:
+            return self.into(stage, parts, RoundSpec)
+        if parts[0] in StageSpec.model_fields:
+            return self.into(stage, parts, StageSpec)
+
+        methods = list(stage.get("methods") or [])
+        keys = [key for key, _ in map(_method, methods)]
+        names = [key if key not in keys[:i] else f"{key}#{keys[:i].count(key) + 1}" for i, key in enumerate(keys)]
+        name, rest = _longest(parts, names)
+        if name is None:
+            raise UnknownKey("method or stage field", parts[0], [*names, *StageSpec.model_fields], where=self.where)
+
+        place = names.index(name)
+        key, settings = _method(methods[place])
+        methods[place] = {"key": key, "settings": self.into(settings, rest, None)}
+        return {**stage, "methods": methods}
+
+    def index(self, head: str, items: Sequence[Any], what: str = "") -> int:
+        """Return the number of an entry.
+
+        :raises UsageError: if it is no number, or there is no such entry.
+        """
+        if head.isascii() and head.isdigit() and int(head) < len(items):
+            return int(head)
+        raise UsageError(
+            f"{self.where}: {what}there is no entry {head!r}; they are numbered from 0, and there are {len(items)}"
+        )
 
 
 # ---------------------------------------------------------------- stages and methods
 
 
-def _set_stage(items: Any, parts: Sequence[str], value: Any, path: str) -> Any:
-    """Return the stages with a change in one stage or round, found by number or, at any depth, by name."""
-    if not isinstance(items, list):
-        raise UsageError(f"override {path}: stages is no list but {items!r}")
-    items = list(items)
-    if parts[0].isascii() and parts[0].isdigit():
-        index = _index(parts[0], items, f"override {path}: stages")
-        items[index] = _set_item(items[index], parts[1:], value, path)
-        return items
-    names = _names(items)
-    for taken in range(len(parts), 0, -1):  # a name may contain dots: the longest that fits is meant
-        place = names.get(".".join(parts[:taken]))
-        if place is not None:
-            first, *deeper = place
-            inner = [p for step in deeper for p in ("stages", str(step))]
-            items[first] = _set_item(items[first], [*inner, *parts[taken:]], value, path)
-            return items
-    raise UnknownKey("stage", parts[0], [*names, *map(str, range(len(items)))], where=f"override {path}")
+def _longest(parts: Sequence[str], names: Container[str]) -> tuple[str | None, list[str]]:
+    """Return the name with which a path begins, and the rest of it; a name may have dots, and the longest is meant."""
+    for taken in range(len(parts), 0, -1):
+        name = ".".join(parts[:taken])
+        if name in names:
+            return name, list(parts[taken:])
+    return None, []
 
 
 def _names(items: Sequence[Any]) -> dict[str, list[int]]:
@@ -156,12 +202,13 @@ def _names(items: Sequence[Any]) -> dict[str, list[int]]:
     names = {stage["name"]: place for stage, place in found if stage.get("name")}
     for stage, place in found:
         if not stage.get("name"):
-            methods = [m for m, _ in map(_method, stage.get("methods") or [])]
+            methods = [key for key, _ in map(_method, stage.get("methods") or [])]
             names[automatic_name(methods, names)] = place
     return names
 
 
 def _places(items: Sequence[Any], above: list[int]) -> Iterator[tuple[Mapping[str, Any], list[int]]]:
+    """Yield each stage, inside rounds too, with the numbers that lead to it."""
     for number, item in enumerate(items):
         stage = _stage(item)
         if "stages" in stage:
@@ -173,27 +220,6 @@ def _places(items: Sequence[Any], above: list[int]) -> Iterator[tuple[Mapping[st
 def _stage(item: Any) -> Mapping[str, Any]:
     """Return a stage or round as a mapping; a lone method is a stage."""
     return item if isinstance(item, Mapping) else {"methods": [item]}
-
-
-def _set_item(item: Any, parts: Sequence[str], value: Any, path: str) -> Any:
-    if not parts:
-        return value
-    stage = dict(_stage(item))
-    if "stages" in stage:
-        return _set(stage, parts, value, RoundSpec, path)
-    if parts[0] in StageSpec.model_fields:
-        return _set(stage, parts, value, StageSpec, path)
-    methods = list(stage.get("methods") or [])
-    keys = [key for key, _ in map(_method, methods)]
-    names = [k if k not in keys[:i] else f"{k}#{keys[:i].count(k) + 1}" for i, k in enumerate(keys)]
-    for taken in range(len(parts), 0, -1):
-        name = ".".join(parts[:taken])
-        if name in names:
-            place = names.index(name)
-            key, settings = _method(methods[place])
-            methods[place] = {"key": key, "settings": _set(settings, parts[taken:], value, None, path)}
-            return {**stage, "methods": methods}
-    raise UnknownKey("method or stage field", parts[0], [*names, *StageSpec.model_fields], where=f"override {path}")
 
 
 def _method(item: Any) -> tuple[str, Any]:

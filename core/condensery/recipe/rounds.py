@@ -48,11 +48,13 @@ def check_conditions(items: Sequence[StageSpec | RoundSpec], known: Sequence[str
     :raises UsageError: for a condition that can't be read.
     """
     for item in items:
-        if isinstance(item, RoundSpec):
-            for name in sorted(variables(item.until) if item.until else ()):
-                if name not in known:
-                    raise UnknownKey("name", name, known, where=f"until: {item.until}")
-            check_conditions(item.stages, known)
+        if isinstance(item, StageSpec):
+            continue
+
+        for name in sorted(variables(item.until) if item.until else ()):
+            if name not in known:
+                raise UnknownKey("name", name, known, where=f"until: {item.until}")
+        check_conditions(item.stages, known)
 
 
 def unroll(
@@ -68,32 +70,28 @@ def unroll(
 
     What depends on the net (layers, ``until``) is asked through ``decide`` and recorded, so that a resumed run takes
     the same way.
+
+    :param layers: returns the paths of the net's layers with weights, as they are now.
+    :param holds: tells whether a condition of a round holds now.
+    :param prefix: of the units' ids, and ``outer`` their round, rounds and layer: those of the round they are in.
+    :raises UsageError: for a round over layers where there are none.
     """
     for number, item in enumerate(items):
         here = f"{prefix}{number}"
         if isinstance(item, StageSpec):
             yield Unit(here, item, *outer)
             continue
+
+        inner = partial(unroll, item.stages, decide=decide, layers=layers, holds=holds)
         if item.over == "layers":
             paths: list[str] = decide(f"{here}:layers", layers)
             if not paths:
                 raise UsageError("a round over layers found no layer with weights")
             for i, path in enumerate(paths):
-                yield from _pass(item, decide, layers, holds, f"{here}.{i}.", (i, len(paths), path))
+                yield from inner(prefix=f"{here}.{i}.", outer=(i, len(paths), path))
             continue
+
         for i in range(item.repeat):
-            yield from _pass(item, decide, layers, holds, f"{here}.{i}.", (i, item.repeat, None))
-            condition = item.until
-            if condition and decide(f"{here}.{i}:until", partial(holds, condition)):
+            yield from inner(prefix=f"{here}.{i}.", outer=(i, item.repeat, None))
+            if item.until and decide(f"{here}.{i}:until", partial(holds, item.until)):
                 break
-
-
-def _pass(
-    item: RoundSpec,
-    decide: Decide,
-    layers: Callable[[], list[str]],
-    holds: Callable[[str], bool],
-    prefix: str,
-    outer: tuple[int, int, str | None],
-) -> Iterator[Unit]:
-    yield from unroll(item.stages, decide=decide, layers=layers, holds=holds, prefix=prefix, outer=outer)

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from condensery.errors import UsageError
-from condensery.recipe.checking import checked, merge, short
+from condensery.errors import UsageError, short
+from condensery.recipe.checking import checked, merge
 from condensery.recipe.train_spec import BaseSpec, OptimizerSpec, Strict, TrainSpec
 from condensery.recipe.yaml_files import load_yaml
 
@@ -67,6 +67,7 @@ class ModelSpec(Keyed):
 
 
 def _keyed(value: Any) -> Any:
+    """Accept ``resnet20`` for ``{key: resnet20}``."""
     return {"key": value} if isinstance(value, str) else value
 
 
@@ -109,6 +110,7 @@ ROLE_WORDS = ("previous", "input", "original")
 
 
 def _role(value: Any) -> Role:
+    """Accept a word, the name of a stage, and a model by its key or as a mapping."""
     if isinstance(value, ModelSpec):
         return value
     if isinstance(value, Mapping):
@@ -121,9 +123,10 @@ def _role(value: Any) -> Role:
 
 
 def _roles(value: Any) -> Role | list[Role] | None:
+    """Accept no role, one, or a list of them."""
     if value is None:
         return None
-    return [_role(v) for v in value] if isinstance(value, list) else _role(value)
+    return [_role(one) for one in value] if isinstance(value, list) else _role(value)
 
 
 class StageSpec(Strict):
@@ -150,6 +153,7 @@ class StageSpec(Strict):
 
 
 def _item(value: Any) -> Any:
+    """Accept a lone method for a stage, and tell a round from a stage by its fields."""
     if isinstance(value, str):
         return StageSpec.model_validate({"methods": [value]})
     if isinstance(value, Mapping):
@@ -192,6 +196,7 @@ class Recipe(Strict):
 
     @model_validator(mode="after")
     def _names(self) -> Recipe:
+        """Give each stage a name; those that were given come first, so that no automatic one takes theirs."""
         taken: set[str] = set()
         for stage in flat(self.stages):
             if stage.name and stage.name in taken:
@@ -208,7 +213,10 @@ class Recipe(Strict):
         return self.base != "none" and bool(self.base or not self.model.weights)
 
     def train_of(self, stage: StageSpec) -> TrainSpec:
-        """Return how a stage trains: its own fields over the recipe's."""
+        """Return how a stage trains: its own fields over the recipe's.
+
+        :raises UsageError: naming the stage and the field that is wrong.
+        """
         own = stage.train if stage.epochs is None else stage.train | {"epochs": stage.epochs}
         return checked(TrainSpec, merge(self.train, own), f"stage {stage.name!r}: train")
 
@@ -242,6 +250,7 @@ def parse_recipe(data: Any, where: str = "recipe") -> Recipe:
     """
     if not isinstance(data, Mapping):
         raise UsageError(f"{where}: a recipe is a mapping with model, task and stages, got {short(data)}")
+
     recipe = checked(Recipe, dict(data), where)
     checked(TrainSpec, recipe.train, f"{where}: train")
     checked(BaseSpec, {} if recipe.base == "none" else recipe.base, f"{where}: base")
@@ -251,5 +260,8 @@ def parse_recipe(data: Any, where: str = "recipe") -> Recipe:
 
 
 def load_recipe(path: Path) -> Recipe:
-    """Read a recipe from a YAML file."""
+    """Read a recipe from a YAML file.
+
+    :raises UsageError: one line that names the file and the place.
+    """
     return parse_recipe(load_yaml(path), str(path))

@@ -16,6 +16,7 @@ means that stage, whether the name was given or is the key of its only method; `
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import re
@@ -28,7 +29,7 @@ from condensery.recipe.schema import ROLE_WORDS, ModelSpec, RoundSpec, StageSpec
 FIELDS = ("name", "teacher", "student", "epochs")
 MAX_DEPTH = 20
 CONSTANTS: dict[str, bool | None] = {"true": True, "false": False, "null": None}
-# Possessive quantifiers (++, *+, ?+) keep hostile input linear.
+# Possessive quantifiers (++, *+, ?+) never try a shorter match, so that no input takes more than linear time.
 TOKEN = re.compile(
     r"""(?P<space>\s+)
     | (?P<sign>->|[+*(){}\[\],=])
@@ -87,23 +88,36 @@ class _Parser:
 
     def __init__(self, text: str, what: str, names: Collection[str] = ()) -> None:
         self.text, self.what, self.names = text, what, set(names)
-        self.at = self.depth = start = 0
         self.tokens: list[Token] = []
+        self.at = 0
+        self.depth = 0
+
+        start = 0
         while start < len(text):
-            match = TOKEN.match(text, start)
-            if text[start] == "=" and self.tokens and self.tokens[-1].text in ("=", "[", ","):
-                token = Token("formula", _formula(text, start), start)
-            elif match is None:
-                expected = "the quote to be closed" if text[start] in "\"'" else "a key, a value or a sign"
-                self.fail(expected, Token("", text[start], start))
-            else:
-                token = Token(str(match.lastgroup), match[0], start)
+            token = self.token(start)
             start += len(token.text)
             if token.kind != "space":
                 self.tokens.append(token)
         self.tokens.append(Token("end", "", start))
 
+    def token(self, start: int) -> Token:
+        """Return the token that starts at a place in the text."""
+        first = self.text[start]
+        # A value can't begin with a sign, so this is the "=" of a formula: "sparsity==0.5", "[=round]".
+        if first == "=" and self.tokens and self.tokens[-1].text in ("=", "[", ","):
+            return Token("formula", _formula(self.text, start), start)
+
+        match = TOKEN.match(self.text, start)
+        if match is None:
+            expected = "the quote to be closed" if first in "\"'" else "a key, a value or a sign"
+            self.fail(expected, Token("", first, start))
+        return Token(str(match.lastgroup), match[0], start)
+
     def fail(self, expected: str, token: Token | None = None) -> NoReturn:
+        """Refuse the text at a token, by default the next one.
+
+        :raises UsageError: naming what was expected there.
+        """
         _, found, start = token or self.here
         shown = repr(found[:30]) if found else "the end"
         near = self.text[max(0, start - 20) : start] + "^" + self.text[start : start + 20]
@@ -111,23 +125,29 @@ class _Parser:
 
     @property
     def here(self) -> Token:
+        """The next token, which isn't read yet."""
         return self.tokens[self.at]
 
     def next(self) -> Token:
+        """Read one token; the end can be read again and again."""
         token = self.here
         self.at += token.kind != "end"
         return token
 
     def accept(self, *texts: str) -> bool:
+        """Read the next token if it is one of these, and tell whether it was."""
         found = self.here.text in texts
-        self.at += found and self.here.kind != "end"
+        if found:
+            self.next()
         return found
 
     def expect(self, text: str, expected: str) -> None:
+        """Read the next token, which must be this one."""
         if not self.accept(text):
             self.fail(expected)
 
     def nest(self, by: int) -> None:
+        """Count the brackets that are open, so that hostile input can't exhaust Python's stack."""
         self.depth += by
         if self.depth > MAX_DEPTH:
             self.fail(f"at most {MAX_DEPTH} levels of brackets")
@@ -146,6 +166,7 @@ class _Parser:
             if self.here.text == "*":
                 self.fail("parentheses around what is repeated")
             return [stage]
+
         self.nest(+1)
         items = self.sequence()
         self.expect(")", "'->', '+' or ')'")
@@ -154,6 +175,7 @@ class _Parser:
             self.fail("'*', '->' or the end, as '+' and braces go inside the parentheses")
         if not self.accept("*"):
             return items
+
         count = self.next()
         if not re.fullmatch("0*[1-9][0-9]{0,8}", count.text):
             self.fail("a number of rounds, 1 or more", count)
@@ -202,16 +224,22 @@ class _Parser:
         while not self.accept(closing):
             if found:
                 self.expect(",", f"',' or {closing!r}")
+
             name = self.next()
             if name.kind != "word" or not NAME.fullmatch(name.text):
                 self.fail("a setting's name" if closing == ")" else "a field's name", name)
             if name.text in found:
                 self.fail("each name once", name)
+
             self.expect("=", "'='")
             found[name.text] = self.value(role=closing == "}" and name.text in ("teacher", "student"))
         return found
 
     def value(self, *, role: bool = False) -> Any:
+        """Return the next value.
+
+        :param role: whether a bare word may be the name of a stage.
+        """
         token = self.next()
         match token.kind:
             case "formula":
@@ -226,8 +254,10 @@ class _Parser:
             case "word":
                 is_stage = role and token.text in self.names and token.text not in ROLE_WORDS
                 return f"stage:{token.text}" if is_stage else token.text
+
         if token.text != "[":
             self.fail("a value", token)
+
         self.nest(+1)
         values: list[Any] = []
         while not self.accept("]"):
@@ -238,12 +268,13 @@ class _Parser:
         return values
 
     def literal(self, token: Token) -> Any:
+        """Return the number or text that a token writes, as JSON does; single quotes take everything as it is."""
         text = token.text
         if text[0] == "'":
             return text[1:-1]
         try:
             value = float(text) if token.kind == "number" and not text.lstrip("-").isdigit() else json.loads(text)
-        except ValueError:  # an unknown escape, or more digits than Python reads
+        except ValueError:  # An unknown escape, or more digits than Python reads.
             self.fail("a text or number as in JSON", token)
         if value in (math.inf, -math.inf):
             self.fail("a smaller number", token)
@@ -279,12 +310,15 @@ def format_stages(stages: Sequence[StageSpec | RoundSpec]) -> str:
 
     :raises UsageError: naming what one line can't say: data, players, ``until``, a key with a space...
     """
-    wanted = _as_in_recipe([s.model_copy(deep=True) for s in stages])
-    short = [s.model_copy(deep=True) for s in wanted]
+    wanted = _as_in_recipe(stages)
+    short = [stage.model_copy(deep=True) for stage in wanted]
+
+    # A name is left out where the recipe then gives the stage the same one.
     for stage in flat(short):
         name, stage.name = stage.name, ""
-        if _as_in_recipe([s.model_copy(deep=True) for s in short]) != wanted:
+        if _as_in_recipe(short) != wanted:
             stage.name = name
+
     text = _items(short, set())
     try:
         same = _as_in_recipe(parse(text)) == wanted
@@ -296,15 +330,22 @@ def format_stages(stages: Sequence[StageSpec | RoundSpec]) -> str:
 
 
 def _as_in_recipe(stages: Sequence[Any]) -> list[StageSpec | RoundSpec]:
-    return parse_recipe({"model": "any", "task": "any", "stages": stages}).stages
+    """Return stages as a recipe has them, each with a name; those given stay as they are."""
+    copies = copy.deepcopy(list(stages))
+    return parse_recipe({"model": "any", "task": "any", "stages": copies}).stages
 
 
 def _items(items: Sequence[StageSpec | RoundSpec], names: set[str]) -> str:
+    """Return how to write some stages and rounds; their names join ``names``, those of the stages before.
+
+    :raises UsageError: for a field that one line can't say.
+    """
     parts = []
     for item in items:
         unsaid = {"until", "over"} if isinstance(item, RoundSpec) else {"data", "players", "train"}
         for field in sorted(unsaid & item.model_dump(exclude_defaults=True).keys()):
             raise UsageError(f"one line can't say {field!r} of a stage or round; write a recipe file")
+
         if isinstance(item, RoundSpec):
             parts.append(f"({_items(item.stages, names)}) * {item.repeat}")
         else:
@@ -324,11 +365,15 @@ def _settings(settings: Mapping[str, Any], names: Collection[str] | None = None)
 
 
 def _say(value: Any, names: Collection[str] | None) -> str:
-    """Return how to write a value; ``names``, in the fields of a stage, are those of the stages before."""
+    """Return how to write a value; ``names``, in the fields of a stage, are those of the stages before.
+
+    :raises UsageError: for a value that one line can't say.
+    """
     if isinstance(value, ModelSpec):
         value = value.model_dump(exclude_defaults=True)
         if len(value) == 1 and _reads_as(value["key"], value["key"], names):
             return str(value["key"])
+
     match value:
         case {"key": str(key)}:
             return f"{key}({_settings({k: v for k, v in value.items() if k != 'key'})})"

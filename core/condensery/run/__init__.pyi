@@ -1,7 +1,7 @@
-from .cast import Reference as Reference
 from .engine import Run as Run
 from .players import Outputs as Outputs
 from .players import Player as Player
+from .progress import Observer as Observer
 from .progress import Progress as Progress
 from .search import Budget as Budget
 from .search import Choice as Choice
@@ -16,6 +16,7 @@ from .search import Trial as Trial
 from .search import TrialStore as TrialStore
 from .search import Uniform as Uniform
 from .search import run_search as run_search
+from .snapshots import Reference as Reference
 from .stage import Stage as Stage
 from .steps import Bucket as Bucket
 from .steps import Defaults as Defaults

@@ -2,40 +2,28 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from condensery.contract import DEFAULTS, STAGE_HOOKS, Registry
-from condensery.errors import MethodError, UsageError
-from condensery.files import cache_dir
+from condensery.errors import UsageError
 from condensery.measure import counts, dense_bytes, environment, evaluate, known_quality, measure, ratios, versions
-from condensery.nets import WEIGHTED, broken_promises, clone, detach_temporary, frozen
-from condensery.recipe import (
-    BaseSpec,
-    ModelSpec,
-    Recipe,
-    StageSpec,
-    TrainSpec,
-    Unit,
-    check_conditions,
-    checked,
-    fingerprint,
-    holds,
-    merge,
-    unroll,
-    variables,
-)
-from condensery.run.cast import Cast, Net
+from condensery.nets import WEIGHTED
+from condensery.recipe import Recipe, check_conditions, holds, unroll, variables
+from condensery.run.base import Base
+from condensery.run.builder import Builder, Net
+from condensery.run.cast import Cast
+from condensery.run.collapse import marks
 from condensery.run.folder import ARTIFACT, NET, ORIGINAL, PROGRESS, RunFolder
 from condensery.run.opening import Opener, check_settings
-from condensery.run.progress import Progress
-from condensery.run.resume import lay_progress, progress_of
+from condensery.run.progress import Observer, Progress
+from condensery.run.snapshots import Snapshots
 from condensery.run.stage import Stage
-from condensery.storage import CHECKPOINT_FORMAT, Baked, bake, load_tree, save_artifact, save_tree
+from condensery.run.unit import UnitRunner
+from condensery.storage import Baked, bake, save_artifact
 from condensery.tasks import build_task
 
 SIZES = ("sparsity", "parameters", "nonzeros")
@@ -49,6 +37,8 @@ class Run:
     :param device: ``cpu``, ``cuda``, or ``auto``.
     :param resume: go on with what ``out`` holds; refused if it holds another recipe.
     :param tier: noted in the report.
+    :param observer: is told how the run goes; the dry run before it tells nothing.
+    :param dry: play two batches a stage and write nothing, see :meth:`check`.
 
     Afterwards ``baked`` holds the compressed net, which is also in the out folder's artifact.
     """
@@ -63,25 +53,37 @@ class Run:
         resume: bool = False,
         tier: str | None = None,
         show: Progress | None = None,
+        observer: Observer | None = None,
         dry: bool = False,
     ) -> None:
-        self.recipe, self.registry, self.tier = recipe, registry, tier
-        self.folder = RunFolder(Path(out), resume=resume)
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         if device.startswith("cuda") and not torch.cuda.is_available():
             raise UsageError(f"device {device!r}: no CUDA device here; say --device cpu")
+        self.recipe, self.registry, self.tier, self.dry = recipe, registry, tier, dry
         self.device = torch.device("cpu" if dry else device)
-        self.dry = dry
+        self.folder = RunFolder(Path(out), resume=resume)
         self.show = show or Progress(quiet=True)
         self.task = build_task(recipe.task, registry)
-        self.stages: list[dict[str, Any]] = []
+
+        # From what only builds nets to what gives them roles; each knows those before it, and none those after it.
+        self.builder = Builder(self.task, registry, self.device, recipe.seed)
+        self.snapshots = Snapshots(recipe, self.builder, self.folder, dry=dry)
+        opener = Opener(recipe, self.builder, dry=dry)
+        self.runner = UnitRunner(opener, self.folder, self.snapshots, self.show, observer or Observer(), dry)
+        self.base = Base(recipe, self.builder, self.runner)
+        self.cast = Cast(self.builder, self.base, self.snapshots, dry)
+
+        self.net: Net
         self.decisions: dict[str, Any] = {}
-        self.cast = Cast(recipe, registry, self.task, self.device, self.folder, self._trained, dry=dry)
-        self.opener = Opener(self.cast)
         self.baked: Baked | None = None
         self._checked = False
         self._calls: list[dict[str, Any]] = []
+
+    @property
+    def stages(self) -> list[dict[str, Any]]:
+        """What each stage came to, in order, base training included."""
+        return self.runner.stages
 
     # ---------------------------------------------------------------- what a user calls
 
@@ -94,13 +96,14 @@ class Run:
             return
         check_conditions(self.recipe.stages, [*SIZES, *(m.name for m in self.task.metrics)])
         check_settings(self.recipe.stages, self.registry)
+
         dry = Run(self.recipe, self.registry, out=self.folder.path, device="cpu", dry=True)
         with torch.random.fork_rng(devices=[]):
-            net = Net(dry.cast.build(self.recipe.model), self.recipe.model)
-            dry.cast.snapshots["original"] = Net(frozen(clone(net.module)), net.spec)
-            for _ in dry._units(net):
-                pass
-            dry.cast.described(Net(bake(net.module, self.registry).net, net.spec))  # refuses what can't be saved
+            dry.net = dry.builder.net(self.recipe.model)
+            dry.snapshots.keep("original", dry.net)
+            dry._play()
+            # Refuses what can't be saved.
+            dry.builder.described(Net(bake(dry.net.module, self.registry).net, dry.net.spec))
         self._calls = dry._calls
         self._checked = True
 
@@ -110,26 +113,69 @@ class Run:
         return {"recipe": self.recipe.dump(), "stages": self._calls}
 
     def execute(self) -> dict[str, Any]:
-        """Run the recipe and return the report, which is also ``report.json`` in the out folder."""
+        """Run the recipe and return the report, which is also ``report.json`` in the out folder.
+
+        :raises CondenseryError: with one line; the folder keeps what is done, and nothing if the recipe was wrong.
+        """
         self.folder.check(self.recipe.dump())
         done = self.folder.report()
         if done is not None:
             return done
+
         self.check()  # before the folder exists: a bad recipe leaves nothing behind
         self.folder.write("recipe.json", self.recipe.dump())
         self.show.line(f"model {self.recipe.model.key}, task {self.recipe.task.key}, on {self.device}")
-        net = self._original()
-        before = self._before(net)
-        for _ in self._units(net):
-            pass
-        baked = bake(net.module, self.registry)
+
+        self.net = self._original()
+        before = self._before()
+        self._play()
+        report = self._report(before)
+        self.folder.finish(report)
+        return report
+
+    # ---------------------------------------------------------------- before the first stage and after the last
+
+    def _original(self) -> Net:
+        """Return the net at the recipe's start, trained where it came without trained weights."""
+        saved = self.folder.load(ORIGINAL)
+        if saved is not None:
+            net = self.builder.rebuilt(saved["net"])
+            self.runner.stages = saved["stages"]
+        elif self.recipe.trains_first:
+            net = self.base.trained(self.recipe.model, "base")
+        else:
+            net = self.builder.net(self.recipe.model)
+
+        self.snapshots.keep("original", net)
+        if saved is None:
+            self.folder.save(ORIGINAL, {"net": self.builder.described(net), "stages": self.stages})
+        return net
+
+    def _before(self) -> dict[str, Any]:
+        """Measure the net at the recipe's start; a trained one's quality may be known."""
+        net = self.net
+        fresh = not (self.recipe.trains_first or net.spec.weights)
+        before = measure(self.task, net.module, self.device, bytes=dense_bytes(net.module), quality=fresh)
+        if not fresh:
+            before["quality"] = known_quality(self.task, net.module, net.spec.model_dump(mode="json"), self.device)
+        return before
+
+    def _report(self, before: dict[str, Any]) -> dict[str, Any]:
+        """Bake the net, save it as the artifact, measure it and return the report."""
+        self.baked = baked = bake(self.net.module, self.registry)
+        collapsed = marks(self.stages)
         sizes = save_artifact(
-            self.folder.path / ARTIFACT, baked, net.spec, self.task.facts, self.registry, task=self.recipe.task
+            self.folder.path / ARTIFACT,
+            baked,
+            self.net.spec,
+            self.task.facts,
+            self.registry,
+            task=self.recipe.task,
+            collapsed=collapsed,
         )
-        self.baked = baked
         after = measure(self.task, baked.net, self.device, bytes=sizes.file, bits=baked.bits)
         after["storage"] = sizes.dump() | {"weights_moved": baked.moved}
-        report = {
+        return {
             "recipe": self.recipe.dump(),
             "seed": self.recipe.seed,
             "tier": self.tier,
@@ -140,121 +186,55 @@ class Run:
             "after": after,
             "ratios": ratios(before, after),
             "artifact": ARTIFACT,
+            "collapsed": collapsed,
             "stages": self.stages,
             "wall_s": round(sum(s["wall_s"] for s in self.stages), 2),
         }
-        self.folder.finish(report)
-        return report
 
-    def _before(self, net: Net) -> dict[str, Any]:
-        """Measure the net at the recipe's start; a trained one's quality may be known."""
-        fresh = not (self.recipe.trains_first or net.spec.weights)
-        before = measure(self.task, net.module, self.device, bytes=dense_bytes(net.module), quality=fresh)
-        if not fresh:
-            before["quality"] = known_quality(self.task, net.module, net.spec.model_dump(mode="json"), self.device)
-        return before
+    # ---------------------------------------------------------------- through the recipe
 
-    # ---------------------------------------------------------------- nets
-
-    def _original(self) -> Net:
-        """Return the net at the recipe's start, trained where it came without trained weights."""
-        saved = self.folder.load(ORIGINAL)
-        if saved is not None:
-            net = self.cast.rebuilt(saved["net"])
-            self.stages = saved["stages"]
-        elif self.recipe.trains_first:
-            net = self._based(self.recipe.model, "base")
-        else:
-            net = Net(self.cast.build(self.recipe.model).to(self.device), self.recipe.model)
-        self.cast.snapshots["original"] = Net(frozen(clone(net.module)), net.spec)
-        if saved is None:
-            self.folder.save(ORIGINAL, {"net": self.cast.described(net), "stages": self.stages})
-        return net
-
-    def _trained(self, spec: ModelSpec, label: str) -> Net:
-        """Return a teacher's net with its own trained weights, or one that the task's base recipe trains first."""
-        if self.dry or spec.weights:
-            return Net(self.cast.build(spec).to(self.device), spec)
-        return self._based(spec, label)
-
-    def _based(self, spec: ModelSpec, label: str) -> Net:
-        """Return a net that the base recipe has trained, from the spec's weights where it has any (cached)."""
-        over = {} if self.recipe.base == "none" else self.recipe.base
-        train = checked(BaseSpec, merge(self.task.base, over), "base")
-        seed = self.recipe.seed if train.seed is None else train.seed
-        identity = {
-            "format": CHECKPOINT_FORMAT,
-            "task": self.task.describe(),
-            "data": self.recipe.data.model_dump(mode="json"),
-            "model": spec.model_dump(mode="json"),
-            "train": train.model_dump(mode="json", exclude={"seed"}),
-            "seed": seed,
-        }
-        path = cache_dir() / "nets" / f"{fingerprint(identity)}.safetensors"
-        if path.is_file():
-            saved = load_tree(path)
-            self.show.line(f"{label}: {spec.key} trained before, taken from the cache")
-            self.stages.append({**saved["stage"], "cached": True})
-            return Net(self.cast.rebuilt(saved["net"]).module, spec)
-        run = self if seed == self.recipe.seed else self._seeded(seed)
-        net = Net(run.cast.build(spec).to(self.device), spec)
-        run._run(Unit(label, StageSpec(name=label)), net, train)
-        if run is not self:
-            self.stages.append(run.stages[-1])
-        # Tensors under one name belong to one recipe: what else changes the result is part of the fingerprint.
-        save_tree(path, {"net": self.cast.described(net), "stage": self.stages[-1]})
-        return net
-
-    def _seeded(self, seed: int) -> Run:
-        """Return this run with another seed."""
-        recipe = self.recipe.model_copy(update={"seed": seed})
-        return Run(
-            recipe,
-            self.registry,
-            out=self.folder.path,
-            device=str(self.device),
-            resume=self.folder.resume,
-            show=self.show,
-        )
-
-    # ---------------------------------------------------------------- units
-
-    def _units(self, net: Net) -> Iterator[Unit]:
-        """Run every unit in order; ``net`` is replaced in place by each one's student."""
-        done = self._load_run(net)
-        seen_pass: set[str] = set()
-        for unit in unroll(
-            self.recipe.stages,
-            decide=self._decide,
-            layers=lambda: self._layers(net),
-            holds=lambda condition: self._holds(condition, net),
-        ):
-            if self.dry:
-                key = f"{unit.spec.name}:{min(unit.round, 1)}"
-                if key in seen_pass:
-                    continue  # a later pass of the same stage meets nothing that the second didn't
-                seen_pass.add(key)
-            if unit.id in done:
+    def _play(self) -> None:
+        """Play every unit that isn't done yet, in order; ``net`` becomes each one's student."""
+        done = self._resumed()
+        met: set[str] = set()
+        for unit in unroll(self.recipe.stages, decide=self._decide, layers=self._layers, holds=self._holds):
+            # In a dry run a later pass of the same stage meets nothing that the second didn't.
+            passed = f"{unit.spec.name}:{min(unit.round, 1)}"
+            if unit.id in done or (self.dry and passed in met):
                 continue
-            self._run(unit, net, self.recipe.train_of(unit.spec))
-            if not self.dry:
-                run = {"stages": self.stages, "decisions": self.decisions}
-                self.folder.save(NET, {**self.cast.described(net), "optimizer": net.optimizer, "run": run})
-                self.folder.drop(PROGRESS)
-            yield unit
+            met.add(passed)
 
-    def _load_run(self, net: Net) -> set[str]:
-        """Lay the last finished unit's net over ``net``; returns the units that are done."""
-        saved = None if self.dry else self.folder.load(NET)
+            train = self.recipe.train_of(unit.spec)
+            stage = self.runner.play(unit, train, self.cast.players(unit, self.net), self.recipe.seed)
+            self.net = Net.of(stage.student)
+            if self.dry:
+                self._calls.append(calls_of(stage))
+            else:
+                self._save()
+
+    def _save(self) -> None:
+        """Save the net between two units, and how the run came to it."""
+        run = {"stages": self.stages, "decisions": self.decisions}
+        net = {**self.builder.described(self.net), "optimizer": self.net.optimizer}
+        self.folder.save(NET, {**net, "run": run})
+        self.folder.drop(PROGRESS)
+
+    def _resumed(self) -> set[str]:
+        """Take up the net that the last finished unit of an interrupted run left; returns the units that are done."""
+        # Before anything else: a run that was stopped in its first stage may have kept nets of its epochs already.
+        self.snapshots.recall()
+        saved = self.folder.load(NET)
         if saved is None:
             return set()
-        found = self.cast.rebuilt(saved)
-        net.module, net.spec, net.optimizer = found.module, found.spec, saved["optimizer"]
-        self.stages, self.decisions = saved["run"]["stages"], saved["run"]["decisions"]
-        self.cast.recall()
-        return {s["unit"] for s in self.stages}
+        self.net = self.builder.rebuilt(saved)
+        self.net.optimizer = saved["optimizer"]
+        self.runner.stages, self.decisions = saved["run"]["stages"], saved["run"]["decisions"]
+        return {stage["unit"] for stage in self.stages}
 
-    def _decide(self, key: str, ask: Any) -> Any:
+    # ---------------------------------------------------------------- what rounds ask
+
+    def _decide(self, key: str, ask: Callable[[], Any]) -> Any:
+        """Return what was decided at this place of the recipe, the first time by asking; a dry run keeps it short."""
         if key not in self.decisions:
             answer = ask()
             if self.dry:
@@ -262,108 +242,28 @@ class Run:
             self.decisions[key] = answer
         return self.decisions[key]
 
-    @staticmethod
-    def _layers(net: Net) -> list[str]:
-        return [p for p, m in net.module.named_modules() if isinstance(m, WEIGHTED)]
+    def _layers(self) -> list[str]:
+        """Return the paths of the layers that a round over layers goes through."""
+        return [p for p, m in self.net.module.named_modules() if isinstance(m, WEIGHTED)]
 
-    def _holds(self, condition: str, net: Net) -> bool:
-        size = counts(net.module)
+    def _holds(self, condition: str) -> bool:
+        """Tell whether a round's ``until`` holds for the net as it is now."""
+        size = counts(self.net.module)
         names: dict[str, float] = {"sparsity": 1 - size["nonzeros"] / size["parameters"], **size}
         metrics = {m.name for m in self.task.metrics}
         if self.dry:
             names |= dict.fromkeys(metrics, 50.0)  # stands in for a figure that would take a whole test split
         elif metrics & variables(condition):
-            names |= evaluate(self.task, net.module, self.device)
+            names |= evaluate(self.task, self.net.module, self.device)
         return holds(condition, names)
 
-    def _run(self, unit: Unit, net: Net, train: TrainSpec) -> None:
-        """Run one stage; ``net`` becomes its student."""
-        started = time.time()
-        stage = self.opener.open(unit, train, net)
-        saved = None if self.dry else self.folder.load(PROGRESS)
-        history = lay_progress(stage, saved) if saved is not None and saved["unit"] == unit.id else []
-        if self.dry:
-            self._explain(stage)
-        self._epochs(stage, unit, history)
-        stage.manager.call("end_stage", stage=stage)
-        reports = self._reports(stage)
-        self._close(stage)
-        self.cast.remember(stage)
-        student = stage.student
-        net.module, net.spec, net.optimizer = student.module, student.spec, student.optimizer_state()
-        entry = {"name": unit.title, "unit": unit.id, "methods": list(stage.manager.methods), "epochs": stage.epochs}
-        wall = sum(h["wall_s"] for h in history)
-        self.stages.append({**entry, "history": history, "report": reports, "wall_s": round(wall, 2)})
-        if not self.dry:
-            self.folder.log({"stage": unit.title, "unit": unit.id, "report": reports, "wall_s": time.time() - started})
 
-    def _epochs(self, stage: Stage, unit: Unit, history: list[dict[str, Any]]) -> None:
-        steps = stage.steps_per_epoch
-        self.show.start(unit.title, steps * stage.epochs)
-        self.show.advance(steps * stage.epoch)
-        for epoch in range(stage.epoch, stage.epochs):
-            stage.epoch = epoch
-            started = time.time()
-            for player in stage.players.values():
-                player.module.train(player.trains)
-            self._steps(stage)
-            stage.check_finite()
-            stage.manager.call("after_epoch", stage=stage)
-            if self.dry:
-                continue
-            quality = evaluate(self.task, stage.student.module, self.device)
-            done = max(1, min(steps, stage.step))
-            terms = {n: float(v) / done for n, v in stage.sums.items()}
-            history.append(
-                {
-                    "epoch": stage.epoch + 1,
-                    "terms": terms,
-                    "quality": quality,
-                    "wall_s": round(time.time() - started, 2),
-                }
-            )
-            stage.sums.clear()
-            main = self.task.metrics[0]
-            note = f"{main.name} {quality[main.name]:.2f} {main.unit}"
-            self.show.epoch(unit.title, stage.epoch + 1, stage.epochs, note)
-            self.folder.log({"stage": unit.title, **history[-1]})
-            self._save_progress(stage, unit, history)
-            self.cast.remember(stage, epoch=stage.epoch + 1)
-
-    def _save_progress(self, stage: Stage, unit: Unit, history: list[dict[str, Any]]) -> None:
-        self.folder.save(PROGRESS, {"unit": unit.id, **progress_of(stage, history)})
-
-    def _steps(self, stage: Stage) -> None:
-        limit = stage.train.max_steps
-        batches = stage.manager.call("batches", stage=stage)
-        for number, batch in enumerate(batches):
-            if limit is not None and number >= limit:
-                break
-            stage.set_rates()
-            stage.manager.call("before_step", stage=stage, batch=batch)
-            stage.manager.call("training_step", stage=stage, batch=batch)
-            stage.step += 1
-            self.show.advance()
-
-    def _reports(self, stage: Stage) -> dict[str, float]:
-        found: dict[str, float] = {}
-        for name, call in stage.manager.each("report"):
-            found |= {f"{name}.{k}": float(v) for k, v in (call(stage=stage) or {}).items()}
-        return found
-
-    def _close(self, stage: Stage) -> None:
-        """Take off what belongs to this stage, and check what its transforms promised."""
-        for player in stage.players.values():
-            player.taps.remove()
-            detach_temporary(player.module)
-            stage.changed(player.name)
-            player.module.zero_grad(set_to_none=True)
-            wrong = broken_promises(player.module)
-            if wrong:
-                raise MethodError(f"stage {stage.name!r}, player {player.name!r}: {wrong[0]}")
-
-    def _explain(self, stage: Stage) -> None:
-        calls = {h: [n for n in stage.manager.order(h) if n != DEFAULTS] for h in STAGE_HOOKS}
-        players = {n: "trains" if p.trains else "frozen" for n, p in stage.players.items()}
-        entry = {"name": stage.name, "methods": list(stage.manager.methods), "players": players}
-        self._calls.append({**entry, "calls": {h: names for h, names in calls.items() if names}})
+def calls_of(stage: Stage) -> dict[str, Any]:
+    """Return which methods each hook of a stage calls, in call order, and who plays."""
+    calls = {hook: [name for name in stage.manager.order(hook) if name != DEFAULTS] for hook in STAGE_HOOKS}
+    return {
+        "name": stage.name,
+        "methods": list(stage.manager.methods),
+        "players": {name: "trains" if player.trains else "frozen" for name, player in stage.players.items()},
+        "calls": {hook: names for hook, names in calls.items() if names},
+    }

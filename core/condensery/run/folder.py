@@ -33,13 +33,16 @@ class RunFolder:
     def check(self, recipe: dict[str, Any]) -> None:
         """Refuse a folder that holds another run, or a run that isn't to be resumed.
 
+        :param recipe: the run's own, as plain data.
         :raises UsageError: saying what to do instead.
+        :raises ArtifactError: if the folder's recipe is damaged.
         """
         known = self.path / "recipe.json"
         if not known.is_file():
             if self.resume and not self.path.is_dir():
                 raise UsageError(f"nothing to resume: {self.path} doesn't exist")
             return
+
         if not self.resume:
             raise UsageError(f"{self.path} holds a run already; say --resume to go on with it, or another --out")
         try:
@@ -50,7 +53,7 @@ class RunFolder:
             raise UsageError(f"{self.path} holds a run of another recipe; say another --out")
 
     def report(self) -> dict[str, Any] | None:
-        """Return the report of a run that has ended."""
+        """Return the report of a run that has ended, or ``None`` if it hasn't, or isn't to be resumed."""
         path = self.path / "report.json"
         if not self.resume or not path.is_file():
             return None
@@ -89,7 +92,10 @@ class RunFolder:
 
 
 def plain(value: Any) -> Any:
-    """Turn a tensor or a path into JSON data."""
+    """Turn a tensor or a path into JSON data.
+
+    :raises TypeError: for anything else.
+    """
     if isinstance(value, Tensor):
         return value.item() if value.dim() == 0 else value.tolist()
     if isinstance(value, Path):

@@ -2,51 +2,97 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import get_type_hints
 
 import torch
 
 from condensery.contract import Facts, Method, Registry, StageManager, build_method, check_words, takes_list
 from condensery.errors import MethodError, UsageError
-from condensery.recipe import ModelSpec, PlayerSpec, RoundSpec, StageSpec, TrainSpec, Unit, derive_seed, setting_at
-from condensery.run.cast import Cast, Net, words_of
+from condensery.nets import BATCH_NORMS, is_attention
+from condensery.recipe import (
+    ModelSpec,
+    PlayerSpec,
+    Recipe,
+    RoundSpec,
+    StageSpec,
+    TrainSpec,
+    Unit,
+    derive_seed,
+    setting_at,
+)
+from condensery.run.builder import Builder
 from condensery.run.players import Player
 from condensery.run.stage import Stage
 from condensery.run.steps import Defaults, parse_every
+from condensery.surgery.attention import KnownClasses
 from condensery.tasks import Subset
 
 DRY_STEPS = 2
 
 
 class Opener:
-    """Opens the stages of one run, in their order.
+    """Opens the stages of one run, in their order: :meth:`open`, then :meth:`prepare`.
 
-    :param cast: the nets of the run; says whether it is a dry one.
+    :param dry: of a dry run: two batches at most, and the words that methods declare are checked.
     """
 
-    def __init__(self, cast: Cast) -> None:
-        self.cast, self.recipe, self.dry = cast, cast.recipe, cast.dry
+    def __init__(self, recipe: Recipe, builder: Builder, *, dry: bool) -> None:
+        self.recipe, self.builder, self.dry = recipe, builder, dry
         self._facts: Facts | None = None
-        self._stands_in = cast.dry and cast.recipe.trains_first
+        # In a dry run no base is trained, so that weights stand in for trained ones from the start.
+        self._stands_in = dry and recipe.trains_first
 
-    def open(self, unit: Unit, train: TrainSpec, net: Net) -> Stage:
-        """Return a stage whose methods are prepared and whose players have their optimizers.
+    def open(self, unit: Unit, train: TrainSpec, players: Mapping[str, Player], seed: int) -> Stage:
+        """Return a stage whose methods are built and have done nothing yet.
 
-        :param net: what the unit before left.
+        :param players: student and teachers by name.
+        :param seed: of everything random in the stage.
         """
+        # After the roles were given, so that a teacher that had to be trained first leaves no trace in the draws.
+        torch.manual_seed(derive_seed("stage", seed, unit.id, unit.spec.name))
         if self.dry:
             train = train.model_copy(
                 update={"epochs": min(train.epochs, 1), "max_steps": DRY_STEPS, "batch_size": min(train.batch_size, 8)}
             )
-        torch.manual_seed(derive_seed("stage", self.recipe.seed, unit.id, unit.spec.name))
-        stage = self._stage(unit, train)
-        self.cast.assign(stage, unit, net)
-        if isinstance(unit.spec.student, ModelSpec) and not unit.spec.student.init_from:
+
+        data = unit.spec.data or self.recipe.data
+        subset = Subset(data.subset.size, data.subset.per_class, tuple(data.subset.without)) if data.subset else None
+        stage = Stage(
+            unit.spec,
+            self.builder.task,
+            train,
+            seed=seed,
+            device=self.builder.device,
+            subset=subset,
+            labels=data.labels,
+            round_index=unit.round,
+            rounds=unit.rounds,
+            layer=unit.layer,
+            dry=self.dry,
+            build=self.builder.build,
+            classes=KnownClasses(self.builder.registry),
+        )
+        stage.players = dict(players)
+        stage.manager = StageManager(unit.spec.name, methods_of(unit, self.builder.registry), Defaults())
+        return stage
+
+    def prepare(self, stage: Stage) -> None:
+        """Let the methods prepare, and give the players their optimizers.
+
+        :raises NotApplicable: in a dry run, if a method needs what the net, the task or an earlier stage doesn't give.
+        :raises UsageError: for a player that isn't there, or is there twice, and for an optimizer that can't be built.
+        """
+        own = isinstance(stage.spec.student, ModelSpec)
+        if own and not stage.spec.student.init_from:
             self._stands_in = False  # it starts from its own weights, in a real run as well
         stage.stands_in = self._stands_in
         if self.dry:  # a real run comes after a dry one, which checked every word
-            self._check_facts(stage, unit)
+            if self._facts is None or own:
+                self._facts = Facts(words_of(stage))
+            roles = ["teacher"] if stage.spec.teachers else []
+            self._facts.enter(stage.name, list(stage.manager.methods.items()), roles)
+
         for _, recruit in stage.manager.each("players"):
             for player in recruit(stage=stage) or ():
                 if player.name in stage.players:
@@ -56,34 +102,20 @@ class Opener:
         stage.manager.call("prepare", stage=stage)
         stage.ready()
         _set_optimizers(stage)
-        self._stands_in |= self.dry and bool(train.epochs or unit.spec.methods)
-        return stage
+        self._stands_in |= self.dry and bool(stage.train.epochs or stage.manager.methods)
 
-    def _stage(self, unit: Unit, train: TrainSpec) -> Stage:
-        data = unit.spec.data or self.recipe.data
-        subset = Subset(data.subset.size, data.subset.per_class, tuple(data.subset.without)) if data.subset else None
-        stage = Stage(
-            unit.spec,
-            self.cast.task,
-            train,
-            seed=self.recipe.seed,
-            device=self.cast.device,
-            subset=subset,
-            labels=data.labels,
-            round_index=unit.round,
-            rounds=unit.rounds,
-            layer=unit.layer,
-            dry=self.dry,
-            build=self.cast.build,
-        )
-        stage.manager = StageManager(unit.spec.name, methods_of(unit, self.cast.registry), Defaults())
-        return stage
 
-    def _check_facts(self, stage: Stage, unit: Unit) -> None:
-        if self._facts is None or isinstance(unit.spec.student, ModelSpec):
-            self._facts = Facts(words_of(stage))
-        roles = ["teacher"] if unit.spec.teachers else []
-        self._facts.enter(unit.spec.name, list(stage.manager.methods.items()), roles)
+def words_of(stage: Stage) -> set[str]:
+    """Return the words that hold for a fresh student on a task, see :mod:`condensery.contract.facts`."""
+    modules = list(stage.student.module.modules())
+    words = {"float-weights", "dense-shape"}
+    if stage.task.facts.outputs > 1:
+        words.add("classifier-logits")
+    if any(isinstance(m, BATCH_NORMS) and m.affine for m in modules):
+        words.add("batch-norm")
+    if any(is_attention(m) for m in modules):
+        words.add("attention")
+    return words
 
 
 def methods_of(unit: Unit, registry: Registry) -> list[tuple[str, Method]]:
@@ -95,14 +127,15 @@ def methods_of(unit: Unit, registry: Registry) -> list[tuple[str, Method]]:
     for item in unit.spec.methods:
         cls = registry.load("methods", item.key)
         check_words(item.key, cls)
+
         hints = get_type_hints(cls)
-        settings = {
-            n: setting_at(
-                v, unit.round, unit.rounds, is_list=takes_list(hints.get(n)), where=f"{unit.spec.name}: {item.key}.{n}"
-            )
-            for n, v in item.settings.items()
-        }
-        number = 1 + sum(n.partition("#")[0] == item.key for n, _ in methods)
+        settings = {}
+        for setting, value in item.settings.items():
+            where = f"{unit.spec.name}: {item.key}.{setting}"
+            is_list = takes_list(hints.get(setting))
+            settings[setting] = setting_at(value, unit.round, unit.rounds, is_list=is_list, where=where)
+
+        number = 1 + sum(name.partition("#")[0] == item.key for name, _ in methods)
         name = item.key if number == 1 else f"{item.key}#{number}"
         methods.append((name, build_method(item.key, cls, settings, registry.card(item.key))))
     return methods
@@ -120,6 +153,7 @@ def check_settings(items: Sequence[StageSpec | RoundSpec], registry: Registry, p
         if isinstance(item, RoundSpec):
             check_settings(item.stages, registry, 0 if item.over or item.until else item.repeat)
             continue
+
         for number in range(passes):
             unit = Unit("", item, number, passes)
             try:
@@ -130,11 +164,13 @@ def check_settings(items: Sequence[StageSpec | RoundSpec], registry: Registry, p
 
 
 def _set_players(stage: Stage) -> None:
+    """Set how each player trains, as the recipe says, and whether it is in train or in eval mode."""
     for name, spec in stage.spec.players.items():
         if name not in stage.players:
             known = ", ".join(stage.players)
             raise UsageError(f"stage {stage.name!r}: players: no player {name!r}; there are {known}")
         _configure(stage.players[name], spec)
+
     for player in stage.players.values():
         player.set_mode()
         if stage.train.channels_last:
@@ -142,6 +178,7 @@ def _set_players(stage: Stage) -> None:
 
 
 def _configure(player: Player, spec: PlayerSpec) -> None:
+    """Set what the recipe says of one player; the student trains in any case."""
     if player.name != "student":
         player.trains = spec.train
     player.optimizer_spec = spec.optimizer
@@ -149,9 +186,11 @@ def _configure(player: Player, spec: PlayerSpec) -> None:
 
 
 def _set_optimizers(stage: Stage) -> None:
+    """Give each player that trains its optimizer, over its net, its helpers and its transforms' own parameters."""
     for player in stage.players.values():
         if not player.trains:
             continue
+
         player.helpers.to(stage.device)
         groups = player.groups(player.optimizer_spec or stage.train.optimizer)
         try:
@@ -159,6 +198,7 @@ def _set_optimizers(stage: Stage) -> None:
         except MethodError as error:
             raise UsageError(f"stage {stage.name!r}: optimizer of {player.name}: {error}") from error
         assert player.optimizer is not None
+
         player.base_rates = [g["lr"] for g in player.optimizer.param_groups]
         if stage.train.carry_optimizer:
             player.load_optimizer_state(player.carried)

@@ -37,7 +37,12 @@ class Player:
     :param spec: how its net is built, so that a checkpoint can build it again.
     :param trains: whether it has an optimizer.
     :param plays: whether each batch is given to it; ``False`` for a net that a method calls by itself.
+    :param optimizer_spec: of this player alone; ``None``: the stage's.
     :param every: ``(k, n)``: k optimizer steps each n batches.
+
+    ``helpers`` are modules that a method trains beside the net for the stage, such as a regressor. Core sets
+    ``optimizer``, and ``base_rates``, the learning rate of each of its groups before any schedule; ``carried`` is the
+    state of the optimizer that trained the net last, by plain parameter name.
     """
 
     def __init__(
@@ -80,7 +85,7 @@ class Player:
             parameter.requires_grad_(self.trains)
 
     def parameters(self) -> dict[str, nn.Parameter]:
-        """Return its trained parameters, helpers' included, by plain name."""
+        """Return its parameters by plain name, its transforms' and (as ``helpers:...``) its helpers' among them."""
         named = {plain_name(n): p for n, p in self.module.named_parameters()}
         return named | {f"helpers:{n}": p for n, p in self.helpers.named_parameters()}
 
@@ -89,17 +94,17 @@ class Player:
         own: list[dict[str, Any]] = []
         taken: set[int] = set()
         for item in attached(self.module):
+            settings = item.transform.settings
+            # A transform that sits on two tensors is met twice, and an optimizer takes a parameter once.
             parameters = [p for p in item.transform.parameters() if id(p) not in taken]
-            if item.transform.settings and parameters:
-                taken |= {id(p) for p in parameters}
-                settings = item.transform.settings
-                own.append(
-                    {
-                        "params": parameters,
-                        "lr": spec.lr * settings.get("lr_scale", 1.0),
-                        "weight_decay": settings.get("weight_decay", spec.weight_decay),
-                    }
-                )
+            if not settings or not parameters:
+                continue
+
+            taken |= {id(p) for p in parameters}
+            rate = spec.lr * settings.get("lr_scale", 1.0)
+            decay = settings.get("weight_decay", spec.weight_decay)
+            own.append({"params": parameters, "lr": rate, "weight_decay": decay})
+
         rest = [p for p in self.parameters().values() if id(p) not in taken and p.requires_grad]
         return [{"params": rest, "lr": spec.lr, "weight_decay": spec.weight_decay}, *own]
 
@@ -119,6 +124,8 @@ class Player:
                 continue
             if any(isinstance(v, Tensor) and v.dim() and v.shape != parameter.shape for v in saved.values()):
                 continue
+
+            # Step counters have no dimension, and stay where their optimizer put them.
             self.optimizer.state[parameter] = {
                 k: v.clone().to(parameter.device if v.dim() else v.device) if isinstance(v, Tensor) else v
                 for k, v in saved.items()

@@ -1,11 +1,38 @@
-"""How a long run shows itself: a bar on a terminal, plain lines elsewhere."""
+"""How a long run shows itself: a bar on a terminal, plain lines elsewhere; and who else is told how it goes."""
 
 from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    from condensery.run.stage import Stage
+
+
+class Observer:
+    """Is told how a run goes: extend it, and give it to ``Run(..., observer=...)``.
+
+    Base training counts as a stage, named ``base`` or ``base:<model>``, unless the net comes from the cache. The dry
+    run before a run tells nothing. What a method here raises ends the run: a ``KeyboardInterrupt`` is as good as
+    Ctrl-C, and a run with ``resume=True`` goes on from there.
+    """
+
+    def epoch_ended(self, stage: Stage, history: Sequence[Mapping[str, Any]]) -> None:
+        """Look at a stage after each of its epochs, once that is saved; ``stage.epoch`` is still that epoch.
+
+        :param history: an entry for each epoch of the stage so far: ``epoch`` (from 1), ``terms`` (mean losses by
+            name), ``quality`` (metrics over the test split), ``wall_s`` (seconds).
+        """
+
+    def stage_ended(self, stage: Stage) -> None:
+        """Look at a stage that is over, before the next one starts.
+
+        The players are still there. Taps, helpers and temporary transforms are off, and kept transforms have been found
+        to hold what they promise.
+        """
 
 
 class Progress:

@@ -25,7 +25,7 @@ def state_of(method: Method) -> dict[str, Any]:
 
 
 def load_state(method: Method, state: Mapping[str, Any]) -> None:
-    """Lay saved state over a prepared method."""
+    """Lay saved state over a method that has just prepared."""
     custom = getattr(method, "load_state", None)
     if callable(custom):
         custom(state)
@@ -35,6 +35,7 @@ def load_state(method: Method, state: Mapping[str, Any]) -> None:
 
 
 def _plain(value: Any) -> bool:
+    """Tell whether a checkpoint can hold a value as it is."""
     if isinstance(value, Tensor):
         return not value.requires_grad
     if isinstance(value, (list, tuple)):
@@ -67,6 +68,7 @@ def progress_of(stage: Stage, history: list[dict[str, Any]]) -> dict[str, Any]:
             "optimizer": player.optimizer_state(),
             "groups": [] if player.optimizer is None else [g["lr"] for g in player.optimizer.param_groups],
         }
+
     return {
         "epoch": stage.epoch + 1,
         "step": stage.step,
@@ -78,7 +80,10 @@ def progress_of(stage: Stage, history: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def lay_progress(stage: Stage, saved: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Lay saved progress over a stage that has just been prepared; returns its history."""
+    """Lay saved progress over a stage that has just been prepared; returns its history.
+
+    :raises ArtifactError: if a player's tensors are others than those that were saved.
+    """
     stage.epoch, stage.step = saved["epoch"], saved["step"]
     for name, player in stage.players.items():
         mine = saved["players"][name]
@@ -88,7 +93,9 @@ def lay_progress(stage: Stage, saved: Mapping[str, Any]) -> list[dict[str, Any]]
             player.load_optimizer_state(mine["optimizer"])
             for group, rate in zip(player.optimizer.param_groups, mine["groups"], strict=True):
                 group["lr"] = rate
+
     for name, method in stage.manager.methods.items():
         load_state(method, saved["methods"][name])
+    # Last, because whatever came before may have drawn.
     load_rng_state(saved["rng"])
     return list(saved["history"])

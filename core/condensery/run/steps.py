@@ -36,11 +36,17 @@ class Bucket:
         self.name, self.values = name, values
 
     def mean(self, values: Tensor) -> Tensor:
-        """Return the mean over all workers, of values with the workers in dimension 0."""
+        """Return the mean over all workers.
+
+        :param values: ``(workers, ...)``.
+        """
         return values.mean(0)
 
     def max(self, values: Tensor) -> Tensor:
-        """Return the maximum over all workers, of values with the workers in dimension 0."""
+        """Return the maximum over all workers.
+
+        :param values: ``(workers, ...)``.
+        """
         return values.amax(0)
 
 
@@ -49,7 +55,7 @@ class Defaults:
 
     @hookimpl(trylast=True)
     def optimizer(self, stage: Stage, player: Player, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-        """Build the recipe's optimizer."""
+        """Build the optimizer that the recipe names, for the player or for the stage."""
         spec = player.optimizer_spec or stage.train.optimizer
         return OPTIMIZERS[spec.name](groups, lr=spec.lr, weight_decay=spec.weight_decay, **spec.options)  # type: ignore[call-arg]
 
@@ -61,6 +67,7 @@ class Defaults:
     @hookimpl(trylast=True)
     def training_step(self, stage: Stage, batch: Batch) -> bool:
         """Take gradients and one step for each player that is due."""
+        # A player may take several steps on a batch, or one on every few.
         due = {p.name: p.every[0] if stage.step % p.every[1] == 0 else 0 for p in stage.training}
         for turn in range(max(due.values(), default=0)):
             players = [p for p in stage.training if due[p.name] > turn]
@@ -86,13 +93,17 @@ def due_steps(stage: Stage, parts: int) -> list[int]:
 
 
 def rate_factor(schedule: ScheduleSpec, progress: float) -> float:
-    """Return the learning-rate factor at a share of the stage's steps, 0 to 1."""
+    """Return the learning-rate factor at a moment of a stage.
+
+    :param progress: share of the stage's steps that are done, 0 to 1.
+    """
     if progress < schedule.warmup:
         return max(progress, 1e-3) / schedule.warmup
     if schedule.name == "constant":
         return 1.0
     if schedule.name == "step":
         return float(schedule.gamma ** sum(progress >= m for m in schedule.milestones))
+
     rest = (progress - schedule.warmup) / (1 - schedule.warmup)
     return 0.5 * (1 + math.cos(math.pi * rest)) if schedule.name == "cosine" else 1 - rest
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import zlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,9 +67,11 @@ def save_artifact(
     registry: Registry,
     *,
     task: TaskSpec | None = None,
+    collapsed: Sequence[Mapping[str, Any]] = (),
 ) -> Sizes:
     """Write a baked net to one file, which appears whole or not at all; returns where its bytes are.
 
+    :param collapsed: what the run's report says of layers that died; the manifest says it too, where there is any.
     :raises PluginError: for a layer or transform that no plugin registers.
     """
     model = ModelSpec.model_validate(getattr(baked.net, PORTABLE, None) or unweighted(model).model_dump())
@@ -91,6 +94,8 @@ def save_artifact(
         "crc": {path: zlib.crc32(blob.numpy().tobytes()) for path, blob in blobs.items()},
     }
     manifest["from"] = origins(manifest, registry)
+    if collapsed:
+        manifest["collapsed"] = list(collapsed)
 
     text = json.dumps(manifest, separators=(",", ":")).encode()
     packed = torch.frombuffer(bytearray(zlib.compress(text, 9)), dtype=torch.uint8)

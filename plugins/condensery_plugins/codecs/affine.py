@@ -40,21 +40,24 @@ class Affine(Branch):
         self.zero = 2 ** (bits - 1) if zero is None else zero
 
     def encode(self, values: Tensor) -> dict[str, Tensor]:
-        """Return codes, of the tensor's shape, and the scale.
+        """Return codes, of the tensor's shape, and the scale, of its own.
 
         :raises ValueError: if a value is further from the grid than a thousandth of a step, and a millionth of itself.
         """
         if self.scale is None:
-            raise ValueError("affine: built without a scale, so it only decodes")
+            raise ValueError(f"{self.key}: built without a scale, so it only decodes")
+
         flat = values.detach().cpu().to(torch.float32)
         # Zero by zero is zero here: a channel that is all zero may have the scale zero.
         steps = (flat / self._spread(self.scale, values.shape)).masked_fill_(flat == 0, 0)
         codes = steps.round()
+
         off, sizes = steps.sub_(codes).abs_(), codes.abs()
         if sizes.numel() and float(sizes.max()) >= 2**24:
-            raise ValueError(f"affine: a value is {float(sizes.max()):.3g} steps; float32 has no such grid")
+            raise ValueError(f"{self.key}: a value is {float(sizes.max()):.3g} steps; float32 has no such grid")
         if not bool((off <= sizes.mul_(PER_CODE).add_(TOLERANCE)).all()):
-            raise ValueError(f"affine: a value is {float(off.max()):.3g} of a step off the grid")
+            raise ValueError(f"{self.key}: a value is {float(off.max()):.3g} of a step off the grid")
+
         return {"codes": codes.to(torch.int32), "scale": self.scale}
 
     def decode(self, streams: Mapping[str, Tensor], shape: Sequence[int]) -> Tensor:
@@ -67,12 +70,13 @@ class Affine(Branch):
         if self.group is None:
             pairs = zip(reversed(scale.shape), reversed(shape), strict=False)
             if scale.dim() > len(shape) or any(own not in (1, size) for own, size in pairs):
-                raise ValueError(f"affine: a scale of shape {tuple(scale.shape)} for a tensor of {tuple(shape)}")
+                raise ValueError(f"{self.key}: a scale of shape {tuple(scale.shape)} for a tensor of {tuple(shape)}")
             return scale
+
         rows = shape[0] if len(shape) > 1 else 1
         columns = prod(shape) // rows if rows else 0
         if scale.shape != (rows, -(-columns // self.group)):
-            raise ValueError(f"affine: scales {tuple(scale.shape)}, {rows} rows of {columns} by {self.group}")
+            raise ValueError(f"{self.key}: scales {tuple(scale.shape)}, {rows} rows of {columns} by {self.group}")
         return scale.repeat_interleave(self.group, 1)[:, :columns].reshape(shape)
 
     def config(self) -> dict[str, Any]:
@@ -87,4 +91,4 @@ class Affine(Branch):
 
     def spelled(self) -> str:
         """Return the width."""
-        return f"affine({self.bits})"
+        return f"{self.key}({self.bits})"

@@ -20,7 +20,7 @@ class Bitmap(Branch):
     main = "values"
 
     def encode(self, values: Tensor) -> dict[str, Tensor]:
-        """Return entries and bits."""
+        """Return entries, ``(entries,)``, and bits, ``(bytes,)`` of uint8."""
         flat = values.detach().cpu().flatten()
         there = flat != 0
         return {"values": flat[there], "bits": torch.from_numpy(np.packbits(there.numpy(), bitorder="little"))}
@@ -30,9 +30,11 @@ class Bitmap(Branch):
         count, bits, entries = prod(shape), streams["bits"], streams["values"]
         if bits.dtype != torch.uint8 or len(bits) != -(-count // 8):
             raise ValueError(f"{len(bits)} bytes of bits for {count} positions")
+
         there = torch.from_numpy(np.unpackbits(bits.numpy(), count=count, bitorder="little").view(np.bool_))
         if int(there.sum()) != len(entries):
             raise ValueError(f"{len(entries)} entries for {int(there.sum())} set bits")
+
         flat = torch.zeros(count, dtype=entries.dtype)
         flat[there] = entries
         return flat.view(list(shape))

@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from condensery.nets import BitPack, Branch, Coding, Dense
+from condensery.nets import Branch, Coding, Dense
+from condensery_plugins.codecs.places import check_places, packed_places
 
 
 class _Codebooks(Branch):
     """Whole sub-vectors by their place in codebooks.
 
-    :param codebooks: float32 (codebooks, entries, length of a sub-vector); ``None`` to decode.
+    :param codebooks: float32 ``(codebooks, entries, length of a sub-vector)``; ``None`` to decode.
     """
 
     main = "codes"
@@ -25,11 +26,17 @@ class _Codebooks(Branch):
 
     @abstractmethod
     def assign(self, values: Tensor) -> Tensor:
-        """Return the codes of a tensor, one column for each codebook."""
+        """Return the codes of a tensor, ``(sub-vectors, codebooks)`` or, row by row, ``(rows, codebooks)``.
+
+        :raises ValueError: if the tensor can't be cut into such sub-vectors.
+        """
 
     @abstractmethod
     def assemble(self, codes: Tensor, codebooks: Tensor) -> Tensor:
-        """Return the sub-vectors of some codes, one after the other."""
+        """Return the sub-vectors of some codes, one after the other: the numbers of the tensor in its order.
+
+        :raises ValueError: if there isn't a code for each codebook.
+        """
 
     def encode(self, values: Tensor) -> dict[str, Tensor]:
         """Return codes and codebooks; what is stored is the decoded value, which a baked weight must be set to.
@@ -42,14 +49,12 @@ class _Codebooks(Branch):
     def decode(self, streams: Mapping[str, Tensor], shape: Sequence[int]) -> Tensor:
         """Return the values that the codes stand for."""
         codes, codebooks = streams["codes"], streams["codebooks"]
-        if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < codebooks.shape[1]:
-            raise ValueError(f"codes up to {int(codes.max())} for {codebooks.shape[1]} entries")
+        check_places(codes, codebooks.shape[1])
         return self.assemble(codes, codebooks).reshape(list(shape))
 
     def parts(self) -> dict[str, Coding]:
         """Return codes as wide as a codebook needs, and float32 entries."""
-        width = max(self.codebooks.shape[1] - 1, 0).bit_length()
-        return {"codes": Coding(BitPack(width)), "codebooks": Coding(Dense())}
+        return {"codes": packed_places(self.codebooks.shape[1]), "codebooks": Coding(Dense())}
 
 
 class ProductCodebook(_Codebooks):
@@ -63,11 +68,12 @@ class ProductCodebook(_Codebooks):
     key = "product-codebook"
 
     def assign(self, values: Tensor) -> Tensor:
-        """Return the nearest entries, of shape (rows, sub-vectors of a row)."""
+        """Return the nearest entries, ``(rows, sub-vectors of a row)``."""
         spaces, _, length = self.codebooks.shape
         rows = values.shape[0] if values.dim() > 1 else 1
         if values.numel() != rows * spaces * length:
             raise ValueError(f"{self.key}: {values.numel()} values, {rows} rows of {spaces} x {length}")
+
         cut = values.reshape(rows, spaces, length)
         nearest = [_nearest(cut[:, place], book) for place, book in enumerate(self.codebooks)]
         return torch.stack(nearest, 1) if nearest else torch.zeros(rows, 0, dtype=torch.long)
@@ -86,7 +92,7 @@ class ResidualCodebook(_Codebooks):
     ones before it left. That choice needn't find the entries that a sum was made of, so give their codes to store a
     fitted value exactly.
 
-    :param codes: (sub-vectors, codebooks), as fitted.
+    :param codes: ``(sub-vectors, codebooks)``, as fitted.
     """
 
     key = "residual-codebook"
@@ -105,6 +111,7 @@ class ResidualCodebook(_Codebooks):
             if not torch.equal(self.assemble(self.codes, self.codebooks), left):
                 raise ValueError(f"{self.key}: the values are not what the codes stand for")
             return self.codes
+
         codes = torch.zeros(len(left), len(self.codebooks), dtype=torch.long)
         for stage, book in enumerate(self.codebooks):
             codes[:, stage] = _nearest(left, book)
@@ -115,6 +122,7 @@ class ResidualCodebook(_Codebooks):
         """Return the sums, the first codebook first."""
         if codes.shape[1] != len(codebooks):
             raise ValueError(f"{codes.shape[1]} codes a sub-vector for {len(codebooks)} codebooks")
+
         total = torch.zeros(len(codes), codebooks.shape[2])
         for stage, book in enumerate(codebooks):
             total += book[codes[:, stage]]
@@ -122,10 +130,15 @@ class ResidualCodebook(_Codebooks):
 
 
 def _nearest(vectors: Tensor, book: Tensor) -> Tensor:
-    """Return the place of the nearest entry; differences, not products, so that an entry finds itself."""
-    lot = max(2**22 // len(book), 1)
+    """Return the place of the nearest entry, ``(vectors,)``.
+
+    :param vectors: ``(vectors, length)``.
+    :param book: ``(entries, length)``.
+    """
+    lot = max(2**22 // len(book), 1)  # as many vectors at once as keep the distances small
     found = torch.zeros(len(vectors), dtype=torch.long)
     for start in range(0, len(vectors), lot):
+        # From differences and not from products, so that an entry finds itself.
         distances = torch.cdist(vectors[start : start + lot], book, compute_mode="donot_use_mm_for_euclid_dist")
         found[start : start + lot] = distances.argmin(1)
     return found

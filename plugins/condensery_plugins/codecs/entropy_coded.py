@@ -2,7 +2,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from condensery.nets import STORE, BitPack, Branch, Coding, Transform
+from condensery import Transform
+from condensery.nets import STORE, BitPack, Branch, Coding
 from condensery_plugins.codecs.huffman import WIDEST, Huffman
 
 
@@ -25,10 +26,12 @@ class EntropyCoded(Transform):
 
 
 def _shortened(coding: Coding, values: Tensor) -> Coding:
+    """Return a tree with Huffman leaves where they are shorter, given what it stores."""
     codec = coding.codec
     if isinstance(codec, Branch):
         streams = codec.encode(values)
         return Coding(codec, {name: _shortened(coding.part(name), stream) for name, stream in streams.items()})
+
     if not isinstance(codec, BitPack) or 2**codec.bits > WIDEST:
         return coding
     shorter = Coding(Huffman())

@@ -13,20 +13,21 @@ def sparse(coding: Coding, final: Tensor, index_bits: int | None = None) -> Codi
     The choice is between no sparse codec, a bitmap, and relative indices of the best width.
 
     :param coding: how the transforms before the mask store the tensor.
-    :param final: the tensor, zeros included.
+    :param final: the tensor, of any shape, zeros included.
     :param index_bits: relative indices of this width, whatever they cost.
     """
-    leaf, stream = _end(coding, final)
     if index_bits is not None:
-        chosen = _before(SparseIndex(index_bits), leaf)
-    else:
-        inner = 8 * leaf.cost(stream).total / max(stream.numel(), 1)
-        relative = _before(SparseIndex.cheapest(stream, inner), leaf)
-        chosen = min(leaf, _before(Bitmap(), leaf), relative, key=lambda c: c.cost(stream).total)
-    return coding.map_main(lambda _: chosen)
+        return coding.map_main(lambda leaf: _before(SparseIndex(index_bits), leaf))
+
+    leaf, stream = _end(coding, final)
+    inner = 8 * leaf.cost(stream).total / max(stream.numel(), 1)
+    relative = _before(SparseIndex.cheapest(stream, inner), leaf)
+    cheapest = min(leaf, _before(Bitmap(), leaf), relative, key=lambda c: c.cost(stream).total)
+    return coding.map_main(lambda _: cheapest)
 
 
 def _before(codec: Bitmap | SparseIndex, leaf: Coding) -> Coding:
+    """Return a sparse codec whose entries a leaf stores."""
     return Coding(codec, {"values": leaf})
 
 

@@ -29,13 +29,14 @@ class SparseIndex(Branch):
 
     def __init__(self, bits: int) -> None:
         if not 1 <= bits <= 16:
-            raise ValueError(f"sparse-index: bits must be 1 to 16, not {bits}")
+            raise ValueError(f"{self.key}: bits must be 1 to 16, not {bits}")
         self.bits = bits
 
     @classmethod
     def cheapest(cls, values: Tensor, inner_bits: float) -> SparseIndex:
         """Return the width at which all entries, fillers included, cost least; of equal ones the narrowest.
 
+        :param values: of any shape.
         :param inner_bits: what a stored value costs without its index.
         """
         skipped = _skipped(_positions(values))
@@ -49,14 +50,17 @@ class SparseIndex(Branch):
         return len(skipped) + int((skipped >> self.bits).sum())
 
     def encode(self, values: Tensor) -> dict[str, Tensor]:
-        """Return entries and indices."""
+        """Return entries and indices, ``(entries,)`` each, fillers included."""
         positions = _positions(values)
         skipped = _skipped(positions)
         fillers = skipped >> self.bits
         places = torch.arange(len(positions)) + fillers.cumsum(0)  # of the true entries among all
         total = len(positions) + int(fillers.sum())
+
         entries = torch.zeros(total, dtype=values.dtype)
         entries[places] = values.detach().cpu().flatten()[positions]
+
+        # A filler's jump is the longest; what is left of a long distance stands at the entry behind its fillers.
         index = torch.full((total,), 2**self.bits - 1, dtype=torch.int32)
         index[places] = (skipped & (2**self.bits - 1)).to(torch.int32)
         return {"values": entries, "index": index}
@@ -66,9 +70,11 @@ class SparseIndex(Branch):
         entries, index = streams["values"], streams["index"]
         if entries.shape != index.shape or (len(index) and int(index.min()) < 0):
             raise ValueError(f"{len(entries)} entries and {len(index)} indices")
+
         positions = (index + 1).cumsum(0).sub_(1)
         if len(positions) and int(positions[-1]) >= prod(shape):
             raise ValueError(f"an entry at {int(positions[-1])} of {prod(shape)}")
+
         flat = torch.zeros(prod(shape), dtype=entries.dtype)
         flat[positions] = entries
         return flat.view(list(shape))
@@ -83,10 +89,11 @@ class SparseIndex(Branch):
 
     def spelled(self) -> str:
         """Return the width."""
-        return f"sparse-index({self.bits})"
+        return f"{self.key}({self.bits})"
 
 
 def _positions(values: Tensor) -> Tensor:
+    """Return where the entries that are not zero stand in the flattened tensor, ascending."""
     return values.detach().cpu().flatten().nonzero().flatten()
 
 

@@ -24,9 +24,10 @@ class Ternary(Leaf):
 
         :raises ValueError: if a code is not -1, 0 or 1.
         """
-        codes = whole_numbers(values, "ternary")
+        codes = whole_numbers(values, self.key)
         if codes.size and not -1 <= int(codes.min()) <= int(codes.max()) <= 1:
-            raise ValueError(f"ternary: codes {codes.min()} to {codes.max()} are not all -1, 0 or 1")
+            raise ValueError(f"{self.key}: codes {codes.min()} to {codes.max()} are not all -1, 0 or 1")
+
         padded = np.zeros((_bytes(codes.size), 5), np.uint8)
         padded.reshape(-1)[: codes.size] = codes.astype(np.int8) + 1
         data = np.zeros(len(padded), np.uint8)

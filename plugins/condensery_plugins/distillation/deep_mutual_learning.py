@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from condensery.contract import Method, hookimpl
-from condensery.run import Outputs, Player, Stage
+from condensery import Method, Stage, hookimpl
+from condensery.run import Outputs, Player
 from condensery_plugins.distillation.softened import divergence, softened
 
 
@@ -14,10 +14,17 @@ from condensery_plugins.distillation.softened import divergence, softened
 class DeepMutualLearning(Method):
     """Let nets that start differently teach each other while they train.
 
-    Zhang, Xiang, Hospedales, Lu: "Deep Mutual Learning", CVPR 2018.
+    Zhang, Xiang, Hospedales, Lu: "Deep Mutual Learning", CVPR 2018. The peers are built like the student, with other
+    initial weights.
+
     Loss of net k: task + weight / (K - 1) sum over l != k of KL(p_l || p_k), at temperature 1 (eq. 8).
-    In the paper each net is updated in turn and the next one sees the update (algorithm 1): that is the recipe's
-    ``train: {in_turn: true}``. The peers are built like the student, with other initial weights.
+
+    When: in the paper each net is updated in turn and the next one sees the update (algorithm 1): that is the recipe's
+    ``train: {in_turn: true}``.
+
+    End: the student goes on alone.
+
+    Raises NotApplicable without class scores.
     """
 
     key = "deep-mutual-learning"
@@ -37,6 +44,7 @@ class DeepMutualLearning(Method):
         for number in range(start, start + self.peers):
             fresh = spec.model_copy(update={"seed": spec.seed + number, "weights": None, "init_from": None})
             made.append(stage.recruit(f"peer#{number}", fresh))
+
         self.cohort_ = ["student", *[p.name for p in made]]
         return made
 
@@ -45,7 +53,10 @@ class DeepMutualLearning(Method):
         """Return the mean divergence from the other nets."""
         if player.name not in self.cohort_:
             return None
-        others = [n for n in self.cohort_ if n != player.name]
+
         mine = outputs[player.name].logits
-        total = sum((divergence(mine, softened(outputs[n].logits, 1.0), 1.0) for n in others), start=mine.new_zeros(()))
+        total = mine.new_zeros(())
+        others = [name for name in self.cohort_ if name != player.name]
+        for name in others:
+            total = total + divergence(mine, softened(outputs[name].logits, 1.0), 1.0)
         return {"mutual": total * (self.weight / len(others))}

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from condensery.contract import Method, hookimpl
-from condensery.run import Outputs, Player, Stage
+from condensery import Method, Stage, hookimpl
+from condensery.run import Outputs, Player
 from condensery_plugins.distillation.softened import divergence, softened
 
 
@@ -15,9 +15,11 @@ class HintonKD(Method):
     """Teach a student the teacher's softened outputs.
 
     Hinton, Vinyals, Dean: "Distilling the Knowledge in a Neural Network", NIPS 2014 workshop [42].
+
     Loss: (1 - alpha) task + alpha T^2 KL(teacher^T || student^T) (section 2); KL has the gradient of the paper's cross
     entropy, as the teacher is frozen. Of several teachers the mean of their probabilities teaches (section 5).
-    Shapes: logits ``(batch, classes)``. Raises NotApplicable without a teacher or class scores.
+
+    Raises NotApplicable without a teacher or class scores.
     """
 
     key = "hinton-kd"
@@ -29,7 +31,7 @@ class HintonKD(Method):
 
     @hookimpl
     def loss_terms(self, outputs: Mapping[str, Outputs], player: Player, stage: Stage) -> dict[str, Tensor]:
-        """Return the soft term."""
+        """Return the soft term, of logits ``(batch, classes)``."""
         target = softened([outputs[t.name].logits for t in stage.teachers], self.T)
         return {"kd": self.alpha * self.T**2 * divergence(outputs[player.name].logits, target, self.T)}
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def softened(logits: Tensor | Sequence[Tensor], temperature: float) -> Tensor:
-    """Return the softmax at a temperature; of several nets, the mean of their probabilities.
+    """Return the softmax at a temperature, ``(batch, classes)``; of several nets, the mean of their probabilities.
 
     :param logits: ``(batch, classes)``, or one such tensor per net.
     """
@@ -21,10 +21,13 @@ def softened(logits: Tensor | Sequence[Tensor], temperature: float) -> Tensor:
 def divergence(student: Tensor, target: Tensor, temperature: float) -> Tensor:
     """Return KL(target || softened student), summed over classes and averaged over the batch, in nats.
 
-    Without the factor T^2. The default ``mean`` of torch divides by the classes as well, which makes the term
-    as many times too weak.
+    Without the factor T^2.
 
-    :param student: logits ``(batch, classes)``; ``target``: probabilities of that shape.
+    :param student: logits, ``(batch, classes)``.
+    :param target: probabilities, of that shape.
+    :param temperature: of the student; the target has been softened already.
+    :returns: shape ``()``.
     """
     log_student = torch.log_softmax(student / temperature, 1)
+    # torch's default, "mean", divides by the classes as well: the term would be as many times too weak.
     return torch.nn.functional.kl_div(log_student, target, reduction="batchmean")

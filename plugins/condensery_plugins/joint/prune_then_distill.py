@@ -3,9 +3,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from condensery.contract import hookimpl
-from condensery.errors import NotApplicable
-from condensery.run import Stage
+from condensery import NotApplicable, Stage, hookimpl
 from condensery_plugins.distillation.hinton_kd import HintonKD
 from condensery_plugins.pruning.masks import sparsity_percent
 
@@ -14,9 +12,12 @@ from condensery_plugins.pruning.masks import sparsity_percent
 class PruneThenDistill(HintonKD):
     """Distil from a teacher that was pruned first.
 
-    Park, No: "Prune Your Model Before Distill It", ECCV 2022 [58]. The loss is Hinton's with the authors' settings;
-    what is new is the teacher: it must carry masks, made by ``magnitude`` in earlier rounds. The authors' student is
-    dense with as many weights a layer as the teacher has left, see :func:`student_channels`; any student works.
+    Park, No: "Prune Your Model Before Distill It", ECCV 2022 [58]. What is new is the teacher: it must carry masks,
+    made by ``magnitude`` in earlier rounds. The authors' student is dense with as many weights a layer as the teacher
+    has left, see :func:`student_channels`; any student works.
+
+    Loss: that of :class:`HintonKD`, with the authors' settings.
+
     Raises NotApplicable if the teacher isn't pruned.
     """
 
@@ -29,11 +30,9 @@ class PruneThenDistill(HintonKD):
     def prepare(self, stage: Stage) -> None:
         """Refuse a teacher without masks."""
         for teacher in stage.teachers:
-            alive = [w.alive for w in stage.weights(teacher.name)]
-            if all(bool(a.all()) for a in alive):
-                raise NotApplicable(
-                    "prune-then-distill", f"{teacher.name} isn't pruned; e.g. magnitude{{name=p}} -> ... {{teacher=p}}"
-                )
+            if all(bool(weight.alive.all()) for weight in stage.weights(teacher.name)):
+                hint = "e.g. magnitude{name=p} -> ... {teacher=p}"
+                raise NotApplicable(self.key, f"{teacher.name} isn't pruned; {hint}")
 
     @hookimpl
     def report(self, stage: Stage) -> dict[str, float]:
@@ -46,7 +45,8 @@ def student_channels(alive: Sequence[int], *, inputs: int = 3, kernel: int = 9) 
 
     c_1 = round(n_1 / (kernel * inputs)), c_i = round(n_i / (kernel * c_(i-1))).
 
-    :param alive: the teacher's remaining weights of each convolution, in order.
+    :param alive: how many weights of each convolution the teacher has left, in order.
+    :param inputs: channels of the image.
     :param kernel: positions of a kernel, 9 for 3x3.
     """
     channels: list[int] = []

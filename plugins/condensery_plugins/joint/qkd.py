@@ -7,10 +7,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from condensery.contract import Method, Words, hookimpl
-from condensery.errors import NotApplicable
-from condensery.nets import QUANTIZE, Coding, Transform, straight_through
-from condensery.run import Outputs, Player, Stage
+from condensery import Method, NotApplicable, Stage, Transform, hookimpl, straight_through
+from condensery.contract import Words
+from condensery.nets import QUANTIZE, Coding
+from condensery.run import Outputs, Player
 from condensery_plugins.codecs.affine import Affine
 from condensery_plugins.distillation.softened import divergence, softened
 from condensery_plugins.quantization.calibration import quantize_layers, too_many_levels
@@ -18,6 +18,8 @@ from condensery_plugins.quantization.calibration import quantize_layers, too_man
 
 class IntervalQuantizer(Transform):
     """A uniform quantizer of sizes between ``c - d`` and ``c + d``, both learned; smaller ones become 0.
+
+    It takes a weight or an activation of any shape. In the code ``c`` is the center and ``d`` the reach.
 
     :param bits: width; signed: 2^(b-1) - 1 sizes and a sign, otherwise 2^b - 1 sizes.
     :param signed: weights, and inputs that can be negative.
@@ -46,9 +48,10 @@ class IntervalQuantizer(Transform):
 
     def forward(self, value: Tensor) -> Tensor:
         """Return sign(v) round(t n) / n times the largest size, with t = clip((|v| - c + d) / 2d, 0, 1)."""
-        share = ((value.abs() if self.signed else value) - self.center + self.reach) / (2 * self.reach)
-        share = share.clamp(0, 1)
+        size = value.abs() if self.signed else value
+        share = ((size - self.center + self.reach) / (2 * self.reach)).clamp(0, 1)
         level = straight_through((share * self.sizes).round(), share * self.sizes) / self.sizes
+
         level = level * (self.center + self.reach)
         return torch.mul(level, value.detach().sign()) if self.signed else level
 
@@ -77,9 +80,17 @@ class QKD(Method):
 
     Kim, Bhalgat, Lee, Patel, Kwak: "QKD: Quantization-aware Knowledge Distillation", 2019 [75].
     ``self-study``: the quantizers are attached and trained with the labels alone. ``co-study``: student and teacher
-    train together, each by labels and by T^2 KL from the other's softened outputs; say
-    ``players: {teacher: {train: true, optimizer: {lr: ...}}}`` with a small rate. ``tutor``: the teacher that
-    co-studied (``stage:<name>.teacher``) is frozen and the student goes on.
+    train together; say ``players: {teacher: {train: true, optimizer: {lr: ...}}}`` with a small rate. ``tutor``: the
+    teacher that co-studied (``stage:<name>.teacher``) is frozen and the student goes on.
+
+    Loss: task, and but for ``self-study`` T^2 KL(partner^T || own^T), for the student and for a teacher that trains.
+
+    When: quantizers are attached as ``self-study`` starts, and train in all three phases.
+
+    End: they stay; an artifact holds the numbers of the levels and the steps.
+
+    Raises NotApplicable where a layer is quantized already, and on a teacher that trains where it should be frozen or
+    the other way round.
     """
 
     key = "qkd"
@@ -106,18 +117,19 @@ class QKD(Method):
         if self.phase == "self-study":
             quantize_layers(
                 stage,
-                "qkd",
-                self.weight_bits,
-                self.activation_bits,
-                self.edge_bits,
-                lambda latent, bits: IntervalQuantizer(bits).start(latent),
-                lambda seen, bits: IntervalQuantizer(bits, signed=bool((seen < 0).any())).start(seen),
+                self.key,
+                weight_bits=self.weight_bits,
+                activation_bits=self.activation_bits,
+                edge_bits=self.edge_bits,
+                for_weight=lambda latent, bits: IntervalQuantizer(bits).start(latent),
+                for_input=lambda seen, bits: IntervalQuantizer(bits, signed=bool((seen < 0).any())).start(seen),
             )
             return
+
         trains = stage.players["teacher"].trains
         if trains != (self.phase == "co-study"):
             wanted = "train" if self.phase == "co-study" else "be frozen"
-            raise NotApplicable("qkd", f"in {self.phase} the teacher must {wanted}: players.teacher.train")
+            raise NotApplicable(self.key, f"in {self.phase} the teacher must {wanted}: players.teacher.train")
 
     @hookimpl
     def loss_terms(self, outputs: Mapping[str, Outputs], player: Player) -> dict[str, Tensor] | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from condensery.errors import UnknownKey, UsageError
+from condensery import UnknownKey, UsageError
 from condensery.tasks import TaskFacts
 
 Build = Callable[..., nn.Module]

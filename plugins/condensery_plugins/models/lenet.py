@@ -17,7 +17,7 @@ class LeNet5(nn.Module):
     def __init__(self, channels: int, size: int, classes: int, width: float) -> None:
         super().__init__()
         first, second, hidden = (scaled(width, c) for c in (20, 50, 500))
-        left = ((size - 4) // 2 - 4) // 2
+        left = ((size - 4) // 2 - 4) // 2  # pixels of a side behind both convolutions and poolings
         self.conv1 = nn.Conv2d(channels, first, 5)
         self.conv2 = nn.Conv2d(first, second, 5)
         self.ip1 = nn.Linear(second * left * left, hidden)
@@ -25,7 +25,7 @@ class LeNet5(nn.Module):
         self.roles = {"stages": ["conv1", "conv2", "ip1"], "logits": ["ip2"]}
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return logits ``(batch, classes)``."""
+        """Return logits ``(batch, classes)`` of images ``(batch, channels, size, size)``."""
         x = nn.functional.max_pool2d(self.conv1(x), 2)
         x = nn.functional.max_pool2d(self.conv2(x), 2)
         return self.ip2(self.ip1(x.flatten(1)).relu())  # type: ignore[no-any-return]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from condensery.errors import UnknownKey, UsageError
+from condensery import UnknownKey, UsageError
 from condensery.tasks import TaskFacts
 from condensery_plugins.models.facts import builder, scaled
 
@@ -22,6 +22,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 class MLP(nn.Module):
     """Linear layers with an activation and dropout between.
 
+    :param sizes: inputs, units of each hidden layer, outputs.
     :param dropout: share of units dropped behind each hidden layer.
     :param input_dropout: share of inputs dropped.
     :param activation: of the hidden units, by its name in :data:`ACTIVATIONS`.
@@ -39,6 +40,7 @@ class MLP(nn.Module):
         super().__init__()
         for number, (before, after) in enumerate(itertools.pairwise(sizes), 1):
             self.add_module(f"fc{number}", nn.Linear(before, after))
+
         self.depth = len(sizes) - 1
         self.activation, self.output = activation, output
         self.dropout, self.input_dropout = nn.Dropout(dropout), nn.Dropout(input_dropout)
@@ -80,6 +82,7 @@ def build(
             raise UnknownKey("activation", str(unit), ACTIVATIONS, where=f"model {name!r}")
     if not all(isinstance(units, int) and units > 0 for units in hidden):
         raise UsageError(f"model {name!r}: hidden is a list of whole numbers above 0, got {list(hidden)}")
+
     inputs = facts.size if facts.kind == "vector" else facts.channels * facts.size**2
     sizes = [inputs, *[scaled(width, h) for h in hidden], facts.outputs]
     return MLP(sizes, dropout, input_dropout, activation, output)

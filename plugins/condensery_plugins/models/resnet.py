@@ -24,9 +24,10 @@ class Block(nn.Module):
         self.stride, self.grow = stride, after - before
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return features of shape ``(batch, after, size / stride, size / stride)``."""
+        """Return features ``(batch, after, size / stride, size / stride)`` of ``(batch, before, size, size)``."""
         out = torch.relu(self.bn1(self.conv1(x)))
         out = self.bn2(self.conv2(out))
+
         if self.stride != 1 or self.grow:
             x = x[:, :, :: self.stride, :: self.stride]
             x = nn.functional.pad(x, (0, 0, 0, 0, self.grow // 2, self.grow - self.grow // 2))
@@ -46,6 +47,7 @@ class ResNet(nn.Module):
         self.layer3 = self._stage(blocks, sizes[1], sizes[2], 2)
         self.linear = nn.Linear(sizes[2], classes)
         self.roles = {"stages": ["layer1", "layer2", "layer3"], "logits": ["linear"]}
+
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.kaiming_normal_(module.weight)
@@ -56,7 +58,7 @@ class ResNet(nn.Module):
         return nn.Sequential(Block(before, after, stride), *rest)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return logits ``(batch, classes)``."""
+        """Return logits ``(batch, classes)`` of images ``(batch, channels, size, size)``."""
         x = torch.relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
         return self.linear(x.mean((2, 3)))  # type: ignore[no-any-return]

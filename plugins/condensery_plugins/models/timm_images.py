@@ -10,8 +10,9 @@ import timm
 import torch
 from torch import nn
 
-from condensery.errors import UnknownKey, UsageError
+from condensery import UnknownKey, UsageError
 from condensery.tasks import TaskFacts, hub_reachable
+from condensery_plugins.hub import one_line
 from condensery_plugins.models.facts import builder, scaled, shared
 
 
@@ -30,11 +31,13 @@ def build(facts: TaskFacts, name: str, *, pretrained: bool = False, **config: An
         raise UnknownKey("timm model", name, known)
     if pretrained and not hub_reachable():
         raise UsageError(f"model 'timm/{name}': its weights are on the Hugging Face Hub, which can't be reached")
+
     cfg = timm.models.get_pretrained_cfg(name)
     if cfg is not None and cfg.fixed_input_size:
         config.setdefault("img_size", facts.size)
     elif "img_size" in config:
         raise UsageError(f"model 'timm/{name}' takes images of any size; leave img_size out")
+
     try:
         model: nn.Module = timm.create_model(
             name, pretrained=pretrained, num_classes=facts.outputs, in_chans=facts.channels, **config
@@ -45,7 +48,7 @@ def build(facts: TaskFacts, name: str, *, pretrained: bool = False, **config: An
             raise
         raise UnknownKey("setting", setting[1], _settings(name), where=f"model 'timm/{name}'") from None
     except (AssertionError, ValueError, RuntimeError, ZeroDivisionError, OSError) as error:
-        raise UsageError(f"model 'timm/{name}': {' '.join(str(error).split())[:200] or type(error).__name__}") from None
+        raise UsageError(f"model 'timm/{name}': {one_line(error) or type(error).__name__}") from None
     _try(name, facts, model)
     return model
 
@@ -58,7 +61,7 @@ def _try(name: str, facts: TaskFacts, model: nn.Module) -> None:
             model.eval()(torch.zeros(1, facts.channels, facts.size, facts.size))
     except (AssertionError, ValueError, RuntimeError) as error:
         what = f"can't take images of {facts.size}x{facts.size} pixels"
-        raise UsageError(f"model 'timm/{name}' {what}: {' '.join(str(error).split())[:150]}") from None
+        raise UsageError(f"model 'timm/{name}' {what}: {one_line(error, 150)}") from None
     model.train(was)
 
 
@@ -96,6 +99,7 @@ def build_vit(
     patch = patch_size or (max(2, facts.size // 4) if small else 16 if huge else 4)
     if patch < 1 or facts.size % patch:
         raise UsageError(f"model {name!r}: patch_size {patch} doesn't divide the image size {facts.size}")
+
     dim = shared(name, "dim", dim or (48 if small else 192), heads)
     model: nn.Module = VisionTransformer(
         img_size=facts.size,

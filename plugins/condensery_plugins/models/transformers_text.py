@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from condensery.errors import UnknownKey, UsageError
-from condensery.tasks import TaskFacts, hub_reachable
+from condensery import UnknownKey, UsageError
+from condensery.tasks import TaskFacts
+from condensery_plugins.hub import expanded, find_source, one_line
 from condensery_plugins.models.facts import builder, scaled, shared
 
 ATTENTION = ("eager", "sdpa")
@@ -74,8 +73,6 @@ def build_hf(
     :raises UnknownKey: for a model type or a setting that doesn't exist.
     :raises UsageError: if there is no such config or weights, or they don't fit the task.
     """
-    from transformers import AutoModelForSequenceClassification
-
     key = f"hf/{name}"
     if attention is not None:
         _check_attention(key, attention)
@@ -83,35 +80,40 @@ def build_hf(
         config["num_hidden_layers"] = config.pop("depth")
     if not pretrained:
         config.setdefault("vocab_size", facts.vocabulary)
+
     source, made = _config(key, name, pretrained, {**config, "num_labels": facts.outputs})
     _check_fit(key, facts, made, pretrained)
+    net = _net(key, source, made, pretrained, {} if attention is None else {"attn_implementation": attention})
+    if source != made.model_type:
+        _make_portable(net, made, {} if attention is None else {"attention": attention})
+    return net
+
+
+def _net(key: str, source: str, config: Any, pretrained: bool, settings: dict[str, str]) -> nn.Module:
+    """Make the net of a config, with random weights or those that lie beside it."""
+    from transformers import AutoModelForSequenceClassification
+
     auto: Any = AutoModelForSequenceClassification
-    chosen = {} if attention is None else {"attn_implementation": attention}
     try:
         if pretrained:
-            made_net = auto.from_pretrained(source, config=made, local_files_only=Path(source).is_dir(), **chosen)
+            net = auto.from_pretrained(source, config=config, local_files_only=expanded(source).is_dir(), **settings)
         else:
-            made_net = auto.from_config(made, **chosen)
+            net = auto.from_config(config, **settings)
     except (OSError, ValueError, TypeError, RuntimeError) as error:
-        raise UsageError(f"model {key!r}: {' '.join(str(error).split())[:200]}") from None
-    assert isinstance(made_net, nn.Module)
-    if source != made.model_type:  # a folder or hub id: an artifact must load where neither is there
-        for module in made_net.modules():
-            if hasattr(module, "name_or_path"):
-                module.name_or_path = ""  # type: ignore[assignment]
-        made_net.portable_spec = {"key": f"hf/{made.model_type}", **chosen_words(attention), **said_of(made)}  # type: ignore[assignment]
-    return made_net
+        raise UsageError(f"model {key!r}: {one_line(error)}") from None
+    assert isinstance(net, nn.Module)
+    return net
 
 
-def chosen_words(attention: str | None) -> dict[str, str]:
-    """Return the setting that stands for a chosen attention."""
-    return {} if attention is None else {"attention": attention}
+def _make_portable(net: Any, config: Any, settings: dict[str, str]) -> None:
+    """Let an artifact load where the folder or the hub isn't: it then names the type, and what differs from its own."""
+    for module in net.modules():
+        if hasattr(module, "name_or_path"):
+            module.name_or_path = ""
 
-
-def said_of(config: Any) -> dict[str, Any]:
-    """Return the settings in which a config differs from its type's own, as far as they decide the net."""
     known = type(config)().to_dict()
-    return {n: v for n, v in config.to_diff_dict().items() if n in known and n[0] != "_" and n not in NAMES}
+    said = {n: v for n, v in config.to_diff_dict().items() if n in known and n[0] != "_" and n not in NAMES}
+    net.portable_spec = {"key": f"hf/{config.model_type}", **settings, **said}
 
 
 def _config(key: str, name: str, pretrained: bool, settings: dict[str, Any]) -> tuple[str, Any]:
@@ -119,21 +121,17 @@ def _config(key: str, name: str, pretrained: bool, settings: dict[str, Any]) -> 
     from transformers import CONFIG_MAPPING, AutoConfig
 
     types = list(CONFIG_MAPPING.keys())
-    path = Path(os.path.expandvars(name)).expanduser()
+    path = expanded(name)
     if name in types and not path.is_dir():
         if pretrained:
             raise UsageError(f"model {key!r} is a type without weights; give a folder or a hub id")
         # The padding of the tasks' own vocabularies; a type's usual one may be a word there, or missing.
         return name, _with(key, partial(AutoConfig.for_model, name), {"pad_token_id": 0, **settings})
-    if not path.is_dir():
-        if path.is_absolute() or "$" in str(path):
-            raise UsageError(f"model {key!r}: no such folder: {path}")
-        if "/" not in name:
-            raise UnknownKey("transformers model type", name, types)
-        if not hub_reachable():
-            raise UsageError(f"model {key!r}: no such folder, and the Hugging Face Hub can't be reached")
-    source = str(path) if path.is_dir() else name
-    return source, _with(key, partial(AutoConfig.from_pretrained, source, local_files_only=path.is_dir()), settings)
+
+    if "/" not in name and "$" not in name and not path.is_dir():
+        raise UnknownKey("transformers model type", name, types)
+    source, is_folder = find_source(name, f"model {key!r}")
+    return source, _with(key, partial(AutoConfig.from_pretrained, source, local_files_only=is_folder), settings)
 
 
 def _with(key: str, make: Callable[..., Any], settings: dict[str, Any]) -> Any:
@@ -145,12 +143,13 @@ def _with(key: str, make: Callable[..., Any], settings: dict[str, Any]) -> Any:
         plain = make()
         if type(plain) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
             raise UsageError(f"model {key!r}: transformers has no sequence classification for {plain.model_type!r}")
+
         known = {*plain.to_dict(), *plain.attribute_map, "num_labels"}
         for setting in sorted(set(settings) - known - {"vocab_size"}):
             raise UnknownKey("setting", setting, known | {"depth", "attention"}, where=f"model {key!r}")
         return make(**settings)
     except (OSError, ValueError, TypeError, StrictDataclassError) as error:
-        raise UsageError(f"model {key!r}: {' '.join(str(error).split())[:200]}") from None
+        raise UsageError(f"model {key!r}: {one_line(error)}") from None
 
 
 def _check_fit(key: str, facts: TaskFacts, config: Any, pretrained: bool) -> None:
@@ -162,9 +161,11 @@ def _check_fit(key: str, facts: TaskFacts, config: Any, pretrained: bool) -> Non
             f"model {key!r} has a vocabulary of {words}, the task's is {facts.vocabulary}; "
             "give the task the net's own tokenizer: tokenizer=<folder or hub id>"
         )
+
     positions = getattr(config, "max_position_embeddings", None)
     if positions is not None and positions < facts.length:
         raise UsageError(f"model {key!r} takes {positions} tokens, the task gives {facts.length}; shorten its length")
+
     if config.pad_token_id is None or config.pad_token_id >= words:
         config.pad_token_id = 0
 

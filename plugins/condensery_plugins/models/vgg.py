@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from condensery.errors import UsageError
+from condensery import UsageError
 from condensery.tasks import TaskFacts
 from condensery_plugins.models.facts import builder, scaled
 
@@ -23,6 +23,9 @@ class VGG(nn.Module):
     Images under 16x16 can't be halved four times; for them the *first* poolings are left out, so that the convolutions
     behind them still have something to see.
 
+    :param plan: by stage, the channels of its convolutions.
+    :param channels: of the images.
+    :param size: of the images, in pixels.
     :param hidden: width of a linear layer with batch normalization and ReLU before the last one; 0: there is none.
     """
 
@@ -40,18 +43,20 @@ class VGG(nn.Module):
                 fits = size >> (len(plan) - 1 - number) > 0
                 layers.append(nn.MaxPool2d(2) if fits else nn.Identity())
                 size = size // 2 if fits else size
+
         self.features = nn.Sequential(*layers)
         self.hidden: nn.Module = nn.Identity()
         if hidden:
             self.hidden = nn.Sequential(nn.Linear(before, hidden, bias=False), nn.BatchNorm1d(hidden), nn.ReLU())
         self.classifier = nn.Linear(hidden or before, classes)
         self.roles = {"stages": ends, "logits": ["classifier"]}
+
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out")
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return logits ``(batch, classes)``."""
+        """Return logits ``(batch, classes)`` of images ``(batch, channels, size, size)``."""
         return self.classifier(self.hidden(self.features(x).mean((2, 3))))  # type: ignore[no-any-return]
 
 
@@ -72,6 +77,7 @@ def build(
                 f"model {name!r}: channels has {len(channels)} numbers, the net {len(wanted)} convolutions"
             )
         wanted = list(channels)
+
     rest = iter(wanted)
     plan = [[next(rest) for _ in range(n)] for n in counts]
     return VGG(plan, facts.channels, facts.size, facts.outputs, scaled(width, hidden) if hidden else 0)

@@ -8,10 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from condensery.contract import Method, hookimpl
-from condensery.errors import NotApplicable
-from condensery.nets import BATCH_NORMS, CONVS, LINEARS, Transform, Weight, attached
-from condensery.run import Stage
+from condensery import Method, NotApplicable, Stage, Transform, Weight, hookimpl
+from condensery.nets import BATCH_NORMS, CONVS, LINEARS, attached
 from condensery_plugins.pruning.filters import embeds_patches, norms_behind
 
 NORMS = (*BATCH_NORMS, nn.GroupNorm, nn.LayerNorm)
@@ -21,6 +19,8 @@ def threshold_factor(rate: float) -> float:
     """Return tau / mean|g| for normal gradients of which a share is to lie below tau.
 
     sigma = sqrt(pi / 2) * mean|g| and tau = PhiInverse((1 + rate) / 2) * sigma.
+
+    :param rate: the share, 0 to 1.
     """
     return NormalDist().inv_cdf((1 + rate) / 2) * math.sqrt(math.pi / 2)
 
@@ -30,15 +30,18 @@ def prune(gradient: Tensor, tau: Tensor) -> Tensor:
 
     The expectation of each entry stays what it was; ``nan`` stays, so that it is noticed.
 
-    :param tau: scalar; rounded to the gradient's precision first, or else the expectation would move.
+    :param gradient: of any shape.
+    :param tau: scalar, in the gradient's unit.
     """
-    tau = tau.to(gradient.dtype)
+    tau = tau.to(gradient.dtype)  # It is rounded first, or else the expectation would move.
     size = gradient.abs()
     promoted = size.float() > torch.rand_like(gradient, dtype=torch.float32) * tau.float()
     return torch.where(size < tau, promoted * tau * gradient.sign(), gradient)
 
 
 class _Backward(torch.autograd.Function):
+    """Lets a tensor pass and hands what comes back to a pruner."""
+
     @staticmethod
     def forward(ctx: Any, value: Tensor, pruner: GradientPruner) -> Tensor:
         ctx.pruner = pruner
@@ -73,19 +76,25 @@ class GradientPruner(Transform):
             self.register_buffer(name, torch.zeros((), dtype=torch.float64))
 
     def forward(self, value: Tensor) -> Tensor:
-        """Return the value as it is."""
+        """Return the value as it is; it may have any shape."""
         if not (self.training and torch.is_grad_enabled() and value.requires_grad):
             return value
         return _Backward.apply(value, self)  # type: ignore[no-any-return]
 
     def receive(self, gradient: Tensor) -> Tensor:
-        """Return the pruned gradient, and put this pass's own threshold in the queue."""
+        """Return the pruned gradient, and put this pass's own threshold in the queue.
+
+        :param gradient: of the value's shape.
+        """
+        # A tensor and no bool, as the counts below: to read it would mean waiting for the GPU in every pass.
         full = self.passes >= self.window
+
         pruned = gradient
         if self.rate:
             pruned = prune(gradient, torch.where(full, self.past.mean(), 0.0))
             tau = self.factor * gradient.abs().mean(dtype=torch.float32)
             self.past.copy_(torch.cat([self.past[1:], tau[None]]))
+
         self.entries += full * gradient.numel()
         self.before += full * gradient.count_nonzero()
         self.after += full * pruned.count_nonzero()
@@ -107,10 +116,17 @@ class ActivationGradientPruningDBTD(Method):
     Ye, Dai, Luo, Guo, Qi, Yang, Chen: "Accelerating CNN Training by Pruning Activation Gradients", ECCV 2020 [20].
     Distribution-based threshold determination: gradients are close to normal, so that a share ``rate`` lies below
     tau = PhiInverse((1 + rate) / 2) * sqrt(pi / 2) * mean|g|. Entries below become 0 or +-tau at random, their
-    expectation kept. tau is predicted: the mean of the last ``window`` passes, for each layer by itself. In front of a
-    norm the gradient that reaches the convolution is pruned, which both its products use; else the one it hands on.
-    ``linear`` prunes what reaches linear layers too, but for the last; the paper has convolutions only.
-    The forward pass and the optimizer stay as they are, and nothing of it outlives the stage.
+    expectation kept. tau is predicted: the mean of the last ``window`` passes, for each layer by itself.
+
+    In front of a norm the gradient that reaches the convolution is pruned, which both its products use; else the one it
+    hands on. ``linear`` prunes what reaches linear layers too, but for the last; the paper has convolutions only.
+
+    When: in every backward pass but the first ``window`` ones. The forward pass and the optimizer stay as they are.
+
+    End: nothing of it outlives the stage.
+
+    Raises NotApplicable on a net without convolutions, or with only the one that embeds a Transformer's patches, unless
+    ``linear`` is set.
     """
 
     key = "activation-gradient-pruning-dbtd"
@@ -126,25 +142,31 @@ class ActivationGradientPruningDBTD(Method):
         if not self.linear and all(embeds_patches(w.module) for w in convolutions):
             why = "no convolution but the one that embeds patches" if convolutions else "no convolution"
             raise NotApplicable(self.key, f"the net has {why}; linear=true prunes the gradients of linear layers")
-        self._pruners: dict[str, list[GradientPruner]] = {}
-        self._costs: dict[str, int] = {}
-        self.first_, last = stage.edges()
+
+        first, last = stage.edges()
         norms = norms_behind(stage, [w.path for w in convolutions], NORMS)
+        self._pruners: dict[str, GradientPruner] = {}
+        self._costs: dict[str, int] = {}
+
         for weight in convolutions:
             path = weight.path
             self._attach(stage, f"{path}:output", self.rate if path in norms else 0.0)
-            if path not in norms and path != self.first_:
+            if path not in norms and path != first:
                 self._attach(stage, f"{path}:input", self.rate)
-            self._costs[path] = products(weight, 1 if path == self.first_ else 2)
         for weight in stage.weights(kinds=LINEARS):
-            self._attach(stage, f"{weight.path}:output", self.rate if self.linear and weight.path != last else 0.0)
-            self._costs[weight.path] = products(weight, 1 if weight.path == self.first_ else 2)
+            pruned = self.linear and weight.path != last
+            self._attach(stage, f"{weight.path}:output", self.rate if pruned else 0.0)
+
+        # A first layer's input needs no gradient, so that only its weights' product is computed.
+        for weight in [*convolutions, *stage.weights(kinds=LINEARS)]:
+            self._costs[weight.path] = products(weight, 1 if weight.path == first else 2)
 
     def _attach(self, stage: Stage, target: str, rate: float) -> None:
+        """Put a pruner on an activation until the stage ends, under a name of its own beside another copy's."""
         pruner = GradientPruner(rate, self.window)
         taken = [a for a in attached(stage.student.module) if a.target == target and a.name.startswith(pruner.key)]
         stage.attach(target, f"{pruner.key}-{len(taken) + 1}", pruner, keep=False)
-        self._pruners.setdefault(target, []).append(pruner)
+        self._pruners[target] = pruner
 
     @hookimpl
     def report(self, stage: Stage) -> dict[str, float]:
@@ -153,19 +175,23 @@ class ActivationGradientPruningDBTD(Method):
         The work is that of the products of weight and input gradients, against all of it dense; an entry of an output
         gradient that is zero saves its share of both, and of the first layer's one.
         """
-        found = {t: p for t, pruners in self._pruners.items() for p in pruners}
-        pruning = {t: p for t, p in found.items() if p.rate}
+        pruning = {target: pruner for target, pruner in self._pruners.items() if pruner.rate}
         report = {f"density_percent.{t.replace(':', '.')}": _density([p]) for t, p in pruning.items()}
         report["density_percent"] = _density(list(pruning.values()))
         report["density_before_percent"] = _density(list(pruning.values()), "before")
-        work = {p: found[f"{p}:output"] for p in self._costs}
-        dense = sum(self._costs[p] * float(g.entries) for p, g in work.items())
-        left = sum(self._costs[p] * float(g.after) for p, g in work.items())
+
+        work = {path: self._pruners[f"{path}:output"] for path in self._costs}
+        dense = sum(self._costs[path] * float(pruner.entries) for path, pruner in work.items())
+        left = sum(self._costs[path] * float(pruner.after) for path, pruner in work.items())
         report["backward_macs_saved_percent"] = 100 * (1 - left / dense) if dense else 0.0
         return report
 
 
 def _density(pruners: list[GradientPruner], count: str = "after") -> float:
+    """Return the share of non-zeros among the entries that some pruners counted, in percent.
+
+    :param count: ``after`` pruning or ``before`` it.
+    """
     entries = sum(float(p.entries) for p in pruners)
     return 100 * sum(float(getattr(p, count)) for p in pruners) / entries if entries else 100.0
 

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from condensery.nets import REPARAMETRIZE, Transform
+from condensery import Transform
+from condensery.nets import REPARAMETRIZE
 
 
 class ChannelSelection(Transform):
@@ -33,7 +34,10 @@ class ChannelSelection(Transform):
         self.register_buffer("index", torch.arange(channels))
 
     def forward(self, value: Tensor) -> Tensor:
-        """Return the picked channels, in the order of the index."""
+        """Return the picked channels, in the order of the index.
+
+        :param value: ``(batch, channels, ...)``, the channels at ``axis``; the result has fewer of them.
+        """
         return value.index_select(self.axis, self.index)
 
     def resize(self, take: Callable[[Tensor], Tensor]) -> None:
@@ -48,7 +52,8 @@ class ChannelSelection(Transform):
 def selection(kept: Tensor, axis: int) -> ChannelSelection:
     """Return a selection of some channels.
 
-    :param kept: int64 of shape ``(channels,)``.
+    :param kept: their indices, int64 of shape ``(channels,)``.
+    :param axis: of the channels, negative.
     """
     made = ChannelSelection(len(kept), axis)
     made.index.copy_(kept)

@@ -6,30 +6,29 @@ output at a filter is that of the norm behind the layer, if there is one. A ReLU
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from condensery.errors import NotApplicable, UsageError
-from condensery.nets import BATCH_NORMS, Weight
-from condensery.run import Stage
+from condensery import NotApplicable, Stage, UsageError, Weight
+from condensery.nets import BATCH_NORMS
 from condensery_plugins.pruning.curvature import evaluating, row_diagonal
-from condensery_plugins.pruning.filters import norms_behind
+from condensery_plugins.pruning.filters import norms_behind, watching
 from condensery_plugins.pruning.weight_groups import living
 
 Criterion = Literal[
     "l1", "l2", "norm-scale", "taylor-weight", "taylor-output", "obd", "apoz", "geometric-median", "random"
 ]
 Scores = dict[str, Tensor]
+"""Of filters, ``(filters,)`` by path of the layer."""
 
 # ---------------------------------------------------------------- of tensors
 
 
 def l1(filters: Tensor) -> Tensor:
-    """Return the sum of each filter's absolute weights.
+    """Return the sum of each filter's absolute weights, ``(filters,)``.
 
     Li, Kadav, Durdanovic, Samet, Graf: "Pruning Filters for Efficient ConvNets", ICLR 2017.
 
@@ -39,7 +38,7 @@ def l1(filters: Tensor) -> Tensor:
 
 
 def l2(filters: Tensor) -> Tensor:
-    """Return the Euclidean norm of each filter.
+    """Return the Euclidean norm of each filter, ``(filters,)``.
 
     He, Kang, Dong, Fu, Yang: "Soft Filter Pruning for Accelerating Deep Convolutional Neural Networks", IJCAI 2018.
 
@@ -49,10 +48,11 @@ def l2(filters: Tensor) -> Tensor:
 
 
 def geometric_median(filters: Tensor) -> Tensor:
-    """Return the sum of each filter's distances to all filters of its layer: smallest next to the geometric median.
+    """Return the sum of each filter's distances to all filters of its layer, ``(filters,)``.
 
     He, Liu, Wang, Hu, Yang: "Filter Pruning via Geometric Median for Deep Convolutional Neural Networks Acceleration",
-    CVPR 2019 (FPGM): what lies there can be replaced by the others.
+    CVPR 2019 (FPGM): the sum is smallest next to the geometric median, and what lies there can be replaced by the
+    others.
 
     :param filters: ``(filters, inputs, ...)``.
     """
@@ -61,7 +61,7 @@ def geometric_median(filters: Tensor) -> Tensor:
 
 
 def apoz(values: Tensor) -> Tensor:
-    """Return the share of zeros that a ReLU makes of each channel: of what is not positive.
+    """Return the share of each channel that isn't positive, of which a ReLU makes zeros: ``(channels,)``, 0 to 1.
 
     Hu, Peng, Tai, Tang: "Network Trimming: A Data-Driven Neuron Pruning Approach towards Efficient Deep
     Architectures", 2016 (average percentage of zeros).
@@ -72,28 +72,30 @@ def apoz(values: Tensor) -> Tensor:
 
 
 def taylor_weight(filters: Tensor, gradients: Tensor) -> Tensor:
-    """Return (sum of g * w)^2 of each filter: the squared first-order change of the loss without it.
+    """Return (sum of g * w)^2 of each filter, ``(filters,)``: the squared first-order change of the loss without it.
 
     Molchanov, Mallya, Tyree, Frosio, Kautz: "Importance Estimation for Neural Network Pruning", CVPR 2019.
 
-    :param filters: ``(filters, inputs, ...)``; ``gradients`` of the same shape, of the loss of one batch.
+    :param filters: ``(filters, inputs, ...)``.
+    :param gradients: of the loss of one batch, of the same shape.
     """
     return (filters * gradients).flatten(1).sum(1).square()
 
 
 def obd(filters: Tensor, curvature: Tensor) -> Tensor:
-    """Return the sum over each filter of h w^2 / 2: the second-order change of the loss without it.
+    """Return the sum of h w^2 / 2 over each filter, ``(filters,)``: the second-order change of the loss without it.
 
     LeCun, Denker, Solla: "Optimal Brain Damage", NIPS 1989 [12], its saliencies added up as for parameters that are
     deleted together under its diagonal approximation.
 
-    :param filters: ``(filters, inputs, ...)``; ``curvature`` of the same shape, the Hessian's diagonal.
+    :param filters: ``(filters, inputs, ...)``.
+    :param curvature: the diagonal of the loss's Hessian, of the same shape.
     """
     return (curvature * filters.double().square()).flatten(1).sum(1) / 2
 
 
 def taylor_output(values: Tensor, gradients: Tensor) -> Tensor:
-    """Return, for each channel, the mean over examples of |mean over positions of g * a|.
+    """Return the mean over examples of |mean over positions of g * a| for each channel, ``(channels,)``.
 
     Molchanov, Tyree, Karras, Aila, Kautz: "Pruning Convolutional Neural Networks for Resource Efficient Inference",
     ICLR 2017, equation 8.
@@ -107,15 +109,32 @@ def taylor_output(values: Tensor, gradients: Tensor) -> Tensor:
 # ---------------------------------------------------------------- of layers
 
 
+class Look(NamedTuple):
+    """What some layers did on one batch of sampled examples.
+
+    :param loss: mean over the batch; ``None`` without labels.
+    :param outputs: of the modules that were asked for, in that order; each ``(batch, channels, ...)``.
+    :param size: examples in the batch.
+    """
+
+    loss: Tensor | None
+    outputs: list[Tensor]
+    size: int
+
+
 def score(stage: Stage, layers: Sequence[Weight], criterion: Criterion, samples: int) -> Scores:
     """Return the scores of layers' filters, ``(filters,)`` by path; a layer that the criterion can't see is left out.
 
     :param samples: training examples to look at, by the criteria that need data.
+    :raises NotApplicable: if the criterion sees none of the layers.
+    :raises UsageError: for a criterion that looks at the loss where there are no labels.
     """
     return CRITERIA[criterion](stage, layers, samples)
 
 
 def _of_weights(rate: Callable[[Tensor], Tensor]) -> Callable[[Stage, Sequence[Weight], int], Scores]:
+    """Return a criterion that looks at weights alone; those that a mask holds count as zero."""
+
     def scores(stage: Stage, layers: Sequence[Weight], samples: int) -> Scores:
         return {w.path: rate(living(w).detach()) for w in layers}
 
@@ -125,34 +144,35 @@ def _of_weights(rate: Callable[[Tensor], Tensor]) -> Callable[[Stage, Sequence[W
 def _norm_scales(stage: Stage, layers: Sequence[Weight], samples: int) -> Scores:
     """|gamma| of the norm behind, as in Network Slimming (Liu et al., ICCV 2017), without its sparsity training."""
     behind = norms_behind(stage, [w.path for w in layers])
-    scales = {w.path: w.latent.detach().abs() for w in stage.weights(kinds=BATCH_NORMS)}
-    found = {path: scales[norm] for path, norm in behind.items() if norm in scales}
+    scales = stage.weights(kinds=BATCH_NORMS).by_path
+    found = {path: scales[norm].latent.detach().abs() for path, norm in behind.items() if norm in scales}
     if not found:
         raise NotApplicable("criterion norm-scale", "no layer has a batch normalization with scales behind it")
     return found
 
 
 def _taylor_weights(stage: Stage, layers: Sequence[Weight], samples: int) -> Scores:
+    """(sum of g * w)^2, the mean over batches."""
     sums = {w.path: torch.zeros(len(w.latent), device=w.latent.device) for w in layers}
     batches = 0
-    for loss, _, _ in _looks(stage, [], samples):
-        gradients = torch.autograd.grad(_given(loss, stage), [w.latent for w in layers], allow_unused=True)
+    for look in _looks(stage, [], samples):
+        gradients = torch.autograd.grad(_given(look.loss, stage), [w.latent for w in layers], allow_unused=True)
         for weight, gradient in zip(layers, gradients, strict=True):
             if gradient is not None:
                 sums[weight.path] += taylor_weight(weight.latent.detach(), gradient)
         batches += 1
-    return {p: s / batches for p, s in sums.items()}
+    return {path: s / batches for path, s in sums.items()}
 
 
 def _taylor_outputs(stage: Stage, layers: Sequence[Weight], samples: int) -> Scores:
     """With the paper's rescaling: each layer's scores have norm one, so that layers can be ranked together."""
 
-    def rate(loss: Tensor | None, values: Sequence[Tensor], size: int) -> list[Tensor]:
-        gradients = torch.autograd.grad(_given(loss, stage) * size, list(values))
-        return [taylor_output(v.detach(), g) for v, g in zip(values, gradients, strict=True)]
+    def rate(look: Look) -> list[Tensor]:
+        gradients = torch.autograd.grad(_given(look.loss, stage) * look.size, look.outputs)
+        return [taylor_output(v.detach(), g) for v, g in zip(look.outputs, gradients, strict=True)]
 
     found = _of_outputs(stage, layers, samples, rate)
-    return {p: s / s.norm().clamp_min(1e-12) for p, s in found.items()}
+    return {path: s / s.norm().clamp_min(1e-12) for path, s in found.items()}
 
 
 def _saliencies(stage: Stage, layers: Sequence[Weight], samples: int) -> Scores:
@@ -163,7 +183,7 @@ def _saliencies(stage: Stage, layers: Sequence[Weight], samples: int) -> Scores:
 
 def _activity(stage: Stage, layers: Sequence[Weight], samples: int) -> Scores:
     """One minus APoZ: a filter that is often zero matters little."""
-    return _of_outputs(stage, layers, samples, lambda loss, values, size: [1 - apoz(v.detach()) for v in values])
+    return _of_outputs(stage, layers, samples, lambda look: [1 - apoz(v.detach()) for v in look.outputs])
 
 
 def _random(stage: Stage, layers: Sequence[Weight], samples: int) -> Scores:
@@ -185,22 +205,18 @@ CRITERIA: Mapping[Criterion, Callable[[Stage, Sequence[Weight], int], Scores]] =
 }
 
 
-def _of_outputs(
-    stage: Stage,
-    layers: Sequence[Weight],
-    samples: int,
-    rate: Callable[[Tensor | None, Sequence[Tensor], int], list[Tensor]],
-) -> Scores:
+def _of_outputs(stage: Stage, layers: Sequence[Weight], samples: int, rate: Callable[[Look], list[Tensor]]) -> Scores:
     """Return the mean over examples of what ``rate`` says of the layers' outputs on one batch."""
     behind = norms_behind(stage, [w.path for w in layers])
     at = {w.path: behind.get(w.path, w.path) for w in layers}
+
     sums: Scores = {}
     seen = 0
-    for loss, outputs, size in _looks(stage, list(at.values()), samples):
-        for path, found in zip(at, rate(loss, [outputs[p] for p in at.values()], size), strict=True):
-            sums[path] = sums[path] + found * size if path in sums else found * size
-        seen += size
-    return {p: s / seen for p, s in sums.items()}
+    for look in _looks(stage, list(at.values()), samples):
+        for path, found in zip(at, rate(look), strict=True):
+            sums[path] = sums[path] + found * look.size if path in sums else found * look.size
+        seen += look.size
+    return {path: s / seen for path, s in sums.items()}
 
 
 def _given(loss: Tensor | None, stage: Stage) -> Tensor:
@@ -213,24 +229,13 @@ def _given(loss: Tensor | None, stage: Stage) -> Tensor:
     return loss
 
 
-def _looks(stage: Stage, paths: Sequence[str], samples: int) -> Iterator[tuple[Tensor | None, dict[str, Tensor], int]]:
-    """Yield, for each batch of sampled examples, the mean loss, outputs by path, and the batch's size."""
+def _looks(stage: Stage, paths: Sequence[str], samples: int) -> Iterator[Look]:
+    """Look at batches of sampled examples, one after the other.
+
+    :param paths: of the modules whose outputs are wanted.
+    """
     net = stage.student.module
     for batch in stage.sample(samples):
-        outputs: dict[str, Tensor] = {}
-        with evaluating(net), _watching(net, paths, outputs):
+        with evaluating(net), watching(net, paths) as calls:
             loss = stage.task.loss(stage.task.logits(net, batch.inputs), batch.labels)
-        yield loss, outputs, batch.size
-
-
-@contextlib.contextmanager
-def _watching(net: nn.Module, paths: Sequence[str], outputs: dict[str, Tensor]) -> Iterator[None]:
-    """Note the outputs of some modules."""
-    handles = [
-        net.get_submodule(p).register_forward_hook(lambda m, a, out, p=p: outputs.update({p: out})) for p in paths
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+        yield Look(loss, [calls[path][-1] for path in paths], batch.size)

@@ -1,61 +1,117 @@
-"""What the filter-pruning methods share: which filters may go, the norms behind them, and taking them out."""
+"""What the methods share that take filters out of a net: which may go, which norm is behind them, and how they go."""
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
 from typing import Literal, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
-from condensery.errors import NotApplicable
-from condensery.nets import BATCH_NORMS, CONVS, Weight
-from condensery.run import Stage
+from condensery import Method, NotApplicable, Stage, Weight, hookimpl
+from condensery.nets import BATCH_NORMS, CONVS
+from condensery.surgery import is_depthwise
 from condensery_plugins.pruning.masks import mask
-
-SHORTCUTS = ("downsample", "shortcut")
-"""Parts of a path that mark the projection of a shortcut."""
 
 Coupled = Literal["hold", "leave"]
 """What becomes of filters that a residual connection couples with other layers', so that they can't be cut for
 themselves: ``hold`` those that go at zero, or ``leave`` such layers alone."""
 
 
-def filter_layers(stage: Stage, method: str, skip: Sequence[str], coupled: Coupled = "hold") -> list[Weight]:
-    """Return the convolutions whose filters may go, in the net's order.
+@dataclass(eq=False, kw_only=True)
+class FilterMethod(Method):
+    """Takes a share of filters out of a net's convolutions; which ones, the subclass says.
 
-    A depthwise convolution isn't one: its channels go with those of the layer before it.
-
-    :param skip: parts of a path; ``downsample`` leaves out ``layer2.0.downsample.0``.
-    :param coupled: whether layers take part whose filters can only be held at zero.
-    :raises NotApplicable: if there is none, or only the one that cuts an image into a Transformer's patches.
+    ``skip`` names layers that keep all filters. Filters that a residual connection couples with other layers' can't be
+    cut out of the net: those that go are held at zero, or with ``coupled="leave"`` such layers take no part.
     """
-    whole = [w for w in stage.weights(kinds=CONVS) if not is_depthwise(w.module)]
-    found = [w for w in whole if not set(w.path.split(".")) & set(skip)]
-    if not found:
-        raise NotApplicable(method, "the net has no convolution whose filters may go")
-    only = found[0]
-    if len(found) == 1 and embeds_patches(only.module):
-        raise NotApplicable(
-            method, f"the only convolution, {only.path}, embeds patches: its filters are the net's width"
-        )
-    if coupled == "leave":
-        found = [w for w in found if is_free(stage, w.path)]
+
+    leaves = frozenset({"mask"})
+    removes = frozenset({"dense-shape"})
+
+    ratio: float = 0.3
+    coupled: Coupled = "hold"
+    skip: list[str] = dataclasses.field(default_factory=lambda: ["shortcuts"])
+
+    def convolutions(self, stage: Stage) -> list[Weight]:
+        """Return the convolutions whose filters may go, in the net's order.
+
+        A depthwise convolution isn't one: its channels go with those of the layer before it.
+
+        :raises NotApplicable: if there is none, or only the one that cuts an image into a Transformer's patches.
+        """
+        whole = {w.path: w for w in stage.weights(kinds=CONVS) if not is_depthwise(w.module)}
+        kept = stage.layers(self.skip, f"{self.key}.skip", among=whole)
+        found = [weight for path, weight in whole.items() if path not in kept]
+
         if not found:
-            raise NotApplicable(method, "shortcuts couple the filters of every convolution with other layers'")
-    return found
+            raise NotApplicable(self.key, "the net has no convolution whose filters may go")
+        if len(found) == 1 and embeds_patches(found[0].module):
+            why = f"the only convolution, {found[0].path}, embeds patches: its filters are the net's width"
+            raise NotApplicable(self.key, why)
+
+        if self.coupled == "leave":
+            found = [w for w in found if is_free(stage, w.path)]
+            if not found:
+                raise NotApplicable(self.key, "shortcuts couple the filters of every convolution with other layers'")
+        return found
+
+    def take_out(self, stage: Stage, gone: Mapping[str, Tensor]) -> None:
+        """Remove filters, and keep for the report how many of how many went.
+
+        :param gone: bool of shape ``(filters,)`` by path of the convolution.
+        """
+        weights = stage.weights(kinds=CONVS).by_path
+        self.filters_ = sum(int(is_there(weights[path]).sum()) for path in gone)
+        self.cut_, self.held_ = remove_filters(stage, gone)
+
+    @hookimpl
+    def report(self, stage: Stage) -> dict[str, float]:
+        """Return the share of filters removed, of those that were there, and the part of it cut out of the net."""
+        return {
+            "filters_removed_percent": 100 * (self.cut_ + self.held_) / self.filters_,
+            "filters_cut_percent": 100 * self.cut_ / self.filters_,
+        }
 
 
-def is_depthwise(module: nn.Module) -> bool:
-    """Tell whether a convolution has a group of its own for each channel."""
-    groups = int(getattr(module, "groups", 1))
-    return groups > 1 and groups == getattr(module, "in_channels", 0)
+# ---------------------------------------------------------------- looking
 
 
 def embeds_patches(module: nn.Module) -> bool:
     """Tell whether a convolution reads each pixel once: kernel as large as stride, above one."""
     kernel = getattr(module, "kernel_size", (1,))
     return math.prod(kernel) > 1 and kernel == getattr(module, "stride", None)
+
+
+def is_free(stage: Stage, path: str) -> bool:
+    """Tell whether a layer's channels can be cut, each for itself and without those of other layers."""
+    group = stage.surgeon.group(path)
+    return group is not None and group.reason is None and group.layers == (path,) and group.blocks == 1
+
+
+def is_there(weight: Weight) -> Tensor:
+    """Return which filters no mask holds at zero as a whole, bool of shape ``(filters,)``."""
+    return weight.alive.flatten(1).any(1)
+
+
+@contextlib.contextmanager
+def watching(net: nn.Module, paths: Sequence[str]) -> Iterator[dict[str, list[Tensor]]]:
+    """Collect what some modules write, by path: one tensor for each call."""
+    outputs: dict[str, list[Tensor]] = {path: [] for path in paths}
+    handles = [
+        net.get_submodule(path).register_forward_hook(lambda m, a, out, kept=kept: kept.append(out))
+        for path, kept in outputs.items()
+    ]
+    try:
+        yield outputs
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def norms_behind(stage: Stage, paths: Sequence[str], kinds: Sequence[type[nn.Module]] = BATCH_NORMS) -> dict[str, str]:
@@ -65,22 +121,31 @@ def norms_behind(stage: Stage, paths: Sequence[str], kinds: Sequence[type[nn.Mod
     """
     net = stage.student.module
     wanted: tuple[type[nn.Module], ...] = tuple(kinds)
-    norms = [p for p, m in net.named_modules() if isinstance(m, wanted)]
-    written: dict[int, tuple[str, Tensor]] = {}  # holds the outputs, so that no other tensor gets their memory
+    norms = [path for path, module in net.named_modules() if isinstance(module, wanted)]
+    with watching(net, paths) as outputs:
+        inputs = stage.record_inputs(norms, 1) if norms else {}
 
-    def note(path: str, output: Tensor) -> None:
-        written[output.data_ptr()] = (path, output)
+    # A norm reads a layer's output if both are the same memory in the same shape. All outputs are kept until here, so
+    # that no two of them had the same memory one after the other.
+    written = {out.data_ptr(): (path, out.shape) for path, outs in outputs.items() for out in outs}
+    behind: dict[str, str] = {}
+    for norm, reads in inputs.items():
+        for read in reads:
+            path, shape = written.get(read.data_ptr(), ("", None))
+            if read.shape == shape:
+                behind[path] = norm
+    return behind
 
-    handles = [net.get_submodule(p).register_forward_hook(lambda m, a, out, p=p: note(p, out)) for p in paths]
-    inputs = stage.record_inputs(norms, 1) if norms else {}
-    for handle in handles:
-        handle.remove()
-    return {
-        written[read.data_ptr()][0]: norm
-        for norm, reads in inputs.items()
-        for read in reads
-        if read.data_ptr() in written and written[read.data_ptr()][1].shape == read.shape
-    }
+
+# ---------------------------------------------------------------- how many and which
+
+
+def kept(channels: int, share: Decimal | float) -> int:
+    """Return how many of some channels stay: floor(channels * share), at least one.
+
+    In decimals, because ``int(10 * (1 - 0.9))`` is 0 in binary floats.
+    """
+    return max(1, int(channels * Decimal(str(share))))
 
 
 def zeroed(filters: int, rate: float) -> int:
@@ -89,6 +154,47 @@ def zeroed(filters: int, rate: float) -> int:
     Rounded first, because ``100 * 0.29`` is 28.999999999999996 in binary floats.
     """
     return min(filters - 1, math.floor(round(filters * rate, 6)))
+
+
+def at_most(channels: int, max_share: float) -> int:
+    """Return how many channels a layer may lose: floor(channels * max_share), at most all but one."""
+    return max(0, min(channels - 1, int(max_share * channels + 1e-9)))
+
+
+def is_on(scores: Tensor) -> Tensor:
+    """Return which channels no mask holds at zero, bool.
+
+    :param scores: ``(channels,)``, ``-inf`` for those that a mask holds.
+    """
+    return scores > float("-inf")
+
+
+def smallest(scores: Mapping[str, Tensor], ratio: float, scope: str, max_share: float = 1.0) -> dict[str, Tensor]:
+    """Return which channels go, bool of shape ``(channels,)`` by layer: a share of those still there, rounded.
+
+    A layer's largest channel stays, and so do the largest ones beyond ``max_share`` of what it has: then fewer go.
+
+    :param scores: ``(channels,)`` by layer; ``-inf`` marks what is off already: it neither counts nor goes.
+    :param ratio: share, 0 to 1.
+    :param scope: ``global`` ranks the channels of all layers together, ``local`` each layer's by themselves.
+    """
+    if scope == "local":
+        return {path: smallest({path: s}, ratio, "global", max_share)[path] for path, s in scores.items()}
+
+    there = [s[is_on(s)] for s in scores.values()]
+    ranked = torch.cat(there)
+    gone = torch.zeros(len(ranked), dtype=torch.bool, device=ranked.device)
+    gone[ranked.argsort(stable=True)[: round(ratio * len(ranked))]] = True
+
+    found = {}
+    parts = torch.split(gone, [len(s) for s in there])
+    for (path, score), own, goes in zip(scores.items(), there, parts, strict=True):
+        goes[own.argsort(stable=True)[at_most(len(own), max_share) :]] = False
+        found[path] = torch.zeros_like(score, dtype=torch.bool).masked_scatter(is_on(score), goes)
+    return found
+
+
+# ---------------------------------------------------------------- taking out
 
 
 class Removed(NamedTuple):
@@ -109,27 +215,35 @@ def remove_filters(stage: Stage, gone: Mapping[str, Tensor]) -> Removed:
 
     :param gone: bool of shape ``(filters,)`` by path of the convolution.
     """
-    alone = {p: g for p, g in gone.items() if is_free(stage, p)}
-    coupled = {p: g for p, g in gone.items() if p not in alone}
+    alone = {path: g for path, g in gone.items() if is_free(stage, path)}
+    coupled = {path: g for path, g in gone.items() if path not in alone}
     hold_filters(stage, coupled)
-    stage.surgeon.remove_channels({p: g.nonzero().flatten().tolist() for p, g in alone.items()})
-    return Removed(_count(alone), _count(coupled))
+    cut_channels(stage, alone)
+    return Removed(count(alone), count(coupled))
 
 
-def is_free(stage: Stage, path: str) -> bool:
-    """Tell whether a convolution's channels can be cut, each for itself and without those of other layers."""
-    group = stage.surgeon.group(path)
-    return group is not None and group.reason is None and group.layers == (path,) and group.blocks == 1
+def count(gone: Mapping[str, Tensor]) -> int:
+    """Return how many channels go.
 
-
-def _count(gone: Mapping[str, Tensor]) -> int:
+    :param gone: bool of shape ``(channels,)`` by layer.
+    """
     return sum(int(g.sum()) for g in gone.values())
+
+
+def cut_channels(stage: Stage, gone: Mapping[str, Tensor]) -> None:
+    """Cut channels out of the net.
+
+    :param gone: bool of shape ``(channels,)`` by path of a layer or norm that has them to itself.
+    """
+    stage.surgeon.remove_channels({path: g.nonzero().flatten().tolist() for path, g in gone.items()})
 
 
 def hold_filters(stage: Stage, gone: Mapping[str, Tensor]) -> None:
     """Hold filters at zero by masks, with their biases, and with scale and shift of the norm behind them.
 
     Without the norm's shift a zero filter would still give a constant map.
+
+    :param gone: bool of shape ``(filters,)`` by path of the convolution.
     """
     behind = norms_behind(stage, list(gone))
     for tensor in ("weight", "bias"):
@@ -137,12 +251,15 @@ def hold_filters(stage: Stage, gone: Mapping[str, Tensor]) -> None:
             if weight.path in gone:
                 keep = ~gone[weight.path].view(-1, *[1] * (weight.latent.dim() - 1))
                 mask(stage, weight, keep.expand(weight.latent.shape))
-        norms = {behind[p]: g for p, g in gone.items() if p in behind}
+    hold_norms(stage, {norm: gone[path] for path, norm in behind.items()})
+
+
+def hold_norms(stage: Stage, gone: Mapping[str, Tensor]) -> None:
+    """Hold scale and shift of norms at zero by masks.
+
+    :param gone: bool of shape ``(channels,)`` by path of the norm.
+    """
+    for tensor in ("weight", "bias"):
         for weight in stage.weights(kinds=BATCH_NORMS, tensor=tensor):
-            if weight.path in norms:
-                mask(stage, weight, ~norms[weight.path])
-
-
-def is_there(weight: Weight) -> Tensor:
-    """Return which filters no mask holds at zero as a whole, bool of shape ``(filters,)``."""
-    return weight.alive.flatten(1).any(1)
+            if weight.path in gone:
+                mask(stage, weight, ~gone[weight.path])

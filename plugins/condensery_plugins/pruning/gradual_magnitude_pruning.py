@@ -1,17 +1,16 @@
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
-from condensery.contract import Method, hookimpl
-from condensery.errors import NotApplicable, UsageError
-from condensery.nets import Weight
-from condensery.run import Stage, rate_factor
-from condensery_plugins.pruning.filters import is_depthwise
+from condensery import Method, NotApplicable, Stage, UsageError, Weight, hookimpl
+from condensery.run import rate_factor
+from condensery.surgery import is_depthwise
 from condensery_plugins.pruning.masks import keep_largest, mask, sizes, sparsity_percent
 from condensery_plugins.pruning.refusals import refuse_empty, refuse_nothing
 
 LEAST_UPDATES = 10
-"""Of a ramp, after the one at its start, where it has as many steps."""
+"""Updates of the masks in a ramp, after the one at its start, where it has as many steps."""
 
 
 @dataclass(eq=False, kw_only=True)
@@ -20,11 +19,16 @@ class GradualMagnitudePruning(Method):
 
     Zhu, Gupta: "To prune, or not to prune: exploring the efficacy of pruning for model compression", 2017 [21].
     s_t = s_f + (s_i - s_f) * (1 - (t - t0) / (n * dt))^3 for t = t0, t0 + dt, ..., t0 + n * dt, with s_f ``sparsity``,
-    s_i ``initial``, dt ``every`` (steps) and t0 ``start``, a share of the stage's steps. dt is less where n would be
-    below ten: with few updates the curve is a staircase of large jumps. The ramp ends at ``end``, at most dt earlier;
-    then the masks are fixed and training goes on. A masked weight gets no gradient and stays at zero. The first layer
-    and depthwise convolutions stay dense. Prune while the learning rate is high enough to recover: see
-    ``learning_rate_at_end_percent``. A share that leaves nothing of a layer is refused.
+    s_i ``initial``, dt ``every`` (steps) and t0 ``start``, a share of the stage's steps. A masked weight gets no
+    gradient and stays at zero. The layers in ``skip`` stay dense, and so do depthwise convolutions.
+
+    *When*: dt is less than ``every`` where n would be below ten, because with few updates the curve is a staircase of
+    large jumps. Prune while the learning rate is high enough to recover: see ``learning_rate_at_end_percent``.
+
+    *End*: the ramp ends at ``end``, a share of the stage's steps, or at most dt earlier. Then the masks are fixed and
+    training goes on.
+
+    *Raises* UsageError for a share that leaves nothing of a layer, NotApplicable where no layer is left to prune.
     """
 
     key = "gradual-magnitude-pruning"
@@ -36,27 +40,23 @@ class GradualMagnitudePruning(Method):
     start: float = 0.0
     end: float = 0.75
     every: int = 100
-    skip_first: bool = True
+    skip: list[str] = dataclasses.field(default_factory=lambda: ["first"])
 
     def __post_init__(self) -> None:
         """Refuse a ramp that falls: masks only grow."""
         if self.initial > self.sparsity:
-            raise UsageError(
-                f"gradual-magnitude-pruning.initial must be <= sparsity {self.sparsity:g}, got {self.initial:g}"
-            )
+            raise UsageError(f"{self.key}.initial must be <= sparsity {self.sparsity:g}, got {self.initial:g}")
 
     @hookimpl
     def prepare(self, stage: Stage) -> None:
         """Attach masks and plan their updates; without any steps prune at once."""
-        total = stage.epochs * stage.steps_per_epoch
-        self.first_ = stage.edges()[0] if self.skip_first else ""
+        self.skipped_ = stage.layers(self.skip, f"{self.key}.skip")
         layers = self._layers(stage)
         if not layers:
-            raise NotApplicable(self.key, "the net has no layer to prune but its first")
-        numbers = [w.latent.numel() for w in layers]
-        refuse_nothing(stage, self.key, "sparsity", self.sparsity, numbers, unit="weight")
-        final = keep_largest({w.name: sizes(w) for w in layers}, self.sparsity, scope="local")
-        refuse_empty(stage, f"{self.key}: sparsity {self.sparsity:g}", layers, final, by="count")
+            raise NotApplicable(self.key, "no layer is left to prune: all are depthwise convolutions or skipped")
+        self._refuse(stage, layers)
+
+        total = stage.epochs * stage.steps_per_epoch
         self.start_ = round(min(self.start, self.end) * total)
         span = round(self.end * total) - self.start_
         self.every_ = max(1, min(self.every, span // LEAST_UPDATES))
@@ -64,10 +64,18 @@ class GradualMagnitudePruning(Method):
         self.done_ = 0
         ends = (self.start_ + self.updates_ * self.every_) / max(1, total)
         self.rate_at_end_ = 100 * rate_factor(stage.train.schedule, ends)
+
         for weight in layers:  # all masks from the start: nothing is attached while an optimizer runs
             mask(stage, weight, weight.alive)
         if total == 0:
             self._prune(stage)
+
+    def _refuse(self, stage: Stage, layers: list[Weight]) -> None:
+        """Refuse a share that takes nothing of any layer, or leaves nothing of one."""
+        numbers = [w.latent.numel() for w in layers]
+        refuse_nothing(stage, self.key, "sparsity", self.sparsity, numbers, unit="weight")
+        final = keep_largest({w.name: sizes(w) for w in layers}, self.sparsity, scope="local")
+        refuse_empty(stage, f"{self.key}: sparsity {self.sparsity:g}", layers, final, by="count")
 
     @hookimpl
     def before_step(self, stage: Stage) -> None:
@@ -82,6 +90,7 @@ class GradualMagnitudePruning(Method):
             self._prune(stage)
 
     def _prune(self, stage: Stage) -> None:
+        """Hold at zero what the ramp takes at the update that is due."""
         share = self.done_ / self.updates_ if self.updates_ else 1.0
         wanted = ramp(share, self.initial, self.sparsity)
         for weight in self._layers(stage):
@@ -90,7 +99,7 @@ class GradualMagnitudePruning(Method):
         self.done_ += 1
 
     def _layers(self, stage: Stage) -> list[Weight]:
-        return [w for w in stage.weights() if w.path != self.first_ and not is_depthwise(w.module)]
+        return [w for w in stage.weights() if w.path not in self.skipped_ and not is_depthwise(w.module)]
 
     @hookimpl
     def report(self, stage: Stage) -> dict[str, float]:

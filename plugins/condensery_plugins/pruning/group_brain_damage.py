@@ -1,43 +1,44 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from condensery.contract import Method, hookimpl
-from condensery.errors import NotApplicable, UsageError, nearest
-from condensery.nets import CONVS, Weight
-from condensery.run import Player, Stage, due_steps
+from condensery import NotApplicable, Stage, hookimpl
+from condensery.nets import CONVS
+from condensery.run import Player
 from condensery.surgery import is_depthwise
 from condensery_plugins.pruning.masks import keep_largest
 from condensery_plugins.pruning.refusals import refuse_nothing
+from condensery_plugins.pruning.stepwise import InSteps
 from condensery_plugins.pruning.thinned import thin
-from condensery_plugins.pruning.weight_groups import grouped, living, norms, size, spread, with_largest
+from condensery_plugins.pruning.weight_groups import Groups, with_largest
 
 
 @dataclass(eq=False, kw_only=True)
-class GroupBrainDamage(Method):
+class GroupBrainDamage(InSteps):
     """Let all filters of a convolution read the same few inputs, so that it becomes a product of thinner matrices.
 
-    Lebedev, Lempitsky: "Fast ConvNets Using Group-wise Brain Damage", CVPR 2016 [19]. A group is an input channel and
-    a kernel position, in all filters (of a convolution group). Loss: task + strength * sum ||group||, by subgradient,
-    which is zero at zero; ``truncated`` takes min(||group||, the layer's norm at ``sparsity``), so that only groups
-    which would go are shrunk. ``sparsity`` is the share of groups that go, those with the smallest norms in each layer
-    (``local``) or of all layers together by mean square (``global``); ``rates`` gives it by layer path instead, and
-    then no other layer is touched. Once the stage has ended (``end``), ``gradual``ly in ``steps`` over it, or when it
-    starts (``start``, a fixed pattern; by ``random`` one that knows no norms). A convolution group keeps one group.
+    Lebedev, Lempitsky: "Fast ConvNets Using Group-wise Brain Damage", CVPR 2016 [19]. A group is an input channel and a
+    kernel position, in all filters (of a convolution group). ``sparsity`` is the share of groups that go: those with
+    the smallest norms of each layer (``local``), or of all layers together by mean square (``global``). ``rates`` gives
+    it by layer, and then no other layer is touched. By ``random`` the pattern is a fixed one that knows no norms.
 
-    When the recipe ends, convolutions compute with the columns that are left. Depthwise convolutions have no column
-    that filters share. Raises NotApplicable on a net without others.
+    *Loss*: task + strength * sum ||group||, by subgradient, which is zero at zero. ``truncated`` takes
+    min(||group||, the layer's norm at ``sparsity``), so that only groups which would go are shrunk.
+
+    *When*: once the stage has ended (``end``), when it starts (``start``), or in ``steps`` over it (``gradual``): step
+    i of n, after i/n of the stage, reaches i/n. A convolution group keeps its largest group.
+
+    *End*: when the recipe ends, convolutions compute with the columns that are left.
+
+    *Raises* NotApplicable on a net without convolutions but depthwise ones, whose filters share no column.
     """
 
     key = "group-brain-damage"
-
-    leaves = frozenset({"mask"})
 
     strength: float = 0.001
     penalty: Literal["l21", "truncated"] = "l21"
@@ -53,49 +54,49 @@ class GroupBrainDamage(Method):
         """Choose the layers, attach masks, and plan when groups go."""
         whole = [w.path for w in stage.weights(kinds=CONVS) if not is_depthwise(w.module)]
         if not whole:
-            raise NotApplicable("group-brain-damage", "the net has no convolution whose filters share inputs")
-        for path in self.rates:
-            if path not in whole:
-                near = nearest(path, whole)
-                hint = f"; did you mean {near!r}?" if near else ""
-                raise UsageError(f"group-brain-damage.rates: no such convolution {path!r}{hint}")
-        self.layers_ = list(self.rates) or whole
-        groups = {w.path: norms(w.module, w.latent, "shape").numel() for w in self._weights(stage)}
-        for path, rate in self.rates.items():
-            refuse_nothing(stage, "group-brain-damage", f"rates.{path}", rate, [groups[path]], unit="group")
-        if not self.rates:
-            counts = list(groups.values())
-            refuse_nothing(
-                stage, "group-brain-damage", "sparsity", self.sparsity, counts, unit="group", scope=self.scope
-            )
-        self.done_ = 0
-        self.due_ = due_steps(stage, self.steps) if self.schedule == "gradual" else []
-        if self.schedule == "start":
-            self._prune(stage, 1.0)
-        elif self.schedule == "gradual":
-            self._prune(stage, 0.0)
+            raise NotApplicable(self.key, "the net has no convolution whose filters share inputs")
 
-    @hookimpl
-    def before_step(self, stage: Stage) -> None:
-        """Let more groups go when that is due."""
-        while self.due_ and stage.step >= self.due_[0]:
-            self.due_ = self.due_[1:]
-            self.done_ += 1
-            self._prune(stage, self.done_ / self.steps)
+        named = stage.layers({name: name for name in self.rates}, f"{self.key}.rates", among=whole)
+        self.shares_ = {path: self.rates[name] for path, name in named.items()}
+        if not self.rates:
+            self.shares_ = dict.fromkeys(whole, self.sparsity)
+        self._refuse(stage, named)
+        self.start(stage, self.steps if self.schedule == "gradual" else 1)
+
+    def _refuse(self, stage: Stage, named: dict[str, str]) -> None:
+        """Refuse shares that take no group away.
+
+        :param named: by path of a layer, which of ``rates`` it gets.
+        """
+        sizes = {groups.weight.path: groups.norms().numel() for groups in self._groups(stage)}
+        if not self.rates:
+            counts = list(sizes.values())
+            refuse_nothing(stage, self.key, "sparsity", self.sparsity, counts, unit="group", scope=self.scope)
+        for name, rate in self.rates.items():
+            counts = [sizes[path] for path, chosen in named.items() if chosen == name]
+            refuse_nothing(stage, self.key, f"rates.{name}", rate, counts, unit="group")
 
     @hookimpl
     def loss_terms(self, stage: Stage, player: Player) -> dict[str, Tensor]:
         """Return the penalty."""
         sums = []
-        for weight in self._weights(stage, player.name):
-            sizes = norms(weight.module, living(weight), "shape")
+        for groups in self._groups(stage, player.name):
+            sizes = groups.norms()
             if self.penalty == "truncated":
-                share = self.rates.get(weight.path, self.sparsity)
-                last = max(1, round(share * sizes.numel()))
+                last = max(1, round(self.shares_[groups.weight.path] * sizes.numel()))
                 limit = sizes.detach().flatten().kthvalue(last).values
                 sizes = torch.where(sizes <= limit, sizes, limit)  # clamp halves the gradient at the limit
             sums.append(sizes.sum())
         return {"groups": self.strength * torch.stack(sums).sum()}
+
+    def reach(self, stage: Stage) -> None:
+        """Let the groups go that are due; with the schedule ``end`` none are before the stage has ended.
+
+        A gradual schedule takes nothing at the start: its masks are attached before an optimizer runs, and the last of
+        its steps falls on the stage's end.
+        """
+        if self.schedule != "end":
+            self._prune(stage, 1.0 if self.schedule == "start" else (self.done_ - 1) / self.steps)
 
     @hookimpl
     def end_stage(self, stage: Stage) -> None:
@@ -103,8 +104,9 @@ class GroupBrainDamage(Method):
         if self.schedule != "start":
             self._prune(stage, 1.0)
 
-    def _weights(self, stage: Stage, player: str = "student") -> list[Weight]:
-        return [w for w in stage.weights(player, kinds=CONVS) if w.path in self.layers_]
+    def _groups(self, stage: Stage, player: str = "student") -> list[Groups]:
+        """Return the groups of each layer that is pruned, in the net's order."""
+        return [Groups(w, "shape") for w in stage.weights(player, kinds=CONVS) if w.path in self.shares_]
 
     @torch.no_grad()
     def _prune(self, stage: Stage, done: float) -> None:
@@ -112,29 +114,29 @@ class GroupBrainDamage(Method):
 
         :param done: share of those that go in the end.
         """
-        weights = {w.path: w for w in self._weights(stage)}
+        layers = {groups.weight.path: groups for groups in self._groups(stage)}
         generator = torch.Generator().manual_seed(stage.seed)
-        sizes = {p: self._scores(w, generator) for p, w in weights.items()}
-        if self.rates:
-            keep = {p: keep_largest({p: s}, self.rates[p] * done, scope="local")[p] for p, s in sizes.items()}
-        else:
-            keep = keep_largest(sizes, self.sparsity * done, scope=self.scope)
-        for path, weight in weights.items():
-            left = spread(weight.module, weight.latent, with_largest(keep[path], sizes[path]))
-            thin(stage, weight, left)
+        scores = {path: self._scores(groups, generator) for path, groups in layers.items()}
 
-    def _scores(self, weight: Weight, generator: torch.Generator) -> Tensor:
-        """Return the score of each group, minus infinity for those that are gone."""
-        sizes = norms(weight.module, living(weight), "shape")
-        if self.scope == "global":
-            sizes = sizes / math.sqrt(size(weight.module, weight.latent, "shape"))
+        if self.scope == "global" and not self.rates:
+            keep = keep_largest(scores, self.sparsity * done, scope="global")
+        else:
+            keep = {}
+            for path, score in scores.items():
+                keep |= keep_largest({path: score}, self.shares_[path] * done, scope="local")
+
+        for path, groups in layers.items():
+            thin(stage, groups.weight, groups.spread(with_largest(keep[path], scores[path])))
+
+    def _scores(self, groups: Groups, generator: torch.Generator) -> Tensor:
+        """Return the score of each group of a layer, minus infinity for those that are gone."""
+        sizes = groups.strengths() if self.scope == "global" else groups.norms()
         if self.criterion == "random":
             sizes = torch.rand(sizes.shape, generator=generator).to(sizes)
-        there = grouped(weight.module, weight.alive).any(1, keepdim=True)
-        return torch.where(there, sizes, float("-inf"))
+        return torch.where(groups.around(groups.weight.alive), sizes, float("-inf"))
 
     @hookimpl
     def report(self, stage: Stage) -> dict[str, float]:
         """Return the share of groups that are gone."""
-        alive = [grouped(w.module, w.alive).any(1) for w in self._weights(stage)]
+        alive = [groups.around(groups.weight.alive) for groups in self._groups(stage)]
         return {"groups_removed_percent": 100 * (1 - sum(int(a.sum()) for a in alive) / sum(a.numel() for a in alive))}

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Literal, NamedTuple
@@ -9,11 +8,10 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from condensery.contract import Method, hookimpl
-from condensery.errors import NotApplicable, UsageError, nearest
-from condensery.nets import CONVS, Weight
-from condensery.run import Stage
-from condensery_plugins.pruning.filters import is_free
+from condensery import Method, NotApplicable, Stage, UsageError, hookimpl
+from condensery.nets import CONVS
+from condensery_plugins.pruning.criteria import l1
+from condensery_plugins.pruning.filters import is_free, kept
 from condensery_plugins.pruning.weight_groups import living
 
 
@@ -27,18 +25,22 @@ class Plan(NamedTuple):
     rates: dict[int, float]
 
 
-def _blocks(depth: int, rates: tuple[float, float, float], skip: tuple[int, ...]) -> Plan:
-    """Return a plan for a ResNet of 6n + 2 layers: its first convolutions in a block have even numbers."""
-    n = (depth - 2) // 6
-    found = {2 * (stage * n + block) + 2: rate for stage, rate in enumerate(rates) if rate for block in range(n)}
-    return Plan(depth - 1, {k: r for k, r in found.items() if k not in skip})
+def _resnet(depth: int, rates: tuple[float, float, float], whole: tuple[int, ...]) -> Plan:
+    """Return a plan for a ResNet of 6n + 2 layers: its first convolutions in a block have even numbers.
+
+    :param rates: of the blocks of each of the net's three stages.
+    :param whole: numbers of convolutions that keep all filters, because the net is sensitive to them.
+    """
+    blocks = (depth - 2) // 6
+    first = {2 * (stage * blocks + block) + 2: rates[stage] for stage in range(3) for block in range(blocks)}
+    return Plan(depth - 1, {number: rate for number, rate in first.items() if rate and number not in whole})
 
 
 PLANS = {
-    "resnet56-a": _blocks(56, (0.1, 0.1, 0.1), (16, 20, 38, 54)),
-    "resnet56-b": _blocks(56, (0.6, 0.3, 0.1), (16, 18, 20, 34, 38, 54)),
-    "resnet110-a": _blocks(110, (0.5, 0.0, 0.0), (36,)),
-    "resnet110-b": _blocks(110, (0.5, 0.4, 0.3), (36, 38, 74)),
+    "resnet56-a": _resnet(56, (0.1, 0.1, 0.1), (16, 20, 38, 54)),
+    "resnet56-b": _resnet(56, (0.6, 0.3, 0.1), (16, 18, 20, 34, 38, 54)),
+    "resnet110-a": _resnet(110, (0.5, 0.0, 0.0), (36,)),
+    "resnet110-b": _resnet(110, (0.5, 0.4, 0.3), (36, 38, 74)),
     "vgg16-a": Plan(13, dict.fromkeys((1, *range(8, 14)), 0.5)),
 }
 """Section 4 of the paper."""
@@ -49,12 +51,16 @@ class L1FilterPruning(Method):
     """Cut the filters with the smallest L1 norm out of the net, then train it again.
 
     Li, Kadav, Durdanovic, Samet, Graf: "Pruning Filters for Efficient ConvNets", ICLR 2017 [14]. A layer of C filters
-    keeps floor(C * (1 - rate)). ``plan`` names one of the paper's, or ``uniform``: ``ratio`` of every convolution whose
-    filters no shortcut couples with others (in a residual block of two, the first). ``rates`` gives the share by layer
-    path instead, of layers that share their channels with no other. ``independent`` scores whole filters; ``greedy``
-    leaves out what reads maps that are gone (section 3.3). Weights that a mask holds count as zero. A layer keeps at
-    least one filter, and a rate above 0 takes at least one where there are two. Raises NotApplicable on a net that has
-    no such convolution, or not as many as the plan numbers.
+    keeps floor(C * (1 - rate)), at least one. ``plan`` names one of the paper's, or ``uniform``: ``ratio`` of every
+    convolution whose filters no shortcut couples with others (in a residual block of two, the first). ``rates`` gives
+    the share by layer instead, of layers that share their channels with no other; then nothing else is cut.
+    ``independent`` scores whole filters; ``greedy`` leaves out what reads maps that are gone (section 3.3). Weights
+    that a mask holds count as zero.
+
+    When: as the stage starts, at once.
+
+    Raises NotApplicable on a net without a convolution that can lose filters, or with not as many as the plan numbers;
+    UsageError for rates of layers that share their channels with others.
     """
 
     key = "l1-filter-pruning"
@@ -69,44 +75,51 @@ class L1FilterPruning(Method):
     @hookimpl
     def prepare(self, stage: Stage) -> None:
         """Cut before the optimizer exists."""
-        weights = {w.path: w for w in stage.weights(kinds=CONVS)}
-        rates = self._rates(stage, weights)
-        for path in [p for p, rate in rates.items() if rate]:
-            _refuse_shared(stage, path)
+        weights = stage.weights(kinds=CONVS).by_path
+        rates = self._rates(stage, [path for path in stage.order(kinds=CONVS) if path in weights])
+        for path, rate in rates.items():
+            if rate and not is_free(stage, path):
+                raise UsageError(f"{self.key}: {_shares(stage, path)}")
+
+        # In the order of the forward pass: greedy scores ask which maps are gone when a layer's turn comes.
         removed: dict[str, list[int]] = {}
         for path, rate in rates.items():
             gone = stage.surgeon.inputs_gone(removed).get(path, []) if self.variant == "greedy" else []
-            score = norms(living(weights[path]).detach(), gone)
-            removed[path] = score.argsort(stable=True)[: len(score) - kept(len(score), rate)].tolist()
+            scores = norms(living(weights[path]).detach(), gone)
+            goes = len(scores) - kept(len(scores), 1 - Decimal(str(rate)))
+            removed[path] = scores.argsort(stable=True)[:goes].tolist()
+
         removal = stage.surgeon.remove_channels(removed)
         self.gone_ = sum(map(len, removal.removed.values()))
         self.share_ = removal.ratio
 
-    def _rates(self, stage: Stage, weights: Mapping[str, Weight]) -> dict[str, float]:
-        """Return the share to cut by layer path, in the order of the forward pass."""
-        if not weights:
-            raise NotApplicable("l1-filter-pruning", "the net has no convolution")
-        order = [p for p in stage.order(kinds=CONVS) if p in weights]
+    def _rates(self, stage: Stage, order: list[str]) -> dict[str, float]:
+        """Return the share to cut by layer path, in the order of the forward pass.
+
+        :param order: paths of the convolutions as a forward pass first calls them.
+        :raises NotApplicable: if no convolution can lose filters, or if there are not as many as the plan numbers.
+        """
+        if not order:
+            raise NotApplicable(self.key, "the net has no convolution")
+
         if self.rates:
-            for path in sorted(set(self.rates) - set(order)):
-                near = nearest(path, order)
-                raise UsageError(
-                    f"l1-filter-pruning.rates: no convolution {path!r}" + (f"; did you mean {near!r}?" if near else "")
-                )
-            return {p: self.rates[p] for p in order if p in self.rates}
+            rates = stage.layers(self.rates, f"{self.key}.rates", among=order)
+            if not rates:
+                raise UsageError(f"{self.key}.rates: none of the net's convolutions is {', '.join(self.rates)}")
+            return rates
+
         if self.plan == "uniform":
-            free = [p for p in order if is_free(stage, p)]
+            free = [path for path in order if is_free(stage, path)]
             if not free:
-                reasons = (g.reason for p in order if (g := stage.surgeon.group(p)) is not None and g.reason)
+                reasons = (g.reason for path in order if (g := stage.surgeon.group(path)) is not None and g.reason)
                 why = next(reasons, "shortcuts couple its filters with other layers'")
-                raise NotApplicable("l1-filter-pruning", f"no convolution can lose filters; {order[0]}: {why}")
+                raise NotApplicable(self.key, f"no convolution can lose filters; {order[0]}: {why}")
             return dict.fromkeys(free, self.ratio)
+
         plan = PLANS[self.plan]
         if len(order) != plan.convolutions:
-            raise NotApplicable(
-                "l1-filter-pruning",
-                f"plan {self.plan!r} numbers {plan.convolutions} convolutions, the net has {len(order)}",
-            )
+            numbers = f"plan {self.plan!r} numbers {plan.convolutions} convolutions, the net has {len(order)}"
+            raise NotApplicable(self.key, numbers)
         return {order[number - 1]: rate for number, rate in plan.rates.items()}
 
     @hookimpl
@@ -115,17 +128,15 @@ class L1FilterPruning(Method):
         return {"filters_removed_count": self.gone_, "filters_removed_percent": 100 * self.share_}
 
 
-def _refuse_shared(stage: Stage, path: str) -> None:
-    """Refuse a layer that shares its channels: a rate and a ranking are of one layer.
+def _shares(stage: Stage, path: str) -> str:
+    """Return why a layer that isn't free can't lose filters by itself: a rate and a ranking are of one layer.
 
-    :raises UsageError: naming the layer and what it shares them with.
+    :raises UsageError: with the reason of the graph, if its channels can't be cut at all.
     """
-    if is_free(stage, path):
-        return
     group = stage.surgeon.graph.group(path)
     others = ", ".join(p for p in group.layers if p != path)
     why = f"its channels go with those of {others}" if others else f"each of its {group.blocks} parts must lose as many"
-    raise UsageError(f"l1-filter-pruning: layer {path!r} can't lose filters by itself: {why}")
+    return f"layer {path!r} can't lose filters by itself: {why}"
 
 
 def norms(filters: Tensor, gone: list[int]) -> Tensor:
@@ -136,12 +147,4 @@ def norms(filters: Tensor, gone: list[int]) -> Tensor:
     """
     counts = torch.ones(filters.shape[1], dtype=torch.bool, device=filters.device)
     counts[gone] = False
-    return filters[:, counts].abs().flatten(1).sum(1)
-
-
-def kept(channels: int, rate: float) -> int:
-    """Return how many of some channels stay: floor(channels * (1 - rate)), at least one.
-
-    In decimals: ``int(10 * (1 - 0.9))`` is 0 in binary floats.
-    """
-    return max(1, int(channels * (1 - Decimal(str(rate)))))
+    return l1(filters[:, counts])

@@ -6,16 +6,10 @@ from typing import Literal
 
 from torch import Tensor
 
-from condensery.contract import hookimpl
-from condensery.errors import UsageError
-from condensery.nets import Weight
-from condensery.run import Stage
+from condensery import Stage, UsageError, Weight, hookimpl
 from condensery_plugins.pruning.masks import keep_above, keep_largest, mask, sizes, sparsity_percent
 from condensery_plugins.pruning.refusals import refuse_empty, refuse_nothing
 from condensery_plugins.pruning.stepwise import InSteps
-
-REST = "*"
-"""In ``quality``: every layer that isn't named."""
 
 
 @dataclass(eq=False, kw_only=True)
@@ -24,88 +18,99 @@ class Magnitude(InSteps):
 
     Han, Pool, Tran, Dally: "Learning both Weights and Connections for Efficient Neural Networks", NIPS 2015; the
     first step of Deep Compression [89]. ``sparsity`` is the share of zeros among the weights of all convolutions and
-    linear layers that it reaches, ranked together (``global``) or per layer (``local``); ``density`` sets the share
-    kept by layer path. ``quality``, by layer path or ``*`` for all others, is the paper's own rule: what is smaller
-    than that factor times the standard deviation of the layer's remaining weights goes. With ``steps`` > 1 share and
-    factor rise evenly over the stage: step i of n reaches i/n of them, training goes on between. Biases are kept.
-    What would leave nothing of a layer is refused: when the stage starts all that is asked for, later each step.
+    linear layers, ranked together (``global``) or per layer (``local``). Biases are kept, and the layers in ``skip``.
+
+    Layers may have a rule of their own, by ``density`` or ``quality``. ``density`` is the share of weights kept.
+    ``quality`` is the paper's rule: what is smaller than that factor times the standard deviation of the layer's
+    remaining weights goes.
+
+    *When*: as the stage starts. With ``steps`` above 1 shares and factors rise evenly over the stage: step i of n
+    reaches i/n of them, training goes on between.
+
+    *Raises* UsageError where nothing would stay of a layer: all that is asked for is looked at as the stage starts, and
+    again in each step.
     """
 
     key = "magnitude"
 
     sparsity: float = 0.5
     scope: Literal["global", "local"] = "global"
-    skip_last: bool = False
+    skip: list[str] = dataclasses.field(default_factory=list)
     density: dict[str, float] = dataclasses.field(default_factory=dict)
     quality: dict[str, float] = dataclasses.field(default_factory=dict)
     index_bits: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse settings with which nothing goes."""
+        """Refuse settings with which nothing goes, and a layer with two rules."""
         if not any([self.sparsity, *(1 - kept for kept in self.density.values()), *self.quality.values()]):
             raise UsageError(
-                f"magnitude.sparsity must be > 0 and < 1 unless density or quality takes weights, got {self.sparsity:g}"
+                f"{self.key}.sparsity must be > 0 and < 1 unless density or quality takes weights,"
+                f" got {self.sparsity:g}"
             )
+        both = set(self.density) & set(self.quality)
+        if both:
+            raise UsageError(f"{self.key}: layer {min(both)!r} has a density and a quality; say one of them")
 
     @hookimpl
     def prepare(self, stage: Stage) -> None:
         """Prune for the first time, and plan when to prune again."""
-        paths = [w.path for w in stage.weights()]
-        for setting, given in (("density", set(self.density)), ("quality", set(self.quality) - {REST})):
-            unknown = given - set(paths)
-            if unknown:
-                raise UsageError(f"magnitude.{setting}: no layer {min(unknown)!r}; there are {', '.join(paths[:8])}")
-        both = set(self.density) & set(self.quality)
-        if both:
-            raise UsageError(f"magnitude: layer {min(both)!r} has a density and a quality; say one of them")
-        if not self.density and not self.quality:
-            sizes = [w.latent.numel() for w in self._weights(stage)]
-            refuse_nothing(stage, "magnitude", "sparsity", self.sparsity, sizes, unit="weight", scope=self.scope)
+        self.skipped_ = stage.layers(self.skip, f"{self.key}.skip")
+
+        # One choice for both settings, so that the name that fits a layer best gives its rule.
+        rules = {name: name for name in [*self.density, *self.quality]}
+        chosen = stage.layers(rules, f"{self.key}.density or quality")
+        self.density_ = {path: self.density[name] for path, name in chosen.items() if name in self.density}
+        self.quality_ = {path: self.quality[name] for path, name in chosen.items() if name in self.quality}
+
+        if not rules:
+            numbers = [w.latent.numel() for w in self._weights(stage)]
+            refuse_nothing(stage, self.key, "sparsity", self.sparsity, numbers, unit="weight", scope=self.scope)
         if self.steps > 1:
             self._keep(stage, 1.0)
-        self.start(stage)
+        self.start(stage, self.steps)
 
     def reach(self, stage: Stage) -> None:
-        """Hold what goes at the part of shares and factors that is due at zero."""
+        """Hold at zero what the part of shares and factors that is due takes."""
         keep = self._keep(stage, self.done_ / self.steps)
         for weight in self._weights(stage):
             mask(stage, weight, keep[weight.name], index_bits=self.index_bits)
 
     def _weights(self, stage: Stage) -> list[Weight]:
-        last = stage.edges()[1] if self.skip_last else None
-        return [w for w in stage.weights() if w.path != last]
+        return [w for w in stage.weights() if w.path not in self.skipped_]
 
     def _keep(self, stage: Stage, share: float) -> dict[str, Tensor]:
-        """Return what stays of each weight when a share of all that is asked for goes.
+        """Return what stays of each weight when a share of all that is asked for goes: bool, by name.
 
         :raises UsageError: if nothing would stay of a layer.
         """
         keep: dict[str, Tensor] = {}
-        rest: list[Weight] = []
+        ranked: list[Weight] = []
+
         for weight in self._weights(stage):
-            path, factor = weight.path, self.quality.get(weight.path, self.quality.get(REST))
-            if path in self.density:
-                kept = self.density[path]
-                keep |= keep_largest({weight.name: sizes(weight)}, (1 - kept) * share, scope="global")
-                asked = f"magnitude: density {kept:g}"
+            if weight.path in self.density_:
+                density = self.density_[weight.path]
+                keep |= keep_largest({weight.name: sizes(weight)}, (1 - density) * share, scope="local")
+                asked = f"{self.key}: density {density:g}"
                 refuse_empty(stage, asked, [weight], keep, by="count", hint="ask for more")
-            elif factor is not None:
+            elif weight.path in self.quality_:
+                factor = self.quality_[weight.path]
                 keep[weight.name] = keep_above(weight, factor * share)
-                refuse_empty(stage, f"magnitude: quality {factor:g}", [weight], keep, by="value")
+                refuse_empty(stage, f"{self.key}: quality {factor:g}", [weight], keep, by="value")
             else:
-                rest.append(weight)
-        if rest:
-            keep |= keep_largest({w.name: sizes(w) for w in rest}, self.sparsity * share, scope=self.scope)
-            ranked = self.scope == "global"
-            refuse_empty(
-                stage,
-                f"magnitude: sparsity {self.sparsity:g}",
-                rest,
-                keep,
-                by="rank" if ranked else "count",
-                hint="ask for less, or scope local" if ranked else "ask for less",
-            )
+                ranked.append(weight)
+
+        if ranked:
+            keep |= keep_largest({w.name: sizes(w) for w in ranked}, self.sparsity * share, scope=self.scope)
+            self._refuse(stage, ranked, keep)
         return keep
+
+    def _refuse(self, stage: Stage, weights: list[Weight], keep: dict[str, Tensor]) -> None:
+        """Refuse a sparsity that leaves nothing of a layer."""
+        asked = f"{self.key}: sparsity {self.sparsity:g}"
+        if self.scope == "global":
+            refuse_empty(stage, asked, weights, keep, by="rank", hint="ask for less, or scope local")
+        else:
+            refuse_empty(stage, asked, weights, keep, by="count")
 
     @hookimpl
     def report(self, stage: Stage) -> dict[str, float]:

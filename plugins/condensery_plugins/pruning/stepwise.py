@@ -1,4 +1,4 @@
-"""Pruning in steps over the stage; and what the methods with a Hessian share: it, of weights and biases alike."""
+"""Base classes of methods that prune in several steps, with training between."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from condensery.contract import Method, hookimpl
-from condensery.nets import Weight
-from condensery.run import Stage, due_steps
+from condensery import Method, Stage, Weight, hookimpl
+from condensery.run import due_steps
 from condensery_plugins.pruning.masks import sparsity_percent
 from condensery_plugins.pruning.refusals import refuse_empty, refuse_nothing
 
@@ -23,9 +22,9 @@ class InSteps(Method):
 
     steps: int = 1
 
-    def start(self, stage: Stage) -> None:
+    def start(self, stage: Stage, steps: int) -> None:
         """Prune for the first time, and plan when to prune again; ``prepare`` calls it."""
-        self.due_ = due_steps(stage, self.steps)
+        self.due_ = due_steps(stage, steps)
         self.done_ = 0
         self._step(stage)
 
@@ -47,12 +46,15 @@ class InSteps(Method):
 
     @abstractmethod
     def reach(self, stage: Stage) -> None:
-        """Prune as far as ``done_`` of ``steps`` steps go."""
+        """Prune as far as ``done_`` of the steps go."""
 
 
 @dataclass(eq=False, kw_only=True)
 class Stepwise(InSteps):
-    """Reaches ``sparsity`` in steps, by a ranking that the subclass makes."""
+    """Prunes single weights and biases, ranked over the whole net, until ``sparsity`` of them are zero.
+
+    Optimal Brain Damage and Optimal Brain Surgeon are such methods: they rank by second derivatives of the loss.
+    """
 
     sparsity: float = 0.5
     biases: bool = True
@@ -62,7 +64,7 @@ class Stepwise(InSteps):
         """Prune for the first time, and plan when to prune again."""
         numbers = sum(w.latent.numel() for w in self.pruned(stage))
         refuse_nothing(stage, self.key, "sparsity", self.sparsity, [numbers], unit="weight")
-        self.start(stage)
+        self.start(stage, self.steps)
 
     @hookimpl
     def report(self, stage: Stage) -> dict[str, float]:
@@ -81,13 +83,13 @@ class Stepwise(InSteps):
     def prune(self, stage: Stage, weights: list[Weight], share: float) -> None:
         """Hold a share of all entries at zero, those that were pruned before included.
 
-        The first time :meth:`refuse` sees what all of ``sparsity`` would leave of the present weights, then what stays.
+        It calls :meth:`refuse` with what would stay; in the first step with what all of ``sparsity`` would leave too.
         """
 
     def refuse(self, stage: Stage, weights: list[Weight], keep: Mapping[str, Tensor]) -> None:
         """Refuse what would leave no weight of a layer.
 
-        :param keep: what stays, bool by name.
+        :param keep: by name of a weight, which of its entries stay: bool, of its shape.
         :raises UsageError: naming the first such layer.
         """
         refuse_empty(stage, f"{self.key}: sparsity {self.sparsity:g}", weights, keep, by="rank")

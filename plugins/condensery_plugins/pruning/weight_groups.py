@@ -1,18 +1,19 @@
-"""Groups of a layer's weights: filters, channels, filter shapes and the layer as a whole, and their norms.
+"""Groups of a layer's weights: its filters, channels, filter shapes, or the layer as a whole.
 
-Weights are looked at as ``(convolution groups, filters, inputs, positions)``; a linear layer has one group and one
-position. Norms keep these four dimensions, so that they broadcast against the weights.
+A weight is looked at as ``(convolution groups, filters, inputs, positions)``; a linear layer has one convolution group
+and one position in the kernel.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from condensery.nets import Weight
+from condensery import Weight
 
 KINDS: Mapping[str, tuple[int, ...]] = {
     "filter": (2, 3),
@@ -20,44 +21,71 @@ KINDS: Mapping[str, tuple[int, ...]] = {
     "shape": (1,),
     "depth": (0, 1, 2, 3),
 }
-"""By kind of group, the dimensions over which one of them runs."""
+"""By kind of group, the dimensions of ``(convolution groups, filters, inputs, positions)`` along which a group runs."""
+
+
+@dataclass(frozen=True, eq=False)
+class Groups:
+    """The weights of a layer, parted into groups of one kind.
+
+    What is said of groups has four dimensions too, ``(convolution groups, filters, inputs, positions)``, and one entry
+    in those along which a group runs: so it broadcasts against the weights.
+
+    :param kind: one of :data:`KINDS`.
+    """
+
+    weight: Weight
+    kind: str
+
+    @property
+    def size(self) -> int:
+        """How many weights a group has."""
+        shape = grouped(self.weight.module, self.weight.latent).shape
+        return math.prod(shape[d] for d in KINDS[self.kind])
+
+    def norms(self) -> Tensor:
+        """Return the L2 norm of each group, differentiable; the gradient at a group of zeros is zero.
+
+        Weights that a mask holds count as zero.
+        """
+        values = grouped(self.weight.module, living(self.weight))
+        found: Tensor = torch.linalg.vector_norm(values, dim=KINDS[self.kind], keepdim=True)
+        return found
+
+    def strengths(self) -> Tensor:
+        """Return the root mean square of each group's weights, without a gradient."""
+        return self.norms().detach() / math.sqrt(self.size)
+
+    def around(self, chosen: Tensor) -> Tensor:
+        """Return the groups that the chosen weights belong to: bool, one for each group.
+
+        :param chosen: bool, of the weight's shape.
+        """
+        return grouped(self.weight.module, chosen).any(KINDS[self.kind], keepdim=True)
+
+    def spread(self, chosen: Tensor) -> Tensor:
+        """Return which weights are in one of the chosen groups: bool, of the weight's shape.
+
+        :param chosen: bool, one for each group.
+        """
+        shape = self.weight.latent.shape
+        return chosen.expand(grouped(self.weight.module, self.weight.latent).shape).reshape(shape)
 
 
 def grouped(module: nn.Module, values: Tensor) -> Tensor:
-    """Return weights of a layer as ``(convolution groups, filters, inputs, positions)``."""
+    """Return weights of a layer as ``(convolution groups, filters, inputs, positions)``.
+
+    :param values: of the layer's weight's shape, ``(filters of all convolution groups, inputs, ...)``.
+    """
     groups = int(getattr(module, "groups", 1))
     return values.reshape(groups, len(values) // groups, values.shape[1], -1)
 
 
-def norms(module: nn.Module, values: Tensor, kind: str) -> Tensor:
-    """Return the L2 norm of each group; its gradient at a group of zeros is zero.
-
-    :param values: of the layer's weight's shape.
-    """
-    found: Tensor = torch.linalg.vector_norm(grouped(module, values), dim=KINDS[kind], keepdim=True)
-    return found
-
-
-def size(module: nn.Module, values: Tensor, kind: str) -> int:
-    """Return how many weights a group has."""
-    shape = grouped(module, values).shape
-    return math.prod(shape[d] for d in KINDS[kind])
-
-
-def spread(module: nn.Module, values: Tensor, keep: Tensor) -> Tensor:
-    """Return what is said of groups for each weight.
-
-    :param values: of the layer's weight's shape.
-    :param keep: of the shape of :func:`norms`.
-    """
-    return keep.expand(grouped(module, values).shape).reshape(values.shape)
-
-
 def with_largest(keep: Tensor, scores: Tensor) -> Tensor:
-    """Return what stays, with the largest of each convolution group added, so that no layer is left empty.
+    """Return the groups that stay, and with them the one with the highest score of each convolution group.
 
-    :param keep: bool, of the shape of :func:`norms`.
-    :param scores: norms of the same shape.
+    :param keep: bool, one for each group of weights.
+    :param scores: numbers, one for each group of weights.
     """
     flat = keep.flatten(1)
     return flat.scatter(1, scores.flatten(1).argmax(1, keepdim=True), True).view(keep.shape)

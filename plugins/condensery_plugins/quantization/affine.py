@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from condensery.nets import straight_through
+from condensery import straight_through
 
 INT32 = 2**31 - 1
 SMALLEST = 1e-20
@@ -29,11 +29,11 @@ class Grid(NamedTuple):
     high: int
 
     def codes(self, x: Tensor) -> Tensor:
-        """Return the codes of some reals, as whole floats; halves go to the even neighbour."""
+        """Return the codes of some reals of any shape, as whole floats; halves go to the even neighbour."""
         return x.to(self.scale.dtype).div(self.scale).round_().add_(self.zero).clamp_(self.low, self.high)
 
     def values(self, codes: Tensor) -> Tensor:
-        """Return the reals of some codes."""
+        """Return the reals of some codes, of their shape."""
         return (codes - self.zero) * self.scale
 
 
@@ -43,7 +43,9 @@ def nudged_grid(low: Tensor, high: Tensor, first: int, last: int) -> Grid:
     A range that excludes 0 is expanded to it.
 
     :param low: end of the range, shape ``()``.
-    :param high: other end.
+    :param high: its other end, shape ``()``.
+    :param first: smallest code.
+    :param last: largest code.
     """
     low, high = low.clamp_max(0), high.clamp_min(0)
     scale = (high - low) / (last - first)
@@ -53,17 +55,21 @@ def nudged_grid(low: Tensor, high: Tensor, first: int, last: int) -> Grid:
 
 
 def signed_ends(bits: int) -> tuple[int, int]:
-    """Return the smallest and largest code of a weight: the most negative one (-128) is never used."""
+    """Return the smallest and largest code of a weight: the most negative one (-128 of 8 bits) is never used."""
     return -(2 ** (bits - 1)) + 1, 2 ** (bits - 1) - 1
 
 
 def fake_quantize(x: Tensor, grid: Grid) -> Tensor:
-    """Return the reals nearest to ``x`` on a grid; gradient 1 within the grid's range, ends included, 0 outside."""
+    """Return the reals nearest to ``x`` on a grid; gradient 1 within the grid's range, ends included, 0 outside.
+
+    :param x: of any shape.
+    """
     x = x.to(grid.scale.dtype)  # under autocast, bfloat16 would round once more
     with torch.no_grad():
         value = grid.values(grid.codes(x))
         low, high = ((end - grid.zero) * grid.scale for end in (grid.low, grid.high))
         inside = (x >= low) & (x <= high)
+
     # Not x.clamp(low, high): between tensors its gradient at an end is one half.
     return straight_through(value, torch.where(inside, x, value))
 
@@ -72,12 +78,14 @@ def quantize_multiplier(factor: Tensor) -> tuple[Tensor, Tensor]:
     """Write a factor as ``2^-shift * multiplier / 2^31`` with the multiplier in ``[2^30, 2^31)``.
 
     :param factor: positive, float64, shape ``()``.
-    :returns: multiplier and shift, int32. A factor so small that it takes every int32 to 0 gives the multiplier 0.
+    :returns: multiplier and shift, int32, shape ``()``. A factor so small that it takes every int32 to 0 gives the
+        multiplier 0.
     """
     mantissa, exponent = torch.frexp(factor)
     multiplier = (mantissa * 2**31).round().to(torch.int64)
-    carry = multiplier == 2**31
+    carry = multiplier == 2**31  # the mantissa, below 1, has been rounded to 1
     multiplier = torch.where(carry, multiplier >> 1, multiplier)
+
     shift = -(exponent.to(torch.int64) + carry)
     multiplier = torch.where(shift > 31, 0, multiplier)
     return multiplier.to(torch.int32), shift.clamp(-31, 31).to(torch.int32)
@@ -88,13 +96,16 @@ def multiply(accumulators: Tensor, multiplier: Tensor, shift: Tensor) -> Tensor:
 
     First a rounding high multiply, whose ties go up, then a rounding right shift, whose ties go away from zero.
 
-    :param accumulators: int32.
+    :param accumulators: int32, of any shape.
+    :param multiplier: int32, shape ``()``.
+    :param shift: int32, shape ``()``; negative for a factor above 1.
     """
     wide = accumulators.to(torch.int64)
     if bool(shift < 0):  # a factor above 1: what leaves int32 is beyond any output code anyway
         wide = (wide << -shift).clamp_(-INT32 - 1, INT32)
     product = (wide * multiplier.to(torch.int64)).add_(2**30)
     high = product.bitwise_right_shift_(31).to(torch.int32)
+
     right = shift.clamp_min(0)
     half = (1 << right) >> 1
     down = (high >> 31) * (right > 0)  # -1 where negative, so that those ties fall

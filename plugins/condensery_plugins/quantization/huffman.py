@@ -2,8 +2,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from condensery.contract import Method, hookimpl
-from condensery.run import Stage
+from condensery import Method, Stage, hookimpl
 from condensery_plugins.codecs.entropy_coded import EntropyCoded
 
 
@@ -13,8 +12,11 @@ class HuffmanCoding(Method):
 
     Han, Mao, Dally: "Deep Compression: Compressing Deep Neural Networks with Pruning, Trained Quantization and
     Huffman Coding", ICLR 2016 [89], section 4. Each layer has its own tables, one for the codes of its weights and one
-    for the distances between them. There is nothing to train: ``epochs: 0``. It holds for methods of later stages too,
-    and a second one adds nothing.
+    for the distances between them.
+
+    When: weights are marked as the stage starts. There is nothing to train: ``epochs: 0``.
+
+    End: the artifact is written by it, whatever methods of later stages leave; a second one adds nothing.
     """
 
     key = "huffman"
@@ -25,4 +27,4 @@ class HuffmanCoding(Method):
         for weight in stage.weights():
             stack = weight.stack
             if stack is None or not any(isinstance(t, EntropyCoded) for t in stack.transforms.values()):
-                stage.attach(weight.name, "huffman", EntropyCoded())
+                stage.attach(weight.name, self.key, EntropyCoded())

@@ -1,18 +1,16 @@
 from __future__ import annotations
 
-import dataclasses
 import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from condensery.contract import Method, hookimpl
-from condensery.errors import NotApplicable
-from condensery.nets import QUANTIZE, WEIGHTED, attached, latent_of
-from condensery.run import Stage
+from condensery import Method, NotApplicable, Stage, hookimpl
+from condensery.nets import QUANTIZE, WEIGHTED, attached, owner_of
+from condensery_plugins.pruning.curvature import evaluating
 from condensery_plugins.quantization.calibration import SAMPLES, plan_bits, refuse_quantized
-from condensery_plugins.quantization.folded_layers import Folded, FoldedConv2d, FoldedLinear, Plan, geometry_of
+from condensery_plugins.quantization.folded_layers import Folded, Plan, fold
 from condensery_plugins.quantization.tracing import Site, trace
 
 
@@ -23,8 +21,13 @@ class JacobIntegerOnly(Method):
     Jacob, Kligys, Chen, Zhu, Tang, Howard, Adam, Kalenichenko: "Quantization and Training of Neural Networks for
     Efficient Integer-Arithmetic-Only Inference", CVPR 2018 [23]. Batch normalization is folded into the layer before
     it (section 3.2); weights are held on their own range, activations on a moving average of theirs (section 3.1).
-    ``delay`` counts steps until activations are quantized; from the share ``freeze_after`` of the stage on, batch
-    normalization uses its averages.
+
+    When: layers are replaced as the stage starts, and their ranges start from sampled examples. Activations stay float
+    for ``delay`` steps; from the share ``freeze_after`` of the stage on, batch normalization uses its averages.
+
+    End: ranges and averages stand still. The artifact holds layers that compute in whole numbers.
+
+    Raises NotApplicable on a net that is quantized already, or that calls no plain convolution or linear layer.
     """
 
     key = "jacob-integer-only"
@@ -43,19 +46,39 @@ class JacobIntegerOnly(Method):
     @hookimpl
     def prepare(self, stage: Stage) -> None:
         """Put folded layers in the plain ones' places, and start their ranges on sampled data."""
-        net = stage.student.module
-        sites = trace(net, lambda: _play(stage, net, 2))
+        sites = trace(stage.student.module, lambda: stage.record_inputs([], 2))
         if not sites:
-            raise NotApplicable("jacob-integer-only", "the net calls no plain Conv2d or Linear layer")
-        _refuse_quantized(stage)
+            raise NotApplicable(self.key, "the net calls no plain Conv2d or Linear layer")
+        self._refuse_quantized(stage)
+
+        sources = {path: site.source for path, site in sites.items() if site.source is not None}
+        plans = self._plan(stage, sites, sources)
+        self.layers = {path: _put(stage, path, site.norm, plans[path]) for path, site in sites.items()}
+        self.links = [(self.layers[source], self.layers[path]) for path, source in sources.items()]
+        self._calibrate(stage)
+        self._set(active=self.delay == 0, batches=self.freeze_after > 0)
+
+    def _refuse_quantized(self, stage: Stage) -> None:
+        """Refuse a net on which another quantizer is."""
+        for weight in stage.weights():
+            refuse_quantized(self.key, weight)
+        for item in attached(stage.student.module):
+            if ":" in item.target and item.transform.rank == QUANTIZE:
+                raise NotApplicable(self.key, f"an activation is quantized already: {item.target!r}")
+
+    def _plan(self, stage: Stage, sites: dict[str, Site], sources: dict[str, str]) -> dict[str, Plan]:
+        """Return what each layer quantizes: the layer that takes codes decides how wide they are.
+
+        :param sources: by layer, the one whose output is its input.
+        """
         weights = plan_bits(stage, self.weight_bits, self.edge_bits)
         inputs = plan_bits(stage, self.activation_bits, self.edge_bits)
-        sources = {p: s.source for p, s in sites.items() if s.source is not None}
         outputs = dict.fromkeys(sites, self.activation_bits) | {stage.edges()[1]: self.edge_bits}
-        outputs |= {source: max(inputs[p] for p in sources if sources[p] == source) for source in sources.values()}
-        self.layers: dict[str, Folded] = {}
-        for path, site in sites.items():
-            plan = Plan(
+        for source in sources.values():
+            outputs[source] = max(inputs[path] for path in sources if sources[path] == source)
+
+        return {
+            path: Plan(
                 weight_bits=weights[path],
                 input_bits=outputs[sources[path]] if path in sources else inputs[path],
                 output_bits=None if site.shaped else outputs[path],
@@ -63,18 +86,22 @@ class JacobIntegerOnly(Method):
                 linked=path in sources,
                 ema_decay=self.ema_decay,
             )
-            self.layers[path] = _fold(stage, path, site, plan)
-        self.links = [(self.layers[a], self.layers[b]) for b, a in sources.items()]
-        self._calibrate(stage, net)
-        self._set(active=self.delay == 0, batches=self.freeze_after > 0)
+            for path, site in sites.items()
+        }
 
-    def _calibrate(self, stage: Stage, net: nn.Module) -> None:
+    def _calibrate(self, stage: Stage) -> None:
         """Let the ranges see some examples while everything else is in eval mode."""
         self._set(active=False, batches=False)
-        _play(stage, net, SAMPLES, list(self.layers.values()))
+        net = stage.student.module
+        with evaluating(net), torch.no_grad():
+            for layer in self.layers.values():
+                layer.train()
+            for batch in stage.sample(SAMPLES):
+                stage.task.logits(net, batch.inputs)
         self._link()
 
     def _set(self, *, active: bool, batches: bool, ranges: bool = True) -> None:
+        """Say for all layers what is quantized and what follows the batches."""
         self.mode = (active, batches)
         for layer in self.layers.values():
             layer.active, layer.follows_batches, layer.follows_ranges = active, batches, ranges
@@ -89,9 +116,9 @@ class JacobIntegerOnly(Method):
     def before_step(self, stage: Stage) -> None:
         """Switch activation quantizers on, and batch statistics off, when it's time."""
         total = stage.epochs * stage.steps_per_epoch
-        mode = (stage.step >= self.delay, stage.step < self.freeze_after * total)
-        if mode != self.mode:
-            self._set(active=mode[0], batches=mode[1])
+        active, batches = stage.step >= self.delay, stage.step < self.freeze_after * total
+        if (active, batches) != self.mode:
+            self._set(active=active, batches=batches)
 
     @hookimpl
     def after_epoch(self) -> None:
@@ -119,61 +146,23 @@ class JacobIntegerOnly(Method):
         }
 
 
-def _refuse_quantized(stage: Stage) -> None:
-    """Refuse a net on which another quantizer is.
-
-    :raises NotApplicable: naming the layer.
-    """
-    for weight in stage.weights():
-        refuse_quantized("jacob-integer-only", weight)
-    for item in attached(stage.student.module):
-        if item.target.partition(":")[2] and item.transform.rank == QUANTIZE:
-            raise NotApplicable("jacob-integer-only", f"an activation is quantized already: {item.target!r}")
-
-
-def _play(stage: Stage, net: nn.Module, n: int, training: list[Folded] | None = None) -> None:
-    """Play some examples in eval mode, but for some layers; modes stay as they were."""
-    modes = {m: m.training for m in net.modules()}
-    net.eval()
-    for layer in training or ():
-        layer.train()
-    with torch.no_grad():
-        for batch in stage.sample(n):
-            stage.task.logits(net, batch.inputs)
-    for module, mode in modes.items():
-        module.training = mode
-
-
-def _fold(stage: Stage, path: str, site: Site, plan: Plan) -> Folded:
+def _put(stage: Stage, path: str, norm_path: str | None, plan: Plan) -> Folded:
     """Put a folded layer in a plain one's place, and nothing in its norm's; transforms on both move with them."""
     net = stage.student.module
-    old = net.get_submodule(path)
-    assert isinstance(old, (nn.Conv2d, nn.Linear))
-    norm = None if site.norm is None else net.get_submodule(site.norm)
-    if norm is not None:
-        assert isinstance(norm, (nn.BatchNorm1d, nn.BatchNorm2d))
-        assert norm.momentum is not None
-        plan = dataclasses.replace(plan, eps=norm.eps, momentum=norm.momentum)
-    made = FoldedLinear if isinstance(old, nn.Linear) else FoldedConv2d
-    new: Folded = made(geometry_of(old), dataclasses.asdict(plan))
-    names = {f"{path}.weight": "weight", f"{path}.bias": "bias", f"{path}:input": ":input", f"{path}:output": ":output"}
-    new.weight = latent_of(old, "weight")
-    if new.bias is not None:
-        new.bias = latent_of(old, "bias")
-    if norm is not None:
-        new.gamma, new.beta = latent_of(norm, "weight"), latent_of(norm, "bias")
-        for mine, theirs in ((new.running_mean, norm.running_mean), (new.running_var, norm.running_var)):
-            assert isinstance(theirs, Tensor)
-            mine.copy_(theirs)
-        names |= {f"{site.norm}.weight": "gamma", f"{site.norm}.bias": "beta"}
-    moving = [item for item in attached(net) if item.target in names]
+    layer, norm = net.get_submodule(path), None if norm_path is None else net.get_submodule(norm_path)
+    assert isinstance(layer, (nn.Conv2d, nn.Linear))
+    assert isinstance(norm, (nn.BatchNorm1d, nn.BatchNorm2d, type(None)))
+    new = fold(layer, norm, plan)
+
+    # Collected before the places change: a transform is found by the module that it sits on.
+    moving = [item for item in attached(net) if owner_of(net, item.target)[0] in (layer, norm)]
     for where, module in list(net.named_modules(remove_duplicate=False)):
-        if module is old:
-            stage.replace(where, new.train(old.training))
+        if module is layer:
+            stage.replace(where, new)
         elif module is norm:
             stage.replace(where, nn.Identity())
+
+    renamed = {f"{norm_path}.weight": f"{path}.gamma", f"{norm_path}.bias": f"{path}.beta"}
     for item in moving:
-        tensor = names[item.target]
-        target = f"{path}{tensor}" if tensor.startswith(":") else f"{path}.{tensor}"
-        stage.attach(target, item.name, item.transform, keep=item.keep)
+        stage.attach(renamed.get(item.target, item.target), item.name, item.transform, keep=item.keep)
     return new

@@ -8,11 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from condensery.contract import Method, hookimpl
-from condensery.errors import UsageError
-from condensery.nets import QUANTIZE, Coding, Transform, Weight
+from condensery import Method, Stage, Transform, Weight, hookimpl
+from condensery.nets import QUANTIZE, Coding
 from condensery.recipe import derive_seed
-from condensery.run import Stage
 from condensery_plugins.codecs.palette import Palette
 from condensery_plugins.quantization.calibration import refuse_quantized, too_many_levels
 from condensery_plugins.quantization.lloyd import Start, lloyd, start_centers
@@ -21,9 +19,8 @@ from condensery_plugins.quantization.lloyd import Start, lloyd, start_centers
 class SharedWeights(Transform):
     """Gives each weight one of a few trained values, by its code; code 0 is zero, code i the center i - 1.
 
-    The latent weight takes no part any more: it gets no gradient and stays.
-
-    Arithmetic stays in floats, so it has no ``bits`` that would count as cheaper multiplications.
+    The latent weight takes no part any more: it gets no gradient and stays. Arithmetic stays in floats, so there are no
+    ``bits`` that would count as cheaper multiplications.
 
     :param code_bits: width of a code.
     :param shape: of the tensor.
@@ -38,6 +35,7 @@ class SharedWeights(Transform):
     def __init__(self, code_bits: int, shape: list[int], count: int) -> None:
         super().__init__()
         self.code_bits = code_bits
+
         dtype = torch.uint8 if count < 2**8 else torch.int16 if count < 2**15 else torch.int32
         self.register_buffer("codes", torch.zeros(shape, dtype=dtype))
         self.centers = nn.Parameter(torch.zeros(count))
@@ -61,7 +59,7 @@ class SharedWeights(Transform):
 
     def code(self, coding: Coding, final: Tensor) -> Coding:
         """Return a codebook of the values that occur, zero first, and a code for each weight."""
-        return Coding(Palette.of(final))
+        return Coding(Palette(final))
 
 
 @dataclass(eq=False, kw_only=True)
@@ -70,8 +68,15 @@ class KMeansSharing(Method):
 
     Han, Mao, Dally: "Deep Compression: Compressing Deep Neural Networks with Pruning, Trained Quantization and
     Huffman Coding", ICLR 2016 [89], section 3. One-dimensional k-means on the weights that no mask holds at zero,
-    each layer by itself; the codes are fixed then, and a center's gradient is the sum over its weights. A layer with
-    zeros has 2^bits - 1 centers, so that zero is one of its 2^bits codes; biases are left alone.
+    each layer by itself. A layer with zeros has 2^bits - 1 centers, so that zero is one of its 2^bits codes; biases are
+    left alone. ``layer_bits`` says of some layers how many bits they have, ``bits`` of all others.
+
+    When: clusters are found as the stage starts. The codes are fixed then, and a center's gradient is the sum over its
+    weights.
+
+    End: an artifact holds the codes and the values that occur.
+
+    Raises NotApplicable where a layer is quantized already.
     """
 
     key = "kmeans-sharing"
@@ -88,38 +93,31 @@ class KMeansSharing(Method):
     @hookimpl
     def prepare(self, stage: Stage) -> None:
         """Cluster each layer's weights and attach codes and centers."""
-        weights = stage.weights()
-        unknown = set(self.layer_bits) - {w.path for w in weights}
-        if unknown:
-            known = ", ".join(w.path for w in weights[:8])
-            raise UsageError(f"kmeans-sharing.layer_bits: no layer {min(unknown)!r}; there are {known}")
-        wrong = {p: b for p, b in self.layer_bits.items() if not 1 <= b <= 16}
-        if wrong:
-            path = min(wrong)
-            raise UsageError(f"kmeans-sharing.layer_bits: {path} has {wrong[path]} bits, it can have 1 to 16")
+        bits = stage.layers({"*": self.bits, **self.layer_bits}, f"{self.key}.layer_bits")
         self.centers_, self.error_, self.power_ = 0, 0.0, 0.0
-        for weight in weights:
-            refuse_quantized("kmeans-sharing", weight)
-            self._share(stage, weight, self.layer_bits.get(weight.path, self.bits))
+        for weight in stage.weights():
+            refuse_quantized(self.key, weight)
+            self._share(stage, weight, bits[weight.path])
 
     def _share(self, stage: Stage, weight: Weight, bits: int) -> None:
+        """Let the weights of one layer share values, and count what that changes."""
         alive, value = weight.alive, weight.value
         kept = value[alive]
         most = 2**bits - (0 if bool(alive.all()) else 1)
         count = min(most, kept.numel())
         made = SharedWeights(bits, list(value.shape), count)
-        if count:
-            seed = derive_seed("kmeans-sharing", stage.seed, weight.path)
+
+        if count:  # a layer may have no weight left
+            seed = derive_seed(self.key, stage.seed, weight.path)
             found = lloyd(kept, start_centers(kept, count, self.init, seed), self.iterations)
             with torch.no_grad():
                 made.centers.copy_(found.centers)
-            codes = torch.zeros_like(alive, dtype=made.codes.dtype)
-            codes[alive] = (found.members + 1).to(codes.dtype)
-            made.codes.copy_(codes)
+            made.codes[alive.cpu()] = (found.members + 1).to(made.codes)
             self.error_ += found.inertia
+
         self.centers_ += count
         self.power_ += float(kept.double().square().sum())
-        stage.attach(weight.name, "kmeans-sharing", made)
+        stage.attach(weight.name, self.key, made)
 
     @hookimpl
     def report(self) -> dict[str, float]:

@@ -32,7 +32,8 @@ def start_centers(values: Tensor, count: int, start: Start, seed: int = 0) -> Te
     ``count`` equally full parts. ``random``: values drawn without replacement (Forgy).
 
     :param values: flat, not empty.
-    :param count: at most as many as there are values.
+    :param count: of the centers, at most as many as there are values.
+    :returns: ``(count,)`` of float64.
     """
     rising = values.double().sort().values
     if start == "linear":
@@ -52,13 +53,14 @@ def lloyd(values: Tensor, centers: Tensor, iterations: int) -> Clusters:
     A value halfway between two centers belongs to the lower one. A center without values stays where it is; libraries
     often move it elsewhere.
 
-    :param values: flat.
-    :param centers: rising.
+    :param values: ``(n,)``.
+    :param centers: rising, ``(k,)``.
     :param iterations: rounds at most.
     """
     rising, order = values.double().sort()
     sums = torch.cat([rising.new_zeros(1), rising.cumsum(0)])
     centers = centers.double().to(values.device)
+
     ends, rounds = _ends(rising, centers), 0
     for rounds in range(1, iterations + 1):  # noqa: B007  counted for the result
         sizes = ends.diff()
@@ -68,6 +70,7 @@ def lloyd(values: Tensor, centers: Tensor, iterations: int) -> Clusters:
         moved, ends = ends, _ends(rising, centers)
         if torch.equal(moved, ends):
             break
+
     members = torch.empty_like(order)
     members[order] = torch.repeat_interleave(torch.arange(len(centers), device=order.device), ends.diff())
     inertia = float((values.double() - centers[members]).square().sum()) if len(values) else 0.0

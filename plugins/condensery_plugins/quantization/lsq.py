@@ -6,17 +6,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from condensery.contract import Method, hookimpl
-from condensery.nets import QUANTIZE, Coding, Transform, straight_through
-from condensery.run import Stage
+from condensery import Method, Stage, Transform, hookimpl, straight_through
+from condensery.nets import QUANTIZE, Coding
 from condensery_plugins.codecs.affine import Affine
 from condensery_plugins.quantization.calibration import quantize_layers, too_many_levels
 
 
 class LearnedStep(Transform):
-    """A uniform quantizer whose step size is learned.
+    """A uniform quantizer whose step size is learned, for a weight or an activation of any shape.
 
-    :param bits: width.
+    :param bits: width of a level's number.
     :param signed: levels -2^(b-1) .. 2^(b-1) - 1, otherwise 0 .. 2^b - 1.
     :param batched: dimension 0 is the batch, which the gradient scale leaves out.
     """
@@ -44,6 +43,7 @@ class LearnedStep(Transform):
         numbers = value[0].numel() if self.batched else value.numel()
         scale = (numbers * self.high) ** -0.5
         step = straight_through(self.step, self.step * scale)
+
         scaled = (value / step).clamp(self.low, self.high)
         return straight_through(scaled.round(), scaled) * step
 
@@ -71,6 +71,12 @@ class LSQ(Method):
     Esser, McKinstry, Bablani, Appuswamy, Modha: "Learned Step Size Quantization", ICLR 2020 [36].
     One step per layer for weights and one for inputs; the first and last layer have ``edge_bits``. Inputs that are
     negative on sampled data get signed levels (images, and Transformers, which the paper doesn't treat).
+
+    When: quantizers are attached as the stage starts, and their steps train with the net.
+
+    End: they stay; an artifact holds the numbers of the levels and the steps.
+
+    Raises NotApplicable where a layer is quantized already.
     """
 
     key = "lsq"
@@ -89,10 +95,10 @@ class LSQ(Method):
         """Attach the quantizers, started from the trained weights and sampled inputs."""
         quantize_layers(
             stage,
-            "lsq",
-            self.weight_bits,
-            self.activation_bits if self.activations else None,
-            self.edge_bits,
-            lambda latent, bits: LearnedStep(bits).start(latent),
-            lambda seen, bits: LearnedStep(bits, signed=bool((seen < 0).any()), batched=True).start(seen),
+            self.key,
+            weight_bits=self.weight_bits,
+            activation_bits=self.activation_bits if self.activations else None,
+            edge_bits=self.edge_bits,
+            for_weight=lambda latent, bits: LearnedStep(bits).start(latent),
+            for_input=lambda seen, bits: LearnedStep(bits, signed=bool((seen < 0).any()), batched=True).start(seen),
         )

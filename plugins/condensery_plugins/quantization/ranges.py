@@ -30,7 +30,7 @@ class Range(nn.Module):
 
     @torch.no_grad()
     def observe(self, x: Tensor) -> None:
-        """Take one batch into the average."""
+        """Take one batch, of any shape, into the average."""
         share = (1 / (self.batches + 1)).clamp_min(1 - self.decay).to(self.low.dtype)
         low, high = torch.aminmax(x.detach())
         self.low.lerp_(low.to(self.low.dtype), share)
@@ -47,5 +47,5 @@ class Range(nn.Module):
         return nudged_grid(self.low, self.high, 0, 2**self.bits - 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the fake-quantized activation."""
+        """Return the fake-quantized activation, of its shape."""
         return fake_quantize(x, self.grid())

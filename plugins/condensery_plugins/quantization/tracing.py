@@ -12,8 +12,6 @@ from torch.overrides import TorchFunctionMode
 
 from condensery.nets import sites
 
-LAYERS: tuple[type[nn.Module], ...] = (nn.Conv2d, nn.Linear)
-NORMS: tuple[type[nn.Module], ...] = (nn.BatchNorm1d, nn.BatchNorm2d)
 RELU = {"relu": "relu", "relu_": "relu", "relu6": "relu6"}
 SHAPING = frozenset(
     {
@@ -46,55 +44,83 @@ class Site:
 
 
 class _Watch(TorchFunctionMode):
-    """Follows tensors; an origin is a layer's path, with ``|norm`` and ``|act`` for what came after it."""
+    """Follows tensors through one forward pass and writes down who takes what.
+
+    Each followed tensor has an *origin*: the path of the layer that made it, and behind that ``|norm`` after a batch
+    normalization, ``|relu`` or ``|relu6`` after an activation.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.origins: dict[int, str] = {}
-        self.uses: dict[str, list[str]] = {}
-        self.held: list[Tensor] = []  # else another tensor could get the identity of a followed one
+        self.calls: dict[str, list[str | None]] = {}  # by layer, the origin of its input at each call
+        self.norms: dict[str, list[str]] = {}  # by layer, the batch normalizations that took its output
+        self.norm_calls: list[str] = []
+        self.uses: dict[str, list[str]] = {}  # by origin, the functions that took it
+        self._origins: dict[int, str] = {}  # by identity of a tensor
+        self._held: list[Tensor] = []  # else another tensor could get the identity of a followed one
+
+    def layer_starts(self, path: str, args: tuple[Any, ...]) -> None:
+        """Write down where a layer's input comes from."""
+        self.calls.setdefault(path, []).append(self._origin(args))
+
+    def norm_ends(self, path: str, args: tuple[Any, ...], out: Any) -> None:
+        """Write down whose output a batch normalization took, and follow its own."""
+        self.norm_calls.append(path)
+        origin = self._origin(args)
+        if origin is not None and "|" not in origin:
+            self.norms.setdefault(origin, []).append(path)
+            self.mark(out, f"{origin}|norm")
 
     def mark(self, tensor: Any, origin: str) -> None:
+        """Follow a tensor from here on."""
         if isinstance(tensor, Tensor):
-            self.origins[id(tensor)] = origin
-            self.held.append(tensor)
+            self._origins[id(tensor)] = origin
+            self._held.append(tensor)
 
-    def origin(self, tensor: Any) -> str | None:
-        return self.origins.get(id(tensor))
+    def _origin(self, args: tuple[Any, ...]) -> str | None:
+        """Return the origin of the first argument."""
+        return self._origins.get(id(args[0])) if args else None
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        taken = [t for t in _tensors([args, kwargs]) if id(t) in self.origins]
+        # The version of a tensor counts what has been written into it in place.
+        taken = [t for t in _tensors([args, kwargs]) if id(t) in self._origins]
         versions = [t._version for t in taken]
         out = func(*args, **kwargs)
-        made = list(_tensors([out]))
-        self.held += made
-        written = [t for t, v in zip(taken, versions, strict=True) if t._version != v]
+        made = list(_tensors(out))
+        self._held += made
+
+        written = [t for t, version in zip(taken, versions, strict=True) if t._version != version]
         if not made or (not written and any(t is m for t in taken for m in made)):
             return out  # a shape or a type was asked for, or a dropout did nothing
+
         name = getattr(func, "__name__", "")
         if name == "hardtanh" and _is_relu6(*args[1:], **kwargs):
             name = "relu6"
-        before = self.origin(args[0]) if args else None
+
+        before = self._origin(args)
         if before is not None and name in KEEPING:
             self.mark(out, before)
             return out
+
         for tensor in taken:
-            self.uses.setdefault(self.origins[id(tensor)], []).append(name)
-        for tensor in written:
-            self.origins.pop(id(tensor), None)
+            self.uses.setdefault(self._origins[id(tensor)], []).append(name)
+        for tensor in written:  # it holds something else now
+            self._origins.pop(id(tensor), None)
         if before is not None and name in RELU:
             self.mark(out, f"{before}|{RELU[name]}")
         return out
 
 
 def _is_relu6(min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False, **kwargs: Any) -> bool:
+    """Tell whether a hardtanh with these arguments is the ReLU6 that torch makes of it."""
     return (min_val, max_val) == (0, 6)
 
 
 def _tensors(tree: Any) -> Iterator[Tensor]:
+    """Yield the tensors in nested dicts, lists and tuples."""
     if isinstance(tree, Tensor):
         yield tree
     elif isinstance(tree, dict):
@@ -112,76 +138,63 @@ def trace(net: nn.Module, play: Callable[[], object]) -> dict[str, Site]:
 
     :param play: runs the net once; in eval mode.
     """
+    watch = _watched(net, play)
+    found: dict[str, Site] = {}
+    ends: dict[str | None, str] = {}  # the layer whose output, norm and activation included, has this origin
+    for path, inputs in watch.calls.items():
+        norm = _norm_of(net, watch, path)
+        end = path if norm is None else f"{path}|norm"
+        uses = watch.uses.get(end, [])
+
+        # One activation may take the output of each call, and then nothing else does.
+        kinds = {RELU.get(use) for use in uses}
+        activation = kinds.pop() if len(kinds) == 1 and len(uses) == len(inputs) else None
+        ends[end if activation is None else f"{end}|{activation}"] = path
+        found[path] = Site(norm, activation, activation is None and not SHAPING.isdisjoint(uses))
+
+    for path, site in found.items():
+        origins = set(watch.calls[path])
+        source = ends.get(origins.pop()) if len(origins) == 1 else None
+        if source is not None and not found[source].shaped:
+            found[path] = dataclasses.replace(site, source=source)
+    return found
+
+
+def _watched(net: nn.Module, play: Callable[[], object]) -> _Watch:
+    """Run a net and return what was seen of it."""
     watch = _Watch()
-    calls: dict[str, list[str | None]] = {}
-    norms: dict[str, list[str]] = {}
-    norm_calls: list[str] = []
-
-    def enter(path: str, args: tuple[Any, ...]) -> None:
-        calls.setdefault(path, []).append(watch.origin(args[0]) if args else None)
-
-    def normed(path: str, args: tuple[Any, ...], out: Any) -> None:
-        norm_calls.append(path)
-        origin = watch.origin(args[0]) if args else None
-        if origin is not None and "|" not in origin:
-            norms.setdefault(origin, []).append(path)
-            watch.mark(out, f"{origin}|norm")
-
     handles = []
     for path, module in net.named_modules():
-        if _plain(module) in LAYERS:
-            handles.append(module.register_forward_pre_hook(lambda m, a, p=path: enter(p, a)))
-            handles.append(module.register_forward_hook(lambda m, a, o, p=path: watch.mark(o, p)))
-        elif _plain(module) in NORMS:
-            handles.append(module.register_forward_hook(lambda m, a, o, p=path: normed(p, a, o)))
+        kind = nn.utils.parametrize.type_before_parametrizations(module)
+        if kind is nn.Linear or (kind is nn.Conv2d and module.padding_mode == "zeros"):
+            handles.append(module.register_forward_pre_hook(lambda m, args, p=path: watch.layer_starts(p, args)))
+            handles.append(module.register_forward_hook(lambda m, args, out, p=path: watch.mark(out, p)))
+        elif kind in (nn.BatchNorm1d, nn.BatchNorm2d):
+            handles.append(module.register_forward_hook(lambda m, args, out, p=path: watch.norm_ends(p, args, out)))
+
     try:
         with torch.no_grad(), watch:
             play()
     finally:
         for handle in handles:
             handle.remove()
-
-    found, ends = {}, {}
-    for path, inputs in calls.items():
-        if not _foldable_padding(net.get_submodule(path)):
-            continue
-        end, norm = path, None
-        if (
-            len(inputs) == 1
-            and len(norms.get(path, [])) == 1
-            and watch.uses[path] == ["batch_norm"]
-            and norm_calls.count(norms[path][0]) == 1
-            and _foldable(net, path, norms[path][0])
-        ):
-            end, norm = f"{path}|norm", norms[path][0]
-        uses = watch.uses.get(end, [])
-        kinds = {RELU.get(use) for use in uses}
-        activation = kinds.pop() if len(kinds) == 1 and len(uses) == len(inputs) else None
-        ends[end if activation is None else f"{end}|{activation}"] = path
-        found[path] = Site(norm, activation, activation is None and not SHAPING.isdisjoint(uses))
-    for path, site in found.items():
-        origins = set(calls[path])
-        origin = origins.pop() if len(origins) == 1 else None
-        source = ends.get(origin) if origin is not None else None
-        if source is not None and not found[source].shaped:
-            found[path] = dataclasses.replace(site, source=source)
-    return found
+    return watch
 
 
-def _plain(module: nn.Module) -> type[nn.Module]:
-    """Return the class under the one that weights with transforms get."""
-    return nn.utils.parametrize.type_before_parametrizations(module)
+def _norm_of(net: nn.Module, watch: _Watch, path: str) -> str | None:
+    """Return the path of the batch normalization that a layer can be folded with, or ``None``.
 
+    It takes the layer's output and nothing else does, each is called once, it keeps averages, and nothing that is
+    attached to an activation acts between the two.
+    """
+    norms = watch.norms.get(path, [])
+    if not (len(watch.calls[path]) == len(norms) == 1 and watch.uses[path] == ["batch_norm"]):
+        return None
+    norm, layer = net.get_submodule(norms[0]), net.get_submodule(path)
+    assert isinstance(norm, (nn.BatchNorm1d, nn.BatchNorm2d))
 
-def _foldable_padding(module: nn.Module) -> bool:
-    return not isinstance(module, nn.Conv2d) or module.padding_mode == "zeros"
-
-
-def _foldable(net: nn.Module, path: str, norm: str) -> bool:
-    """Tell whether a batch normalization keeps averages and nothing else acts between it and its layer."""
-    module, layer = net.get_submodule(norm), net.get_submodule(path)
-    assert isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d))
-    matches = isinstance(layer, nn.Linear) == isinstance(module, nn.BatchNorm1d)
-    kept = module.affine and module.track_running_stats and module.momentum is not None
-    between = any(site == "output" for site, _ in sites(layer)) or any(True for _ in sites(module))
-    return matches and kept and not between
+    once = watch.norm_calls.count(norms[0]) == 1
+    matches = isinstance(layer, nn.Linear) == isinstance(norm, nn.BatchNorm1d)
+    keeps = norm.affine and norm.track_running_stats and norm.momentum is not None
+    between = any(site == "output" for site, _ in sites(layer)) or any(sites(norm))
+    return norms[0] if once and matches and keeps and not between else None

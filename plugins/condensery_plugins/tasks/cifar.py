@@ -11,9 +11,9 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from condensery.errors import UsageError
+from condensery import UsageError
 from condensery.tasks import Arrays, Split, TaskFacts, check_sha256, load_hub
-from condensery_plugins.tasks.images import IMAGENET_MEAN, IMAGENET_STD, StoredImages
+from condensery_plugins.tasks.images import IMAGENET_MEAN, IMAGENET_STD, StoredImages, sgd
 
 ZIPS: dict[Split, tuple[str, ...]] = {"train": ("train_0.zip", "train_1.zip"), "test": ("test.zip",)}
 ALL_FILES = ("labels.npz", *ZIPS["train"], *ZIPS["test"])
@@ -38,12 +38,7 @@ class CifarTask(StoredImages):
     base = {
         "epochs": 60,
         "batch_size": 128,
-        "optimizer": {
-            "name": "sgd",
-            "lr": 0.1,
-            "weight_decay": 5e-4,
-            "options": {"momentum": 0.9, "nesterov": True},
-        },
+        "optimizer": sgd(0.1),
         "schedule": {"name": "cosine"},
         "autocast": "bf16",
         "channels_last": True,
@@ -75,7 +70,10 @@ class CifarTask(StoredImages):
 
     @staticmethod
     def hub_order(labels: NDArray[np.uint8]) -> NDArray[np.int64]:
-        """Return which of the hub's rows come first, second and so on in this project's order."""
+        """Return which of the hub's rows come first, second and so on in this project's order.
+
+        :param labels: of the hub's rows, ``(images,)``; so is what is returned.
+        """
         return np.arange(len(labels))
 
 

@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from condensery.errors import UsageError
-from condensery.tasks import Split, Subset, TaskFacts
-from condensery_plugins.tasks.images import ImageTask, upscale
+from condensery import UsageError
+from condensery.tasks import Split, TaskFacts
+from condensery_plugins.tasks.images import ImageTask, sgd, upscale
 from condensery_plugins.tasks.tensors import Stored
 
-TEST = 500
+TRAIN, TEST = 1297, 500
 
 
 class Digits(ImageTask):
@@ -29,19 +30,15 @@ class Digits(ImageTask):
     base = {
         "epochs": 12,
         "batch_size": 64,
-        "optimizer": {
-            "name": "sgd",
-            "lr": 0.1,
-            "weight_decay": 5e-4,
-            "options": {"momentum": 0.9, "nesterov": True},
-        },
+        "optimizer": sgd(0.1),
         "schedule": {"name": "cosine"},
     }
+    sizes = {"train": TRAIN, "test": TEST}
     white = 240.0  # 16 levels above black, times 15: exact in uint8, and enlarged images keep their halftones
 
     def __init__(self, size: int = 8) -> None:
         if not 8 <= size <= 256:
-            raise UsageError(f"task digits: size must be 8 to 256, got {size}")
+            raise UsageError(f"task {self.key}: size must be 8 to 256, got {size}")
         super().__init__(TaskFacts("image", outputs=10, channels=1, size=size), (0.3048,), (0.3755,))
 
     def load(self, split: Split) -> Stored:
@@ -52,16 +49,16 @@ class Digits(ImageTask):
         labels = torch.from_numpy(bunch.target.astype(np.int64))
         test = _test_part(labels)
         keep = test if split == "test" else ~test
+
         images = torch.from_numpy((bunch.images[keep.numpy()] * 15).astype(np.uint8)).unsqueeze(1)
         return {"images": upscale(images, self.facts.size)}, labels[keep]
 
-    def count(self, split: Split, subset: Subset | None = None) -> int:
-        """Return the number of examples in a split."""
-        return super().count(split, subset) if subset is not None else {"train": 1297, "test": TEST}[split]
 
+def _test_part(labels: Tensor) -> Tensor:
+    """Mark every class's share of the test examples, evenly spread over the order in which they were written.
 
-def _test_part(labels: torch.Tensor) -> torch.Tensor:
-    """Mark every class's share of the test examples, evenly spread over the order in which they were written."""
+    :param labels: of all examples, ``(examples,)``; so are the marks.
+    """
     order = torch.argsort(labels, stable=True)
     ends = torch.arange(1, len(labels) + 1) * TEST // len(labels)
     chosen = torch.diff(ends, prepend=torch.zeros(1, dtype=torch.long)) > 0

@@ -10,10 +10,18 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from condensery.tasks import ACCURACY, Arrays, Split, TaskFacts, accuracy_metrics, find_data, is_stored, stored_arrays
-from condensery_plugins.tasks.tensors import Stored, TensorTask
+from condensery.tasks import Arrays, Split, TaskFacts
+from condensery_plugins.tasks.tensors import Stored, TensorTask, local_or_hub
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def sgd(lr: float) -> dict[str, Any]:
+    """Return the optimizer that the image tasks' base recipes train with: SGD with Nesterov's momentum.
+
+    :param lr: learning rate.
+    """
+    return {"name": "sgd", "lr": lr, "weight_decay": 5e-4, "options": {"momentum": 0.9, "nesterov": True}}
 
 
 class ImageTask(TensorTask):
@@ -26,7 +34,6 @@ class ImageTask(TensorTask):
     :param flip: mirror half of the training images, left to right.
     """
 
-    metrics = ACCURACY
     white: ClassVar[float] = 255.0
     """The stored number that stands for 1."""
 
@@ -37,7 +44,7 @@ class ImageTask(TensorTask):
         self.facts, self.mean, self.std, self.pad, self.flip = facts, mean, std, pad, flip
 
     def noise(self, examples: int, generator: torch.Generator) -> dict[str, Tensor]:
-        """Draw the crops' offsets, 0 to twice the padding, and who is mirrored."""
+        """Draw the crops' offsets, ``(examples, 2)`` in 0..2 pad, and who is mirrored, ``(examples,)``."""
         drawn = {}
         if self.pad:
             drawn["crop"] = torch.randint(0, 2 * self.pad + 1, (examples, 2), generator=generator)
@@ -58,10 +65,6 @@ class ImageTask(TensorTask):
         """Return noise with zero mean and unit variance, like normalised images."""
         shape = (batch_size, self.facts.channels, self.facts.size, self.facts.size)
         return torch.randn(shape, generator=torch.Generator().manual_seed(0))
-
-    def score(self, logits: Tensor, labels: Tensor) -> dict[str, float]:
-        """Return accuracy and error in percent, errors as a count, and the mean cross entropy."""
-        return accuracy_metrics(logits, labels)
 
     def describe(self) -> dict[str, Any]:
         """Return key and settings."""
@@ -88,16 +91,13 @@ class StoredImages(ImageTask):
     def load(self, split: Split) -> Stored:
         """Read one split from local files, the cache or the hub."""
         keys = [f"{split}_images", f"{split}_labels"]
-        folder = find_data(self.key, self.files)
-
-        def decode() -> Arrays:
-            assert folder is not None  # else the arrays are stored already
-            return self.read(folder, split)
-
-        if folder is not None or is_stored(self.key, keys):
-            arrays = stored_arrays(self.key, keys, decode)
-        else:
-            arrays = stored_arrays(f"{self.key}-hub", keys, lambda: self.fetch(split))
+        arrays = local_or_hub(
+            self.key,
+            keys,
+            (self.key, self.files),
+            read=lambda folder: self.read(folder, split),
+            fetch=lambda: self.fetch(split),
+        )
         images, labels = (torch.from_numpy(arrays[key]) for key in keys)
         shape = (len(images), self.facts.channels, self.facts.size, self.facts.size)
         return {"images": images.view(shape)}, labels.long()
@@ -113,20 +113,27 @@ def augment(images: Tensor, pad: int, crop: Tensor | None, flip: Tensor | None) 
     """
     batch, channels, height, width = images.shape
     device = images.device
+
     rows = torch.arange(height, device=device).expand(batch, height)
     columns = torch.arange(width, device=device).expand(batch, width)
     if flip is not None:
         columns = torch.where(flip[:, None], width - 1 - columns, columns)
+
     if crop is not None:
         images = nn.functional.pad(images, (pad, pad, pad, pad))
         rows, columns = rows + crop[:, :1], columns + crop[:, 1:]
+
     each = torch.arange(batch, device=device)[:, None, None, None]
     plane = torch.arange(channels, device=device)[None, :, None, None]
     return images[each, plane, rows[:, None, :, None], columns[:, None, None, :]]
 
 
 def upscale(images: Tensor, size: int) -> Tensor:
-    """Return uint8 images enlarged to ``size`` by bilinear interpolation."""
+    """Return uint8 images enlarged by bilinear interpolation.
+
+    :param images: ``(examples, channels, side, side)``.
+    :param size: the new side, in pixels.
+    """
     if images.shape[-1] == size:
         return images
     larger = nn.functional.interpolate(images.float(), (size, size), mode="bilinear", align_corners=False)

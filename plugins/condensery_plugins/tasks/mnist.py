@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from condensery.errors import UsageError
+from condensery import UsageError
 from condensery.tasks import Arrays, Split, TaskFacts, load_hub, read_gzip
-from condensery_plugins.tasks.images import StoredImages
+from condensery_plugins.tasks.images import StoredImages, sgd
 
 FILES: dict[Split, tuple[str, str]] = {
     "train": ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"),
@@ -34,12 +34,7 @@ class IdxTask(StoredImages):
     base = {
         "epochs": 10,
         "batch_size": 128,
-        "optimizer": {
-            "name": "sgd",
-            "lr": 0.05,
-            "weight_decay": 5e-4,
-            "options": {"momentum": 0.9, "nesterov": True},
-        },
+        "optimizer": sgd(0.05),
         "schedule": {"name": "cosine"},
     }
 
@@ -112,6 +107,7 @@ def parse_idx(path: Path, content: bytes) -> NDArray[Any]:
     """
     if len(content) < 4 or content[:3] != b"\0\0\x08":
         raise UsageError(f"{path}: not an IDX file of unsigned bytes")
+
     head = 4 + 4 * content[3]
     shape = struct.unpack_from(f">{content[3]}I", content, 4) if len(content) >= head else ()
     if not shape or len(content) - head != int(np.prod(shape)):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from condensery.errors import UsageError
-from condensery.tasks import Metric, Split, Subset, TaskFacts
+from condensery import UsageError
+from condensery.tasks import Metric, Split, TaskFacts
 from condensery_plugins.tasks.tensors import Stored, TensorTask
 
 VALUES = (3, 3, 2, 3, 4, 2)
@@ -22,7 +23,7 @@ RULES: dict[int, Callable[[Tensor], Tensor]] = {
     2: lambda a: (a == 1).sum(1) == 2,
     3: lambda a: ((a[:, 4] == 3) & (a[:, 3] == 1)) | ((a[:, 4] != 4) & (a[:, 1] != 3)),
 }
-"""The class of each row of attributes, whose values count from 1."""
+"""The class of each row of attributes, ``(examples, 6)``, whose values count from 1."""
 
 
 class Monk(TensorTask):
@@ -54,14 +55,16 @@ class Monk(TensorTask):
     def __init__(self, problem: int = 1) -> None:
         super().__init__()
         if problem not in RULES:
-            raise UsageError(f"task monk: problem must be 1, 2 or 3, got {problem}")
+            raise UsageError(f"task {self.key}: problem must be 1, 2 or 3, got {problem}")
         self.problem = problem
+        self.sizes = {"train": TRAIN[problem], "test": prod(VALUES)}
         self.facts = TaskFacts("vector", outputs=1, size=sum(VALUES))
 
     def load(self, split: Split) -> Stored:
         """Work out the examples."""
         attributes = torch.cartesian_prod(*[torch.arange(1, n + 1) for n in VALUES])
         labels = RULES[self.problem](attributes).long()
+
         if split == "train":
             draw = torch.Generator().manual_seed(1991 + self.problem)
             chosen = torch.randperm(len(labels), generator=draw)[: TRAIN[self.problem]]
@@ -69,12 +72,6 @@ class Monk(TensorTask):
             labels[: NOISY[self.problem]] ^= 1
             attributes = attributes[chosen]
         return {"attributes": attributes}, labels
-
-    def count(self, split: Split, subset: Subset | None = None) -> int:
-        """Return the number of examples in a split."""
-        if subset is not None:
-            return super().count(split, subset)
-        return TRAIN[self.problem] if split == "train" else 432
 
     def inputs(self, stored: Mapping[str, Tensor], index: Tensor, noise: Mapping[str, Tensor]) -> Tensor:
         """Return one-hot inputs ``(batch, 17)``."""
@@ -86,7 +83,10 @@ class Monk(TensorTask):
         return one_hot(torch.stack([torch.randint(1, n + 1, (batch_size,), generator=generator) for n in VALUES], 1))
 
     def loss(self, logits: Tensor, labels: Tensor | None) -> Tensor | None:
-        """Return half the mean squared error."""
+        """Return half the mean squared error.
+
+        :param logits: ``(batch, 1)``.
+        """
         return None if labels is None else nn.functional.mse_loss(logits[:, 0], labels.to(logits.dtype)) / 2
 
     def score(self, logits: Tensor, labels: Tensor) -> dict[str, float]:

@@ -4,26 +4,67 @@ from __future__ import annotations
 
 import itertools
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from condensery.errors import UsageError
-from condensery.tasks import Batch, Split, Subset, Task
+from condensery import Batch, Task, UsageError
+from condensery.tasks import (
+    ACCURACY,
+    Arrays,
+    Metric,
+    Split,
+    Subset,
+    accuracy_metrics,
+    find_data,
+    is_stored,
+    stored_arrays,
+)
 
 Stored = tuple[Mapping[str, Tensor], Tensor]
 """Inputs by name, and labels; the examples in dimension 0."""
 
 
+def local_or_hub(
+    name: str,
+    keys: Sequence[str],
+    data: tuple[str, Sequence[str]],
+    read: Callable[[Path], Arrays],
+    fetch: Callable[[], Arrays],
+) -> Arrays:
+    """Return arrays from local files, the cache or the hub; what is made once is kept in the cache.
+
+    :param name: in the cache; what comes from the hub, whose revision isn't pinned, is kept under another one.
+    :param keys: of the arrays.
+    :param data: the data set, and the files that its local folder must hold.
+    :param read: returns the arrays of a local folder.
+    :param fetch: returns those of the hub.
+    """
+    folder = find_data(*data)
+    if folder is None and not is_stored(name, keys):
+        return stored_arrays(f"{name}-hub", keys, fetch)
+
+    def build() -> Arrays:
+        assert folder is not None  # else the arrays are stored already
+        return read(folder)
+
+    return stored_arrays(name, keys, build)
+
+
 class TensorTask(Task):
-    """A task that holds each split as tensors and cuts batches out of them on the device.
+    """A task that holds each split as tensors and cuts batches out of them on the device; by default it classifies.
 
     A split is read when it is first used and copied to a device once. Order and augmentation are drawn on the CPU, for
     a whole epoch at a time: a seed means the same examples and crops on every device, and no step waits for a number.
     A single example that is left over joins the last training batch: batch normalization can't do with one.
     """
+
+    metrics: ClassVar[tuple[Metric, ...]] = ACCURACY
+    sizes: Mapping[Split, int] = {}
+    """Examples of each split, where these are known before they are read."""
 
     def __init__(self) -> None:
         self._splits: dict[tuple[Split, str], Stored] = {}
@@ -52,15 +93,12 @@ class TensorTask(Task):
         """Return one split on a device, reading it the first time."""
         key = (name, str(device))
         if key not in self._splits:
-            if str(device) == "cpu":
-                self._splits[key] = self.load(name)
-            else:
-                inputs, labels = self.split(name)
-                self._splits[key] = {k: v.to(device) for k, v in inputs.items()}, labels.to(device)
+            inputs, labels = self.load(name) if str(device) == "cpu" else self.split(name)
+            self._splits[key] = {k: v.to(device) for k, v in inputs.items()}, labels.to(device)
         return self._splits[key]
 
     def pick(self, split: Split, subset: Subset | None) -> Tensor:
-        """Return the numbers of the examples that a subset keeps, ascending.
+        """Return the numbers of the examples that a subset keeps, ascending, ``(examples,)``.
 
         :raises UsageError: if the subset asks for classes of a regression, or for more than there is.
         """
@@ -75,7 +113,15 @@ class TensorTask(Task):
 
     def count(self, split: Split, subset: Subset | None = None) -> int:
         """Return the number of examples in a split."""
-        return len(self.pick(split, subset))
+        return self.sizes[split] if subset is None and split in self.sizes else len(self.pick(split, subset))
+
+    def score(self, logits: Tensor, labels: Tensor) -> dict[str, float]:
+        """Return accuracy and error in percent, errors as a count, and the mean cross entropy in nats.
+
+        :param logits: ``(examples, outputs)``.
+        :param labels: ``(examples,)``.
+        """
+        return accuracy_metrics(logits, labels)
 
     def batches(
         self,
@@ -90,15 +136,18 @@ class TensorTask(Task):
         """Yield one epoch of batches; the last one may be smaller, or larger by one."""
         index = self.pick(split, subset)
         stored, labels = self.split(split, device)
+
         noise: dict[str, Tensor] = {}
         if train:
             generator = torch.Generator().manual_seed(seed)
             index = index[torch.randperm(len(index), generator=generator)]
             noise = {k: v.to(device) for k, v in self.noise(len(index), generator).items()}
+
         index = index.to(device)
         starts = list(range(0, len(index), batch_size))
         if train and batch_size > 1 and len(starts) > 1 and starts[-1] == len(index) - 1:
-            del starts[-1]
+            del starts[-1]  # the example that is left over goes with the ones before
+
         for start, stop in itertools.pairwise([*starts, len(index)]):
             part = slice(start, stop)
             inputs = self.inputs(stored, index[part], {k: v[part] for k, v in noise.items()})

@@ -32,7 +32,7 @@ class TextTask(TensorTask):
         return {name: value[index].long() for name, value in stored.items()}
 
     def example_input(self, batch_size: int = 2) -> dict[str, Tensor]:
-        """Return full rows of random tokens."""
+        """Return full rows of random tokens, ``(batch, length)`` each."""
         facts: TaskFacts = self.facts
         shape = (batch_size, facts.length)
         first = min(SPECIAL, facts.vocabulary - 1)
@@ -42,7 +42,10 @@ class TextTask(TensorTask):
 
 
 def padded(rows: Sequence[Sequence[int]], length: int) -> dict[str, NDArray[Any]]:
-    """Return rows of token numbers cut or filled up to ``length``, with the mask of what is filled."""
+    """Return rows of token numbers cut or filled up to ``length``, and where they are not filled.
+
+    :returns: ``input_ids`` and ``attention_mask``, each ``(rows, length)``.
+    """
     ids = np.full((len(rows), length), PAD, np.int32)
     for number, row in enumerate(rows):
         kept = row[:length]

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import functools
-import os
 import re
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from condensery.errors import UsageError
+from condensery import UsageError
 from condensery.recipe import fingerprint
-from condensery.tasks import Arrays, hub_reachable
+from condensery.tasks import Arrays
+from condensery_plugins.hub import find_source, one_line
 from condensery_plugins.tasks.text import SEPARATOR, SPECIAL, START, UNKNOWN, padded
 
 Sentences = tuple[str, str | None]
@@ -62,20 +61,24 @@ class WordEncoder(Encoder):
 
     def encode(self, rows: Sequence[Sentences], length: int) -> Arrays:
         """Return rows of a start token, the first sentence, and for a pair a separator and the second one."""
-        numbered, starts = [], []
+        numbered, ends = [], []  # of the first sentence, its separator included
         for first, second in rows:
-            a = [self.numbers.get(word, UNKNOWN) for word in split_words(first)]
+            a = self._numbered(first)
             if second is None:
                 numbered.append([START, *a])
-                starts.append(length)
-                continue
-            b = [self.numbers.get(word, UNKNOWN) for word in split_words(second)]
-            a, b = _cut_pair(a, b, length - 2)
-            numbered.append([START, *a, SEPARATOR, *b])
-            starts.append(len(a) + 2)
+                ends.append(length)
+            else:
+                a, b = _cut_pair(a, self._numbered(second), length - 2)
+                numbered.append([START, *a, SEPARATOR, *b])
+                ends.append(len(a) + 2)
+
         arrays = padded(numbered, length)
-        second_part = np.arange(length) >= np.array(starts)[:, None]
-        return {**arrays, "token_type_ids": second_part & arrays["attention_mask"]}
+        behind = np.arange(length) >= np.array(ends)[:, None]
+        return {**arrays, "token_type_ids": behind & arrays["attention_mask"]}
+
+    def _numbered(self, sentence: str) -> list[int]:
+        """Return the number of each word."""
+        return [self.numbers.get(word, UNKNOWN) for word in split_words(sentence)]
 
 
 def split_words(sentence: str) -> list[str]:
@@ -85,12 +88,9 @@ def split_words(sentence: str) -> list[str]:
 
 def _cut_pair(a: list[int], b: list[int], budget: int) -> tuple[list[int], list[int]]:
     """Cut two rows to ``budget`` tokens together, the longer one first."""
-    half = budget // 2
-    if len(a) + len(b) > budget:
-        keep_a = max(budget - len(b), min(len(a), budget - half))
-        a = a[:keep_a]
-        b = b[: budget - len(a)]
-    return a, b
+    # The first keeps what the second leaves; where both are long, half of the tokens.
+    a = a[: max(budget - len(b), budget - budget // 2)]
+    return a, b[: budget - len(a)]
 
 
 class PretrainedEncoder(Encoder):
@@ -103,16 +103,11 @@ class PretrainedEncoder(Encoder):
     def __init__(self, source: str) -> None:
         from transformers import AutoTokenizer
 
-        path = Path(os.path.expandvars(source)).expanduser()
-        local = path.is_dir()
-        if not local and ("$" in str(path) or path.is_absolute() or source.startswith(".")):
-            raise UsageError(f"tokenizer {source}: no such folder: {path}")
-        if not local and not hub_reachable():
-            raise UsageError(f"tokenizer {source}: no such folder, and the Hugging Face Hub can't be reached")
+        place, is_folder = find_source(source, f"tokenizer {source}")
         try:
-            self.tokenizer: Any = AutoTokenizer.from_pretrained(str(path) if local else source, local_files_only=local)
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(place, local_files_only=is_folder)
         except (OSError, ValueError, KeyError) as error:
-            raise UsageError(f"tokenizer {source}: can't be loaded: {' '.join(str(error).split())[:200]}") from None
+            raise UsageError(f"tokenizer {source}: can't be loaded: {one_line(error)}") from None
         self.size = len(self.tokenizer)
 
     @functools.cached_property
@@ -131,6 +126,7 @@ class PretrainedEncoder(Encoder):
         pairs = None if seconds[0] is None else seconds
         if self.tokenizer.pad_token is None:  # GPT-2 has none; the mask hides what is filled
             self.tokenizer.pad_token = self.tokenizer.eos_token
+
         made = self.tokenizer(
             firsts,
             pairs,

@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from condensery.errors import UsageError
-from condensery.tasks import ACCURACY, Arrays, Split, Subset, TaskFacts, accuracy_metrics, stored_arrays
+from condensery import UsageError
+from condensery.tasks import Arrays, Split, TaskFacts, stored_arrays
 from condensery_plugins.tasks.tensors import Stored
 from condensery_plugins.tasks.text import SPECIAL, START, UNKNOWN, TextTask, padded
 
@@ -36,7 +35,7 @@ class WordLanguage(TextTask):
     """
 
     key = "word-language"
-    metrics = ACCURACY
+    sizes = {split: words * len(LANGUAGES) for split, words in PER_LANGUAGE.items()}
     default_model = "transformer"
     base = {
         "epochs": 12,
@@ -49,7 +48,7 @@ class WordLanguage(TextTask):
     def __init__(self, length: int = 16) -> None:
         super().__init__()
         if not 8 <= length <= 32:
-            raise UsageError(f"task word-language: length must be 8 to 32, got {length}")
+            raise UsageError(f"task {self.key}: length must be 8 to 32, got {length}")
         self.facts = TaskFacts("text", outputs=len(LANGUAGES), vocabulary=SPECIAL + len(LETTERS), length=length)
 
     def load(self, split: Split) -> Stored:
@@ -62,8 +61,9 @@ class WordLanguage(TextTask):
         return {"input_ids": ids, "attention_mask": mask}, labels
 
     def _encode(self) -> Arrays:
-        arrays: dict[str, Any] = {}
+        """Return the arrays of both splits, by split and what they are."""
         words = choose_words(self.facts.length - 1)
+        arrays: dict[str, Any] = {}
         for split in PER_LANGUAGE:
             chosen = [
                 (word, label)
@@ -71,18 +71,11 @@ class WordLanguage(TextTask):
                 for rank, word in enumerate(words[language])
                 if (rank % 6 == 5) == (split == "test")
             ]
+
             for what, array in padded([spell(word) for word, _ in chosen], self.facts.length).items():
                 arrays[f"{split}_{what}"] = array
             arrays[f"{split}_labels"] = np.array([label for _, label in chosen], np.int64)
         return arrays
-
-    def count(self, split: Split, subset: Subset | None = None) -> int:
-        """Return the number of examples in a split."""
-        return super().count(split, subset) if subset is not None else PER_LANGUAGE[split] * len(LANGUAGES)
-
-    def score(self, logits: Tensor, labels: Tensor) -> dict[str, float]:
-        """Return accuracy and error in percent, errors as a count, and the mean cross entropy."""
-        return accuracy_metrics(logits, labels)
 
     def describe(self) -> dict[str, Any]:
         """Return key, length and where the words are from."""
@@ -101,24 +94,31 @@ def choose_words(longest: int) -> dict[str, list[str]]:
     :param longest: letters that a word may have.
     :raises UsageError: if a list that should ship with pyspellchecker is missing, or too short.
     """
-    folder = importlib.resources.files("spellchecker") / "resources"
-    counts: dict[str, dict[str, int]] = {}
-    for language in LANGUAGES:
-        file = folder / f"{language}.json.gz"
-        if not file.is_file():
-            raise UsageError(f"task word-language: pyspellchecker has no list {file.name}; install another version")
-        counts[language] = json.loads(gzip.decompress(file.read_bytes()))
-    letters = set(LETTERS)
-    wanted = sum(PER_LANGUAGE.values())
+    counts = _frequencies()
+    letters, wanted = set(LETTERS), sum(PER_LANGUAGE.values())
     chosen: dict[str, list[str]] = {}
     for language, known in counts.items():
-        others = [c for other, c in counts.items() if other != language]
         # The first 20,000 are more than enough, and quicker to order than all 400,000.
         floor = sorted(known.values(), reverse=True)[:20_000][-1]
         frequent = sorted((w for w, n in known.items() if n >= floor), key=lambda word: (-known[word], word))
         fitting = (w for w in frequent if SHORTEST <= len(w) <= longest and letters.issuperset(w))
-        own = [w for w in fitting if not any(w in other for other in others)][:wanted]
-        if len(own) < wanted:
-            raise UsageError(f"task word-language: only {len(own)} of {wanted} words for {language!r} of that length")
-        chosen[language] = own
+
+        others = [c for other, c in counts.items() if other != language]
+        chosen[language] = [w for w in fitting if not any(w in other for other in others)][:wanted]
+        if len(chosen[language]) < wanted:
+            found = f"only {len(chosen[language])} of {wanted} words"
+            raise UsageError(f"task {WordLanguage.key}: {found} for {language!r} of that length")
     return chosen
+
+
+def _frequencies() -> dict[str, dict[str, int]]:
+    """Return how often each word of each language occurs, as pyspellchecker has counted them."""
+    folder = importlib.resources.files("spellchecker") / "resources"
+    counts = {}
+    for language in LANGUAGES:
+        file = folder / f"{language}.json.gz"
+        if not file.is_file():
+            missing = f"pyspellchecker has no list {file.name}; install another version"
+            raise UsageError(f"task {WordLanguage.key}: {missing}")
+        counts[language] = json.loads(gzip.decompress(file.read_bytes()))
+    return counts

@@ -192,10 +192,10 @@ def test_files(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"no such file: .*slm\.yaml; there are slim\.yaml"):
         load_recipe(tmp_path / "slm.yaml")
     path.write_text("model: m\nstages: [a\n")
-    with pytest.raises(UsageError, match=r"slim\.yaml: line 3: not YAML"):
+    with pytest.raises(UsageError, match=r"slim\.yaml: line 3: not plain YAML"):
         load_yaml(path)
     path.write_text("seed: 2024-99-99")
-    with pytest.raises(UsageError, match="not YAML: month must be"):
+    with pytest.raises(UsageError, match="not plain YAML: month must be"):
         load_yaml(path)
     path.write_bytes(b"\xff\xfe\xff")
     with pytest.raises(UsageError, match="can't be read"):

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
-from tests.core.helpers import recipe, registry
+from tests.core.helpers import Act, recipe, registry
 
-from condensery import Run
+from condensery import Run, hookimpl
 from condensery.measure import digest, evaluate
 from condensery.nets import build_net
 from condensery.recipe import ModelSpec
+from condensery.run import Observer, Progress, Stage
 from condensery_plugins.tasks.digits import Digits
 
 BASE = {"epochs": 1, "batch_size": 16, "max_steps": 2, "optimizer": {"lr": 0.1}}
@@ -91,3 +92,68 @@ def test_given_weights_are_trained_on_only_where_the_recipe_says_how(tmp_path: P
     assert trained.stages[0]["name"] == "base"
     assert not torch.equal(weights(trained), given)
     torch.testing.assert_close(weights(trained), given, atol=1e-3, rtol=0)
+
+
+def test_a_teacher_trained_now_or_before_leaves_the_stage_the_same_draws(tmp_path: Path) -> None:
+    """Training a teacher draws its augmentation and dropout; the stage that it teaches draws as if it hadn't."""
+    draws: list[torch.Tensor] = []
+
+    class Draws(Act):
+        @hookimpl
+        def prepare(self, stage: Stage) -> None:
+            if not stage.dry:
+                draws.append(torch.rand(4))
+
+    stages = [{"methods": ["draws"], "teacher": {"key": "resnet8", "width": 0.5, "seed": 1}, "epochs": 0}]
+    what = recipe(stages, base=BASE)
+    reports = [Run(what, registry(draws=Draws), out=tmp_path / name).execute() for name in ("cold", "warm")]
+    assert [[s["name"] for s in report["stages"]] for report in reports] == [["base", "base:resnet8", "draws"]] * 2
+    assert [["cached" in s for s in report["stages"]] for report in reports] == [[False] * 3, [True, True, False]]
+    assert torch.equal(*draws)
+
+
+def test_a_teacher_does_not_go_on_from_another_ones_progress(tmp_path: Path) -> None:
+    """Both train as ``base:resnet8``; the run is stopped between them."""
+
+    class Stops(Progress):
+        started = 0
+
+        def start(self, title: str, steps: int) -> None:
+            self.started += title == "base:resnet8"
+            if self.started == 2:
+                raise KeyboardInterrupt
+
+    class Looks(Act):
+        @hookimpl
+        def prepare(self, stage: Stage) -> None:
+            if not stage.dry:
+                seen.extend(digest(teacher.module) for teacher in stage.teachers)
+
+    seen: list[str] = []
+    teachers = [{"key": "resnet8", "width": 0.5, "seed": seed} for seed in (1, 2)]
+    what = recipe([{"methods": ["looks"], "teacher": teachers, "epochs": 0}], base=BASE)
+    found = registry(looks=Looks)
+    with pytest.raises(KeyboardInterrupt):
+        Run(what, found, out=tmp_path / "o", show=Stops(quiet=True)).execute()
+    Run(what, found, out=tmp_path / "o", resume=True).execute()
+    assert len(set(seen)) == 2
+
+
+def test_an_observer_sees_the_base_train_once(tmp_path: Path) -> None:
+    class Names(Observer):
+        def __init__(self) -> None:
+            self.seen: list[tuple[str, int]] = []
+
+        def epoch_ended(self, stage: Stage, history: Any) -> None:
+            self.seen.append((stage.name, len(history)))
+
+        def stage_ended(self, stage: Stage) -> None:
+            self.seen.append((stage.name, 0))
+
+    first, second = Names(), Names()
+    for number, names in enumerate((first, second)):
+        Run(
+            recipe([{"name": "s", "epochs": 2}], base=BASE), registry(), out=tmp_path / str(number), observer=names
+        ).execute()
+    assert first.seen == [("base", 1), ("base", 0), ("s", 1), ("s", 2), ("s", 0)]
+    assert second.seen == first.seen[2:]

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.core.helpers import Act, recipe, registry
+from tests.core.helpers import Act, Watch, recipe, registry
 from torch import Tensor
 
 from condensery import Run, UsageError, hookimpl
+from condensery.nets import same_numbers
 from condensery.run import Reference, Stage
 
 
@@ -64,3 +65,14 @@ def test_the_teacher_is_the_net_after_the_named_epoch(tmp_path: Path) -> None:
     Run(recipe(stages), registry(keeps=Keeps, looks=Looks), out=tmp_path / "o").execute()
     assert not torch.equal(seen[1], seen[2])
     assert [torch.equal(a, b) for a, b in zip(got, seen[1:], strict=True)] == [True, True]
+
+
+def test_a_run_stopped_after_the_named_epoch_still_has_its_net(tmp_path: Path) -> None:
+    stages = [{"name": "a", "epochs": 2}, {"methods": ["hinton-kd"], "teacher": "stage:a@epoch=1"}]
+    watch = Watch(stop_after=1, where=lambda stage: stage.name == "a")
+    with pytest.raises(KeyboardInterrupt):
+        Run(recipe(stages), registry(), out=tmp_path / "o", observer=watch).execute()
+    again, whole = Watch(), Watch()
+    Run(recipe(stages), registry(), out=tmp_path / "o", resume=True, observer=again).execute()
+    Run(recipe(stages), registry(), out=tmp_path / "whole", observer=whole).execute()
+    assert same_numbers(again.student, whole.student)

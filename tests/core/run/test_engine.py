@@ -4,13 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.core.helpers import Act, recipe, registry
+from tests.core.helpers import Act, Watch, recipe, registry
 from torch import nn
 
 from condensery import Run, UsageError
 from condensery.nets import same_numbers
 from condensery.recipe import ModelSpec
-from condensery.run import Stage
 
 
 def test_the_dry_run_finds_a_fault_of_a_late_stage(tmp_path: Path) -> None:
@@ -31,14 +30,8 @@ def test_the_default_step_equals_a_loop_by_hand(tmp_path: Path) -> None:
 
     what = recipe([{"name": "s", "epochs": 2}])
     found = registry()
-    students: list[nn.Module] = []
-
-    class Keeps(Run):
-        def _close(self, stage: Stage) -> None:
-            students.append(stage.student.module)
-            super()._close(stage)
-
-    job = Keeps(what, found, out=tmp_path / "o")
+    watch = Watch()
+    job = Run(what, found, out=tmp_path / "o", observer=watch)
     job.execute()
 
     net = build_net(ModelSpec(key="resnet8", width=0.5), job.task.facts, found, 0)
@@ -52,4 +45,4 @@ def test_the_default_step_equals_a_loop_by_hand(tmp_path: Path) -> None:
             optimizer.zero_grad()
             nn.functional.cross_entropy(net(batch.inputs), batch.labels).backward()  # type: ignore[arg-type, no-untyped-call]
             optimizer.step()
-    assert same_numbers(net, students[-1])
+    assert same_numbers(net, watch.student)

@@ -9,6 +9,8 @@ from safetensors.torch import save_file
 from tests.core.helpers import Act, recipe, registry
 
 from condensery import Run, UsageError
+from condensery.nets import build_net
+from condensery_plugins.tasks.digits import Digits
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
@@ -62,7 +64,7 @@ def test_where_weights_stand_in_for_trained_ones(tmp_path: Path) -> None:
 
     assert stands_in() == [False, True, False, True]
     assert stands_in(base={}) == [True, True, False, True]
-    net = Run(recipe([]), registry(), out=tmp_path / "o").cast.build(recipe([]).model)
+    net = build_net(recipe([]).model, Digits().facts, registry(), 0)
     save_file(net.state_dict(), tmp_path / "net.safetensors")
     given = {"key": "resnet8", "width": 0.5, "weights": str(tmp_path / "net.safetensors")}
     assert stands_in(base={}, model=given) == [False, True, False, True]

@@ -13,9 +13,10 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from tests.core.helpers import offering
 from torch import Tensor, nn
 
-from condensery import PluginError, Registry, Transform, hookimpl, load
+from condensery import PluginError, Registry, Transform, load
 from condensery.errors import ArtifactError, MethodError
 from condensery.nets import MASK, BitPack, Branch, Coding, Layer, attach, build_net, replace, straight_through
 from condensery.recipe import ModelSpec, TaskSpec
@@ -114,26 +115,8 @@ class Training(Scaled):
         return made
 
 
-class Plugin:
-    @hookimpl
-    def register_layers(self, register: Any) -> None:
-        for cls in (OnGrid, Liar, Half, Scaled, Training):
-            register(cls.key, f"tests.core.storage.test_artifact:{cls.__name__}")
-
-    @hookimpl
-    def register_codecs(self, register: Any) -> None:
-        register("test-grid", "tests.core.storage.test_artifact:Grid")
-
-
-def registry() -> Registry:
-    found = Registry.open([("test", Plugin())])
-    for cls in (OnGrid, Liar, Half, Scaled, Training):
-        found._cache["layers", cls.key] = cls
-    found._cache["codecs", "test-grid"] = Grid
-    return found
-
-
-REGISTRY = registry()
+LAYERS = {cls.key: cls for cls in (OnGrid, Liar, Half, Scaled, Training)}
+REGISTRY = Registry.open([("test", offering(layers=LAYERS, codecs={"test-grid": Grid}))])
 TASK = build_task(TaskSpec(key="digits"), REGISTRY)
 SPEC = ModelSpec(key="mlp", hidden=[12, 8])  # type: ignore[call-arg]
 
@@ -283,10 +266,12 @@ def test_a_missing_plugin_is_named_with_its_package(tmp_path: Path) -> None:
 
 
 def test_a_codec_that_is_neither_a_leaf_nor_a_branch_is_named() -> None:
-    other = registry()
-    other._cache["codecs", "test-grid"] = Half
+    class Neither:
+        key = "test-grid"
+
+    other = Registry.open([("test", offering(codecs={"test-grid": Neither}))])
     with pytest.raises(PluginError, match="a: codec 'test-grid' is neither a Leaf nor a Branch"):
-        codec_of({"codec": "test-grid", "config": {"size": 2}}, other, "a")
+        codec_of({"codec": "test-grid"}, other, "a")
 
 
 @pytest.mark.parametrize(

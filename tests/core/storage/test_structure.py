@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from tests.core.helpers import offering
 from torch import nn
 
-from condensery import PluginError, Registry, hookimpl
+from condensery import PluginError, Registry
 from condensery.errors import ArtifactError
 from condensery.nets import Layer, replace
 from condensery.storage import load_tensors, restructure, structure_of, tensors_of
@@ -32,14 +33,7 @@ class Doubled(Layer):
         return 2 * self.inner(x)  # type: ignore[no-any-return]
 
 
-class Plugin:
-    @hookimpl
-    def register_layers(self, register: Any) -> None:
-        register("test-doubled", "tests:Doubled")
-
-
-REGISTRY = Registry.open([("test", Plugin())])
-REGISTRY._cache["layers", "test-doubled"] = Doubled
+REGISTRY = Registry.open([("test", offering(layers={"test-doubled": Doubled}))])
 
 
 class Net(nn.Module):

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from tests.core.helpers import recipe
+from tests.core.helpers import offering, recipe
 from tests.core.surgery.cut_nets import Gained
 from torch import Tensor, nn
 
@@ -185,6 +184,7 @@ def test_a_live_optimizer_goes_on_with_sliced_momentum() -> None:
 class Cutter(Method):
     """Cuts two filters of the first block's first convolution."""
 
+    key = "cutter"
     when: str = "prepare"
 
     def cut(self, stage: Stage) -> None:
@@ -210,13 +210,7 @@ class Cutter(Method):
 
 @pytest.mark.parametrize("when", ["prepare", "end_stage"])
 def test_carried_optimizer_state_arrives_after_a_cut(when: str, tmp_path: Path) -> None:
-    class Plugin:
-        @hookimpl
-        def register_methods(self, register: Any) -> None:
-            register("cutter", "tests:Cutter")
-
-    found = Registry.open([("given", Plugin())])
-    found._cache["methods", "cutter"] = Cutter
+    found = Registry.open([("given", offering(methods={"cutter": Cutter}))])
     train = {"epochs": 1, "batch_size": 16, "optimizer": {"lr": 0.05, "options": {"momentum": 0.9}}}
     first = {"name": "a", "methods": [{"cutter": {"when": "end_stage" if when == "end_stage" else "never"}}]}
     second = {"name": "b", "methods": [{"cutter": {"when": "prepare" if when == "prepare" else "never"}}]}

@@ -107,7 +107,7 @@ def test_sparse_takes_the_cheapest() -> None:
 def test_the_chain_of_deep_compression(round_trip: RoundTrip) -> None:
     """Shared values, relative indices, and Huffman codes for both; the tables are counted."""
     final = torch.where(mask(0.08).keep, (weight() * 20).round() / 20, 0)
-    plain = sparse(Coding(Palette.of(final)), final, index_bits=5)
+    plain = sparse(Coding(Palette(final)), final, index_bits=5)
     coding = EntropyCoded().code(plain, final)
     assert coding.spelled() == "palette | sparse-index(5) | huffman"
     assert coding.part("codes").part("index").spelled() == "huffman"

@@ -38,7 +38,7 @@ CASES: dict[str, Callable[[Tensor], tuple[Leaf | Branch, Tensor]]] = {
     "bitpack": lambda base: (BitPack.of(base), base),
     "dense": lambda base: (Dense("float16"), (base / 3).half()),
     "huffman": lambda base: (Huffman(), base),
-    "palette": lambda base: (Palette.of(base / 3), base / 3),
+    "palette": lambda base: (Palette(base / 3), base / 3),
     "product-codebook": product,
     "residual-codebook": residual,
     "sparse-index": lambda base: (SparseIndex(2), base / 3),

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+from condensery import Registry
 from condensery.run import Outputs
+from condensery.testing import different_tensors, play, play_killed, small_recipe
 from condensery_plugins.joint.qkd import QKD, IntervalQuantizer
 
 
@@ -77,3 +80,27 @@ def test_each_phase_gives_its_players_their_term() -> None:
 def test_the_phases_need_what_they_say() -> None:
     assert QKD(phase="self-study").words().needs == {"float-weights"}
     assert "quantized-weights" in QKD(phase="tutor").words().needs
+
+
+PHASES = [
+    {"name": "self", "methods": ["qkd"], "epochs": 2},
+    {
+        "name": "co",
+        "methods": [{"qkd": {"phase": "co-study"}}],
+        "teacher": "original",
+        "players": {"teacher": {"train": True, "optimizer": {"lr": 0.01}}},
+        "epochs": 2,
+    },
+    {"name": "tutored", "methods": [{"qkd": {"phase": "tutor"}}], "teacher": "stage:co.teacher", "epochs": 2},
+]
+
+
+@pytest.mark.parametrize("stage", [phase["name"] for phase in PHASES])
+def test_a_run_killed_in_any_phase_ends_as_if_it_had_not_been(stage: str, tmp_path: Path) -> None:
+    registry, recipe = Registry.open(), small_recipe("CNN", PHASES)
+    whole = play(recipe, registry, tmp_path / "whole")
+
+    play_killed(recipe, registry, tmp_path / "killed", stage)
+    again = play(recipe, registry, tmp_path / "killed", resume=True)
+    assert different_tensors(whole.student, again.student) == []
+    assert [entry["name"] for entry in again.run.stages] == ["self", "co", "tutored"]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tests.core.helpers import offering
 from torch import Tensor, nn
 
 from condensery import Method, Registry, Run, hookimpl
@@ -58,17 +59,6 @@ def _build(facts: TaskFacts, name: str) -> nn.Module:
     return NETS[name](facts.channels, facts.outputs)
 
 
-class Nets:
-    @hookimpl
-    def register_models(self, register: Any) -> None:
-        for key in NETS:
-            register(key, "tests.plugins.pruning.nets:_build")
-
-    @hookimpl
-    def register_methods(self, register: Any) -> None:
-        register("look", "tests.plugins.pruning.nets:LookInside")
-
-
 def run(
     path: Path, stages: list[Any], model: Any, look: dict[str, Look] | None = None, task: str = "digits", **train: Any
 ) -> dict[str, Any]:
@@ -81,6 +71,8 @@ def run(
 
     @dataclasses.dataclass(eq=False, kw_only=True)
     class LookInside(Method):
+        key = "look"
+
         @hookimpl
         def prepare(self, stage: Stage) -> None:
             looks["prepare"](stage)
@@ -105,7 +97,6 @@ def run(
         "train": {"batch_size": 16, "optimizer": {"lr": 0.05, "options": {"momentum": 0.9}}, **train},
         "stages": stages,
     }
-    registry = Registry.open([("nets", Nets())])
-    registry._cache["methods", "look"] = LookInside
-    registry._cache |= {("models", key): _build for key in NETS}
+    given = offering(methods={"look": LookInside}, models=dict.fromkeys(NETS, _build))
+    registry = Registry.open([("nets", given)])
     return Run(parse_recipe(data), registry, out=path / "run").execute()

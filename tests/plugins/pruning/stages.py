@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -41,10 +43,15 @@ class Given(TensorTask):
         return ((logits - labels) ** 2).sum(1).mean() / 2
 
 
-def stage_of(net: nn.Module, task: Task) -> Stage:
-    spec = ModelSpec(key="given")
-    stage = Stage(StageSpec(name="m"), task, TrainSpec(batch_size=7), seed=0, device=torch.device("cpu"))
-    stage.players["student"] = Player("student", net, spec=spec, trains=True)
+def stage_of(net: nn.Module, task: Task, *, layer: str | None = None, **train: Any) -> Stage:
+    """Return a stage with a net as it is.
+
+    :param layer: of a pass in a round over layers.
+    :param train: training settings.
+    """
+    settings = TrainSpec(**{"batch_size": 7, **train})
+    stage = Stage(StageSpec(name="m"), task, settings, seed=0, device=torch.device("cpu"), layer=layer)
+    stage.players["student"] = Player("student", net, spec=ModelSpec(key="given"), trains=True)
     return stage
 
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any
@@ -10,12 +9,12 @@ import pytest
 import torch
 from tests.plugins.pruning.nets import run
 from tests.plugins.pruning.stages import Given, stage_of
-from tests.plugins.test_contract import Watched, assert_equal, recipe
 from torch import Tensor, nn
 
 from condensery import Registry
 from condensery.nets import attached
 from condensery.run import Stage
+from condensery.testing import different_tensors, play, play_killed, small_recipe
 from condensery_plugins.pruning.activation_gradient_pruning_dbtd import (
     ActivationGradientPruningDBTD,
     GradientPruner,
@@ -241,18 +240,14 @@ def test_in_front_of_a_norm_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_resumed_run_is_bit_equal_while_it_prunes(tmp_path: Path) -> None:
-    def job(resume: bool, stop: int | None) -> Watched:
-        what = recipe(DBTD, "CNN", stages=[{"name": "m", "methods": [{DBTD: {"window": 1}}], "epochs": 2}])
-        made = Watched(what, Registry.open(), out=tmp_path / "run", device="cpu", resume=resume)
-        made.stop_after = stop
-        made.execute()
-        return made
+    registry = Registry.open()
+    what = small_recipe("CNN", [{"name": "pruned", "methods": [{DBTD: {"window": 1}}], "epochs": 2}])
+    whole = play(what, registry, tmp_path / "whole")
 
-    whole = job(False, None)
-    shutil.rmtree(tmp_path / "run")
-    with pytest.raises(KeyboardInterrupt):
-        job(False, 1)
-    again = job(True, None)
-    assert_equal(whole.student, again.student)
-    assert whole.stages[-1]["report"] == again.stages[-1]["report"]
-    assert whole.stages[-1]["report"][f"{DBTD}.density_percent"] < 90
+    play_killed(what, registry, tmp_path / "killed", "pruned")
+    again = play(what, registry, tmp_path / "killed", resume=True)
+    assert different_tensors(whole.student, again.student) == []
+
+    report = whole.run.stages[-1]["report"]
+    assert report == again.run.stages[-1]["report"]
+    assert report[f"{DBTD}.density_percent"] < 90

@@ -9,15 +9,16 @@ from tests.core.helpers import untouched
 from tests.plugins.pruning.nets import run
 
 from condensery import NotApplicable
-from condensery.nets import BATCH_NORMS
+from condensery.nets import BATCH_NORMS, CONVS
 from condensery.run import Stage
+from condensery_plugins.pruning.filter_pruning import FilterPruning
 from condensery_plugins.pruning.filters import (
-    SHORTCUTS,
-    filter_layers,
     hold_filters,
     is_there,
+    kept,
     norms_behind,
     remove_filters,
+    smallest,
     zeroed,
 )
 
@@ -32,9 +33,54 @@ def test_the_zeroed_count_is_a_floor(filters: int, rate: float, count: int) -> N
     assert zeroed(filters, rate) == count
 
 
+def test_the_kept_count_is_a_floor_in_decimals() -> None:
+    pairs = {(16, 0.9): 14, (16, 0.4): 6, (32, 0.7): 22, (10, 0.1): 1, (64, 0.5): 32, (2, 0.1): 1, (100, 0.29): 29}
+    assert {pair: kept(*pair) for pair in pairs} == pairs
+    assert int(100 * 0.29) == 28, "which is why the share isn't taken in binary floats"
+
+
+SCORES = {"a": torch.tensor([0.1, 0.2, 0.3, 0.4]), "b": torch.tensor([0.5, 0.6, 0.05, 0.7])}
+OFF = float("-inf")
+
+
+@pytest.mark.parametrize(
+    ("ratio", "scope", "cap", "a", "b"),
+    [
+        (0.5, "global", 1.0, [True, True, True, False], [False, False, True, False]),
+        (0.5, "local", 1.0, [True, True, False, False], [True, False, True, False]),
+        (0.5, "global", 0.5, [True, True, False, False], [False, False, True, False]),
+        (0.99, "global", 1.0, [True, True, True, False], [True, True, True, False]),
+    ],
+)
+def test_what_goes_by_scope_and_cap(ratio: float, scope: str, cap: float, a: list[bool], b: list[bool]) -> None:
+    found = smallest(SCORES, ratio, scope, cap)
+    assert {n: f.tolist() for n, f in found.items()} == {"a": a, "b": b}
+
+
+def test_channels_that_are_off_already_neither_count_nor_go() -> None:
+    """Two of the five that are there."""
+    scores = {"a": torch.tensor([0.3, OFF, 0.4]), "b": torch.tensor([0.1, 0.2, 0.5])}
+    found = smallest(scores, 0.4, "global")
+    assert {n: f.tolist() for n, f in found.items()} == {"a": [False, False, False], "b": [True, True, False]}
+
+
+def test_the_cap_is_of_the_channels_still_there() -> None:
+    """Four of a are left and two of b: half of all is three, half of a two; a layer without channels loses none."""
+    scores = {
+        "a": torch.tensor([OFF, 0.1, OFF, 0.2, 0.3, 0.4]),
+        "b": torch.tensor([0.5, 0.6]),
+        "c": torch.tensor([OFF]),
+    }
+    found = smallest(scores, 0.5, "global", 0.5)
+    assert found["a"].tolist() == [False, True, False, True, False, False]
+    assert not found["b"].any()
+    assert not found["c"].any()
+    assert not smallest(scores, 0.5, "local")["c"].any()
+
+
 def test_norms_are_found_where_they_read_exactly_what_a_layer_writes(tmp_path: Path) -> None:
     def look(stage: Stage) -> None:
-        paths = [w.path for w in filter_layers(stage, "x", ())]
+        paths = [w.path for w in stage.weights(kinds=CONVS)]
         with untouched(stage.student.module):
             assert norms_behind(stage, paths) == {p: p.replace("conv", "bn") for p in paths}
         assert len(paths) == 7
@@ -43,11 +89,16 @@ def test_norms_are_found_where_they_read_exactly_what_a_layer_writes(tmp_path: P
 
 
 def test_depthwise_convolutions_and_shortcuts_are_left_out(tmp_path: Path) -> None:
+    def left(stage: Stage, *skip: str) -> list[str]:
+        return [w.path for w in FilterPruning(skip=list(skip)).convolutions(stage)]
+
     def look(stage: Stage) -> None:
-        assert [w.path for w in filter_layers(stage, "x", SHORTCUTS)] == ["conv"]
-        assert [w.path for w in filter_layers(stage, "x", ())] == ["conv", "downsample.0"]
-        with pytest.raises(NotApplicable, match="x is not applicable: the net has no convolution whose filters may go"):
-            filter_layers(stage, "x", ("conv", "downsample"))
+        assert FilterPruning().skip == ["shortcuts"]
+        assert left(stage, "shortcuts") == left(stage, "downsample") == left(stage, "down*") == ["conv"]
+        assert left(stage) == ["conv", "downsample.0"]
+        assert left(stage, "first") == ["downsample.0"]
+        with pytest.raises(NotApplicable, match=r"filter-pruning .* the net has no convolution whose filters may go"):
+            left(stage, "*")
 
     run(tmp_path, [{"methods": ["look"], "epochs": 0}], "mobile-cnn", {"prepare": look})
 
@@ -85,7 +136,7 @@ def test_what_no_shortcut_couples_is_cut_and_the_rest_held(tmp_path: Path) -> No
     def look(stage: Stage) -> None:
         gone = {p: torch.tensor([True] * 2 + [False] * 6) for p in ("conv1", "layer1.0.conv1", "layer1.0.conv2")}
         assert remove_filters(stage, gone) == (2, 4)
-        weights = {w.path: w for w in stage.weights()}
+        weights = stage.weights().by_path
         assert weights["layer1.0.conv1"].latent.shape == (6, 8, 3, 3)
         assert weights["layer1.0.conv2"].latent.shape == (8, 6, 3, 3)
         assert is_there(weights["conv1"]).tolist() == [False] * 2 + [True] * 6

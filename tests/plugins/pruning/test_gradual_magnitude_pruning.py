@@ -8,7 +8,7 @@ import pytest
 from tests.plugins.pruning.nets import run
 from torch import Tensor
 
-from condensery.errors import NotApplicable
+from condensery import NotApplicable, UnknownKey
 from condensery.run import Stage
 from condensery_plugins.pruning.gradual_magnitude_pruning import ramp
 
@@ -91,7 +91,7 @@ def test_depthwise_layers_stay_dense(tmp_path: Path) -> None:
         pruned = {w.path for w in stage.weights() if not bool(w.alive.all())}
         assert pruned == {"downsample.0", "linear", "conv"}
 
-    methods = [gradual(sparsity=0.5, every=1, skip_first=False), "look"]
+    methods = [gradual(sparsity=0.5, every=1, skip=[]), "look"]
     run(tmp_path, [{"methods": methods, "epochs": 1}], "mobile-cnn", {"end_stage": look})
 
 
@@ -129,5 +129,10 @@ def test_without_a_ramp_it_prunes_at_once(epochs: int, tmp_path: Path) -> None:
 
 
 def test_a_net_of_one_layer_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(NotApplicable, match="no layer to prune but its first"):
+    with pytest.raises(NotApplicable, match="no layer is left to prune"):
         run(tmp_path, [{"methods": [gradual()]}], {"key": "mlp", "hidden": []})
+
+
+def test_a_layer_to_skip_that_isnt_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UnknownKey, match=r"^gradual-magnitude-pruning.skip: unknown layer 'fc9'; did you mean 'fc"):
+        run(tmp_path, [{"methods": [gradual(skip=["fc9"])]}], MLP)

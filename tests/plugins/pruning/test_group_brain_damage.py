@@ -9,7 +9,7 @@ from tests.core.helpers import recipe
 from tests.plugins.pruning.stages import Given, stage_of
 from torch import Tensor, nn
 
-from condensery import NotApplicable, Registry, Run, UsageError
+from condensery import NotApplicable, Registry, Run, UnknownKey, UsageError
 from condensery.contract import StageManager
 from condensery.nets import attached, latent_of
 from condensery.run import Defaults, Stage
@@ -261,15 +261,26 @@ def test_earlier_masks_thin_too_where_they_hold_whole_filters(methods: list[Any]
 
 
 @pytest.mark.parametrize(
-    ("settings", "says"),
-    [
-        ({"rates": {"c": 0.5}}, "no such convolution 'c'"),
-        ({"rates": {"head": 0.5}}, "no such convolution 'head'"),
-    ],
+    ("name", "says"), [("aa", "unknown layer 'aa'; did you mean 'a'"), ("head", "unknown layer 'head'; known: ")]
 )
-def test_refusals(settings: dict[str, Any], says: str) -> None:
-    with pytest.raises(UsageError, match=says):
-        stage_for(Net(), **settings)
+def test_rates_are_of_convolutions(name: str, says: str) -> None:
+    with pytest.raises(UnknownKey, match=f"^group-brain-damage.rates: {says}"):
+        stage_for(Net(), rates={name: 0.5})
+
+
+def test_rates_by_pattern_count_where_no_name_is_more_exact() -> None:
+    """A quarter of four columns goes, of a three; deep has one column, and keeps it."""
+    net = Net()
+    stage, made = stage_for(net, rates={"*": 0.25, "a": 0.75})
+    made.end_stage(stage)
+    assert {path: sum(columns) for path, columns in kept(net).items()} == {"a": 1, "b": 3, "deep": 1}
+
+
+def test_a_name_that_fits_no_convolution_takes_nothing() -> None:
+    stage = stage_of(Net(), Given(torch.randn(8, 2, 1, 5), torch.zeros(8, dtype=torch.int64)))
+    stage.dry = True
+    with pytest.raises(UsageError, match=r"rates.shortcuts 0.5 takes nothing: no layer has a group to spare"):
+        GroupBrainDamage(rates={"shortcuts": 0.5}).prepare(stage)
 
 
 def test_depthwise_convolutions_share_no_columns() -> None:

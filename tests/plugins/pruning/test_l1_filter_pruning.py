@@ -6,16 +6,16 @@ from typing import Any
 import pytest
 import torch
 from tests.plugins.pruning.nets import Mobile
+from tests.plugins.pruning.stages import stage_of
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from condensery import NotApplicable, Registry, Run, UsageError
 from condensery.nets import attach
-from condensery.recipe import ModelSpec, StageSpec, TrainSpec, parse_recipe
-from condensery.run import Player, Stage
+from condensery.recipe import parse_recipe
 from condensery.tasks import TaskFacts
 from condensery_plugins.models import resnet, vgg
-from condensery_plugins.pruning.l1_filter_pruning import PLANS, L1FilterPruning, kept, norms
+from condensery_plugins.pruning.l1_filter_pruning import PLANS, L1FilterPruning, norms
 from condensery_plugins.pruning.masks import Mask
 from condensery_plugins.tasks.digits import Digits
 
@@ -28,12 +28,6 @@ class Cifar(Digits):
     def __init__(self) -> None:
         super().__init__()
         self.facts = CIFAR
-
-
-def stage_of(net: nn.Module, task: Digits) -> Stage:
-    stage = Stage(StageSpec(name="s"), task, TrainSpec(), seed=0, device=torch.device("cpu"))
-    stage.players = {"student": Player("student", net, spec=ModelSpec(key="given"), trains=True)}
-    return stage
 
 
 def prune(net: nn.Module, task: Digits | None = None, **settings: Any) -> dict[str, float]:
@@ -77,12 +71,6 @@ def test_plans_number_the_first_convolutions_of_the_blocks() -> None:
     assert sorted(n for n, r in rates.items() if r == 0.6) == [2, 4, 6, 8, 10, 12, 14]
     assert sorted(n for n, r in rates.items() if r == 0.3) == [22, 24, 26, 28, 30, 32, 36]
     assert sorted(n for n, r in rates.items() if r == 0.1) == [40, 42, 44, 46, 48, 50, 52]
-
-
-def test_filters_that_stay_are_floored_in_decimals() -> None:
-    pairs = {(16, 0.1): 14, (16, 0.6): 6, (32, 0.3): 22, (10, 0.9): 1, (64, 0.5): 32, (2, 0.9): 1}
-    assert {pair: kept(*pair) for pair in pairs} == pairs
-    assert int(10 * (1 - 0.9)) == 0, "which is why the share isn't taken in binary floats"
 
 
 def test_scores_worked_out_by_hand() -> None:
@@ -133,10 +121,37 @@ def test_uniform_prunes_what_no_shortcut_couples() -> None:
 
 
 @pytest.mark.parametrize(
+    ("rate", "left"), [(0.1, [54, 108, 216]), (0.6, [24, 48, 96]), (0.9, [6, 12, 24]), (0.99, [1, 1, 2])]
+)
+def test_filters_that_stay_are_floored_in_decimals(rate: float, left: list[int]) -> None:
+    """Of 60, 120 and 240 filters; ``int(60 * (1 - 0.9))`` is 5 in binary floats."""
+    net = resnet.build(Digits().facts, "resnet8", width=3.75)
+    prune(net, Digits(), ratio=rate)
+    assert [net.get_parameter(f"layer{n}.0.conv1.weight").shape[0] for n in (1, 2, 3)] == left
+
+
+@pytest.mark.parametrize(
+    ("rates", "widths"),
+    [
+        ({"layer2.0.conv1": 0.25}, [16, 24, 64]),
+        ({"*.conv1": 0.5}, [8, 16, 32]),
+        ({"*.conv1": 0.5, "layer3.0.conv1": 0.25}, [8, 16, 48]),
+    ],
+)
+def test_rates_by_layer_or_pattern(rates: dict[str, float], widths: list[int]) -> None:
+    """The stem, conv1, has no dot in front."""
+    net = resnet.build(Digits().facts, "resnet8")
+    prune(net, Digits(), rates=rates)
+    assert [net.get_parameter(f"layer{n}.0.conv1.weight").shape[0] for n in (1, 2, 3)] == widths
+    assert net.get_parameter("conv1.weight").shape[0] == 16
+
+
+@pytest.mark.parametrize(
     ("settings", "error", "says"),
     [
         ({"plan": "vgg16-a"}, NotApplicable, "plan 'vgg16-a' numbers 13 convolutions, the net has 2"),
-        ({"rates": {"c": 0.5}}, UsageError, "no convolution 'c'"),
+        ({"rates": {"c": 0.5}}, UsageError, "l1-filter-pruning.rates: unknown layer 'c'; known: .*, a, b, first"),
+        ({"rates": {"last": 0.5}}, UsageError, "l1-filter-pruning.rates: none of the net's convolutions is last"),
     ],
 )
 def test_refusals(settings: dict[str, Any], error: type[Exception], says: str) -> None:

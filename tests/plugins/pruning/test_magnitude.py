@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from condensery import Registry, Run, UsageError
+from condensery import Registry, Run, UnknownKey, UsageError
 from condensery.recipe import parse_recipe
 
 
@@ -60,9 +60,33 @@ def test_rounds_never_bring_a_weight_back(tmp_path: Path) -> None:
     assert reached == pytest.approx([20.0, 36.0, 48.8], abs=0.1)
 
 
-def test_an_unknown_layer_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no layer 'fc9'; there are fc1"):
-        run(tmp_path, {"methods": [{"magnitude": {"density": {"fc9": 0.5}}}]})
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"density": {"fc9": 0.5}}, "magnitude.density or quality: unknown layer 'fc9'; did you mean 'fc"),
+        ({"quality": {"fc9": 1.0}}, "magnitude.density or quality: unknown layer 'fc9'; did you mean 'fc"),
+        ({"skip": ["fc9"]}, "magnitude.skip: unknown layer 'fc9'; did you mean 'fc"),
+    ],
+)
+def test_an_unknown_layer_is_named(settings: dict[str, Any], says: str, tmp_path: Path) -> None:
+    with pytest.raises(UnknownKey, match=f"^{says}"):
+        run(tmp_path, {"methods": [{"magnitude": settings}]})
+
+
+def test_layers_to_skip_stay_as_they_are(tmp_path: Path) -> None:
+    """64-20-10-10: half of the 200 weights in the middle go, none of the first and the last layer."""
+    stage = {"methods": [{"magnitude": {"skip": ["first", "last"], "scope": "local"}}]}
+    report = run(tmp_path, stage, model={"key": "mlp", "hidden": [20, 10]})
+    gone = report["stages"][0]["report"]["magnitude.sparsity_percent"] / 100 * (1280 + 200 + 100)
+    assert gone == pytest.approx(100)
+
+
+def test_the_most_exact_name_gives_the_rule(tmp_path: Path) -> None:
+    """Factor 0 keeps all but fc1, of which a tenth is kept."""
+    stage = {"methods": [{"magnitude": {"density": {"fc1": 0.1}, "quality": {"fc*": 0.0}}}]}
+    report = run(tmp_path, stage, model={"key": "mlp", "hidden": [20]})
+    gone = report["stages"][0]["report"]["magnitude.sparsity_percent"] / 100 * 1480
+    assert gone == pytest.approx(1280 * 0.9)
 
 
 def test_the_threshold_is_a_factor_of_the_deviation(tmp_path: Path) -> None:
@@ -84,5 +108,3 @@ def test_a_factor_for_every_other_layer(tmp_path: Path) -> None:
 def test_a_layer_has_one_rule(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="layer 'fc1' has a density and a quality"):
         run(tmp_path, {"methods": [{"magnitude": {"density": {"fc1": 0.5}, "quality": {"fc1": 1.0}}}]})
-    with pytest.raises(UsageError, match=r"magnitude.quality: no layer 'fc9'"):
-        run(tmp_path, {"methods": [{"magnitude": {"quality": {"fc9": 1.0}}}]})

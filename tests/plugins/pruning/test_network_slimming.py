@@ -1,51 +1,47 @@
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from tests.core.helpers import recipe
+from tests.plugins.pruning.stages import stage_of
 from torch import Tensor, nn
 
 from condensery import Registry, Run
-from condensery.contract import StageManager
 from condensery.nets import BATCH_NORMS, attach, attached
-from condensery.recipe import ModelSpec, StageSpec, TrainSpec
-from condensery.run import Defaults, Player, Stage
+from condensery.run import Observer, Stage
 from condensery_plugins.models import vgg
 from condensery_plugins.pruning.masks import Mask
-from condensery_plugins.pruning.network_slimming import NetworkSlimming, smallest
+from condensery_plugins.pruning.network_slimming import NetworkSlimming
 from condensery_plugins.tasks.digits import Digits
 
 
-class Looks(Run):
+class Looks(Observer):
     """Keeps what the student's scales are after training, and scales and shifts when the stage ends."""
 
-    def _epochs(self, stage: Stage, *arguments: Any) -> None:
-        super()._epochs(stage, *arguments)
+    def epoch_ended(self, stage: Stage, history: Sequence[Mapping[str, Any]]) -> None:
         self.trained = {w.path: w.value.clone() for w in stage.weights(kinds=BATCH_NORMS)}
 
-    def _close(self, stage: Stage) -> None:
-        super()._close(stage)
+    def stage_ended(self, stage: Stage) -> None:
         self.scales = {w.path: w.value.clone() for w in stage.weights(kinds=BATCH_NORMS)}
         self.shifts = {w.path: w.value.clone() for w in stage.weights(kinds=BATCH_NORMS, tensor="bias")}
 
 
-def run(tmp_path: Path, **settings: Any) -> Looks:
+def run(tmp_path: Path, **settings: Any) -> tuple[dict[str, Any], Looks]:
+    """Return the report of a run, and what was seen of it."""
     train = {"batch_size": 32, "epochs": 1, "optimizer": {"lr": 0.1}}
     given = recipe([{"methods": [{"network-slimming": settings}]}], train=train)
-    job = Looks(given, Registry.open(), out=tmp_path / "-".join(map(str, settings.values())))
-    job.report = job.execute()  # type: ignore[attr-defined]
-    return job
+    looks = Looks()
+    out = tmp_path / "-".join(map(str, settings.values()))
+    return Run(given, Registry.open(), out=out, observer=looks).execute(), looks
 
 
 def prepared(net: nn.Module, **settings: Any) -> tuple[Stage, NetworkSlimming]:
     """Let the method start a stage on a net as it is."""
-    stage = Stage(StageSpec(name="s"), Digits(), TrainSpec(), seed=0, device=torch.device("cpu"))
-    stage.players = {"student": Player("student", net, spec=ModelSpec(key="given"), trains=True)}
-    method = NetworkSlimming(**settings)
-    stage.manager = StageManager("s", [("network-slimming", method)], Defaults())
+    stage, method = stage_of(net, Digits()), NetworkSlimming(**settings)
     method.prepare(stage)
     return stage, method
 
@@ -69,7 +65,7 @@ def small_vgg() -> nn.Module:
 
 def test_the_penalty_pulls_each_scale_by_rate_times_factor(tmp_path: Path) -> None:
     """One SGD step from scale 1 at rate 0.1: with factor 0.5 each scale is 0.05 below that without."""
-    with_penalty, without = run(tmp_path, sparsity=0.5), run(tmp_path, sparsity=0.0)
+    (_, with_penalty), (_, without) = run(tmp_path, sparsity=0.5), run(tmp_path, sparsity=0.0)
     for path, scale in without.trained.items():
         torch.testing.assert_close(scale - with_penalty.trained[path], torch.full_like(scale, 0.05), atol=1e-6, rtol=0)
 
@@ -79,28 +75,28 @@ def test_a_global_share_of_channels_goes(tmp_path: Path) -> None:
 
     The first norm of a block loses its channels; those on the residual stream are only held at zero.
     """
-    job = run(tmp_path, sparsity=0.01, ratio=0.3)
+    report, looks = run(tmp_path, sparsity=0.01, ratio=0.3)
     full = {"bn1": 8, **{f"layer{n}.0.bn{m}": 8 * 2 ** (n - 1) for n in (1, 2, 3) for m in (1, 2)}}
-    cut = {p: n - len(job.scales[p]) for p, n in full.items()}
-    off = {p: int((s == 0).sum()) for p, s in job.scales.items()}
+    cut = {p: n - len(looks.scales[p]) for p, n in full.items()}
+    off = {p: int((s == 0).sum()) for p, s in looks.scales.items()}
     assert sum(cut.values()) + sum(off.values()) == 36
     assert {p for p, n in cut.items() if n} <= {f"layer{n}.0.bn1" for n in (1, 2, 3)}
     assert sum(cut.values()) > 0
     assert sum(off.values()) > 0
     assert all(off[f"layer{n}.0.bn1"] == 0 for n in (1, 2, 3))
-    for path, scale in job.scales.items():
-        assert bool((job.shifts[path][scale == 0] == 0).all())
-    report = job.stages[-1]["report"]
-    assert report["network-slimming.channels_cut_percent"] == pytest.approx(100 * sum(cut.values()) / 120)
-    assert report["network-slimming.channels_off_percent"] == pytest.approx(100 * sum(off.values()) / 120)
-    removed = job.report["before"]["parameters"] - job.report["after"]["parameters"]  # type: ignore[attr-defined]
+    for path, scale in looks.scales.items():
+        assert bool((looks.shifts[path][scale == 0] == 0).all())
+    said = report["stages"][-1]["report"]
+    assert said["network-slimming.channels_cut_percent"] == pytest.approx(100 * sum(cut.values()) / 120)
+    assert said["network-slimming.channels_off_percent"] == pytest.approx(100 * sum(off.values()) / 120)
+    removed = report["before"]["parameters"] - report["after"]["parameters"]
     readers = {1: (8, 8), 2: (8, 16), 3: (16, 32)}
     assert removed == sum(cut[f"layer{n}.0.bn1"] * (9 * i + 2 + 9 * o) for n, (i, o) in readers.items())
 
 
 def test_no_layer_is_emptied(tmp_path: Path) -> None:
-    job = run(tmp_path, sparsity=0.01, ratio=0.95)
-    assert all(bool((s != 0).any()) for s in job.scales.values())
+    _, looks = run(tmp_path, sparsity=0.01, ratio=0.95)
+    assert all(bool((s != 0).any()) for s in looks.scales.values())
 
 
 def test_a_plain_net_loses_its_channels_and_computes_as_if_they_were_off() -> None:
@@ -171,47 +167,6 @@ def test_pre_activation_nets_get_channel_selections() -> None:
     torch.testing.assert_close(net(x), masked(x))
 
 
-SCORES = {"a": torch.tensor([0.1, 0.2, 0.3, 0.4]), "b": torch.tensor([0.5, 0.6, 0.05, 0.7])}
-
-
-@pytest.mark.parametrize(
-    ("ratio", "scope", "cap", "a", "b"),
-    [
-        (0.5, "global", 1.0, [True, True, True, False], [False, False, True, False]),
-        (0.5, "local", 1.0, [True, True, False, False], [True, False, True, False]),
-        (0.5, "global", 0.5, [True, True, False, False], [False, False, True, False]),
-        (0.99, "global", 1.0, [True, True, True, False], [True, True, True, False]),
-    ],
-)
-def test_what_goes_by_scope_and_cap(ratio: float, scope: str, cap: float, a: list[bool], b: list[bool]) -> None:
-    found = smallest(SCORES, ratio, scope, cap)
-    assert {n: f.tolist() for n, f in found.items()} == {"a": a, "b": b}
-
-
-OFF = float("-inf")
-
-
-def test_channels_that_are_off_already_neither_count_nor_go() -> None:
-    """Two of the five that are there."""
-    scores = {"a": torch.tensor([0.3, OFF, 0.4]), "b": torch.tensor([0.1, 0.2, 0.5])}
-    found = smallest(scores, 0.4, "global")
-    assert {n: f.tolist() for n, f in found.items()} == {"a": [False, False, False], "b": [True, True, False]}
-
-
-def test_the_cap_is_of_the_channels_still_there() -> None:
-    """Four of a are left and two of b: half of all is three, half of a two; a layer without channels loses none."""
-    scores = {
-        "a": torch.tensor([OFF, 0.1, OFF, 0.2, 0.3, 0.4]),
-        "b": torch.tensor([0.5, 0.6]),
-        "c": torch.tensor([OFF]),
-    }
-    found = smallest(scores, 0.5, "global", 0.5)
-    assert found["a"].tolist() == [False, True, False, True, False, False]
-    assert not found["b"].any()
-    assert not found["c"].any()
-    assert not smallest(scores, 0.5, "local")["c"].any()
-
-
 def test_each_pass_takes_half_of_what_the_one_before_left() -> None:
     """Norms of 6, 4, 6, 4 and 6 channels: 3, 2, 3, 2, 3 go; then of 3, 2, 3, 2, 3 one each.
 
@@ -250,9 +205,10 @@ def test_norms_are_kept_in_the_nets_order() -> None:
 
 def test_coupled_channels_can_be_left_alone(tmp_path: Path) -> None:
     """Half of each block's own channels goes; norms on the residual stream are neither penalized nor ranked."""
-    slim, free = (run(tmp_path, sparsity=s, ratio=0.5, scope="local", coupled="leave") for s in (0.5, 0.0))
+    settings = {"ratio": 0.5, "scope": "local", "coupled": "leave"}
+    (report, slim), (_, free) = (run(tmp_path, sparsity=sparsity, **settings) for sparsity in (0.5, 0.0))
     assert {n: len(slim.scales[f"layer{n}.0.bn1"]) for n in (1, 2, 3)} == {1: 4, 2: 8, 3: 16}
-    assert slim.stages[-1]["report"]["network-slimming.channels_cut_percent"] == 50.0
+    assert report["stages"][-1]["report"]["network-slimming.channels_cut_percent"] == 50.0
     for path in ("bn1", "layer1.0.bn2", "layer2.0.bn2", "layer3.0.bn2"):
         assert torch.equal(slim.scales[path], free.scales[path])
         assert bool((slim.scales[path] != 0).all())

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.core.helpers import offering
 from tests.plugins.pruning.nets import run
 from tests.plugins.pruning.stages import Given, stage_of
 from torch import nn
@@ -43,17 +44,13 @@ def check(path: Path, base: dict[str, Any], *stages: Any, look: Look = lambda st
 
     @dataclasses.dataclass(eq=False, kw_only=True)
     class LookInside(Method):
+        key = "look"
+
         @hookimpl
         def end_stage(self, stage: Stage) -> None:
             look(stage)
 
-    class Looks:
-        @hookimpl
-        def register_methods(self, register: Any) -> None:
-            register("look", "tests:LookInside")
-
-    registry = Registry.open([("looks", Looks())])
-    registry._cache["methods", "look"] = LookInside
+    registry = Registry.open([("looks", offering(methods={"look": LookInside}))])
     data = {"data": {"subset": {"size": 16}}, "train": {"epochs": 1, "batch_size": 8}, "stages": stages}
     recipe = parse_recipe(json.loads(json.dumps({"base": "none", **base, **data})))
     Run(recipe, registry, out=path / "out", device="cpu").check()

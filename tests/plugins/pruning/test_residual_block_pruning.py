@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.core.helpers import recipe
+from tests.core.helpers import Watch, recipe
 from tests.plugins.pruning.stages import Given
 from torch import Tensor, nn
 
@@ -14,7 +14,7 @@ from condensery import NotApplicable, Registry, Run
 from condensery.errors import MethodError
 from condensery.nets import attached
 from condensery.recipe import ModelSpec, StageSpec, TrainSpec, parse_recipe
-from condensery.run import Player, Progress, Stage
+from condensery.run import Observer, Player, Progress, Stage
 from condensery.storage import open_artifact
 from condensery.tasks import Task
 from condensery_plugins.models import resnet, vgg
@@ -191,14 +191,15 @@ def test_not_on_a_net_without_residual_blocks(make: str) -> None:
 # ---------------------------------------------------------------- whole recipes
 
 
-def run(data: dict[str, Any], out: Path, *, resume: bool = False, cls: type[Run] = Run) -> Run:
-    made = cls(
+def run(data: dict[str, Any], out: Path, *, resume: bool = False, observer: Observer | None = None) -> Run:
+    made = Run(
         parse_recipe(json.loads(json.dumps(data))),
         REGISTRY,
         out=out,
         device="cpu",
         resume=resume,
         show=Progress(quiet=True),
+        observer=observer,
     )
     made.execute()
     return made
@@ -252,13 +253,6 @@ def test_a_stack_keeps_a_layer(tmp_path: Path) -> None:
         Run(recipe([stage, stage], model=model), REGISTRY, out=tmp_path / "p", device="cpu").execute()
 
 
-class Killed(Run):
-    def _save_progress(self, stage: Any, unit: Any, history: Any) -> None:
-        super()._save_progress(stage, unit, history)
-        if unit.id == "0.1.0" and not self.folder.resume:
-            raise KeyboardInterrupt
-
-
 def test_rounds_resume_bit_by_bit_and_stop_when_nothing_is_left(tmp_path: Path) -> None:
     """A third of what is left of the seven blocks of a ResNet-20, rounded up: 3, 2, 1 and 1 go, then none."""
     what = recipe(
@@ -267,7 +261,7 @@ def test_rounds_resume_bit_by_bit_and_stop_when_nothing_is_left(tmp_path: Path) 
     )
     whole = run(what.dump(), tmp_path / "a")
     with pytest.raises(KeyboardInterrupt):
-        run(what.dump(), tmp_path / "b", cls=Killed)
+        run(what.dump(), tmp_path / "b", observer=Watch(stop_after=1, where=lambda stage: stage.round == 1))
     again = run(what.dump(), tmp_path / "b", resume=True)
     counts = [s["report"]["residual-block-pruning.blocks_removed_count"] for s in whole.stages]
     assert counts == [3, 2, 1, 1, 0]

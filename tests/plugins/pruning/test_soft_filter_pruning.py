@@ -9,7 +9,7 @@ from tests.plugins.pruning.nets import run
 from condensery.nets import CONVS
 from condensery.run import Stage
 from condensery_plugins.pruning.filters import hold_filters
-from condensery_plugins.pruning.soft_filter_pruning import smallest
+from condensery_plugins.pruning.soft_filter_pruning import weakest
 
 MODEL = {"key": "resnet8", "width": 0.5}
 FLOORS = {8: 2, 16: 4, 32: 9}
@@ -27,7 +27,7 @@ def floors(stage: Stage) -> dict[str, int]:
 
 def test_the_smallest_norms_go() -> None:
     """Five filters at 0.5: two go; of the equal ones the first."""
-    assert smallest(torch.tensor([3.0, 1.0, 2.0, 0.5, 1.0]), 0.5).tolist() == [False, True, False, True, False]
+    assert weakest(torch.tensor([3.0, 1.0, 2.0, 0.5, 1.0]), 0.5).tolist() == [False, True, False, True, False]
 
 
 @pytest.mark.parametrize(("p", "gone"), [(1, [0]), (2, [1])])

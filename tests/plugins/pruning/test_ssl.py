@@ -14,7 +14,7 @@ from condensery import NotApplicable, Registry, Run, UnknownKey, UsageError
 from condensery.contract import StageManager
 from condensery.measure import count_work
 from condensery.nets import attach, attached, latent_of
-from condensery.run import Defaults, Stage
+from condensery.run import Defaults, Observer, Stage
 from condensery.storage import bake
 from condensery_plugins.models import mlp
 from condensery_plugins.pruning.masks import Mask
@@ -111,6 +111,25 @@ def test_what_is_nearly_zero_becomes_zero_after_each_step() -> None:
     method(stage, zero_below=0.002).after_step(stage, stage.student)
     assert latent.flatten().tolist() == pytest.approx([0.01, 0.0, 0.0, -0.2])
     assert (latent == 0).sum() == 2
+
+
+def test_the_largest_weight_of_a_layer_that_has_to_stay_never_becomes_zero() -> None:
+    """Of the two largest, -0.0012 and what a mask holds, the first stays; c may go as a whole, and does."""
+    net = Chain()
+    stage = stage_of(net, Digits())
+    made = method(stage, granularity=["filter", "depth"], zero_below=0.002)
+    held = torch.zeros(net.a.weight.shape, dtype=torch.bool)
+    held[5] = True
+    hold(net, "a", held)
+    stage.changed()
+    for path in ("a", "c"):
+        latent = latent_of(net.get_submodule(path), "weight").data
+        latent.fill_(0.0005)
+        latent[2, 0, 1, 1] = -0.0012
+    latent_of(net.a, "weight").data[5] = 0.0015
+    made.after_step(stage, stage.student)
+    assert net.a.weight[net.a.weight != 0].tolist() == [pytest.approx(-0.0012)]
+    assert not net.c.weight.any()
 
 
 class Chain(nn.Module):
@@ -272,33 +291,73 @@ def test_two_branches_never_go_both() -> None:
     assert net.right.weight.any()
 
 
-class Keeps(Run):
+def test_the_strongest_filter_and_the_strongest_channel_meet() -> None:
+    """Filter 3 is the largest of a, and channel 1 the largest that b reads: all else of both is weak.
+
+    Filter 3 alone would meet only zeros in b; so a keeps filter 1 too, which is then the one that is left.
+    """
+    net = Chain()
+    net.a.weight.data *= 1e-6
+    net.b.weight.data *= 1e-6
+    net.a.weight.data[3] *= 10
+    net.b.weight.data[:, 1] *= 10
+    read = net.b.weight.data[:, 1].clone()
+    ended(net, zero_below=0.0)
+    assert net.a.weight.shape == (1, 1, 3, 3)
+    assert net.a.weight.all()
+    left = net.b.weight[:, 0]
+    strongest = read.flatten(1).norm(dim=1).argmax()
+    assert torch.equal(left[strongest], read[strongest])
+
+
+class Keeps(Observer):
     """Keeps what masks hold at zero, and the values, as each stage ended."""
 
-    def _close(self, stage: Stage) -> None:
-        super()._close(stage)
-        found = {w.path: (~w.alive, w.value) for w in stage.weights()}
-        self.seen = [*getattr(self, "seen", []), found]
+    def __init__(self) -> None:
+        self.seen: list[dict[str, tuple[Tensor, Tensor]]] = []
+
+    def stage_ended(self, stage: Stage) -> None:
+        self.seen.append({w.path: (~w.alive, w.value.clone()) for w in stage.weights()})
 
 
-def test_zeros_stay_while_the_net_trains_on(tmp_path: Path) -> None:
-    """Strong penalties on a small net; a second stage trains without them at a high rate."""
-    settings = {"granularity": ["filter", "channel", "shape"], "strength": 0.5, "threshold": 0.05}
+def ran(path: Path, **settings: Any) -> tuple[Keeps, dict[str, Any]]:
+    """Run a stage of the method and one of fine-tuning on a resnet8, which has eight layers."""
     given = recipe(
         [{"methods": [{"ssl": settings}]}, {"name": "fine-tune"}],
         data={"subset": {"size": 64}},
         train={"batch_size": 8, "epochs": 3, "optimizer": {"lr": 0.1}},
     )
-    job = Keeps(given, REGISTRY, out=tmp_path / "run")
-    report = job.execute()
-    first, second = job.seen[-2:]
+    keeps = Keeps()
+    return keeps, Run(given, REGISTRY, out=path / "run", device="cpu", observer=keeps).execute()
+
+
+@pytest.mark.parametrize(
+    "kinds", [["filter", "channel"], ["filter", "channel", "shape"], ["channel", "shape"]], ids="-".join
+)
+def test_no_layer_is_emptied_however_strong_the_penalty(kinds: list[str], tmp_path: Path) -> None:
+    """No layer has a group above the threshold when the stage ends."""
+    keeps, report = ran(tmp_path, granularity=kinds, strength=0.5, threshold=0.05)
+    assert report["stages"][0]["report"]["ssl.channel_removed_percent"] > 80
+    for layers in keeps.seen:
+        assert len(layers) == 8
+        assert [path for path, (_, values) in layers.items() if not values.any()] == []
+
+
+def test_zeros_stay_while_the_net_trains_on(tmp_path: Path) -> None:
+    """About half of the groups go; the second stage trains without penalties at a high rate."""
+    keeps, report = ran(tmp_path, granularity=["filter", "channel", "shape"], strength=0.05, threshold=0.08)
+    first, second = keeps.seen
+
+    # Alive: each of the eight layers has weights, and all of them go on training.
+    assert len(first) == 8
+    assert all(values.any() for _, values in first.values())
+    assert [path for path, (_, values) in first.items() if torch.equal(values, second[path][1])] == []
+
     assert sum(int(held.sum()) for held, _ in first.values()) > 100
     for path, (held, values) in first.items():
         assert not values[held].any()
         assert not second[path][1][held].any()
-    assert sum(not torch.equal(values, second[path][1]) for path, (_, values) in first.items()) > 4
-    found = report["stages"][0]["report"]
-    assert found["ssl.shape_removed_percent"] > 5
+    assert report["stages"][0]["report"]["ssl.shape_removed_percent"] > 5
     assert report["after"]["parameters"] < report["before"]["parameters"]
     assert report["after"]["macs"] < report["before"]["macs"]
 
@@ -309,7 +368,8 @@ def test_zeros_stay_while_the_net_trains_on(tmp_path: Path) -> None:
         ({"granularity": ["filters"]}, UnknownKey, "did you mean 'filter'"),
         ({"granularity": []}, UsageError, "lists no kind of group"),
         ({"strengths": {"depth": 0.1}}, UsageError, "ssl.granularity lists no depth"),
-        ({"factors": {"aa": 2.0}}, UsageError, "ssl.factors: no layer 'aa'; did you mean 'a'"),
+        ({"factors": {"aa": 2.0}}, UnknownKey, "ssl.factors: unknown layer 'aa'; did you mean 'a'"),
+        ({"granularity": ["shape"], "factors": {"head": 2.0}}, UnknownKey, "ssl.factors: unknown layer 'head'"),
         ({"granularity": ["depth"]}, NotApplicable, "no shortcut leads around any layer"),
     ],
 )

@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.core.helpers import recipe
+from tests.core.helpers import Watch, recipe
+from tests.plugins.pruning.stages import draw, stage_of
 from torch import Tensor, nn
 
 from condensery import NotApplicable, Registry, Run, UsageError
-from condensery.recipe import ModelSpec, StageSpec, TrainSpec
-from condensery.run import Player, Progress, Stage
+from condensery.nets import same_numbers
+from condensery.run import Progress
 from condensery.storage import open_artifact
-from condensery.tasks import Task
 from condensery_plugins.models import resnet, timm_images, vgg
 from condensery_plugins.pruning.masks import mask
 from condensery_plugins.pruning.thinet import ThiNet, contributions, greedy, rescaling
@@ -24,20 +24,9 @@ torch.set_num_threads(1)
 REGISTRY = Registry.open()
 
 
-def draw(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def stage_of(net: nn.Module, task: Task | None = None, layer: str | None = None) -> Stage:
-    task = task or Digits()
-    stage = Stage(StageSpec(name="s"), task, TrainSpec(epochs=3), seed=0, device=torch.device("cpu"), layer=layer)
-    stage.players = {"student": Player("student", net, spec=ModelSpec(key="given"), trains=True)}
-    return stage
-
-
 def prune(net: nn.Module, **settings: Any) -> dict[str, float]:
     method = ThiNet(**{"images": 64, **settings})
-    stage = stage_of(net)
+    stage = stage_of(net, Digits())
     method.prepare(stage)
     return method.report(stage)
 
@@ -92,7 +81,7 @@ def test_a_channel_that_was_never_seen_to_do_anything_stays_as_it_is() -> None:
 
 # ---------------------------------------------------------------- what is measured
 
-CONVOLUTIONS = {
+CONVOLUTIONS: dict[str, nn.Conv1d | nn.Conv2d] = {
     "plain": nn.Conv2d(3, 4, 3),
     "padded": nn.Conv2d(3, 4, 3, padding=1),
     "stride": nn.Conv2d(3, 4, (3, 2), stride=(2, 1), padding=(1, 0)),
@@ -180,7 +169,7 @@ def test_a_channel_that_a_mask_keeps_the_next_layer_from_reading_goes_first() ->
     filters = net.a.get_parameter("weight").detach().clone()
     with torch.no_grad():
         net.b.get_parameter("weight")[:, 3] = 100.0
-    stage = stage_of(net)
+    stage = stage_of(net, Digits())
     keep = torch.ones(3, 4, 3, 3, dtype=torch.bool)
     keep[:, 3] = False
     mask(stage, stage.weights()[1], keep)
@@ -250,11 +239,26 @@ def test_a_plain_net_is_cut_up_to_the_layer_before_the_classifier() -> None:
     assert widths == [2, 2, 4, 4, 9, 9, 9, 19, 19, 19, 19, 19, 64]
 
 
-def test_only_named_layers() -> None:
+@pytest.mark.parametrize(
+    ("layers", "count"), [(["layer2.0.conv1"], 8), (["layer1", "*3.0*"], 4 + 16), (["*"], 4 + 8 + 16)]
+)
+def test_only_named_layers(layers: list[str], count: int) -> None:
+    """Of layer1 only conv1 can be cut, and of layer3."""
     net = resnet.build(Digits().facts, "resnet8", width=0.5)
-    assert prune(net, layers=["layer2.0.conv1"])["channels_removed_count"] == 8
-    with pytest.raises(UsageError, match=r"'layer2\.0\.conv2' is no layer that can be cut; did you mean 'layer2\.0\."):
-        prune(net, layers=["layer2.0.conv2"])
+    assert prune(net, layers=layers)["channels_removed_count"] == count
+
+
+@pytest.mark.parametrize(
+    ("layer", "says"),
+    [
+        ("layer2.0.conv2", r"unknown layer 'layer2\.0\.conv2'; did you mean 'layer2\.0\.conv1'\?"),
+        ("first", "none of the layers that can be cut is first"),
+    ],
+)
+def test_a_layer_that_cannot_be_cut_is_refused_by_name(layer: str, says: str) -> None:
+    net = resnet.build(Digits().facts, "resnet8", width=0.5)
+    with pytest.raises(UsageError, match=rf"^thinet\.layers: {says}$"):
+        prune(net, layers=[layer])
 
 
 def test_layers_in_turn_are_as_one_after_the_other() -> None:
@@ -276,7 +280,7 @@ def test_layers_in_turn_are_as_one_after_the_other() -> None:
 def test_a_pass_over_a_layer_that_cannot_be_cut_trains_nothing(layer: str, cut: int) -> None:
     net = resnet.build(Digits().facts, "resnet8", width=0.5)
     before = {n: p.detach().clone() for n, p in net.named_parameters()}
-    stage, method = stage_of(net, layer=layer), ThiNet(images=64)
+    stage, method = stage_of(net, Digits(), layer=layer, epochs=3), ThiNet(images=64)
     method.prepare(stage)
     assert method.report(stage)["layers_cut_count"] == cut
     assert stage.epochs == (3 if cut else 0)
@@ -290,61 +294,45 @@ def test_a_pass_over_a_layer_that_cannot_be_cut_trains_nothing(layer: str, cut: 
 ROUND = [{"over": "layers", "stages": [{"name": "m", "methods": [{"thinet": {"images": 32}}], "epochs": 2}]}]
 
 
-class Killed(Run):
-    """Stops after an epoch of one unit, or before it starts."""
-
-    at: tuple[str, int] | None = None
-
-    def _run(self, unit: Any, net: Any, train: Any) -> None:
-        if (unit.id, 0) == self.at:
-            raise KeyboardInterrupt
-        super()._run(unit, net, train)
-        self.student = net.module
-
-    def _save_progress(self, stage: Any, unit: Any, history: Any) -> None:
-        super()._save_progress(stage, unit, history)
-        if (unit.id, stage.epoch + 1) == self.at:
-            raise KeyboardInterrupt
-
-
-def job(out: Path, *, at: tuple[str, int] | None = None, resume: bool = False) -> Killed:
-    made = Killed(recipe(ROUND), REGISTRY, out=out, device="cpu", resume=resume, show=Progress(quiet=True))
-    made.at = at
-    return made
+def job(out: Path, watch: Watch, *, resume: bool = False) -> Run:
+    show = Progress(quiet=True)
+    return Run(recipe(ROUND), REGISTRY, out=out, device="cpu", resume=resume, show=show, observer=watch)
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Killed:
-    made = job(tmp_path_factory.mktemp("whole") / "run")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Watch]:
+    watch = Watch()
+    made = job(tmp_path_factory.mktemp("whole") / "run", watch)
     made.execute()
-    return made
+    return made, watch
 
 
-def test_a_round_over_layers_cuts_each_that_can_be(whole: Killed) -> None:
-    epochs = {s["name"]: s["epochs"] for s in whole.stages}
+def test_a_round_over_layers_cuts_each_that_can_be(whole: tuple[Run, Watch]) -> None:
+    made, _ = whole
+    epochs = {s["name"]: s["epochs"] for s in made.stages}
     trained = [n for n, e in epochs.items() if e]
     assert trained == [f"m [layer{n}.0.conv1]" for n in (1, 2, 3)]
     assert set(epochs.values()) == {0, 2}
     assert len(epochs) == 8
-    assert [s["report"]["thinet.channels_removed_count"] for s in whole.stages] == [0, 4, 0, 8, 0, 16, 0, 0]
-    out = whole.folder.path / "artifact.safetensors"
-    assert whole.baked is not None
-    x = whole.task.example_input(3)
+    assert [s["report"]["thinet.channels_removed_count"] for s in made.stages] == [0, 4, 0, 8, 0, 16, 0, 0]
+    out = made.folder.path / "artifact.safetensors"
+    assert made.baked is not None
+    x = made.task.example_input(3)
     with torch.no_grad():
-        assert torch.equal(open_artifact(out, REGISTRY).net(x), whole.baked.net(x))
+        assert torch.equal(open_artifact(out, REGISTRY).net(x), made.baked.net(x))
 
 
-@pytest.mark.parametrize("at", [("0.3.0", 0), ("0.3.0", 1), ("0.5.0", 1), ("0.6.0", 0)])
-def test_a_killed_round_goes_on_bit_by_bit(whole: Killed, at: tuple[str, int], tmp_path: Path) -> None:
-    """Stopped before and inside passes that come after a cut, which the folder's net then has already."""
+@pytest.mark.parametrize(("at", "epochs"), [(2, 0), (3, 1), (5, 0), (5, 1), (6, 0)])
+def test_a_killed_round_goes_on_bit_by_bit(whole: tuple[Run, Watch], at: int, epochs: int, tmp_path: Path) -> None:
+    """Stopped inside passes, and when they end, after a cut that the folder's net has already, or only the progress."""
     with pytest.raises(KeyboardInterrupt):
-        job(tmp_path / "run", at=at).execute()
-    again = job(tmp_path / "run", resume=True)
+        job(tmp_path / "run", Watch(stop_after=epochs, where=lambda stage: stage.round == at)).execute()
+    watch = Watch()
+    again = job(tmp_path / "run", watch, resume=True)
     again.execute()
-    mine, theirs = whole.student.state_dict(), again.student.state_dict()
-    assert mine.keys() == theirs.keys()
-    assert not [n for n in mine if not torch.equal(mine[n], theirs[n])]
-    assert [s["report"] for s in whole.stages] == [s["report"] for s in again.stages]
+    made, watched = whole
+    assert same_numbers(watched.student, watch.student)
+    assert [s["report"] for s in made.stages] == [s["report"] for s in again.stages]
 
 
 def test_not_behind_a_quantizer(tmp_path: Path) -> None:

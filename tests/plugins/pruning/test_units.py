@@ -7,10 +7,13 @@ import torch
 from tests.core.helpers import Sign
 from torch import nn
 
+from condensery import Registry
 from condensery.nets import attach
-from condensery.surgery.attention import neurons_of
+from condensery.surgery.attention import KnownClasses, View, neurons_of, view_of
 from condensery_plugins.pruning.masks import Mask
 from condensery_plugins.pruning.units import Scorer, lowest
+
+CLASSES = KnownClasses(Registry.open())
 
 
 def vit() -> Any:
@@ -18,6 +21,10 @@ def vit() -> Any:
 
     torch.manual_seed(0)
     return VisionTransformer(img_size=8, patch_size=4, embed_dim=4, depth=2, num_heads=2, mlp_ratio=0.5, num_classes=3)
+
+
+def view(net: nn.Module, path: str) -> View:
+    return view_of(net, path, CLASSES)
 
 
 def scorer(net: nn.Module, criterion: Any = "l1") -> Scorer:
@@ -32,10 +39,10 @@ def test_heads_by_hand() -> None:
         attn.qkv.weight.fill_(-1.0)
         attn.proj.weight.fill_(1.0)
         attn.qkv.weight[6:8] = 3.0  # k of head 1: rows 4 + 2 and on
-    assert scorer(net).heads("blocks.0.attn").tolist() == [1.0, (24 * 1 + 8 * 3) / 32]
-    squares = scorer(net, "l2").heads("blocks.0.attn").tolist()
+    assert scorer(net).heads(view(net, "blocks.0.attn")).tolist() == [1.0, (24 * 1 + 8 * 3) / 32]
+    squares = scorer(net, "l2").heads(view(net, "blocks.0.attn")).tolist()
     assert squares == pytest.approx([1.0, ((24 * 1 + 8 * 9) / 32) ** 0.5])
-    qk, v = scorer(net).head_dims("blocks.0.attn")
+    qk, v = scorer(net).head_dims(view(net, "blocks.0.attn"))
     assert qk.tolist() == [[1.0, 1.0], [2.0, 2.0]]  # rows of q and k alike: (1 + 3) / 2
     assert v.tolist() == [[1.0, 1.0], [1.0, 1.0]]
 
@@ -49,12 +56,12 @@ def test_a_masked_head_is_the_lowest() -> None:
         attn.qkv.weight.fill_(1.0)
         attn.qkv.weight[rows] = 5.0
         attn.proj.weight.fill_(1.0)
-    assert scorer(net).heads("blocks.0.attn").tolist() == [(24 * 5 + 8) / 32, 1.0]
+    assert scorer(net).heads(view(net, "blocks.0.attn")).tolist() == [(24 * 5 + 8) / 32, 1.0]
     mask = Mask((12, 4))
     mask.keep[rows] = False
     attach(net, "blocks.0.attn.qkv.weight", "mask", mask)
-    assert scorer(net).heads("blocks.0.attn").tolist() == [8 / 32, 1.0]
-    qk, v = scorer(net).head_dims("blocks.0.attn")
+    assert scorer(net).heads(view(net, "blocks.0.attn")).tolist() == [8 / 32, 1.0]
+    qk, v = scorer(net).head_dims(view(net, "blocks.0.attn"))
     assert qk.tolist() == [[0.0, 0.0], [1.0, 1.0]]
     assert v.tolist() == [[0.5, 0.5], [1.0, 1.0]]  # four of a row, four of a column
 
@@ -77,7 +84,7 @@ def test_a_group_of_queries_is_one_head() -> None:
         for part in (attn.q_proj, attn.k_proj, attn.v_proj, attn.o_proj):
             part.weight.fill_(1.0)
         attn.k_proj.weight[2:] = 13.0
-    assert scorer(net).heads("model.layers.0.self_attn").tolist() == [1.0, 1 + 12 * 16 / 96]
+    assert scorer(net).heads(view(net, "model.layers.0.self_attn")).tolist() == [1.0, 1 + 12 * 16 / 96]
 
 
 def test_neurons_by_hand() -> None:
@@ -87,8 +94,8 @@ def test_neurons_by_hand() -> None:
     with torch.no_grad():
         mlp.fc1.weight.copy_(torch.tensor([[1.0, -1, 1, -1], [2, 2, 2, 2]]))
         mlp.fc2.weight.copy_(torch.tensor([[0.0, 4], [0, 4], [0, 4], [0, 4]]))
-    assert scorer(net).neurons(neurons_of(net)[1]).tolist() == [0.5, 3.0]
-    assert scorer(net, "l2").neurons(neurons_of(net)[1]).tolist() == pytest.approx([0.5**0.5, 10**0.5])
+    assert scorer(net).neurons(neurons_of(net, CLASSES)[1]).tolist() == [0.5, 3.0]
+    assert scorer(net, "l2").neurons(neurons_of(net, CLASSES)[1]).tolist() == pytest.approx([0.5**0.5, 10**0.5])
 
 
 def test_layers_by_hand() -> None:
@@ -112,9 +119,9 @@ def test_layers_by_hand() -> None:
 def test_random_scores_are_seeded_and_of_the_same_shape() -> None:
     net = vit()
     a, b = scorer(net, "random"), scorer(net, "random")
-    assert torch.equal(a.heads("blocks.0.attn"), b.heads("blocks.0.attn"))
-    assert not torch.equal(a.heads("blocks.0.attn"), scorer(net).heads("blocks.0.attn"))
-    assert a.head_dims("blocks.0.attn")[0].shape == (2, 2)
+    assert torch.equal(a.heads(view(net, "blocks.0.attn")), b.heads(view(net, "blocks.0.attn")))
+    assert not torch.equal(a.heads(view(net, "blocks.0.attn")), scorer(net).heads(view(net, "blocks.0.attn")))
+    assert a.head_dims(view(net, "blocks.0.attn"))[0].shape == (2, 2)
 
 
 def test_the_lowest_go_together_or_by_module() -> None:

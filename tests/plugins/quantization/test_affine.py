@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tests.plugins.quantization.helpers import gemmlowp
 from torch import Tensor
 
 from condensery_plugins.quantization.affine import (
@@ -80,13 +81,6 @@ def test_both_roundings_by_hand() -> None:
     # 0.75 x: 2.25, 1.5, -1.5, 4.5, -4.5, 3, -3 -> 2, 2, -1, 5, -4, 3, -3 -> halves: 1, 1, -0.5, 2.5, -2, 1.5, -1.5
     multiplier, shift = quantize_multiplier(number(0.375))
     assert multiply(times, multiplier, shift).tolist() == [1, 1, -1, 3, -2, 2, -2]
-
-
-def gemmlowp(x: int, multiplier: int, shift: int) -> int:
-    """The same in whole numbers of Python, as the kernels' document describes it, for right shifts."""
-    high = (x * multiplier + 2**30) // 2**31
-    quotient, rest = divmod(high, 2**shift)
-    return int(quotient + (rest > (2**shift - 1) // 2 + (high < 0)))
 
 
 def test_many_products_against_whole_numbers_of_python() -> None:

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.plugins.quantization.helpers import settle
 from torch import Tensor, nn
 
 from condensery.surgery import apply, remove_channels
@@ -25,14 +26,6 @@ def pair(bias: bool = True) -> tuple[nn.Conv2d, nn.BatchNorm2d, FoldedConv2d]:
         folded.gamma.copy_(norm.weight)
         folded.beta.copy_(norm.bias)
     return conv.double(), norm.double(), folded.double()
-
-
-def settle(layer: Folded, x: Tensor) -> None:
-    """Give a layer the statistics and ranges of one batch."""
-    layer.follows_batches = layer.follows_ranges = True
-    layer.train()(x)
-    layer.follows_batches = layer.follows_ranges = False
-    layer.eval()
 
 
 def run(folded: Folded, x: Tensor) -> Tensor:

@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from tests.plugins.quantization.helpers import gemmlowp, settle
 from torch import nn
 
 from condensery import UsageError
-from condensery_plugins.quantization.folded_layers import Folded, FoldedConv2d, FoldedLinear
-from condensery_plugins.quantization.integer_layers import FLOAT32_WHOLE, Integer, IntegerConv2d, IntegerLinear
+from condensery_plugins.quantization.folded_layers import FoldedConv2d, FoldedLinear
+from condensery_plugins.quantization.integer_arithmetic import FLOAT32_WHOLE
+from condensery_plugins.quantization.integer_layers import Integer, IntegerConv2d, IntegerLinear
 
 Codes = NDArray[np.int64]
 
@@ -19,20 +21,6 @@ Codes = NDArray[np.int64]
 def conv(**changes: Any) -> FoldedConv2d:
     geometry = {"in_channels": 4, "out_channels": 6, "kernel_size": 3, "padding": 1, **changes}
     return FoldedConv2d(geometry, {"activation": "relu", "eps": 1e-5})
-
-
-def settle(layer: Folded, x: torch.Tensor) -> Folded:
-    """Give a layer the statistics and ranges of one batch."""
-    layer.follows_batches = layer.follows_ranges = True
-    layer.train()(x)
-    layer.follows_batches = layer.follows_ranges = False
-    return layer.eval()
-
-
-def gemmlowp(x: int, multiplier: int, shift: int) -> int:
-    """Both roundings in whole numbers of Python: ties of the product go up, those of the shift away from zero."""
-    quotient, rest = divmod((x * multiplier + 2**30) // 2**31, 2**shift)
-    return int(quotient + (rest > (2**shift - 1) // 2 + (x < 0 and quotient < 0)))
 
 
 def input_codes(layer: Integer, x: torch.Tensor) -> Codes:

@@ -8,29 +8,16 @@ from typing import Any
 import pytest
 import torch
 from tests.core.helpers import recipe, registry
+from tests.plugins.quantization.helpers import outputs, stage_of
 from torch import Tensor, nn
 
-from condensery import NotApplicable, Registry, Run, load
-from condensery.nets import Layer, attached, build_net, latent_of, replace
-from condensery.recipe import ModelSpec, StageSpec, TaskSpec, TrainSpec
-from condensery.run import Player, Stage
-from condensery.tasks import Subset, build_task
+from condensery import Layer, NotApplicable, Run, Stage, load
+from condensery.nets import attached, latent_of, replace
 from condensery_plugins.pruning.masks import Mask
 from condensery_plugins.quantization.folded_layers import Folded
 from condensery_plugins.quantization.integer_layers import Integer
 from condensery_plugins.quantization.jacob_integer_only import JacobIntegerOnly
 from condensery_plugins.quantization.lsq import LearnedStep
-
-REGISTRY = Registry.open()
-
-
-def stage_of(model: str, task: str = "digits", **config: Any) -> Stage:
-    given = build_task(TaskSpec(key=task), REGISTRY)
-    spec = ModelSpec(key=model, **config)
-    made = Stage(StageSpec(), given, TrainSpec(batch_size=32), seed=0, device=torch.device("cpu"), subset=Subset(256))
-    made.epochs = 1
-    made.players["student"] = Player("student", build_net(spec, given.facts, REGISTRY, 0), spec=spec, trains=True)
-    return made
 
 
 def train(stage: Stage, method: JacobIntegerOnly, watch: Callable[[], None] | None = None) -> nn.Module:
@@ -59,22 +46,6 @@ def baked(net: nn.Module) -> nn.Module:
         if isinstance(module, Layer):
             replace(twin, path, module.bake())
     return twin
-
-
-def outputs(net: nn.Module, stage: Stage, kind: type[nn.Module]) -> dict[str, list[Tensor]]:
-    """Return every layer's output on the test split, and the logits under the name of the net."""
-    got: dict[str, list[Tensor]] = {"": []}
-    handles = [
-        m.register_forward_hook(lambda m, a, o, p=p: got.setdefault(p, []).append(o))
-        for p, m in net.named_modules()
-        if isinstance(m, kind)
-    ]
-    with torch.no_grad():
-        for batch in stage.task.batches("test", batch_size=100, device=stage.device):
-            got[""].append(stage.task.logits(net, batch.inputs))
-    for handle in handles:
-        handle.remove()
-    return got
 
 
 NETS: list[tuple[str, str, dict[str, Any]]] = [
@@ -208,9 +179,9 @@ def test_masks_move_along_and_zeros_stay() -> None:
     assert {a.target for a in attached(net)} == {"layer1.0.conv1.weight", "layer1.0.conv1.gamma"}
     integer = baked(net).get_submodule("layer1.0.conv1")
     assert isinstance(integer, Integer)
+    assert integer.weight[channels].count_nonzero() > 0.9 * kept[channels].sum()
     assert not integer.weight[~kept].any()
     assert not integer.weight[~channels].any()
-    assert integer.weight[channels].count_nonzero() > 0.9 * kept[channels].sum()
 
 
 def test_filters_are_cut_out_of_a_net_in_whole_numbers() -> None:

@@ -6,29 +6,21 @@ from typing import Any
 
 import pytest
 import torch
+from tests.core.helpers import offering
+from tests.plugins.quantization.helpers import stage_of
 from torch import nn
 
-from condensery import Method, NotApplicable, Registry, Run, UsageError, hookimpl
-from condensery.nets import attach, build_net
-from condensery.recipe import ModelSpec, StageSpec, TaskSpec, TrainSpec, parse_recipe
-from condensery.run import Player, Stage
-from condensery.tasks import build_task
+from condensery import Method, NotApplicable, Registry, Run, Stage, UnknownKey, UsageError, hookimpl
+from condensery.contract import build_method
+from condensery.nets import attach
+from condensery.recipe import parse_recipe
 from condensery_plugins.pruning.masks import mask
 from condensery_plugins.quantization.kmeans_sharing import KMeansSharing, SharedWeights
 from condensery_plugins.quantization.lloyd import lloyd, start_centers
 
 
-def stage_of(hidden: list[int]) -> Stage:
-    registry = Registry.open()
-    task = build_task(TaskSpec(key="digits"), registry)
-    spec = ModelSpec.model_validate({"key": "mlp", "hidden": hidden})
-    stage = Stage(StageSpec(), task, TrainSpec(), seed=0, device=torch.device("cpu"))
-    stage.players["student"] = Player("student", build_net(spec, task.facts, registry, 0), spec=spec, trains=True)
-    return stage
-
-
 def shared(stage: Stage, path: str) -> SharedWeights:
-    stack = next(w for w in stage.weights() if w.path == path).stack
+    stack = stage.weights().by_path[path].stack
     assert stack is not None
     found = stack.transforms["kmeans-sharing"]
     assert isinstance(found, SharedWeights)
@@ -55,23 +47,24 @@ def test_the_gradient_of_a_center_is_the_sum_over_its_weights() -> None:
 
 
 def test_each_layer_is_clustered_by_itself() -> None:
-    stage = stage_of([20])
+    stage = stage_of("mlp", hidden=[20])
     before = {w.path: w.latent.detach().clone() for w in stage.weights()}
     method = KMeansSharing(bits=5, layer_bits={"fc2": 2}, init="density")
     method.prepare(stage=stage)
     for path, bits in (("fc1", 5), ("fc2", 2)):
         flat = before[path].flatten()
         centers = lloyd(flat, start_centers(flat, 2**bits, "density"), 300).centers
-        value = next(w for w in stage.weights() if w.path == path).value
+        weight = stage.weights().by_path[path]
+        value = weight.value
         assert torch.equal(torch.unique(value), torch.unique(centers.float()))
         nearest = (flat[:, None] - centers.float()).abs().min(1).values
         assert torch.allclose((flat - value.flatten()).abs(), nearest, atol=1e-7)
-        assert torch.equal(next(w for w in stage.weights() if w.path == path).latent, before[path])
+        assert torch.equal(weight.latent, before[path])
     assert method.report()["centers_count"] == 36
 
 
 def test_the_report_is_the_share_of_the_squares_lost() -> None:
-    stage = stage_of([20])
+    stage = stage_of("mlp", hidden=[20])
     before = {w.path: w.value for w in stage.weights()}
     method = KMeansSharing(bits=3)
     method.prepare(stage=stage)
@@ -82,7 +75,7 @@ def test_the_report_is_the_share_of_the_squares_lost() -> None:
 
 
 def test_zero_takes_one_of_the_codes_of_a_layer_with_zeros() -> None:
-    stage = stage_of([20])
+    stage = stage_of("mlp", hidden=[20])
     first = stage.weights()[0]
     mask(stage, first, first.latent.abs() > first.latent.abs().median())
     KMeansSharing(bits=3, init="density").prepare(stage=stage)
@@ -104,7 +97,7 @@ def test_codes_are_as_wide_as_needed() -> None:
 
 
 def test_fewer_weights_than_centers_and_none_at_all() -> None:
-    stage = stage_of([20])
+    stage = stage_of("mlp", hidden=[20])
     first, last = stage.weights()
     few = torch.zeros_like(first.latent, dtype=torch.bool)
     few[0, :5] = True
@@ -134,11 +127,20 @@ def test_the_promise_counts_levels() -> None:
     assert made.holds(torch.arange(6.0)) == "5 levels besides zero, more than 2^2"
 
 
+def test_layers_with_bits_of_their_own_are_chosen_as_everywhere() -> None:
+    """A word goes before a pattern; what no name fits has ``bits``."""
+    stage = stage_of("mlp", hidden=[20, 20])
+    KMeansSharing(bits=5, layer_bits={"*2": 3, "last": 2}).prepare(stage=stage)
+    found = {path: len(shared(stage, path).centers) for path in stage.weights().by_path}
+    assert found == {"fc1": 2**5, "fc2": 2**3, "fc3": 2**2}
+
+
 def test_wrong_settings_are_named() -> None:
-    with pytest.raises(UsageError, match="no layer 'fc9'; there are fc1, fc2"):
-        KMeansSharing(layer_bits={"fc9": 4}).prepare(stage=stage_of([20]))
-    with pytest.raises(UsageError, match="fc2 has 17 bits, it can have 1 to 16"):
-        KMeansSharing(layer_bits={"fc2": 17}).prepare(stage=stage_of([20]))
+    with pytest.raises(UnknownKey, match=r"^kmeans-sharing\.layer_bits: unknown layer 'fc9'; did you mean 'fc\d'"):
+        KMeansSharing(layer_bits={"fc9": 4}).prepare(stage=stage_of("mlp", hidden=[20]))
+    card = Registry.open().card("kmeans-sharing")
+    with pytest.raises(UsageError, match=r"kmeans-sharing\.layer_bits\.fc2 must be >= 1 and <= 16, got 17"):
+        build_method("kmeans-sharing", KMeansSharing, {"layer_bits": {"fc2": 17}}, card)
 
 
 SEEN: list[tuple[int, int, int]] = []
@@ -147,6 +149,8 @@ SEEN: list[tuple[int, int, int]] = []
 @dataclasses.dataclass(eq=False, kw_only=True)
 class Watch(Method):
     """Counts, after each step: masked entries that aren't zero, levels of the first layer, moved latent weights."""
+
+    key = "watch"
 
     @hookimpl
     def prepare(self, stage: Stage) -> None:
@@ -160,15 +164,8 @@ class Watch(Method):
         SEEN.append((loose, int((first != 0).sum()), int((weights[0].latent != self.latent_).sum())))
 
 
-class Watching:
-    @hookimpl
-    def register_methods(self, register: Any) -> None:
-        register("watch", "tests.plugins.quantization.test_kmeans_sharing:Watch")
-
-
 def run(tmp_path: Path, stages: list[Any], **train: Any) -> dict[str, Any]:
-    registry = Registry.open([("watching", Watching())])
-    registry._cache["methods", "watch"] = Watch
+    registry = Registry.open([("watching", offering(methods={"watch": Watch}))])
     options = {"lr": 0.1, "weight_decay": 0.01, "options": {"momentum": 0.9}}
     data = {
         "model": {"key": "mlp", "hidden": [20]},

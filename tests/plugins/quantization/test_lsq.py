@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tests.plugins.quantization.helpers import stage_of
 
-from condensery_plugins.quantization.lsq import LearnedStep
+from condensery_plugins.quantization.calibration import plan_bits
+from condensery_plugins.quantization.lsq import LSQ, LearnedStep
 
 
 def quantizer(bits: int, step: float, *, signed: bool = True) -> LearnedStep:
@@ -55,23 +57,33 @@ def test_the_promise_counts_levels() -> None:
     assert made.holds(torch.arange(6.0)) == "5 levels besides zero, more than 2^2"
 
 
-def test_first_and_last_layer_get_the_edge_bits() -> None:
-    from condensery import Registry
-    from condensery.nets import build_net
-    from condensery.recipe import ModelSpec, StageSpec, TaskSpec, TrainSpec
-    from condensery.run import Player, Stage
-    from condensery.tasks import build_task
-    from condensery_plugins.quantization.calibration import plan_bits
-
-    registry = Registry.open()
-    for model, task, first, last in (
-        ("resnet8", "digits", "conv1", "linear"),
-        ("vit", "digits", "patch_embed.proj", "head"),
-        ("transformer", "word-language", None, "classifier"),
-    ):
-        spec, given = ModelSpec(key=model), build_task(TaskSpec(key=task), registry)
-        stage = Stage(StageSpec(), given, TrainSpec(), seed=0, device=torch.device("cpu"))
-        stage.players["student"] = Player("student", build_net(spec, given.facts, registry, 0), spec=spec)
-        bits = plan_bits(stage, 3, 8)
+@pytest.mark.parametrize(
+    ("model", "task", "edges"),
+    [
+        ("resnet8", "digits", {"conv1", "linear"}),
+        ("vit", "digits", {"patch_embed.proj", "head"}),
         # A Transformer's first layer is the embedding, which stays float: no linear layer inside gets its bits.
-        assert {p for p, b in bits.items() if b == 8} == {p for p in (first, last) if p}
+        ("transformer", "word-language", {"classifier"}),
+    ],
+)
+def test_first_and_last_layer_get_the_edge_bits(model: str, task: str, edges: set[str]) -> None:
+    bits = plan_bits(stage_of(model, task), 3, 8)
+    assert {path for path, width in bits.items() if width == 8} == edges
+    assert {width for path, width in bits.items() if path not in edges} == {3}
+
+
+def test_steps_start_from_what_the_net_in_floats_sees() -> None:
+    """Weights and inputs get a step each; an input's starts from the sampled examples, before any weight is rounded."""
+    stage = stage_of("mlp", hidden=[20])
+    seen = {path: torch.cat(calls) for path, calls in stage.record_inputs(["fc1", "fc2"], 128).items()}
+    assert all(x.std() > 0 for x in seen.values())
+    LSQ(weight_bits=2, activation_bits=3, edge_bits=5).prepare(stage=stage)
+    for path, weight in stage.weights().by_path.items():
+        assert weight.stack is not None
+        own = weight.stack.transforms["lsq"]
+        of_input = weight.module.get_submodule("condensery_input.transforms.lsq")
+        assert isinstance(own, LearnedStep)
+        assert isinstance(of_input, LearnedStep)
+        assert (own.bits, of_input.bits) == (5, 5)  # both layers are edges
+        torch.testing.assert_close(own.step.detach(), 2 * weight.latent.detach().abs().mean() / own.high**0.5)
+        torch.testing.assert_close(of_input.step.detach(), 2 * seen[path].abs().mean() / of_input.high**0.5)

@@ -16,8 +16,8 @@ from PIL import Image
 from condensery import Registry
 from condensery.errors import UsageError
 from condensery.measure import evaluate
-from condensery.nets import build_net
 from condensery.recipe import ModelSpec
+from condensery.storage import build_with_weights
 from condensery_plugins.tasks.cifar import (
     ALL_FILES,
     Cifar10,
@@ -140,6 +140,6 @@ def test_published_weights_score_their_published_accuracy(need_data: Callable[[s
     need_data("ckpt_cifar10_resnet")
     task = Cifar10(normalize="imagenet")
     spec = ModelSpec(key="resnet56", weights="$CONDENSERY_DATA/ckpt_cifar10_resnet/resnet56.safetensors")
-    net = build_net(spec, task.facts, Registry.open(), seed=0)
+    net = build_with_weights(spec, task.facts, Registry.open(), seed=0)
     accuracy = evaluate(task, net, torch.device("cpu"))["accuracy"]
     assert accuracy == pytest.approx(93.39, abs=0.005)

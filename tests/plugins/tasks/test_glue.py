@@ -11,7 +11,8 @@ from sklearn import metrics
 
 from condensery.errors import UsageError
 from condensery.recipe import TrainSpec, checked
-from condensery_plugins.tasks.glue import Cola, Example, Glue, Mrpc, Rte, Sst2, Stsb
+from condensery_plugins.tasks.glue import Cola, Mrpc, Rte, Sst2, Stsb
+from condensery_plugins.tasks.glue_task import Example, Glue
 
 TASKS: tuple[type[Glue], ...] = (Sst2, Cola, Mrpc, Rte, Stsb)
 LINES = {
@@ -46,8 +47,8 @@ def files(own_places: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("task", TASKS)
 def test_rows_are_read_as_glue_writes_them(task: type[Glue], files: Path) -> None:
-    assert task()._read(files, "train") == EXAMPLES[task]
-    assert task()._read(files, "test") == EXAMPLES[task]
+    assert task().read(files, "train") == EXAMPLES[task]
+    assert task().read(files, "test") == EXAMPLES[task]
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -11,6 +11,7 @@ from condensery.errors import UnknownKey
 from condensery.measure import evaluate
 from condensery.nets import build_net
 from condensery.recipe import ModelSpec, TaskSpec
+from condensery.storage import build_with_weights
 from condensery.tasks import Subset, build_task
 
 REGISTRY = Registry.open()
@@ -63,7 +64,8 @@ def test_trained_resnet20_scores_what_its_source_says() -> None:
     needs_data()
     task = build_task(TaskSpec.model_validate({"key": "cifar10", "normalize": "imagenet"}), REGISTRY)
     spec = ModelSpec(key="resnet20", weights="$CONDENSERY_DATA/ckpt_cifar10_resnet/resnet20.safetensors")
-    quality = evaluate(task, build_net(spec, task.facts, REGISTRY, 0), torch.device("cpu"))
+    net = build_with_weights(spec, task.facts, REGISTRY, 0)
+    quality = evaluate(task, net, torch.device("cpu"))
     assert quality["accuracy"] == pytest.approx(91.73, abs=0.03)
 
 

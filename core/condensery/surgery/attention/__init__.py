@@ -1,8 +1,8 @@
-"""Surgery on attention nets: heads, head dimensions, MLP neurons, layers and width, without patches to the nets.
+"""Surgery on attention nets: heads, head dimensions, MLP neurons and layers, without patches to the nets.
 
-Everything goes by tables of exact classes, because shapes don't tell a fused ``(3, heads, dims)`` projection from one
-that is laid out head by head, or the residual stream from a classifier that happens to be as wide. What isn't in a
-table is refused by name. A cut is proven before it is applied; see :mod:`condensery.surgery.attention.proof`.
+How a net is laid out is told by rows that plugins offer, one for each exact class; see
+:mod:`condensery.surgery.attention.rows`. What no row tells is refused by name. A cut is proven before it is applied;
+see :mod:`condensery.surgery.attention.proof`.
 """
 
 import lazy_loader

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from torch import nn
@@ -14,7 +14,8 @@ from condensery.surgery.attention.anatomy import Anatomy
 from condensery.surgery.attention.blocks import LayerUnit
 from condensery.surgery.attention.heads import HeadDims, Heads, heads_of
 from condensery.surgery.attention.neurons import Neurons, neurons_of
-from condensery.surgery.attention.streams import Width, widths_of
+from condensery.surgery.attention.rows import View
+from condensery.surgery.attention.views import view_of
 from condensery.tasks import Batch
 
 if TYPE_CHECKING:
@@ -50,23 +51,27 @@ class AttentionSurgeon(ABC):
     @property
     def anatomy(self) -> Anatomy:
         """What can be removed, and cuts that aren't applied."""
-        return Anatomy(self.net, Batch(self.stage.task.example_input(2)).inputs, self.stage.task.logits)
+        task = self.stage.task
+        return Anatomy(self.net, self.stage.classes, Batch(task.example_input(2)).inputs, task.logits)
 
     def heads(self) -> list[Heads]:
         """Return the attention modules, in the net's order; ``reason`` tells which can't lose heads."""
-        return heads_of(self.net)
+        return heads_of(self.net, self.stage.classes)
+
+    def view(self, path: str) -> View:
+        """Return how the heads of one attention module lie in its projections.
+
+        :raises UsageError: if its class isn't known.
+        """
+        return view_of(self.net, path, self.stage.classes)
 
     def neurons(self) -> list[Neurons]:
         """Return the MLPs, in the net's order; ``reason`` tells which can't lose neurons."""
-        return neurons_of(self.net)
+        return neurons_of(self.net, self.stage.classes)
 
     def layers(self) -> list[LayerUnit]:
         """Return the layers, in the net's order; ``reason`` tells which can't be removed."""
         return self.anatomy.layers()
-
-    def widths(self) -> list[Width]:
-        """Return the stacks of layers whose width is known; ``reason`` tells which can't be narrowed."""
-        return widths_of(self.net)
 
     def remove_heads(self, removed: Mapping[str, Sequence[int]]) -> UnitRemoval:
         """Remove whole heads.
@@ -74,33 +79,27 @@ class AttentionSurgeon(ABC):
         :param removed: numbers of (query) heads, by path of the attention module. Where queries share keys and values
             in groups, whole groups or as many of each.
         """
-        anatomy = self.anatomy
-        return self._removed(anatomy, anatomy.remove_heads(removed))
+        return self._remove(lambda anatomy: anatomy.remove_heads(removed))
 
     def remove_head_dims(self, removed: Mapping[str, HeadDims | Sequence[int]]) -> UnitRemoval:
         """Remove dimensions from heads; the scale of the scores stays what it was.
 
         :param removed: by path of the attention module; plain numbers go from queries, keys and values of every head.
         """
-        anatomy = self.anatomy
-        return self._removed(anatomy, anatomy.remove_head_dims(removed))
+        return self._remove(lambda anatomy: anatomy.remove_head_dims(removed))
 
     def remove_neurons(self, removed: Mapping[str, Sequence[int]]) -> UnitRemoval:
         """Remove neurons, by path of the MLP."""
-        anatomy = self.anatomy
-        return self._removed(anatomy, anatomy.remove_neurons(removed))
+        return self._remove(lambda anatomy: anatomy.remove_neurons(removed))
 
     def remove_layers(self, removed: Iterable[str]) -> UnitRemoval:
         """Remove layers, by path; the ones that stay keep their names."""
-        anatomy = self.anatomy
-        return self._removed(anatomy, anatomy.remove_layers(removed))
+        return self._remove(lambda anatomy: anatomy.remove_layers(removed))
 
-    def remove_width(self, removed: Mapping[str, Sequence[int]]) -> UnitRemoval:
-        """Remove channels of residual streams, by path of the list of layers."""
+    def _remove(self, cut_out_of: Callable[[Anatomy], Cut]) -> UnitRemoval:
+        """Apply a proven cut, if anything goes by it."""
         anatomy = self.anatomy
-        return self._removed(anatomy, anatomy.remove_width(removed))
-
-    def _removed(self, anatomy: Anatomy, cut: Cut) -> UnitRemoval:
+        cut = cut_out_of(anatomy)
         if not anatomy.removed:
             return UnitRemoval(None, 0.0)
         self._apply(cut)

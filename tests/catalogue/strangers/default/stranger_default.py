@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from condensery import Method, hookimpl
 
+condensery_api = 1
+
 
 @hookimpl
 def register_methods(register):
@@ -12,6 +14,8 @@ def register_methods(register):
 
 @dataclass(eq=False, kw_only=True)
 class Defaulted(Method):
+    key = "defaulted"
+
     @hookimpl
     def after_step(self, stage=None):
         pass

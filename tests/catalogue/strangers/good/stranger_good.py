@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from condensery import hookimpl
 
+condensery_api = 1
+
 CARD = {
     "key": "sign-weights",
     "name": "Sign weights",
     "summary": "Each inner weight is its sign times the layer's mean size.",
     "paper": {"title": "A stranger's paper", "authors": "Stranger", "year": 2026, "venue": "nowhere"},
     "family": "quantization",
+    "network": ["CNN", "ViT", "Transformer"],
     "hyperparameters": {"skip_first": {"type": "bool", "default": True, "meaning": "leave the first layer as it is"}},
     "status": "draft",
     "claims": [],

@@ -20,6 +20,8 @@ class Sign(Transform):
 class SignWeights(Method):
     """Hold weights at their sign times the layer's mean size."""
 
+    key = "sign-weights"
+
     needs = frozenset({"float-weights"})
     removes = frozenset({"float-weights"})
 

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from condensery import hookimpl
 
+condensery_api = 1
+
 
 @hookimpl
 def register_methods(register=None):

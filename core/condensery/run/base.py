@@ -1,0 +1,65 @@
+"""Base training: what a net goes through before a recipe's first stage, or before it teaches, if it is untrained."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from condensery.files import cache_dir
+from condensery.recipe import BaseSpec, ModelSpec, Recipe, StageSpec, Unit, checked, fingerprint, merge
+from condensery.run.builder import Builder, Net
+from condensery.run.folder import PROGRESS
+from condensery.run.unit import UnitRunner
+from condensery.storage import CHECKPOINT_FORMAT, load_tree, save_tree
+
+
+@dataclasses.dataclass(eq=False, repr=False)
+class Base:
+    """Trains nets by the task's base recipe, each once for all runs that ask for the same.
+
+    :param runner: plays the training as one stage of the run, and lists it among the run's stages.
+    """
+
+    recipe: Recipe
+    builder: Builder
+    runner: UnitRunner
+
+    def trained(self, spec: ModelSpec, label: str) -> Net:
+        """Return a net that the base recipe has trained, from the cache where an earlier run trained it.
+
+        Training starts from the spec's weights where it has any.
+
+        :param label: names the stage in reports and messages.
+        """
+        over = {} if self.recipe.base == "none" else self.recipe.base
+        train = checked(BaseSpec, merge(self.builder.task.base, over), "base")
+        seed = self.recipe.seed if train.seed is None else train.seed
+
+        path = self._cached(spec, train, seed)
+        if path.is_file():
+            saved = load_tree(path)
+            self.runner.show.line(f"{label}: {spec.key} trained before, taken from the cache")
+            self.runner.stages.append({**saved["stage"], "cached": True})
+            return Net(self.builder.rebuilt(saved["net"]).module, spec)
+
+        players = {"student": self.builder.net(spec, seed).student()}
+        stage = self.runner.play(Unit(label, StageSpec(name=label)), train, players, seed)
+        net = Net.of(stage.student)
+        # Tensors under one name belong to one recipe: what else changes the result is part of the fingerprint.
+        save_tree(path, {"net": self.builder.described(net), "stage": self.runner.stages[-1]})
+        # Another teacher may train under the same label: it must not go on from here when the run is resumed.
+        self.runner.folder.drop(PROGRESS)
+        return net
+
+    def _cached(self, spec: ModelSpec, train: BaseSpec, seed: int) -> Path:
+        """Return where a trained net is kept: its name is made of all that decides its weights."""
+        identity: dict[str, Any] = {
+            "format": CHECKPOINT_FORMAT,
+            "task": self.builder.task.describe(),
+            "data": self.recipe.data.model_dump(mode="json"),
+            "model": spec.model_dump(mode="json"),
+            "train": train.model_dump(mode="json", exclude={"seed"}),
+            "seed": seed,
+        }
+        return cache_dir() / "nets" / f"{fingerprint(identity)}.safetensors"

@@ -1,0 +1,83 @@
+"""The nets of a run: how one is built from its spec, described for a checkpoint, and built again from that."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch import nn
+
+from condensery.contract import Registry
+from condensery.nets import clone
+from condensery.recipe import ModelSpec, fingerprint
+from condensery.run.players import Player
+from condensery.storage import build_with_weights, describe_net, rebuild_net, unweighted
+from condensery.tasks import Task
+
+
+@dataclasses.dataclass
+class Net:
+    """A net between two stages, with how it was built.
+
+    :param optimizer: the state of the optimizer that trained it last, by plain parameter name.
+    """
+
+    module: nn.Module
+    spec: ModelSpec
+    optimizer: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def of(cls, player: Player) -> Net:
+        """Return the net of a player whose stage has ended."""
+        return cls(player.module, player.spec, player.optimizer_state())
+
+    def student(self) -> Player:
+        """Return a copy of the net as the student of a stage."""
+        player = Player("student", clone(self.module), spec=self.spec, trains=True)
+        player.carried = self.optimizer
+        return player
+
+
+@dataclasses.dataclass(eq=False, repr=False)
+class Builder:
+    """Builds the nets of one run.
+
+    :param device: nets are on it when a run gets them.
+    :param seed: of initial weights; each spec's own is added to it.
+    :param fresh: nets as their specs build them, by fingerprint: a checkpoint says where a net differs from that.
+    """
+
+    task: Task
+    registry: Registry
+    device: torch.device
+    seed: int
+    fresh: dict[str, nn.Module] = dataclasses.field(default_factory=dict)
+
+    def build(self, spec: ModelSpec, seed: int | None = None) -> nn.Module:
+        """Build a module, still on the CPU, with the weights that its spec names or random ones.
+
+        :param seed: instead of the run's.
+        :raises UsageError: for an unknown model, a setting it doesn't have, or weights that don't fit.
+        """
+        return build_with_weights(spec, self.task.facts, self.registry, self.seed if seed is None else seed)
+
+    def net(self, spec: ModelSpec, seed: int | None = None) -> Net:
+        """Build a net, see :meth:`build`."""
+        return Net(self.build(spec, seed).to(self.device), spec)
+
+    def described(self, net: Net) -> dict[str, Any]:
+        """Return what a checkpoint holds of a net.
+
+        :raises PluginError: for a transform or layer that no plugin registers.
+        """
+        plain = unweighted(net.spec)
+        key = fingerprint(plain.model_dump(mode="json"))
+        if key not in self.fresh:
+            self.fresh[key] = self.build(plain)
+        return describe_net(net.module, net.spec, self.fresh[key], self.registry)
+
+    def rebuilt(self, description: Any) -> Net:
+        """Return a net from a checkpoint."""
+        module, spec = rebuild_net(description, self.build, self.registry)
+        return Net(module.to(self.device), spec)

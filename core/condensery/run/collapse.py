@@ -1,0 +1,89 @@
+"""What core looks at when a stage ends: whether the student is still alive.
+
+A method may leave a net that runs, is saved and measured, and computes nothing: a layer whose weights are all zero, or
+outputs that are the same whatever the input. Its figures mislead, so the report and the artifact say so.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+
+from condensery.errors import NonFiniteNet
+from condensery.measure import used_tensors
+from condensery.nets import clone, frozen
+from condensery.run.stage import Stage
+
+EXAMPLES = 32
+TOLERANCE = 1e-6
+"""How far outputs may differ and still be the same, as a share of the largest: rows of a product round differently."""
+CONSTANT = "outputs are constant"
+
+
+@dataclasses.dataclass(frozen=True)
+class Signs:
+    """What there is to see of a net's life.
+
+    :param alive: paths of layers with weights that are not all zero; biases don't count.
+    :param dead: paths of the other layers with weights.
+    :param constant: whether all examples of the sample get the same outputs.
+    :param broken: what is infinite or not a number, if anything.
+    """
+
+    alive: list[str]
+    dead: list[str]
+    constant: bool
+    broken: str | None
+
+
+def look(stage: Stage) -> Signs:
+    """Look at the student's weights, as its layers use them, and at its outputs for a seeded sample of the data.
+
+    A copy is looked at, and the generators are put back: the stage goes on as if nobody had looked.
+    """
+    net = frozen(clone(stage.student.module))
+    with torch.no_grad(), torch.random.fork_rng(devices=[stage.device] if stage.device.type == "cuda" else []):
+        tensors = used_tensors(net)
+        outputs = torch.cat([stage.task.logits(net, batch.inputs) for batch in stage.sample(EXAMPLES)]).float()
+
+    living: dict[str, bool] = {}
+    for name, tensor in tensors.items():
+        path, _, kind = name.rpartition(".")
+        if path and "bias" not in kind:
+            living[path] = living.get(path, False) or bool(tensor.any())
+
+    spread = (outputs - outputs[:1]).abs().max()
+    return Signs(
+        alive=[path for path, lives in living.items() if lives],
+        dead=[path for path, lives in living.items() if not lives],
+        constant=bool(spread <= TOLERANCE * outputs.abs().max()),
+        broken=next((n for n, v in (tensors | {"an output": outputs}).items() if not bool(v.isfinite().all())), None),
+    )
+
+
+def collapsed(stage: Stage, before: Signs) -> list[str]:
+    """Return what a stage that has ended took the life of: paths of layers, and whether the outputs became constant.
+
+    Layers that a method has given up (``stage.give_up``) are left out, and so is what was dead when the stage started.
+
+    :param before: how the student was when the stage started.
+    :raises NonFiniteNet: naming the stage, its methods, and what is infinite or not a number.
+    """
+    now = look(stage)
+    if now.broken is not None:
+        methods = ", ".join(stage.manager.methods) or "no method"
+        raise NonFiniteNet(f"stage {stage.name!r} ({methods}): {now.broken} is not finite")
+
+    gone = [path for path in now.dead if path in before.alive and not stage.gave_up(path)]
+    return gone + [CONSTANT] * (now.constant and not before.constant)
+
+
+def marks(stages: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return what a report and an artifact say of collapses: for each stage with one its methods and what collapsed.
+
+    :param stages: what the units of a run came to.
+    """
+    return [{"stage": s["name"], "methods": s["methods"], "what": s["collapsed"]} for s in stages if "collapsed" in s]

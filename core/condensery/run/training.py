@@ -1,0 +1,245 @@
+"""The half of a stage that trains: batches, losses, gradients and steps."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from condensery.contract import DEFAULTS, PER_PLAYER_HOOKS, StageManager
+from condensery.errors import NonFiniteLoss, UsageError
+from condensery.nets import Transform, settle, settling
+from condensery.recipe import StageSpec, TrainSpec
+from condensery.run.players import Outputs, Player
+from condensery.run.steps import Bucket, rate_factor
+from condensery.tasks import Batch, Subset, Task
+
+
+class Training:
+    """Gives batches to the players of a stage, and lets those that train take steps.
+
+    A step is made of verbs, so that a method that replaces it can still call the others: :meth:`gradients` plays each
+    part of a batch and fills ``.grad`` (through :meth:`play`, :meth:`terms` and :meth:`backward`); :meth:`update` moves
+    one player.
+    """
+
+    def __init__(
+        self,
+        spec: StageSpec,
+        task: Task,
+        train: TrainSpec,
+        *,
+        seed: int,
+        device: torch.device,
+        subset: Subset | None,
+        labels: bool,
+    ) -> None:
+        self.spec, self.task, self.train = spec, task, train
+        self.name, self.seed, self.device = spec.name, seed, device
+        self.subset, self.labels = subset, labels
+        self.epoch = self.step = 0
+        self.epochs = train.epochs
+        self.players: dict[str, Player] = {}
+        self.manager: StageManager
+        self.sums: dict[str, Tensor] = {}
+        self._calls: dict[tuple[str, str], list[tuple[str, Callable[..., Any]]]] = {}
+        self._settling: dict[str, list[tuple[Transform, nn.Module, str]]] = {}
+        self._exchanged = False
+
+    @property
+    def training(self) -> list[Player]:
+        """The players that have an optimizer and play."""
+        return [p for p in self.players.values() if p.trains and p.plays]
+
+    # ---------------------------------------------------------------- batches
+
+    @functools.cached_property
+    def steps_per_epoch(self) -> int:
+        """Batches in one epoch of the task's data."""
+        whole = -(-self.task.count("train", self.subset) // self.train.batch_size)
+        return min(whole, self.train.max_steps or whole)
+
+    def task_batches(self) -> Iterator[Batch]:
+        """Yield one epoch of the task's training batches."""
+        batches = self.task.batches(
+            "train",
+            batch_size=self.train.batch_size,
+            seed=self.seed * 1_000_003 + self.epoch,
+            subset=self.subset,
+            device=self.device,
+            train=True,
+        )
+        for batch in batches:
+            yield self._shown(batch)
+
+    def _shown(self, batch: Batch) -> Batch:
+        """Return a batch as the stage's data show it: labels may be hidden."""
+        return batch if self.labels else Batch(batch.inputs)
+
+    # ---------------------------------------------------------------- losses
+
+    def play(self, batch: Batch) -> dict[str, Outputs]:
+        """Give a batch to every player and return their outputs by name."""
+        if self.train.channels_last and isinstance(batch.inputs, Tensor) and batch.inputs.dim() == 4:
+            batch = Batch(batch.inputs.contiguous(memory_format=torch.channels_last), batch.labels)
+
+        outputs = {}
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.train.autocast == "bf16"):
+            for player in self.players.values():
+                if player.plays:
+                    with torch.set_grad_enabled(player.trains):
+                        outputs[player.name] = player.play(self.task, batch)
+        return outputs
+
+    def terms(self, player: Player, batch: Batch, outputs: Mapping[str, Outputs]) -> dict[str, Tensor]:
+        """Return one player's loss terms by name, each a scalar that is already weighted.
+
+        Its own outputs carry a gradient, those of its partners are detached.
+        """
+        view = {n: o if n == player.name or not self.players[n].trains else o.detached() for n, o in outputs.items()}
+
+        weight = 1.0
+        for _, call in self.calls("task_weight", player.name):
+            factor = call(stage=self, player=player)
+            weight *= 1.0 if factor is None else factor
+
+        terms: dict[str, Tensor] = {}
+        if weight != 0.0:
+            loss = self.task.loss(view[player.name].logits, batch.labels)
+            if loss is not None:
+                terms["task"] = loss if weight == 1.0 else weight * loss
+        for name, call in self.calls("loss_terms", player.name):
+            for term, value in (call(stage=self, batch=batch, outputs=view, player=player) or {}).items():
+                terms[f"{name}.{term}"] = value
+        return terms
+
+    def backward(self, player: Player, terms: Mapping[str, Tensor], share: float = 1.0) -> None:
+        """Back-propagate the sum of some terms.
+
+        :param share: of this micro-batch in its step.
+        :raises NonFiniteLoss: naming the term that is infinite or not a number.
+        :raises UsageError: if there is no term.
+        """
+        if not terms:
+            raise UsageError(f"stage {self.name!r}: player {player.name!r} trains, but nothing gives it a loss")
+        total = functools.reduce(torch.add, terms.values())
+        (total if share == 1.0 else total * share).backward()  # type: ignore[no-untyped-call]
+
+        for name, value in terms.items():
+            key = f"{player.name}.{name}"
+            seen = value.detach() * share
+            self.sums[key] = self.sums[key] + seen if key in self.sums else seen
+        # A look at a number makes the host wait for a GPU, so it is a rare one there.
+        if self.device.type == "cpu" or self.step % 50 == 0:
+            self.check_finite()
+
+    def check_finite(self) -> None:
+        """Stop on a term that became infinite or not a number.
+
+        :raises NonFiniteLoss: naming stage, step and term.
+        """
+        for key, value in self.sums.items():
+            if not bool(torch.isfinite(value)):
+                raise NonFiniteLoss(
+                    f"stage {self.name!r}, epoch {self.epoch + 1}, step {self.step}: {key} is not finite"
+                )
+
+    # ---------------------------------------------------------------- gradients and steps
+
+    def gradients(self, batch: Batch, players: Sequence[Player] | None = None) -> None:
+        """Fill ``.grad``: per worker and micro-batch play, terms, backward; then exchange, then ``after_backward``.
+
+        :param players: that get gradients; all that train by default.
+        """
+        players = self.training if players is None else players
+        workers = _shares(batch, self.train.workers)
+        collected: list[dict[str, list[Tensor]]] = [{} for _ in players]
+        for share in workers:
+            for part in _shares(share, self.train.accumulate):
+                # One block per pass: a cache that outlives a no_grad pass would give no gradient, without an error.
+                with parametrize.cached():
+                    outputs = self.play(part)
+                    for player in players:
+                        self.backward(player, self.terms(player, part, outputs), part.size / share.size)
+
+            # What each worker has is laid aside, to be combined into one gradient below.
+            if self._exchanged or len(workers) > 1:
+                for player, kept in zip(players, collected, strict=True):
+                    for name, parameter in player.parameters().items():
+                        if parameter.grad is not None:
+                            kept.setdefault(name, []).append(parameter.grad.flatten())
+                            parameter.grad = None
+
+        for player, kept in zip(players, collected, strict=True):
+            self._exchange(player, kept)
+            for _, call in self.calls("after_backward", player.name):
+                call(stage=self, player=player)
+
+    def _exchange(self, player: Player, collected: Mapping[str, list[Tensor]]) -> None:
+        """Combine the workers' gradients of one player.
+
+        :param collected: by parameter name, one flat gradient for each worker.
+        """
+        parameters = player.parameters() if collected else {}
+        for name, grads in collected.items():
+            bucket = Bucket(name, torch.stack(grads))
+            agreed = self.manager.call("exchange", stage=self, bucket=bucket)
+            parameters[name].grad = agreed.view_as(parameters[name])
+
+    def update(self, player: Player) -> None:
+        """Take one optimizer step of a player; then its transforms settle, then ``after_step``."""
+        assert player.optimizer is not None
+        if self.train.clip_norm is not None:
+            nn.utils.clip_grad_norm_([p for p in player.parameters().values() if p.requires_grad], self.train.clip_norm)
+        player.optimizer.step()
+        player.optimizer.zero_grad(set_to_none=True)
+
+        if player.name not in self._settling:
+            self._settling[player.name] = settling(player.module)
+        settle(self._settling[player.name])
+        for _, call in self.calls("after_step", player.name):
+            call(stage=self, player=player)
+
+    # ---------------------------------------------------------------- core's own use
+
+    def calls(self, hook: str, player: str) -> list[tuple[str, Callable[..., Any]]]:
+        """Return the named calls of one per-player hook; made once per stage and player."""
+        key = (hook, player)
+        if key not in self._calls:
+            self._calls[key] = self.manager.each(hook, player)
+        return self._calls[key]
+
+    def changed(self, player: str = "student") -> None:
+        """Forget what is known of a player's layers, after a change of its structure or transforms."""
+        self._settling.pop(player, None)
+
+    def ready(self) -> None:
+        """Make the lists that the steps use, once everything is attached."""
+        for player in self.players.values():
+            self.changed(player.name)
+            for hook in PER_PLAYER_HOOKS:
+                self.calls(hook, player.name)
+        self._exchanged = self.manager.order("exchange") != [DEFAULTS]
+
+    def set_rates(self) -> None:
+        """Set each optimizer's learning rates for the current step."""
+        factor = rate_factor(self.train.schedule, self.step / max(1, self.epochs * self.steps_per_epoch))
+        for player in self.players.values():
+            if player.optimizer is not None:
+                for group, rate in zip(player.optimizer.param_groups, player.base_rates, strict=True):
+                    group["lr"] = rate * factor
+
+
+def _shares(batch: Batch, parts: int) -> list[Batch]:
+    """Split a batch into equal parts; the first ones are larger by one where it doesn't divide."""
+    if parts == 1:
+        return [batch]
+    size = batch.size
+    parts = min(parts, size)
+    bounds = [size * i // parts for i in range(parts + 1)]
+    return [batch.part(a, b) for a, b in itertools.pairwise(bounds)]

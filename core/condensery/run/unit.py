@@ -1,0 +1,158 @@
+"""One unit of a run: a stage is opened, its epochs are played, its end is checked, and what it came to is noted."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from condensery.errors import MethodError
+from condensery.measure import evaluate
+from condensery.nets import broken_promises, detach_temporary
+from condensery.recipe import TrainSpec, Unit
+from condensery.run.collapse import collapsed, look
+from condensery.run.folder import PROGRESS, RunFolder
+from condensery.run.opening import Opener
+from condensery.run.players import Player
+from condensery.run.progress import Observer, Progress
+from condensery.run.resume import lay_progress, progress_of
+from condensery.run.snapshots import Snapshots
+from condensery.run.stage import Stage
+
+History = list[dict[str, Any]]
+"""By epoch: losses by term, quality, seconds."""
+
+
+@dataclasses.dataclass(eq=False, repr=False)
+class UnitRunner:
+    """Plays the units of one run, one after another.
+
+    :param observer: is told of every epoch and stage, but not in a dry run.
+    :param stages: what each unit came to, in order: its name, methods, history and report.
+    """
+
+    opener: Opener
+    folder: RunFolder
+    snapshots: Snapshots
+    show: Progress
+    observer: Observer
+    dry: bool
+    stages: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+
+    def play(self, unit: Unit, train: TrainSpec, players: Mapping[str, Player], seed: int) -> Stage:
+        """Play one unit from where an earlier call was stopped; returns its stage, which has ended.
+
+        :param players: student and teachers, as the unit's roles name them.
+        :raises MethodError: if a hook fails, or a transform breaks its promise.
+        :raises NonFiniteLoss: if a loss does so.
+        :raises NonFiniteNet: if a weight or an output does so.
+        """
+        started = time.time()
+        stage = self.opener.open(unit, train, players, seed)
+        before = None if self.dry else look(stage)
+        self.opener.prepare(stage)
+
+        history = self._epochs(stage, unit)
+        stage.manager.call("end_stage", stage=stage)
+        report = _report(stage)
+        _close(stage)
+
+        gone = collapsed(stage, before) if before is not None else []
+        self.snapshots.take(stage)
+        self._note(stage, unit, history, report, gone)
+        if not self.dry:
+            took = time.time() - started
+            self.folder.log({"stage": unit.title, "unit": unit.id, "report": report, "wall_s": took})
+            self.observer.stage_ended(stage)
+        return stage
+
+    def _epochs(self, stage: Stage, unit: Unit) -> History:
+        """Play the epochs that are left; returns the history of all."""
+        saved = None if self.dry else self.folder.load(PROGRESS)
+        history = lay_progress(stage, saved) if saved is not None and saved["unit"] == unit.id else []
+        self.show.start(unit.title, stage.steps_per_epoch * stage.epochs)
+        self.show.advance(stage.steps_per_epoch * stage.epoch)
+
+        for epoch in range(stage.epoch, stage.epochs):
+            stage.epoch = epoch
+            started = time.time()
+            for player in stage.players.values():
+                player.module.train(player.trains)
+            self._steps(stage)
+            stage.check_finite()
+            stage.manager.call("after_epoch", stage=stage)
+            if not self.dry:
+                self._end_epoch(stage, unit, history, started)
+        return history
+
+    def _steps(self, stage: Stage) -> None:
+        """Play one epoch's batches."""
+        limit = stage.train.max_steps
+        batches = stage.manager.call("batches", stage=stage)
+        for number, batch in enumerate(batches):
+            if limit is not None and number >= limit:
+                break
+            stage.set_rates()
+            stage.manager.call("before_step", stage=stage, batch=batch)
+            stage.manager.call("training_step", stage=stage, batch=batch)
+            stage.step += 1
+            self.show.advance()
+
+    def _end_epoch(self, stage: Stage, unit: Unit, history: History, started: float) -> None:
+        """Measure the student, write down how the epoch went, and save what a later call goes on from."""
+        quality = evaluate(stage.task, stage.student.module, stage.device)
+        steps = max(1, min(stage.steps_per_epoch, stage.step))
+        terms = {name: float(value) / steps for name, value in stage.sums.items()}
+        stage.sums.clear()
+        took = round(time.time() - started, 2)
+        history.append({"epoch": stage.epoch + 1, "terms": terms, "quality": quality, "wall_s": took})
+
+        main = stage.task.metrics[0]
+        self.show.epoch(unit.title, stage.epoch + 1, stage.epochs, f"{main.name} {quality[main.name]:.2f} {main.unit}")
+        self.folder.log({"stage": unit.title, **history[-1]})
+
+        # Before the progress: a run that is stopped between the two must not go on without the snapshot.
+        self.snapshots.take(stage, epoch=stage.epoch + 1)
+        self.folder.save(PROGRESS, {"unit": unit.id, **progress_of(stage, history)})
+        self.observer.epoch_ended(stage, history)
+
+    def _note(self, stage: Stage, unit: Unit, history: History, report: dict[str, float], gone: list[str]) -> None:
+        """Add what the unit came to to the run's stages; what collapsed is there where something did."""
+        entry = {
+            "name": unit.title,
+            "unit": unit.id,
+            "methods": list(stage.manager.methods),
+            "epochs": stage.epochs,
+            "history": history,
+            "report": report,
+            "wall_s": round(sum(epoch["wall_s"] for epoch in history), 2),
+        }
+        if gone:
+            entry["collapsed"] = gone
+            self.show.line(f"{unit.title}: collapsed: {', '.join(gone)}")
+        self.stages.append(entry)
+
+
+def _report(stage: Stage) -> dict[str, float]:
+    """Return what the methods report, each number prefixed with its method."""
+    found: dict[str, float] = {}
+    for name, call in stage.manager.each("report"):
+        found |= {f"{name}.{key}": float(value) for key, value in (call(stage=stage) or {}).items()}
+    return found
+
+
+def _close(stage: Stage) -> None:
+    """Take off what belongs to this stage, and check what its transforms promised.
+
+    :raises MethodError: naming the first promise that is broken.
+    """
+    for player in stage.players.values():
+        player.taps.remove()
+        detach_temporary(player.module)
+        player.helpers.clear()
+        stage.changed(player.name)
+        player.module.zero_grad(set_to_none=True)
+        wrong = broken_promises(player.module)
+        if wrong:
+            raise MethodError(f"stage {stage.name!r}, player {player.name!r}: {wrong[0]}")

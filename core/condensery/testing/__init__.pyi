@@ -1,0 +1,14 @@
+from .cases import NETWORKS as NETWORKS
+from .cases import Case as Case
+from .cases import cases_of as cases_of
+from .cases import chosen_methods as chosen_methods
+from .cases import small_recipe as small_recipe
+from .checks import check_artifact as check_artifact
+from .checks import different_tensors as different_tensors
+from .checks import hooks_left as hooks_left
+from .checks import outputs_of as outputs_of
+from .runs import Finished as Finished
+from .runs import L2Decay as L2Decay
+from .runs import Reference as Reference
+from .runs import play as play
+from .runs import play_killed as play_killed
