@@ -31,7 +31,7 @@ class Observer:
         """Look at a stage that is over, before the next one starts.
 
         The players are still there. Taps, helpers and temporary transforms are off, and kept transforms have been found
-        to hold what they promise.
+        to hold what they promise. The net is saved afterwards: a run that ends here plays the stage's end again.
         """
 
 
