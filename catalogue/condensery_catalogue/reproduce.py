@@ -22,7 +22,7 @@ from condensery_catalogue.points import is_drawn
 from condensery_catalogue.reproduction import Reproduction, Tier, load_reproduction
 from condensery_catalogue.results import checkout_folder, recipe_file
 from condensery_catalogue.running import RunOptions, check_device, quiet_libraries, stoppable
-from condensery_catalogue.wording import answer, claimed, collapse, heading, measured, spread, went
+from condensery_catalogue.wording import answer, claimed, collapse, effect, heading, measured, spread
 
 
 def reproduce_paper(key: str, tier: str, seeds: int | None, results: Path | None, options: RunOptions) -> None:
@@ -136,11 +136,11 @@ def print_result(result: Mapping[str, Any]) -> None:
     out = console()
     out.print(heading(result), style="bold")
     if result["comparisons"]:
-        claims = table("claim", "the paper says", "measured here", "direction", "verdict")
+        claims = table("claim", "the paper says", "measured here", "effect", "verdict")
         for c in result["comparisons"]:
             claim = c["claim"]
             says = f"{claimed(claim)}\n{claim['model']}, {claim['dataset']}"
-            cells = (claim["id"], says, measured(c), went(result, c), answer(result, c))
+            cells = (claim["id"], says, measured(c), effect(c), answer(result, c))
             claims.add_row(*map(escape, cells))
         out.print(claims)
 

@@ -22,7 +22,10 @@ Everything is turned so that more is better. The effect is value minus baseline,
 - **inconclusive**: the interval contains what the paper says and doesn't exclude the null; so many seeds would do;
 - **partly**: on the claimed side of the null, but not what the paper says;
 - **not**: none of these, or a net that collapsed;
-- **scaled-down**: another net, data set or schedule than the paper's, whatever was measured.
+- **scaled-down**: another net, data set or schedule than the paper's, whatever was measured; the reason beside it says
+  where it points, in the claim's own sense.
+
+A statement without a figure that says ``gain`` ("a pruned teacher teaches better") is answered by any gain.
 """
 
 from __future__ import annotations
@@ -44,6 +47,10 @@ POINTS = 0.5
 SHARE = 0.01
 NEARLY = 0.05
 """How far from a bound or a count "partly" reaches, as a share of it."""
+PERCENTS = ("%", "points")
+"""Units in which half a point is the least margin."""
+UNSURE = ("recalled", "second-hand")
+"""Sources that a verdict takes account of, the less sure first: a claim is as sure as its less sure figure."""
 
 
 class Summary(TypedDict):
@@ -82,16 +89,19 @@ class Claimed:
 
     :param says: the kind of statement.
     :param effect: value minus baseline for a gain or a loss, else the value; turned so that more is better.
-    :param rounding: half a unit of the last printed digit, of the baseline's too where it counts.
+    :param rounding: half a unit of the last printed digit, of the baseline's too where it counts; infinite for a
+        statement without a figure.
     :param margin: of a loss, a level or a bound.
-    :param recalled: nobody here has read the figure.
+    :param source: how the figure is known.
+    :param sign: 1 where higher is better, -1 where lower is.
     """
 
     says: Says
     effect: float
     rounding: float
     margin: float
-    recalled: bool
+    source: str = "read"
+    sign: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,15 +111,17 @@ class Judgement:
     :param interval: of the effect, or of the value where the claim has no baseline; in the claim's own unit and sign
         turned so that more is better.
     :param seeds_needed: how many seeds would exclude the null if the paper's effect is true, where that is the reason.
+    :param as_claimed: the figures are what the claim says, however well the claim itself is known.
     """
 
     word: Word
     why: str
     interval: Interval
     seeds_needed: int | None = None
+    as_claimed: bool = False
 
 
-def says_of(claim: Mapping[str, Any], *, higher_is_better: bool) -> Says:
+def says_of(claim: Mapping[str, Any]) -> Says:
     """Return what kind of statement a claim is: as its card says, else by its kind and figures.
 
     A quality with a baseline is a gain or a loss, one without is a level; sizes and speeds are bounds, counts are
@@ -123,34 +135,35 @@ def says_of(claim: Mapping[str, Any], *, higher_is_better: bool) -> Says:
         return "bound"
     if claim.get("baseline") is None:
         return "level"
-    difference = claim["value"]["value"] - claim["baseline"]["value"]
-    return "gain" if (difference if higher_is_better else -difference) > 0 else "loss"
+    return "gain" if _sign(claim) * (claim["value"]["value"] - claim["baseline"]["value"]) > 0 else "loss"
 
 
-def claimed(claim: Mapping[str, Any], *, higher_is_better: bool) -> Claimed | None:
+def claimed(claim: Mapping[str, Any]) -> Claimed | None:
     """Return what a claim says in numbers, or ``None`` for a statement that no figure answers.
 
     :param claim: of a card, as plain data.
     """
     value, baseline = claim["value"], claim.get("baseline")
     figures = [value, *([baseline] if baseline is not None else [])]
+    source = next((s for s in UNSURE if any(figure["source"] == s for figure in figures)), value["source"])
     if not all(isinstance(figure["value"], (int, float)) for figure in figures):
-        return None
+        return Claimed("gain", 0.0, math.inf, 0.0, source, _sign(claim)) if claim.get("says") == "gain" else None
 
-    says = says_of(claim, higher_is_better=higher_is_better)
-    sign = 1 if higher_is_better else -1
+    says, sign = says_of(claim), _sign(claim)
     # 6.60 is stored as 6.6: the figure beside it in the same row tells how many digits are printed.
     rounding = 0.5 * 10.0 ** -max(_decimals(figure["value"]) for figure in figures)
-    if says in ("gain", "loss") and baseline is not None:
-        effect = sign * (value["value"] - baseline["value"])
-        rounding, scale = 2 * rounding, baseline["value"]
+    scale = abs(value["value"])
+    if says not in ("gain", "loss"):
+        effect = sign * value["value"]
+    elif baseline is None:
+        effect = scale if says == "gain" else -scale
     else:
-        effect, scale = sign * value["value"], value["value"]
+        effect = sign * (value["value"] - baseline["value"])
+        rounding, scale = 2 * rounding, abs(baseline["value"])
 
-    least = POINTS if claim["unit"] == "%" and says != "bound" else SHARE * abs(scale)
-    margin = claim.get("margin") or max(2 * abs(effect) if says == "loss" else 0.0, least)
-    recalled = any(figure["source"] == "recalled" for figure in figures)
-    return Claimed(says, effect, rounding, margin, recalled)
+    least = POINTS if claim["unit"] in PERCENTS and says != "bound" else SHARE * scale
+    margin = claim.get("margin") or max(-2 * effect if says == "loss" else 0.0, least)
+    return Claimed(says, effect, rounding, margin, source, sign)
 
 
 def judge(
@@ -159,7 +172,6 @@ def judge(
     baseline: Sequence[float] | None = None,
     *,
     scale: str,
-    higher_is_better: bool,
     collapsed: bool = False,
 ) -> Judgement:
     """Return how figures over the seeds answer a claim.
@@ -168,15 +180,14 @@ def judge(
     :param scale: ``paper``, or anything else for a smaller run.
     :param collapsed: core found a dead layer or constant outputs in some seed.
     """
-    sign = 1 if higher_is_better else -1
-    turned = [sign * v for v in measured]
-    against = None if baseline is None else [sign * v for v in baseline]
+    turned = [claim.sign * v for v in measured]
+    against = None if baseline is None else [claim.sign * v for v in baseline]
     if claim.says in ("gain", "loss") and against is None:
         raise ValueError(f"a {claim.says} is judged against a baseline arm")
 
     interval = welch(turned, against) if claim.says in ("gain", "loss") and against is not None else of_mean(turned)
     if collapsed:
-        return Judgement("not", "the net collapsed", interval)
+        return Judgement("not" if scale == "paper" else "scaled-down", "the net collapsed", interval)
     found = _RULES[claim.says](claim, interval, turned)
     if scale != "paper":
         return Judgement("scaled-down", _direction(claim, interval), interval)
@@ -184,14 +195,17 @@ def judge(
         return Judgement("inconclusive", f"{len(measured)} of at least {SEEDS} seeds", interval, SEEDS)
     if found.word == "inconclusive":
         return dataclasses.replace(found, seeds_needed=seeds_needed(claim, turned, against))
-    if found.word == "reproduced" and claim.recalled:
-        return Judgement("partly", "as claimed, but the claim was only recalled", interval)
-    return found
+    if found.word != "reproduced":
+        return found
+    if claim.source == "recalled":
+        return Judgement("partly", "as claimed, but the claim was only recalled", interval, as_claimed=True)
+    why = f"{found.why}; the claim as another text gives it" if claim.source == "second-hand" else found.why
+    return dataclasses.replace(found, why=why, as_claimed=True)
 
 
 def tied(judgement: Judgement, quality: Judgement) -> Judgement:
     """Return a size's judgement, given that of the quality at which it was claimed: small and bad is no answer."""
-    if judgement.word != "reproduced" or quality.word in ("reproduced", "scaled-down"):
+    if judgement.word != "reproduced" or quality.as_claimed or quality.word == "scaled-down":
         return judgement
     return Judgement("partly", f"reached, but the quality beside it is {quality.word}", judgement.interval)
 
@@ -203,9 +217,9 @@ def _gain(claim: Claimed, found: Interval, values: Sequence[float]) -> Judgement
     contains = found.contains(claim.effect, claim.rounding)
     if found.low > 0:
         if contains:
-            return Judgement("reproduced", "a gain as large as claimed", found)
+            return Judgement("reproduced", "a gain, as claimed", found)
         return Judgement("partly", f"a {'smaller' if found.mean < claim.effect else 'larger'} gain", found)
-    if contains:
+    if contains and found.high > 0:
         return Judgement("inconclusive", "no difference isn't excluded", found)
     return Judgement("not", "no gain" if found.high > 0 else "a loss", found)
 
@@ -215,7 +229,7 @@ def _loss(claim: Claimed, found: Interval, values: Sequence[float]) -> Judgement
     if found.low > -claim.margin:
         if reaches:
             return Judgement("reproduced", "loses no more than claimed", found)
-        return Judgement("partly", f"loses more than claimed, less than {claim.margin:g}", found)
+        return Judgement("partly", f"less than claimed, but a loss of {claim.margin:g} is excluded", found)
     if reaches:
         return Judgement("inconclusive", f"a loss of {claim.margin:g} isn't excluded", found)
     return Judgement("not", "loses more than claimed", found)
@@ -313,6 +327,10 @@ def _quantile(freedom: float) -> float:
     from scipy.special import stdtrit
 
     return float(stdtrit(freedom, 0.5 + LEVEL / 2))
+
+
+def _sign(claim: Mapping[str, Any]) -> int:
+    return -1 if claim.get("better") == "lower" else 1
 
 
 def _decimals(figure: float) -> int:
