@@ -99,14 +99,14 @@ def reproduce(
     seeds: Annotated[int | None, typer.Option(min=1, help="How many seeds; the tier's own number by default.")] = None,
     device: Device = "auto",
     out: Out = None,
-    results: Annotated[Path | None, typer.Option(help="Folder that the result file goes to as well.")] = None,
+    store: Annotated[bool, typer.Option("--store", help="Publish the result: keep it beside the recipe.")] = False,
     json: Json = False,
 ) -> None:
     """Reproduce a paper: its claim beside the figure measured here."""
     from condensery_catalogue.reproduce import reproduce_paper
     from condensery_catalogue.running import RunOptions
 
-    reproduce_paper(key, tier, seeds, results, RunOptions(device=device, out=out, as_json=json))
+    reproduce_paper(key, tier, seeds, RunOptions(device=device, out=out, as_json=json), store=store)
 
 
 @app.command()

@@ -20,18 +20,19 @@ from condensery_catalogue.listing import console, open_registry, table
 from condensery_catalogue.metrics import measures
 from condensery_catalogue.points import is_drawn
 from condensery_catalogue.reproduction import Reproduction, Tier, load_reproduction
-from condensery_catalogue.results import checkout_folder, recipe_file
+from condensery_catalogue.results import publishing_place, recipe_file
 from condensery_catalogue.running import RunOptions, check_device, quiet_libraries, stoppable
 from condensery_catalogue.wording import answer, claimed, collapse, effect, heading, measured, spread
 
 
-def reproduce_paper(key: str, tier: str, seeds: int | None, results: Path | None, options: RunOptions) -> None:
+def reproduce_paper(key: str, tier: str, seeds: int | None, options: RunOptions, *, store: bool = False) -> None:
     """Run every arm and seed of one tier, each stored as it ends, and print claim beside measurement.
 
-    :param results: folder that the result goes to as ``<key>/<tier>.json``; by default it goes beside the recipe, where
-        that is part of the checkout in the current folder and the tier isn't smoke.
+    The result and its picture are written into the out folder.
+
     :param options: device, folder and output; the recipes' values and seeds are the reproduction's own.
-    :raises UsageError: for an unknown key, tier or device.
+    :param store: publish the result: write it beside the recipe in the checkout too.
+    :raises UsageError: for an unknown key, tier or device, or where the result may not be published.
     """
     registry = open_registry()
     plan = load_reproduction(registry, key)
@@ -47,15 +48,15 @@ def reproduce_paper(key: str, tier: str, seeds: int | None, results: Path | None
 
     folder = (options.out or Path("runs") / "reproduce" / key) / tier
     numbers = chosen.seeds if seeds is None else list(range(seeds))
+    place = publishing_place(recipe_file(registry, key), tier, len(numbers)) if store else None
     with stoppable(folder, "the same command"):
         reports = run_arms(registry, plan, chosen, tier, numbers, folder, options)
     result = judge(plan, chosen, tier, card, reports)
 
     text = json.dumps(result, indent=1) + "\n"
     write_text(folder / "result.json", text)
-    stored = _stored_as(recipe_file(registry, key), key, tier, results)
-    if stored is not None:
-        write_text(stored, text)
+    if place is not None:
+        write_text(place, text)
     picture = folder / "result.svg" if is_drawn(result) else None
     if picture is not None:
         save_drawing(result, picture)
@@ -64,17 +65,9 @@ def reproduce_paper(key: str, tier: str, seeds: int | None, results: Path | None
         print(text, end="")
         return
     print_result(result)
-    print(f"result: {stored or folder / 'result.json'}")
+    print(f"result: {place or folder / 'result.json'}")
     if picture is not None:
         print(f"picture: {picture}")
-
-
-def _stored_as(recipe: Path, key: str, tier: str, results: Path | None) -> Path | None:
-    """Return where a result is kept beside its runs' folder, if anywhere."""
-    if results is not None:
-        return results / key / f"{tier}.json"
-    home = checkout_folder(recipe)
-    return None if home is None or tier == "smoke" else home / f"{tier}.json"
 
 
 def run_arms(

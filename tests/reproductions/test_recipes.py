@@ -56,8 +56,8 @@ def test_every_tier_is_a_recipe_and_every_comparison_a_claim(key: str) -> None:
 def test_smoke_runs(key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CONDENSERY_CACHE", str(tmp_path / "cache"))
     options = RunOptions(device="cpu", out=tmp_path / "out", as_json=True)
-    reproduce_paper(key, "smoke", None, tmp_path / "results", options)
-    result = json.loads((tmp_path / "results" / key / "smoke.json").read_text())
+    reproduce_paper(key, "smoke", None, options)
+    result = json.loads((tmp_path / "out" / "smoke" / "result.json").read_text())
     assert result["scale"] == "scaled-down"
     assert all(c["verdict"]["word"] == "scaled-down" for c in result["comparisons"] if c["verdict"])
     first = next(iter(result["arms"].values()))
