@@ -51,6 +51,7 @@ bench: .venv/installed
 	$(BIN)/python tests/benchmarks/run.py
 	$(BIN)/python tests/benchmarks/artifacts.py
 	$(BIN)/python tests/benchmarks/zoo.py
+	$(BIN)/python tests/benchmarks/listing.py
 
 # What can be made again in minutes; runs/ stays.
 clean:

@@ -21,28 +21,33 @@ from condensery.recipe import Strict, checked, flat, load_yaml, parse, parse_rec
 Source = Literal["read", "second-hand", "recalled", "derived"]
 Granularity = Literal["weight", "neuron", "group", "block", "kernel", "filter", "channel", "head", "layer"]
 Network = Literal["CNN", "ViT", "Transformer", "RNN", "DQN", "GNN", "GAN"]
-Vision = Literal["classification", "detection", "segmentation", "pose", "SAR"]
-Other = Literal["speech recognition", "speech enhancement", "text", "control"]
-Domain = Vision | Other
+Domain = Literal[
+    "classification",
+    "detection",
+    "segmentation",
+    "pose",
+    "SAR",
+    "speech recognition",
+    "speech enhancement",
+    "text",
+    "control",
+]
 Text = Annotated[str, Field(min_length=1)]
 Number = int | Annotated[float, Field(allow_inf_nan=False)]
 Target = Annotated[str, Field(pattern=r"^(\w+:)?[A-Za-z_]\w*$")]
 """``Name`` in the Python file beside the card, or ``sibling:Name`` in another file of the folder."""
 
 TYPES: dict[str, type] = {"float": float, "int": int, "bool": bool, "str": str, "dict": dict, "list": list}
-DISTILLATION = frozenset({"knowledge", "scheme", "teacher_source", "student_source"})
-PRUNING = frozenset({"granularity", "criterion", "scope", "schedule", "target"})
-QUANTIZATION = frozenset({"target", "bits", "levels", "training", "precision"})
-JOINT = frozenset({"combination", "order", "coupling"})
-"""Which fields of :class:`Taxonomy` each kind of compression has."""
-FAMILIES: dict[str, frozenset[str]] = {
-    "architecture": frozenset(),
-    "pruning": PRUNING,
-    "quantization": QUANTIZATION,
-    "distillation": DISTILLATION,
+FAMILIES = {
+    "architecture": set(),
+    "pruning": {"granularity", "criterion", "scope", "schedule", "target"},
+    "quantization": {"target", "bits", "levels", "training", "precision"},
+    "distillation": {"knowledge", "scheme", "teacher_source", "student_source"},
+    "joint": {"combination", "order", "coupling"},
 }
-PARTS: dict[str, frozenset[str]] = {"KD": DISTILLATION, "P": PRUNING, "Q": QUANTIZATION, "NAS": frozenset()}
-"""What a joint method's combination, ``KD+P``, is made of."""
+"""Which fields of :class:`Taxonomy` each family has."""
+PARTS = {"KD": "distillation", "P": "pruning", "Q": "quantization", "NAS": "architecture"}
+"""The families that a joint method's combination, ``KD+P``, is made of; it has their fields too."""
 
 
 @contextmanager
@@ -280,17 +285,15 @@ class Card(Worded):
 
     @model_validator(mode="after")
     def _own_words(self) -> Card:
-        kind: str = self.family
-        if kind == "joint":
-            if self.taxonomy.combination is None:
-                raise ValueError("taxonomy: a joint card says its combination, e.g. KD+P")
-            kind = self.taxonomy.combination
-            allowed = JOINT.union(*(PARTS[part] for part in kind.split("+")))
-        else:
-            allowed = FAMILIES[kind]
+        combination = self.taxonomy.combination if self.family == "joint" else ""
+        if combination is None:
+            raise ValueError("taxonomy: a joint card says its combination, e.g. KD+P")
 
+        parts = [PARTS[part] for part in combination.split("+") if part]
+        allowed = FAMILIES[self.family].union(*(FAMILIES[part] for part in parts))
         for name in sorted(self.taxonomy.model_fields_set - allowed):
-            raise ValueError(f"taxonomy.{name}: not for {kind}, which has {', '.join(sorted(allowed)) or 'no words'}")
+            kind, words = combination or self.family, ", ".join(sorted(allowed)) or "no words"
+            raise ValueError(f"taxonomy.{name}: not for {kind}, which has {words}")
         return self
 
     @model_validator(mode="after")
