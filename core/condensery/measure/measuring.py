@@ -14,21 +14,29 @@ from condensery.errors import UsageError
 from condensery.measure.footprint import peak_memory, without_transforms
 from condensery.measure.work import count_work
 from condensery.nets import Layer, attached, owner_of, plain_name
-from condensery.tasks import Batch, Task
+from condensery.tasks import Batch, Split, Subset, Task
 
 WARM_UP = 3
 RUNS, BATCH_RUNS = 15, 5
 BATCH = 64
 
 
-def evaluate(task: Task, model: nn.Module, device: torch.device, *, batch_size: int = 500) -> dict[str, float]:
-    """Return the task's metrics over the test split, in eval mode and float32."""
+def evaluate(
+    task: Task,
+    model: nn.Module,
+    device: torch.device,
+    split: Split = "test",
+    *,
+    batch_size: int = 500,
+    subset: Subset | None = None,
+) -> dict[str, float]:
+    """Return the task's metrics over a split, in eval mode and float32."""
     was = model.training
     model.eval()
     logits: list[Tensor] = []
     labels: list[Tensor] = []
     with torch.no_grad():
-        for batch in task.batches("test", batch_size=batch_size, device=device):
+        for batch in task.batches(split, batch_size=batch_size, subset=subset, device=device):
             assert batch.labels is not None
             logits.append(task.logits(model, batch.inputs).float().cpu())
             labels.append(batch.labels.cpu())
