@@ -20,6 +20,8 @@ RATES = {
     "macs_ratio": "macs",
     "effective_macs_ratio": "effective_macs",
     "parameters_removed_percent": "parameters_removed_percent",
+    "macs_removed_percent": "macs_removed_percent",
+    "nonzeros_ratio": "nonzeros",
 }
 """Names in a result, and those of the report's ratios."""
 

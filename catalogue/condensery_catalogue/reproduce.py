@@ -50,8 +50,10 @@ def reproduce_paper(key: str, tier: str, seeds: int | None, options: RunOptions,
     numbers = chosen.seeds if seeds is None else list(range(seeds))
     place = publishing_place(recipe_file(registry, key), tier, len(numbers)) if store else None
     with stoppable(folder, "the same command"):
-        reports = run_arms(registry, plan, chosen, tier, numbers, folder, options)
+        tuned, reports = run_arms(registry, plan, chosen, tier, numbers, folder, options)
     result = judge(plan, chosen, tier, card, reports)
+    if tuned:
+        result["grid"] = tuned
 
     text = json.dumps(result, indent=1) + "\n"
     write_text(folder / "result.json", text)
@@ -70,6 +72,10 @@ def reproduce_paper(key: str, tier: str, seeds: int | None, options: RunOptions,
         print(f"picture: {picture}")
 
 
+Tuned = dict[str, dict[str, Any]]
+"""By arm: the settings of the grid that were tried with their scores, and those that were chosen."""
+
+
 def run_arms(
     registry: Registry,
     plan: Reproduction,
@@ -78,25 +84,47 @@ def run_arms(
     seeds: Sequence[int],
     folder: Path,
     options: RunOptions,
-) -> dict[str, list[dict[str, Any]]]:
-    """Return the reports of every arm, one per seed; what an earlier call finished is taken from its folder."""
+) -> tuple[Tuned, dict[str, list[dict[str, Any]]]]:
+    """Choose each arm's settings where there is a grid, and return them and the reports of every arm, one per seed.
+
+    What an earlier call finished is taken from its folder.
+    """
     from condensery.run import Progress, Run
+    from condensery.tasks import build_task
+    from condensery_catalogue.tuning import best, combinations, score
 
-    reports: dict[str, list[dict[str, Any]]] = {arm: [] for arm in chosen.arms}
     with Progress(quiet=options.as_json) as progress:
-        for seed, (arm, plain) in itertools.product(seeds, chosen.recipes(plan.key).items()):
-            recipe = plain.model_copy(update={"seed": seed, "paper": plan.card, "name": f"{plan.key}:{arm}"})
-            here = folder / f"seed{seed}" / arm
-            title = f"-- {plan.key}, {tier}, seed {seed}, arm {arm}"
 
+        def run(recipe: Recipe, here: Path) -> dict[str, Any]:
+            """Run one recipe, or take what an earlier call finished."""
             done = finished(here, recipe)
+            title = f"-- {recipe.name}, {tier}, seed {recipe.seed}"
             progress.line(title if done is None else f"{title}: done before, in {here}")
             if done is None:
-                begun = here.is_dir()
-                job = Run(recipe, registry, out=here, device=options.device, resume=begun, tier=tier, show=progress)
+                resume = here.is_dir()
+                job = Run(recipe, registry, out=here, device=options.device, resume=resume, tier=tier, show=progress)
                 done = job.execute()
-            reports[arm].append(done)
-    return reports
+            return done
+
+        def recipe_of(arm: str, seed: int, values: Mapping[str, Any] | None = None) -> Recipe:
+            names = {"seed": seed, "paper": plan.card, "name": f"{plan.key}:{arm}"}
+            return chosen.recipe(plan.key, arm, values).model_copy(update=names)
+
+        tuned: Tuned = {}
+        for arm in chosen.arms if chosen.grid else ():
+            tried = []
+            for number, values in enumerate(combinations(chosen.grid)):
+                recipe, here = recipe_of(arm, seeds[0], values), folder / "grid" / arm / str(number)
+                found = score(recipe, chosen.held_out, registry, here, run)
+                tried.append({"values": values, "score": found})
+            task = build_task(recipe.task, registry)
+            tuned[arm] = {"metric": task.metrics[0].name, "tried": tried, "chosen": best(tried, task, f"arm {arm!r}")}
+
+        reports: dict[str, list[dict[str, Any]]] = {arm: [] for arm in chosen.arms}
+        for seed, arm in itertools.product(seeds, chosen.arms):
+            values = tuned[arm]["chosen"] if tuned else {}
+            reports[arm].append(run(recipe_of(arm, seed, values), folder / f"seed{seed}" / arm))
+    return tuned, reports
 
 
 def finished(folder: Path, recipe: Recipe) -> dict[str, Any] | None:

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from condensery.contract import Registry
 from condensery.errors import UnknownKey, UsageError
-from condensery.recipe import Recipe, Strict, checked, load_yaml, merge, parse_recipe
+from condensery.recipe import Recipe, Strict, checked, load_yaml, merge, parse_recipe, set_values
 from condensery_catalogue.results import TierName, recipe_file
 from condensery_catalogue.verdict import claimed
 
@@ -71,19 +71,30 @@ class FigureSpec(Strict):
 
 
 class Tier(Strict):
-    """One size of a reproduction: recipes by arm, with what they share under ``defaults``."""
+    """One size of a reproduction: recipes by arm, with what they share under ``defaults``.
+
+    :param grid: values by path of a recipe, such as ``train.optimizer.lr: [0.02, 0.05]``. Each arm gets those of its
+        own that do best on ``held_out`` of its training examples; the runs that count then train on all of them.
+    """
 
     scale: Literal["paper", "scaled-down"] = "scaled-down"
     seeds: list[int] = Field(default=[0], min_length=1)
     note: str = ""
     defaults: dict[str, Any] = {}
     arms: dict[str, dict[str, Any]] = Field(min_length=1)
+    grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
+    held_out: int = Field(default=2000, ge=1)
     compare: list[Comparison] | None = None
     figure: FigureSpec | None = None
 
     def recipes(self, key: str) -> dict[str, Recipe]:
         """Return each arm's recipe."""
-        return {arm: parse_recipe(merge(self.defaults, data), f"{key}: arm {arm!r}") for arm, data in self.arms.items()}
+        return {arm: self.recipe(key, arm) for arm in self.arms}
+
+    def recipe(self, key: str, arm: str, values: Mapping[str, Any] | None = None) -> Recipe:
+        """Return one arm's recipe, with some of its values changed."""
+        data = set_values(merge(self.defaults, self.arms[arm]), values or {})
+        return parse_recipe(data, f"{key}: arm {arm!r}")
 
 
 class Reproduction(Strict):
