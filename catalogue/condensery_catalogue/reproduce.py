@@ -22,6 +22,7 @@ from condensery_catalogue.points import is_drawn
 from condensery_catalogue.reproduction import Reproduction, Tier, load_reproduction
 from condensery_catalogue.results import publishing_place, recipe_file
 from condensery_catalogue.running import RunOptions, check_device, quiet_libraries, stoppable
+from condensery_catalogue.tuning import tune
 from condensery_catalogue.wording import answer, claimed, collapse, effect, heading, measured, spread
 
 
@@ -90,8 +91,6 @@ def run_arms(
     What an earlier call finished is taken from its folder.
     """
     from condensery.run import Progress, Run
-    from condensery.tasks import build_task
-    from condensery_catalogue.tuning import best, combinations, score
 
     with Progress(quiet=options.as_json) as progress:
 
@@ -112,13 +111,15 @@ def run_arms(
 
         tuned: Tuned = {}
         for arm in chosen.arms if chosen.grid else ():
-            tried = []
-            for number, values in enumerate(combinations(chosen.grid)):
-                recipe, here = recipe_of(arm, seeds[0], values), folder / "grid" / arm / str(number)
-                found = score(recipe, chosen.held_out, registry, here, run)
-                tried.append({"values": values, "score": found})
-            task = build_task(recipe.task, registry)
-            tuned[arm] = {"metric": task.metrics[0].name, "tried": tried, "chosen": best(tried, task, f"arm {arm!r}")}
+
+            def tried(values: Mapping[str, Any], arm: str = arm) -> Recipe:
+                return recipe_of(arm, seeds[0], values).model_copy(update={"validation": chosen.held_out})
+
+            def play(recipe: Recipe, number: int, arm: str = arm) -> dict[str, Any]:
+                return run(recipe, folder / "grid" / arm / str(number))
+
+            metrics = registry.load("tasks", recipe_of(arm, seeds[0]).task.key).metrics
+            tuned[arm] = tune(chosen.grid, tried, metrics[0], play)
 
         reports: dict[str, list[dict[str, Any]]] = {arm: [] for arm in chosen.arms}
         for seed, arm in itertools.product(seeds, chosen.arms):

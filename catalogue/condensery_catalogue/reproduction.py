@@ -74,7 +74,7 @@ class Tier(Strict):
     """One size of a reproduction: recipes by arm, with what they share under ``defaults``.
 
     :param grid: values by path of a recipe, such as ``train.optimizer.lr: [0.02, 0.05]``. Each arm gets those of its
-        own that do best on ``held_out`` of its training examples; the runs that count then train on all of them.
+        own that do best on a share of the training data, ``held_out``; the runs that count then train on all of them.
     """
 
     scale: Literal["paper", "scaled-down"] = "scaled-down"
@@ -83,7 +83,7 @@ class Tier(Strict):
     defaults: dict[str, Any] = {}
     arms: dict[str, dict[str, Any]] = Field(min_length=1)
     grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
-    held_out: int = Field(default=2000, ge=1)
+    held_out: float = Field(default=0.1, gt=0, lt=1)
     compare: list[Comparison] | None = None
     figure: FigureSpec | None = None
 

@@ -6,48 +6,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from tests.catalogue.made_up import SMALL, plan
 
 from condensery import Registry, UsageError
 from condensery.errors import NonFiniteLoss
 from condensery.recipe import Recipe, parse_recipe
-from condensery.tasks import Subset, build_task
+from condensery.tasks import Metric
 from condensery_catalogue.reproduce import run_arms
 from condensery_catalogue.running import RunOptions
-from condensery_catalogue.tuning import best, combinations, held_out, score
+from condensery_catalogue.tuning import combinations, tune
 
 REGISTRY = Registry.open()
+ACCURACY, ERROR = Metric("figure", "%", higher_is_better=True), Metric("figure", "%", higher_is_better=False)
+RATES = {"lr": [0.1, 0.2, 0.3, 0.4]}
 
 
-def recipe(**changed: Any) -> Recipe:
-    return parse_recipe({**SMALL, "stages": [{"name": "longer"}], **changed})
-
-
-@pytest.mark.parametrize("subset", [None, {"size": 64}, {"size": 60, "without": [3]}])
-def test_what_is_held_out_and_what_is_trained_on_make_the_whole(subset: dict[str, Any] | None) -> None:
-    given = recipe(data={"subset": subset})
-    task = build_task(given.task, REGISTRY)
-    smaller, held = held_out(task, given, 16)
-    labels = torch.cat([b.labels for b in task.batches("train", batch_size=500) if b.labels is not None])
-
-    def picked(spec: Any) -> set[int]:
-        return set(Subset(spec.size, spec.per_class, tuple(spec.without)).pick(labels).tolist())
-
-    assert smaller.data.subset is not None
-    aside, seen = set(held.pick(labels).tolist()), picked(smaller.data.subset)
-    assert len(aside) == 16
-    assert not aside & seen
-    assert aside | seen == (picked(given.data.subset) if subset else set(range(len(labels))))
-
-
-def test_too_many_held_out_and_data_of_a_stage_are_refused() -> None:
-    task = build_task(recipe().task, REGISTRY)
-    with pytest.raises(UsageError, match="held_out 64 leaves none of 64 training examples"):
-        held_out(task, recipe(), 64)
-    own = recipe(stages=[{"name": "own", "data": {"subset": {"size": 8}}}])
-    with pytest.raises(UsageError, match="a grid needs stages that share the recipe's data"):
-        held_out(task, own, 16)
+def same(values: Any) -> Recipe:
+    return parse_recipe({**SMALL, "name": "arm"})
 
 
 def test_a_grid_has_every_combination_in_order() -> None:
@@ -59,20 +34,24 @@ def test_a_grid_has_every_combination_in_order() -> None:
     ]
 
 
-def test_the_best_is_the_first_of_the_highest_and_what_diverged_never() -> None:
-    task = build_task(recipe().task, REGISTRY)  # whose main figure is accuracy
-    scores = (90.0, 95.0, 95.0, None)
-    tried = [{"values": {"lr": number}, "score": found} for number, found in enumerate(scores)]
-    assert best(tried, task, "arm") == {"lr": 1}
+def scores(*found: float | None) -> Any:
+    """Return a player whose runs come to these figures on validation; without one they diverge."""
+
+    def play(_: Recipe, number: int) -> dict[str, Any]:
+        if (score := found[number]) is None:
+            raise NonFiniteLoss("far away")
+        return {"validation": {"figure": score}, "after": {"quality": {"figure": -score}}}
+
+    return play
+
+
+def test_the_first_of_the_best_is_chosen_and_what_diverged_never() -> None:
+    found = tune(RATES, same, ACCURACY, scores(90.0, 95.0, 95.0, None))
+    assert found["chosen"] == {"lr": 0.2}
+    assert [entry["score"] for entry in found["tried"]] == [90.0, 95.0, 95.0, None]
+    assert tune(RATES, same, ERROR, scores(9.0, None, 5.0, 6.0))["chosen"] == {"lr": 0.3}
     with pytest.raises(UsageError, match="arm: every setting of the grid diverged"):
-        best(tried[3:], task, "arm")
-
-
-def test_a_run_that_diverges_has_no_score(tmp_path: Path) -> None:
-    def run(*_: Any) -> dict[str, Any]:
-        raise NonFiniteLoss("far away")
-
-    assert score(recipe(), 16, REGISTRY, tmp_path, run) is None
+        tune(RATES, same, ACCURACY, scores(None, None, None, None))
 
 
 def test_each_arm_runs_with_its_own_choice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,14 +60,15 @@ def test_each_arm_runs_with_its_own_choice(tmp_path: Path, monkeypatch: pytest.M
     made = plan()
     changed = {"model": {"key": "mlp", "hidden": [32]}, "data": {"subset": {"size": 256}}, "train": {"batch_size": 16}}
     arms = {"plain": {"stages": [{"name": "longer", "epochs": 4}]}, "better": {"stages": [{"name": "l", "epochs": 6}]}}
-    grid = {"grid": {"train.optimizer.lr": [1e-9, 0.1]}, "held_out": 64}
+    grid = {"grid": {"train.optimizer.lr": [1e-9, 0.1]}, "held_out": 0.2}
     tier = made.tiers["smoke"].model_copy(update={**grid, "defaults": {**SMALL, **changed}, "arms": arms})
     options = RunOptions(device="cpu", as_json=True)
     tuned, reports = run_arms(REGISTRY, made, tier, "smoke", [0, 1], tmp_path / "out", options)
+    assert [tuned[arm]["metric"] for arm in ("plain", "better")] == ["accuracy"] * 2
     assert [tuned[arm]["chosen"] for arm in ("plain", "better")] == [{"train.optimizer.lr": 0.1}] * 2
     for said in tuned.values():
         low, high = (entry["score"] for entry in said["tried"])
         assert low < high
     for found in reports.values():
         assert [run["recipe"]["train"]["optimizer"]["lr"] for run in found] == [0.1, 0.1]
-        assert [run["recipe"]["data"]["subset"]["size"] for run in found] == [256, 256]
+        assert [run["recipe"].get("validation") for run in found] == [None, None]

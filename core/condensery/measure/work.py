@@ -24,7 +24,7 @@ from torch.utils._pytree import tree_leaves
 from condensery.errors import UsageError
 from condensery.measure.ops import KEEPS, PRODUCTS, Product, is_free
 from condensery.nets import Stack, clone
-from condensery.tasks import Task
+from condensery.tasks import Batch, Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,10 +77,10 @@ def count_work(task: Task, model: nn.Module, bits: Mapping[str, int] | None = No
     :raises UsageError: naming the ops that have no formula and aren't free.
     """
     net = clone(model).cpu().eval()
-    inputs = task.example_input(1)
+    inputs = Batch(task.example(1))
     counter = _Counter(net, bits or {})
     with no_fast_path(), torch.no_grad(), counter:
-        task.logits(net, inputs)
+        task.outputs(net, inputs)
     if counter.unknown:
         what = f"unknown op{'s' * (len(counter.unknown) > 1)} {', '.join(sorted(counter.unknown))}"
         raise UsageError(f"MACs of {type(model).__name__} can't be counted: {what}")

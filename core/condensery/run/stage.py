@@ -17,7 +17,7 @@ from condensery.run.players import Player
 from condensery.run.training import Training
 from condensery.surgery import Surgeon
 from condensery.surgery.attention import KnownClasses
-from condensery.tasks import Batch, Subset, Task
+from condensery.tasks import Batch, Subset, Task, head
 
 V = TypeVar("V")
 
@@ -170,13 +170,17 @@ class Stage(Training):
         """
         net = self.players[player].module
         paths = [path for path, module in net.named_modules() if isinstance(module, tuple(kinds))]
-        example = Batch(self.task.example_input(2)).to(self.device)
+        example = Batch(self.task.example(2)).to(self.device)
         return list(dict.fromkeys(path for path, _ in self._seen(net, paths, [example])))
 
     def edges(self, player: str = "student") -> tuple[str, str]:
         """Return the paths of the first and the last layer that a forward pass calls."""
         order = self.order(player)
         return order[0], order[-1]
+
+    def answer(self, net: nn.Module, inputs: Any) -> Tensor:
+        """Return a net's outputs for some inputs as one tensor, the head where there are several."""
+        return head(self.task.outputs(net, Batch(inputs)))
 
     def sample(self, n: int) -> list[Batch]:
         """Return ``n`` seeded training examples, not augmented, in batches; any hook may ask.
@@ -210,7 +214,7 @@ class Stage(Training):
         net.eval()
         with torch.no_grad():
             for batch in batches:
-                self.task.logits(net, batch.inputs)
+                self.task.outputs(net, batch)
 
         for module, mode in modes.items():
             module.training = mode

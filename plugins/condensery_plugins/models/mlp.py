@@ -94,7 +94,7 @@ def build(
     if not all(isinstance(units, int) and units > 0 for units in hidden):
         raise UsageError(f"model {name!r}: hidden is a list of whole numbers above 0, got {list(hidden)}")
 
-    inputs = facts.size if facts.kind == "vector" else facts.channels * facts.size**2
+    inputs = facts.size if facts.kind == "vector" else facts.channels * facts.height * facts.width
     sizes = [inputs, *[scaled(width, h) for h in hidden], facts.outputs]
     return MLP(sizes, dropout, input_dropout, activation, output, batch_norm=batch_norm)
 

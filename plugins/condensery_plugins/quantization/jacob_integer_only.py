@@ -97,7 +97,7 @@ class JacobIntegerOnly(Method):
             for layer in self.layers.values():
                 layer.train()
             for batch in stage.sample(SAMPLES):
-                stage.task.logits(net, batch.inputs)
+                stage.task.outputs(net, batch)
         self._link()
 
     def _set(self, *, active: bool, batches: bool, ranges: bool = True) -> None:

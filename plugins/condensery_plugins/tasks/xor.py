@@ -33,7 +33,7 @@ class Xor(Monk):
         """Return inputs ``(batch, 2)``."""
         return stored["inputs"][index].float()
 
-    def example_input(self, batch_size: int = 2) -> Tensor:
+    def example(self, batch_size: int = 2) -> Tensor:
         """Return random examples."""
         return torch.randint(0, 2, (batch_size, 2), generator=torch.Generator().manual_seed(0)).float()
 

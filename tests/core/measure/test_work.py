@@ -163,7 +163,7 @@ def test_nets_without_fused_attention_agree_with_torch(key: str) -> None:
     config = {"img_size": 32, "window_size": 2, "patch_size": 2, "depths": [1, 1]} if "swin" in key else {}
     net = build_net(ModelSpec.model_validate({"key": key, **config}), task.facts, registry, 0).eval()
     with torch.no_grad(), no_fast_path(), FlopCounterMode(display=False) as counter:
-        net(task.example_input(1))
+        net(task.example(1))
     assert count_work(task, net).macs == counter.get_total_flops() // 2
 
 

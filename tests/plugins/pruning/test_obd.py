@@ -10,7 +10,7 @@ from torch import Tensor
 
 from condensery import NotApplicable, Registry, Run
 from condensery.recipe import parse_recipe
-from condensery.tasks import Metric
+from condensery.tasks import Answers
 from condensery_plugins.models.mlp import MLP
 from condensery_plugins.pruning.masks import mask
 from condensery_plugins.pruning.obd import OptimalBrainDamage
@@ -154,12 +154,13 @@ def test_it_hurts_less_than_size_on_a_trained_net(
 
 
 class Signs(Given):
-    """Right where the output's sign is the target's; the main figure is how many are right."""
+    """Right where the output's sign is the target's."""
 
-    metrics = (Metric("right", "count", True),)
-
-    def score(self, logits: Tensor, labels: Tensor) -> dict[str, float]:
-        return {"right": float((logits.sign() == labels.sign()).sum())}
+    def meter(self) -> Answers:
+        return Answers(
+            lambda outputs, batch: (outputs.sign() == batch.labels.sign())[:, 0],
+            lambda outputs, batch: torch.zeros(()),
+        )
 
 
 def test_hold_keeps_the_fewest_weights_that_will_do() -> None:

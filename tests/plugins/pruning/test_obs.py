@@ -49,7 +49,7 @@ def state(stage: Stage) -> tuple[np.ndarray, list[bool]]:
 
 def loss(stage: Stage) -> float:
     (batch,) = stage.task.batches("train", batch_size=1000)
-    found = stage.task.loss(stage.student.module(batch.inputs), batch.labels)
+    found = stage.task.loss(stage.student.module(batch.inputs), batch)
     assert found is not None
     return float(found.detach())
 

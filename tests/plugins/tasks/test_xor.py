@@ -15,4 +15,4 @@ def test_the_examples_are_those_of_exclusive_or() -> None:
             ([1.0, 1.0], 0),
         ]
     assert task.count("train") == task.count("test") == 4
-    assert set(task.example_input(8).flatten().tolist()) == {0.0, 1.0}
+    assert set(task.example(8).flatten().tolist()) == {0.0, 1.0}
