@@ -45,6 +45,7 @@ TASKS = (
     ("sst2", "tasks.glue:Sst2"),
     ("stsb", "tasks.glue:Stsb"),
     ("word-language", "tasks.word_language:WordLanguage"),
+    ("xor", "tasks.xor:Xor"),
 )
 MODELS = (
     ("hf/*", "models.transformers_text:build_hf"),

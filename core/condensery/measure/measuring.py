@@ -217,12 +217,15 @@ def ratios(before: dict[str, Any], after: dict[str, Any]) -> dict[str, float | N
     faster = over("fps")
     storage = after.get("storage")
     stored = storage["payload"] + storage["tables"] if storage else 0
+    fewer = over("macs")
     return {
         "parameters_removed": removed,
         "parameters_removed_percent": 100.0 * removed / before["nonzeros"] if before["nonzeros"] else None,
         "compression_rate": over("bytes"),
         "storage_rate": 4 * before["parameters"] / stored if stored else None,
-        "macs": over("macs"),
+        "nonzeros": over("nonzeros"),
+        "macs": fewer,
+        "macs_removed_percent": None if fewer is None else 100.0 * (1 - 1 / fewer),
         "effective_macs": over("effective_macs"),
         "bitops": over("bitops"),
         "speedup": over("latency_ms"),

@@ -185,7 +185,7 @@ class StructuredSparsityLearning(Method):
     def _zero(self, left: Mapping[str, Left], gone: Sequence[str]) -> None:
         """Set the weights that aren't left to zero, and count the groups, of a layer that has gone all of them."""
         for path, layer in left.items():
-            layer.weight.latent.data.masked_fill_(~layer.kept, 0.0)
+            layer.tensor.latent.data.masked_fill_(~layer.kept, 0.0)
             for groups, keep in zip(layer.groups, layer.keep, strict=True):
                 lost = keep.numel() if path in gone else int((~keep).sum())
                 self.groups_[groups.kind] = self.groups_.get(groups.kind, 0) + keep.numel()

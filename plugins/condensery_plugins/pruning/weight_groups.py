@@ -34,13 +34,13 @@ class Groups:
     :param kind: one of :data:`KINDS`.
     """
 
-    weight: Weight
+    tensor: Weight
     kind: str
 
     @property
     def size(self) -> int:
         """How many weights a group has."""
-        shape = self._grouped(self.weight.latent).shape
+        shape = self._grouped(self.tensor.latent).shape
         return math.prod(shape[d] for d in KINDS[self.kind])
 
     def norms(self) -> Tensor:
@@ -48,7 +48,7 @@ class Groups:
 
         Weights that a mask holds count as zero.
         """
-        values = self._grouped(living(self.weight))
+        values = self._grouped(living(self.tensor))
         found: Tensor = torch.linalg.vector_norm(values, dim=KINDS[self.kind], keepdim=True)
         return found
 
@@ -68,11 +68,11 @@ class Groups:
 
         :param chosen: bool, one for each group.
         """
-        rows = self.weight.rows(self.weight.latent)
-        return self.weight.from_rows(chosen.expand(self._grouped(self.weight.latent).shape).reshape(rows.shape))
+        rows = self.tensor.rows(self.tensor.latent)
+        return self.tensor.from_rows(chosen.expand(self._grouped(self.tensor.latent).shape).reshape(rows.shape))
 
     def _grouped(self, values: Tensor) -> Tensor:
-        return grouped(self.weight.module, self.weight.rows(values))
+        return grouped(self.tensor.module, self.tensor.rows(values))
 
 
 def grouped(module: nn.Module, values: Tensor) -> Tensor:
