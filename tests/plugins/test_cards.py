@@ -24,7 +24,12 @@ FILES = {
 }
 CARDS = {key: read_card(path) for key, path in FILES.items()}
 WORDS = {float: "float", int: "int", bool: "bool", str: "str", dict: "dict", list: "list"}
-KINDS: dict[str, Any] = {"methods": Method, "layers": (Transform, Layer), "codecs": (Leaf, Branch), "tasks": Task}
+KINDS: dict[str, type | tuple[type, ...]] = {
+    "methods": Method,
+    "layers": (Transform, Layer),
+    "codecs": (Leaf, Branch),
+    "tasks": Task,
+}
 
 
 def word_of(hint: Any) -> str:

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pluggy
 
-from condensery.contract.hookspecs import FIRST_RESULT_HOOKS, PER_PLAYER_HOOKS, PROJECT, STAGE_HOOKS, StageSpecs
+from condensery.contract.hookspecs import (
+    FIRST_RESULT_HOOKS,
+    MARK,
+    PER_PLAYER_HOOKS,
+    PROJECT,
+    STAGE_HOOKS,
+    StageSpecs,
+    check_marked,
+)
 from condensery.contract.methods import Method
 from condensery.errors import CondenseryError, MethodError, PluginError, UnknownKey
 
 DEFAULTS = "core"
-MARK = f"{PROJECT}_impl"
-"""The attribute that ``@hookimpl`` puts on a function."""
 
 
 class StageManager:
@@ -150,26 +156,3 @@ class StageManager:
 def acts_on(method: Method, player: str) -> bool:
     """Tell whether a method's per-player hooks are called for a player."""
     return "all" in method.acts_on or player in method.acts_on
-
-
-def check_marked(name: str, plugin: object, hooks: Iterable[str]) -> None:
-    """Refuse what pluggy would take and then not call, or call wrongly.
-
-    :param plugin: a method, or a module or object that offers something.
-    :raises PluginError: for a class, a function named like a hook but not marked, or a default argument on a hook.
-    """
-    if inspect.isclass(plugin):
-        raise PluginError(f"{name}: register a module or an instance, not the class {plugin.__name__}")
-
-    owner = plugin if inspect.ismodule(plugin) else type(plugin)
-    found = {hook: function for hook in hooks if callable(function := getattr(owner, hook, None))}
-    bare = [hook for hook, function in found.items() if not hasattr(function, MARK)]
-    if bare:
-        lack = "lacks" if len(bare) == 1 else "lack"
-        raise PluginError(f"{name}: {', '.join(bare)} {lack} @hookimpl and would never run")
-
-    # pluggy passes no argument that has a default, so the hook would always see the default.
-    for hook, function in found.items():
-        for parameter in inspect.signature(function).parameters.values():
-            if parameter.default is not inspect.Parameter.empty:
-                raise PluginError(f"{name}: {hook} has a default for {parameter.name!r}, which hides the call's value")

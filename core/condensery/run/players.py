@@ -3,31 +3,54 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from condensery.nets import EMPTY, Taps, TapValues, attached, plain_name
+from condensery.errors import UsageError
+from condensery.nets import EMPTY, Taps, TapValues, attached, keep_owners, plain_name
 from condensery.recipe import ModelSpec, OptimizerSpec
-from condensery.tasks import Batch, Task
+from condensery.tasks import Batch, Task, in_float32, map_tensors
 
 
 @dataclasses.dataclass
 class Outputs:
     """What one player made of one batch.
 
-    :param logits: ``(batch, outputs)``, float32.
+    :param tree: what the task's ``outputs`` returned, its floats as float32.
+    :param task: whose outputs they are.
+    :param batch: that was played.
     :param taps: values by tapped path or role.
     """
 
-    logits: Tensor
+    tree: Any
+    task: Task
+    batch: Batch
     taps: TapValues = dataclasses.field(default_factory=lambda: EMPTY)
+
+    @functools.cached_property
+    def rows(self) -> Tensor:
+        """The class scores of each decision, ``(rows, classes)``.
+
+        :raises UsageError: if the task has none, which a method rules out that needs ``classifier-logits``.
+        """
+        rows = self.task.rows(self.tree, self.batch)
+        if rows is None:
+            raise UsageError(f"task {self.task.key!r} has no class scores that can be softened")
+        return rows
+
+    @functools.cached_property
+    def row_weights(self) -> Tensor | None:
+        """How much each of the rows counts, ``(rows,)``; ``None``: all alike."""
+        return self.task.row_weights(self.batch)
 
     def detached(self) -> Outputs:
         """Return the same without gradient: how partners see it."""
-        return Outputs(self.logits.detach(), self.taps.detached() if len(self.taps) else EMPTY)
+        tree = map_tensors(Tensor.detach, self.tree)
+        return Outputs(tree, self.task, self.batch, self.taps.detached() if len(self.taps) else EMPTY)
 
 
 class Player:
@@ -75,14 +98,19 @@ class Player:
     def play(self, task: Task, batch: Batch) -> Outputs:
         """Return its outputs for a batch."""
         with self.taps.reading():
-            logits = task.logits(self.module, batch.inputs)
-        return Outputs(logits.float(), self.taps.collect())
+            outputs = task.outputs(self.module, batch)
+        return Outputs(in_float32(outputs), task, batch, self.taps.collect())
 
     def set_mode(self) -> None:
-        """Train mode with gradients if it trains, else eval mode without."""
-        self.module.train(self.trains)
+        """Train mode with gradients if it trains, else eval mode without; what its builder froze stays so."""
         for parameter in self.module.parameters():
             parameter.requires_grad_(self.trains)
+        self.start_epoch()
+
+    def start_epoch(self) -> None:
+        """Train mode if it trains, else eval mode, but for what its builder froze."""
+        self.module.train(self.trains)
+        keep_owners(self.module)
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """Return its parameters by plain name, its transforms' and (as ``helpers:...``) its helpers' among them."""
