@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from condensery.contract import Registry
+from condensery.files import cached_json, write_json
 from condensery.recipe import Recipe, RoundSpec, StageSpec, TrainSpec, fingerprint, flat
 from condensery.run import Progress, Run
 

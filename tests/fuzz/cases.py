@@ -145,8 +145,8 @@ def shown(good: dict[str, Any]) -> None:
 class _Strange(Papers):
     def __init__(self, good: dict[str, Any]) -> None:
         super().__init__("condensery_plugins")
-        self._cards = (good, [])  # type: ignore[misc, assignment]
-        self._files = {key: [CARDS[0]] for key in good}  # type: ignore[misc]
+        self._cards = (good, [])
+        self._files = {key: [CARDS[0]] for key in good}
 
 
 def manifests(rng: random.Random) -> Case:

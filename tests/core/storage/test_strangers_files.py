@@ -180,4 +180,4 @@ def test_weights_that_are_no_numbers_are_named(tmp_path: Path, value: float) -> 
 def test_what_is_good_is_still_read(artifact: Path) -> None:
     found = open_artifact(artifact, REGISTRY)
     assert found.model == SPEC
-    assert found.net(TASK.example_input(2)).abs().sum() > 0
+    assert found.net(TASK.example(2)).abs().sum() > 0
