@@ -157,6 +157,7 @@ def kept_if_used(folder: Path) -> Iterator[None]:
     finally:
         with suppress(OSError):
             folder.rmdir()
+            folder.parent.rmdir()  # only where it is empty, too
 
 
 ROWS = (

@@ -10,18 +10,18 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": ":".join([str(ROOT), *filter(None, sys.path)]), "OMP_NUM_THREADS": "1"}
 
 
 @pytest.mark.parametrize(("kind", "kills"), [("snapshots", 4), ("base", 2)])
 def test_killed_runs_end_as_if_nothing_had_been(kind: str, kills: int) -> None:
     """In a process of its own: runs are forked, and must not inherit what other tests have open."""
     aimed = ["--random", "1", "--aimed", str(kills), "--kind", kind, "--jobs", "1"]
-    environment = {**os.environ, "PYTHONPATH": ":".join([str(ROOT), *filter(None, sys.path)]), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, str(ROOT / "tests/kill/run.py"), *aimed],
         capture_output=True,
         text=True,
-        env=environment,
+        env=ENVIRONMENT,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]
@@ -30,7 +30,19 @@ def test_killed_runs_end_as_if_nothing_had_been(kind: str, kills: int) -> None:
 
 @pytest.mark.slow
 def test_20_kills_of_all_kinds() -> None:
-    environment = {**os.environ, "PYTHONPATH": ":".join([str(ROOT), *filter(None, sys.path)]), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(ROOT / "tests/kill/run.py"), "--random", "13", "--aimed", "7"]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, check=False)
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]
+
+
+def test_the_same_recipe_gives_the_same_artifact_whatever_the_hash_seed(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from tests.kill.killed import run;"
+        "Path(sys.argv[1]).mkdir(); run('rounds', Path(sys.argv[1]))"
+    )
+    for number in ("1", "2"):
+        command = [sys.executable, "-c", code, str(tmp_path / number)]
+        subprocess.run(command, check=True, env={**ENVIRONMENT, "PYTHONHASHSEED": number})
+    one, other = (tmp_path / number / "out" / "artifact.safetensors" for number in ("1", "2"))
+    assert one.stat().st_size > 5_000
+    assert one.read_bytes() == other.read_bytes()
