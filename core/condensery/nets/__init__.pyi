@@ -11,6 +11,7 @@ from .codecs import Cost as Cost
 from .codecs import Dense as Dense
 from .codecs import Leaf as Leaf
 from .codecs import Record as Record
+from .codecs import joined as joined
 from .codecs import to_bytes as to_bytes
 from .codecs import whole_numbers as whole_numbers
 from .layers import Layer as Layer
