@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from condensery.nets.transforms import attached, detach, stack_of
+from condensery.nets.transforms import attached, detach, parametrized, stack_of
 
 
 def clone(model: nn.Module) -> nn.Module:
@@ -37,7 +37,7 @@ def _renew(module: nn.Module) -> None:
         module.register_parameter(name, latent)
     for name, stack in stacks.items():
         assert stack is not None
-        parametrize.register_parametrization(module, name, stack, unsafe=True)
+        parametrized(module, name, stack)
 
 
 def plain(model: nn.Module) -> nn.Module:

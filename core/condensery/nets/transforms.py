@@ -174,9 +174,28 @@ def attach(model: nn.Module, target: str, name: str, transform: Transform, *, ke
         _refuse_tied(model, target, owner, tensor)
         stack = Stack()
         stack.add(name, transform, keep)
-        parametrize.register_parametrization(owner, tensor, stack, unsafe=True)
+        parametrized(owner, tensor, stack)
     else:
         stack.add(name, transform, keep)
+
+
+def parametrized(owner: nn.Module, tensor: str, stack: Stack) -> None:
+    """Put a stack on a tensor of a module as its parametrization.
+
+    The property that torch makes holds the module, by whose identity it keys a cache; its class holds the property. So
+    no such net would go before the garbage collector comes round, with all its weights. Any other object is as good a
+    key, as each property has its own.
+    """
+    parametrize.register_parametrization(owner, tensor, stack, unsafe=True)
+    reading = vars(type(owner))[tensor].fget
+    caching = _captured(reading).get("get_cached_parametrization")
+    if caching is not None and "module" in (held := _captured(caching.cell_contents)):
+        held["module"].cell_contents = object()
+
+
+def _captured(function: Any) -> dict[str, Any]:
+    """Return the cells of what a function took from the one around it, by name."""
+    return dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
 
 
 def _refuse_name(target: str, name: str, transform: Transform) -> None:

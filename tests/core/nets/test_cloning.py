@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import gc
+import weakref
+
 import torch
 from tests.core.helpers import Sign
 from torch import nn
@@ -25,3 +28,18 @@ def test_a_clone_shares_nothing() -> None:
 
     assert len(torch.unique(getattr(net[0], "weight"))) <= 3  # noqa: B009
     net(torch.randn(2, 4)).sum().backward()
+
+
+def test_a_net_with_transforms_goes_as_soon_as_nobody_holds_it() -> None:
+    net = nn.Linear(2, 2)
+    attach(net, "weight", "double", Sign())
+    twin = clone(net)
+    held = [weakref.ref(module) for module in (net, twin)]
+
+    gc.collect()
+    gc.disable()
+    try:
+        del net, twin
+        assert [ref() for ref in held] == [None, None]
+    finally:
+        gc.enable()
