@@ -32,7 +32,7 @@ def test_a_clone_shares_nothing() -> None:
 
 def test_a_net_with_transforms_goes_as_soon_as_nobody_holds_it() -> None:
     net = nn.Linear(2, 2)
-    attach(net, "weight", "double", Sign())
+    attach(net, "weight", "sign", Sign())
     twin = clone(net)
     held = [weakref.ref(module) for module in (net, twin)]
 
