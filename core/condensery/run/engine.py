@@ -98,6 +98,7 @@ class Run:
         check_settings(self.recipe.stages, self.registry)
 
         dry = Run(self.recipe, self.registry, out=self.folder.path, device="cpu", dry=True)
+        dry.builder.graphs = self.builder.graphs
         with torch.random.fork_rng(devices=[]):
             dry.net = dry.builder.net(self.recipe.model)
             dry.snapshots.keep("original", dry.net)

@@ -73,6 +73,7 @@ class Opener:
             build=self.builder.build,
             classes=KnownClasses(self.builder.registry),
         )
+        stage.graphs = self.builder.graphs
         stage.players = dict(players)
         stage.manager = StageManager(unit.spec.name, methods_of(unit, self.builder.registry), Defaults())
         return stage

@@ -15,7 +15,7 @@ from condensery.nets import WEIGHTED, Layer, Transform, Weights, attach, choose_
 from condensery.recipe import ModelSpec, StageSpec, TrainSpec
 from condensery.run.players import Player
 from condensery.run.training import Training
-from condensery.surgery import Surgeon
+from condensery.surgery import ChannelGraph, Surgeon
 from condensery.surgery.attention import KnownClasses
 from condensery.tasks import Batch, Subset, Task
 
@@ -54,6 +54,7 @@ class Stage(Training):
         self.round, self.rounds, self.layer = round_index, rounds, layer
         self.dry, self.stands_in = dry, False
         self.classes = classes or KnownClasses(Registry())
+        self.graphs: list[ChannelGraph] = []
         self._build = build
         self._weights: dict[tuple[nn.Module, tuple[type[nn.Module], ...], str], Weights] = {}
         self._given_up: set[str] = set()

@@ -117,6 +117,22 @@ class ChannelGraph:
         order = list(self.modules)
         self.groups.sort(key=lambda g: min(order.index(p) for p in g.layers))
 
+    def fits(self, model: nn.Module, example: Any) -> bool:
+        """Take up the values of a net if it is built as the one that was looked at; returns whether it is.
+
+        How channels hang together is a matter of modules, shapes and settings alone: values only enter what a cut is
+        compared with.
+
+        :param example: inputs; their shapes must be those of the graph's own.
+        """
+        other, inputs, renamed = precise(model, example, self.forward)
+        if renamed != self._renamed or _built(other, inputs) != _built(self.net, self.example):
+            return False
+        for mine, its in zip(_state(self.net), _state(other), strict=True):
+            mine.data = its.data
+        self.example = inputs
+        return True
+
     # ---------------------------------------------------------------- groups
 
     def _read_groups(self) -> None:
@@ -328,11 +344,15 @@ class ChannelGraph:
 
     def _cut(self, removed: Removed) -> Cut:
         """Return what a cut leaves, read off a shadow net whose tensors hold their own flat indices."""
-        shadow = copy.deepcopy(self.net)
-        with torch.no_grad():
-            for tensor in [*shadow.parameters(), *shadow.buffers()]:
-                if tensor.is_floating_point():
-                    tensor.data = torch.arange(tensor.numel(), dtype=torch.float64).view(tensor.shape)
+
+        def indices(tensor: Tensor) -> Tensor:
+            if not tensor.is_floating_point():
+                return tensor
+            places = torch.arange(tensor.numel(), dtype=torch.float64).view(tensor.shape)
+            return nn.Parameter(places, requires_grad=False) if isinstance(tensor, nn.Parameter) else places
+
+        tensors = [*self.net.parameters(), *self.net.buffers()]
+        shadow = copy.deepcopy(self.net, {id(t): indices(t) for t in tensors})
 
         sites: dict[str, Channels] = {}
         for name, (ins, outs) in self.removed_by(removed).items():
@@ -387,6 +407,25 @@ class ChannelGraph:
                 if isinstance(value, int | tuple) and after[name] != value:
                     attributes.setdefault(path, {})[name] = (value, after[name])
         return tensors, attributes
+
+
+def _state(net: nn.Module) -> list[Tensor]:
+    """Return the parameters and buffers of a net in its own order, each once."""
+    return [*net.parameters(), *net.buffers()]
+
+
+def _built(net: nn.Module, example: Any) -> list[Any]:
+    """Return what channels hang together by, to be compared: modules, their settings, shapes, and indices."""
+    found: list[Any] = []
+    for path, module in net.named_modules():
+        settings = {n: v for n, v in vars(module).items() if isinstance(v, int | float | str | tuple | list | Callable)}
+        found.append((path, type(module), settings))
+    for name, tensor in _tensors(net).items():
+        indices = tensor.tolist() if tensor.dim() and not tensor.is_floating_point() else None
+        found.append((name, tensor.shape, tensor.dtype, indices))
+
+    inputs = example.items() if isinstance(example, Mapping) else [("", example)]
+    return [*found, *((name, value.shape, value.dtype) for name, value in inputs)]
 
 
 def _tensors(net: nn.Module) -> dict[str, Tensor]:

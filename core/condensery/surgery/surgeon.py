@@ -65,11 +65,17 @@ class Surgeon(AttentionSurgeon):
 
     @property
     def graph(self) -> ChannelGraph:
-        """How the net's channels hang together; worked out again when a shape has changed."""
+        """How the net's channels hang together; worked out again when a shape has changed.
+
+        What another stage of the run, or its dry run, found of a net that is built in the same way is taken up again.
+        """
         shapes = [(n, tuple(t.shape)) for n, t in [*self.net.named_parameters(), *self.net.named_buffers()]]
         if self._graph is None or shapes != self._shapes:
-            example = Batch(self.stage.task.example_input(2)).inputs
-            self._graph = ChannelGraph(self.net, example, self.stage.task.logits)
+            example, known = Batch(self.stage.task.example_input(2)).inputs, self.stage.graphs
+            self._graph = next((graph for graph in known if graph.fits(self.net, example)), None)
+            if self._graph is None:
+                self._graph = ChannelGraph(self.net, example, self.stage.task.logits)
+                known[:] = [self._graph]  # the last one only: it holds a copy of the net
             self._shapes = shapes
         return self._graph
 

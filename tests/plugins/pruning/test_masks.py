@@ -78,7 +78,7 @@ def test_selecting_keeps_what_sorting_kept(share: float, scope: str) -> None:
         flat = torch.cat([scores[n].flatten() for n in names])
         keep = flat > float("-inf")
         keep[flat.argsort(stable=True)[: round(share * len(flat))]] = False
-        return {n: part.tolist() for n, part in zip(names, keep.split(len(flat) // len(names)), strict=True)}
+        return {n: part.tolist() for n, part in zip(names, torch.split(keep, len(flat) // len(names)), strict=True)}
 
     wanted = sorted_out("abc") if scope == "global" else sorted_out("a") | sorted_out("b") | sorted_out("c")
     found = keep_largest(scores, share, scope=scope)
