@@ -1,6 +1,7 @@
 from .choice import choose_layers as choose_layers
 from .cloning import clone as clone
 from .cloning import frozen as frozen
+from .cloning import lent as lent
 from .cloning import plain as plain
 from .cloning import same_numbers as same_numbers
 from .codecs import BitPack as BitPack
@@ -19,6 +20,7 @@ from .layers import StandIn as StandIn
 from .layers import put_stand_ins as put_stand_ins
 from .layers import replace as replace
 from .models import build_net as build_net
+from .models import build_unfilled as build_unfilled
 from .models import copy_from as copy_from
 from .roles import is_attention as is_attention
 from .roles import resolve as resolve

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from condensery.nets.transforms import attached, detach, parametrized, stack_of
+from condensery.nets.transforms import Transform, attached, detach, parametrized, stack_of
 
 
 def clone(model: nn.Module) -> nn.Module:
@@ -17,7 +17,21 @@ def clone(model: nn.Module) -> nn.Module:
     ``deepcopy`` alone lets the copy share the dynamic class that ``parametrize`` made, so that removing a
     parametrization from the copy breaks the original; and a tap before ``ReLU(inplace=True)`` reads wrong values.
     """
-    twin = copy.deepcopy(model)
+    return _independent(copy.deepcopy(model))
+
+
+def lent(model: nn.Module) -> nn.Module:
+    """Return a copy with modules of its own and the net's own tensors.
+
+    Nobody may write to these; a cut puts others in their places. Only transforms cut theirs in place: they get copies.
+    """
+    owners = [m for m in model.modules() if not isinstance(m, Transform)]
+    tensors = [t for m in owners for t in (*m._parameters.values(), *m._buffers.values()) if t is not None]
+    return _independent(copy.deepcopy(model, {id(t): t for t in tensors}))
+
+
+def _independent(twin: nn.Module) -> nn.Module:
+    """Take off a copy what it would share with its original."""
     for module in list(twin.modules()):
         if parametrize.is_parametrized(module):
             _renew(module)

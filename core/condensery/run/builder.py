@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from condensery.contract import Registry
-from condensery.nets import clone
+from condensery.nets import build_unfilled, clone
 from condensery.recipe import ModelSpec, fingerprint
 from condensery.run.players import Player
 from condensery.storage import build_with_weights, describe_net, rebuild_net, unweighted
@@ -77,10 +77,13 @@ class Builder:
         plain = unweighted(net.spec)
         key = fingerprint(plain.model_dump(mode="json"))
         if key not in self.fresh:
-            self.fresh[key] = self.build(plain)
+            self.fresh[key] = self._unfilled(plain)
         return describe_net(net.module, net.spec, self.fresh[key], self.registry)
 
     def rebuilt(self, description: Any) -> Net:
         """Return a net from a checkpoint."""
-        module, spec = rebuild_net(description, self.build, self.registry)
+        module, spec = rebuild_net(description, self._unfilled, self.registry)
         return Net(module.to(self.device), spec)
+
+    def _unfilled(self, spec: ModelSpec) -> nn.Module:
+        return build_unfilled(spec, self.task.facts, self.registry)

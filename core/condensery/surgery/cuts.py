@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from condensery.errors import CondenseryError, MethodError
-from condensery.nets import MASK, Transform, attached, owner_of, plain, plain_name, put_stand_ins, stack_of
+from condensery.nets import MASK, attached, lent, owner_of, plain, plain_name, put_stand_ins, stack_of
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-9}
 """Largest difference of a cut net from the masked one, over the largest output where that is above 1."""
@@ -238,16 +238,6 @@ def _like(value: Tensor, old: Tensor) -> Tensor:
     """Keep the memory format of a 4-D tensor."""
     last = old.dim() == 4 and not old.is_contiguous() and old.is_contiguous(memory_format=torch.channels_last)
     return value.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
-
-
-def lent(net: nn.Module) -> nn.Module:
-    """Return a copy with modules of its own and the net's own tensors.
-
-    Nobody may write to these; a cut puts others in their places. Only transforms cut theirs in place: they get copies.
-    """
-    owners = [m for m in net.modules() if not isinstance(m, Transform)]
-    tensors = [t for m in owners for t in (*m._parameters.values(), *m._buffers.values()) if t is not None]
-    return copy.deepcopy(net, {id(t): t for t in tensors})
 
 
 def masked(cut: Cut, net: nn.Module, cut_net: nn.Module) -> nn.Module:
