@@ -22,6 +22,7 @@ from condensery.recipe import (
     setting_at,
 )
 from condensery.run.builder import Builder
+from condensery.run.checks import check_optimizer
 from condensery.run.players import Player
 from condensery.run.stage import Stage
 from condensery.run.steps import Defaults, parse_every
@@ -193,12 +194,15 @@ def _set_optimizers(stage: Stage) -> None:
 
         player.helpers.to(stage.device)
         groups = player.groups(player.optimizer_spec or stage.train.optimizer)
+        method, make = stage.manager.chosen("optimizer", player.name)
         try:
-            player.optimizer = stage.manager.call("optimizer", stage=stage, player=player, groups=groups)
+            made = make(stage=stage, player=player, groups=groups)
+            if made is None:
+                made = stage.manager.default("optimizer")(stage=stage, player=player, groups=groups)
         except MethodError as error:
             raise UsageError(f"stage {stage.name!r}: optimizer of {player.name}: {error}") from error
-        assert player.optimizer is not None
 
+        player.optimizer = check_optimizer(stage, method, made)
         player.base_rates = [g["lr"] for g in player.optimizer.param_groups]
         if stage.train.carry_optimizer:
             player.load_optimizer_state(player.carried)

@@ -11,6 +11,7 @@ from condensery.errors import MethodError
 from condensery.measure import evaluate
 from condensery.nets import broken_promises, detach_temporary
 from condensery.recipe import TrainSpec, Unit
+from condensery.run.checks import refuse_silenced
 from condensery.run.collapse import collapsed, look
 from condensery.run.folder import PROGRESS, RunFolder
 from condensery.run.opening import Opener
@@ -54,6 +55,8 @@ class UnitRunner:
         self.opener.prepare(stage)
 
         history = self._epochs(stage, unit)
+        if self.dry:
+            refuse_silenced(stage)
         stage.manager.call("end_stage", stage=stage)
         report = _report(stage)
         _close(stage)
@@ -95,7 +98,7 @@ class UnitRunner:
                 break
             stage.set_rates()
             stage.manager.call("before_step", stage=stage, batch=batch)
-            stage.manager.call("training_step", stage=stage, batch=batch)
+            stage.take_step(batch)
             stage.step += 1
             self.show.advance()
 
