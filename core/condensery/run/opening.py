@@ -9,7 +9,7 @@ import torch
 
 from condensery.contract import Facts, Method, Registry, StageManager, build_method, check_words, takes_list
 from condensery.errors import MethodError, UsageError
-from condensery.nets import BATCH_NORMS, is_attention
+from condensery.nets import BATCH_NORMS, clone, fill_from, is_attention
 from condensery.recipe import (
     ModelSpec,
     PlayerSpec,
@@ -94,6 +94,7 @@ class Opener:
             roles = ["teacher"] if stage.spec.teachers else []
             self._facts.enter(stage.name, list(stage.manager.methods.items()), roles)
 
+        stage.stepping = False
         for _, recruit in stage.manager.each("players"):
             for player in recruit(stage=stage) or ():
                 if player.name in stage.players:
@@ -101,6 +102,7 @@ class Opener:
                 stage.players[player.name] = player
         _set_players(stage)
         stage.manager.call("prepare", stage=stage)
+        _build_copies(stage)
         stage.ready()
         _set_optimizers(stage)
         self._stands_in |= self.dry and bool(stage.train.epochs or stage.manager.methods)
@@ -173,9 +175,34 @@ def _set_players(stage: Stage) -> None:
         _configure(stage.players[name], spec)
 
     for player in stage.players.values():
-        player.set_mode()
-        if stage.train.channels_last:
-            player.module.to(memory_format=torch.channels_last)
+        if player.built:
+            _set_mode(player, stage)
+
+
+def _set_mode(player: Player, stage: Stage) -> None:
+    player.set_mode()
+    if stage.train.channels_last:
+        player.module.to(memory_format=torch.channels_last)
+
+
+def _build_copies(stage: Stage) -> None:
+    """Build the players that are like another one, which has prepared; and hold what was frozen before a cut.
+
+    :raises UsageError: for a player to copy that isn't there, or is a copy itself.
+    """
+    for player in stage.players.values():
+        if player.built:
+            player.train_mode()
+            continue
+
+        origin = stage.players.get(player.like or "")
+        if origin is None or origin.like is not None:
+            known = ", ".join(name for name, other in stage.players.items() if other.like is None)
+            raise UsageError(f"stage {stage.name!r}: player {player.name!r} is like {player.like!r}; there are {known}")
+        player.take(clone(origin.module))
+        if player.spec != origin.spec:
+            fill_from(player.module, stage.build(player.spec))
+        _set_mode(player, stage)
 
 
 def _configure(player: Player, spec: PlayerSpec) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from condensery.contract import STEP_HOOKS, StageManager
-from condensery.errors import NonFiniteLoss, UsageError
-from condensery.nets import Transform, settle, settling
+from condensery.errors import NonFiniteLoss, PluginError, UsageError
+from condensery.nets import Transform, evaluating, settle, settling
 from condensery.recipe import StageSpec, TrainSpec
 from condensery.run.checks import check_exchanged, check_factor, check_terms, returned
 from condensery.run.players import Outputs, Player
@@ -29,7 +30,8 @@ class Training:
     part of a batch and fills ``.grad`` (through :meth:`play`, :meth:`terms` and :meth:`backward`); :meth:`update` moves
     one player.
 
-    In a dry run ``called`` counts the calls of the methods' hooks in steps, by method, hook and player.
+    ``stepping`` tells that optimizers are at work: false in ``players``, ``prepare`` and from ``end_stage`` on. In a
+    dry run ``called`` counts the calls of the methods' hooks in steps, by method, hook and player.
     """
 
     dry: bool
@@ -57,7 +59,9 @@ class Training:
         self._settling: dict[str, list[tuple[Transform, nn.Module, str]]] = {}
         self._parameters: dict[str, dict[str, nn.Parameter]] = {}
         self._waiting: set[str] = set()
+        self._measuring: list[Player] = []
         self._step: tuple[str, Callable[..., Any]]
+        self.stepping = True
         self.called: collections.Counter[tuple[str, str, str]] = collections.Counter()
 
     @property
@@ -92,17 +96,38 @@ class Training:
 
     # ---------------------------------------------------------------- losses
 
-    def play(self, batch: Batch) -> dict[str, Outputs]:
-        """Give a batch to every player and return their outputs by name."""
+    def play(
+        self, batch: Batch, players: Sequence[Player] | None = None, *, to_input: bool = False
+    ) -> dict[str, Outputs]:
+        """Give a batch to players and return their outputs by name.
+
+        In ``prepare`` and ``end_stage`` this is only a look, as for the sizes of a helper: the nets are in eval mode,
+        their statistics stay, and nothing has a gradient.
+
+        :param players: by default all that play.
+        :param to_input: gradients reach what made the batch, such as a generator, and no weight of these players.
+        """
+        if players is None:
+            players = [p for p in self.players.values() if p.plays and (self.stepping or p.built)]
+        if self.stepping and not to_input:
+            return self._play(batch, players)
+
+        with contextlib.ExitStack() as stack:
+            if not self.stepping:
+                stack.enter_context(evaluating(*[player.module for player in players]))
+            if to_input:
+                stack.enter_context(without_gradient(p for q in players for p in self._named(q).values()))
+            return self._play(batch, players, to_input)
+
+    def _play(self, batch: Batch, players: Sequence[Player], to_input: bool = False) -> dict[str, Outputs]:
         if self.train.channels_last and isinstance(batch.inputs, Tensor) and batch.inputs.dim() == 4:
             batch = Batch(batch.inputs.contiguous(memory_format=torch.channels_last), batch.labels)
 
         outputs = {}
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.train.autocast == "bf16"):
-            for player in self.players.values():
-                if player.plays:
-                    with torch.set_grad_enabled(player.trains):
-                        outputs[player.name] = player.play(self.task, batch)
+            for player in players:
+                with torch.set_grad_enabled(self.stepping and (player.trains or to_input)):
+                    outputs[player.name] = player.play(self.task, batch)
         return outputs
 
     def terms(self, player: Player, batch: Batch, outputs: Mapping[str, Outputs]) -> dict[str, Tensor]:
@@ -170,12 +195,16 @@ class Training:
         workers = _shares(batch, self.train.workers)
         exchanging = [p for p in players if len(workers) > 1 or self.calls("exchange", p.name)]
         told: dict[str, dict[str, list[Tensor]]] = {player.name: {} for player in exchanging}
+        for player in self._measuring:
+            player.measured.clear()
 
         for share in workers:
             for part in _shares(share, self.train.accumulate):
                 # One block per pass: a cache that outlives a no_grad pass would give no gradient, without an error.
                 with parametrize.cached():
                     outputs = self.play(part)
+                    for player in self._measuring:
+                        player.gauge(outputs[player.name], part.size / batch.size)
                     for player in players:
                         self.backward(player, self.terms(player, part, outputs), part.size / share.size)
 
@@ -271,7 +300,9 @@ class Training:
             self.changed(player.name)
             for hook in STEP_HOOKS:
                 self.calls(hook, player.name)
+        self._measuring = [p for p in self.players.values() if p.plays and p.measures]
         self._step = self.manager.chosen("training_step")
+        self.stepping = True
 
     def take_step(self, batch: Batch) -> None:
         """Let the method with a step of its own take it, or core.
@@ -283,6 +314,13 @@ class Training:
         if done is not True:
             raise returned(self, method, "training_step", "True", done)
 
+    def too_late(self, what: str) -> PluginError:
+        """Return the error for a change of a net that comes while optimizers hold its parameters.
+
+        :param what: is done, in words.
+        """
+        return PluginError(f"stage {self.name!r}: {what} while the stage trains; only prepare and end_stage may")
+
     def set_rates(self) -> None:
         """Set each optimizer's learning rates for the current step."""
         factor = rate_factor(self.train.schedule, self.step / max(1, self.epochs * self.steps_per_epoch))
@@ -290,6 +328,19 @@ class Training:
             if player.optimizer is not None:
                 for group, rate in zip(player.optimizer.param_groups, player.base_rates, strict=True):
                     group["lr"] = rate * factor
+
+
+@contextlib.contextmanager
+def without_gradient(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+    """Keep parameters out of the graph that is made meanwhile."""
+    held = [parameter for parameter in parameters if parameter.requires_grad]
+    for parameter in held:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in held:
+            parameter.requires_grad_(True)
 
 
 def _shares(batch: Batch, parts: int) -> list[Batch]:

@@ -57,6 +57,7 @@ class UnitRunner:
         history = self._epochs(stage, unit)
         if self.dry:
             refuse_silenced(stage)
+        stage.stepping = False
         stage.manager.call("end_stage", stage=stage)
         report = _report(stage)
         _close(stage)
@@ -81,7 +82,7 @@ class UnitRunner:
             stage.epoch = epoch
             started = time.time()
             for player in stage.players.values():
-                player.module.train(player.trains)
+                player.train_mode()
             self._steps(stage)
             stage.check_finite()
             stage.manager.call("after_epoch", stage=stage)
@@ -154,6 +155,7 @@ def _close(stage: Stage) -> None:
         player.taps.remove()
         detach_temporary(player.module)
         player.helpers.clear()
+        player.thaw()
         stage.changed(player.name)
         player.module.zero_grad(set_to_none=True)
         wrong = broken_promises(player.module)

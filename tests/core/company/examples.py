@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from condensery import Method, Stage, hookimpl
-from condensery.run import Bucket, Player
+from condensery.run import Bucket, Outputs, Player
 from condensery.tasks import Batch
 
 
@@ -144,3 +145,69 @@ def pack(bits: Tensor) -> Tensor:
 def unpack(packed: Tensor, numbers: int) -> Tensor:
     """Return the bits in some bytes again, bool of shape ``(workers, numbers)``."""
     return (packed[:, :, None] >> torch.arange(8) & 1).flatten(1)[:, :numbers] > 0
+
+
+@dataclass(eq=False, kw_only=True)
+class SelfTeacher(Method):
+    """Learn from a running mean of oneself: the teacher starts as a copy of the student, quantizers and all.
+
+    Tarvainen, Valpola: "Mean teachers are better role models", NIPS 2017.
+    """
+
+    key = "self-teacher"
+
+    keep: float = 0.9
+
+    @hookimpl
+    def players(self, stage: Stage) -> list[Player]:
+        """Ask for the copy; it is made after the last prepare."""
+        return [stage.recruit("mean", like="student", trains=False)]
+
+    @hookimpl
+    def loss_terms(self, outputs: Mapping[str, Outputs], player: Player) -> dict[str, Tensor]:
+        """Return the squared distance to the teacher's outputs."""
+        return {"apart": (outputs[player.name].logits - outputs["mean"].logits).square().mean()}
+
+    @hookimpl
+    def after_step(self, stage: Stage, player: Player) -> None:
+        """Let the teacher follow."""
+        for mine, theirs in zip(stage.weights("mean"), stage.weights(player.name), strict=True):
+            mine.latent.data.lerp_(theirs.latent.detach(), 1 - self.keep)
+
+
+@dataclass(eq=False, kw_only=True)
+class Hints(Method):
+    """Train the lower half of the student to give what the teacher's gives, through a regressor; the rest is frozen.
+
+    Romero, Ballas, Kahou, Chassang, Gatta, Bengio: "FitNets: Hints for Thin Deep Nets", ICLR 2015, stage 1.
+    """
+
+    key = "hints"
+    needs = frozenset({"teacher"})
+
+    guided: str = "layer1"
+    frozen: list[str] = field(default_factory=lambda: ["layer2", "layer3", "linear"])
+
+    @hookimpl
+    def prepare(self, stage: Stage) -> None:
+        """Freeze, tap both nets and make a regressor of the right size."""
+        stage.student.freeze(self.frozen)
+        teacher = stage.teachers[0]
+        for player in (stage.student, teacher):
+            player.tap(self.guided)
+
+        outputs = stage.play(stage.sample(2)[0], [stage.student, teacher])
+        mine, theirs = (outputs[p.name].taps[self.guided].shape[1] for p in (stage.student, teacher))
+        stage.student.helpers["regressor"] = nn.Conv2d(mine, theirs, 1)
+
+    @hookimpl
+    def loss_terms(self, stage: Stage, outputs: Mapping[str, Outputs], player: Player) -> dict[str, Tensor]:
+        """Return half the squared distance of the hint (eq. 3)."""
+        hint = outputs[stage.teachers[0].name].taps[self.guided]
+        guess = player.helpers["regressor"](outputs[player.name].taps[self.guided])
+        return {"hint": 0.5 * (guess - hint).square().mean()}
+
+    @hookimpl
+    def task_weight(self) -> float:
+        """Leave the labels to the next stage."""
+        return 0.0
