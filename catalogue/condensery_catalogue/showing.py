@@ -84,7 +84,7 @@ def _usage(card: Mapping[str, Any]) -> Iterator[str]:
     for text in card.get("departures") or []:
         yield f"departs from the paper: {text}"
     if card.get("composition") or card["runs"]:
-        yield f"spelt: {card.get('composition') or _spelling(card)}"
+        yield f"spelt: {spelling(card)}"
     if card["reproduction"]:
         yield f"reproduce: condensery reproduce {card['key']} --tier desk"
 
@@ -96,8 +96,11 @@ def _published(paper: Mapping[str, Any]) -> str:
     return ", ".join([place, *links, *([paper["code"]] if paper.get("code") else [])])
 
 
-def _spelling(card: Mapping[str, Any]) -> str:
-    """Return how the method is written in a composition, with the defaults of its first settings."""
+def spelling(card: Mapping[str, Any]) -> str:
+    """Return how the method is written in one line: as its card says, or with the defaults of its first settings."""
+    if card.get("composition"):
+        return str(card["composition"])
+
     shown = list((card.get("hyperparameters") or {}).items())[:2]
     settings = ", ".join(f"{n}={json.dumps(h['default'])}" for n, h in shown)
     roles = "{teacher=original}" if (card.get("taxonomy") or {}).get("scheme") == "offline" else ""

@@ -33,5 +33,6 @@ from .train_spec import OptimizerSpec as OptimizerSpec
 from .train_spec import ScheduleSpec as ScheduleSpec
 from .train_spec import Strict as Strict
 from .train_spec import TrainSpec as TrainSpec
+from .train_spec import merge_train as merge_train
 from .yaml_files import load_yaml as load_yaml
 from .yaml_files import parse_yaml as parse_yaml

@@ -7,11 +7,13 @@
     stage    = method ("+" method)* | braces                "with" is the same as "+"; braces alone: only train
     method   = key ["(" settings ")"] braces*
     settings = name "=" value ("," name "=" value)*
-    braces   = "{" settings "}"                             name, teacher, student, epochs of the whole stage
-    value    = number | true | false | null | word | "text" | [values] | =formula | key "(" settings ")"
+    braces   = "{" settings "}"                             name, teacher, student, players, epochs of the whole stage
+    value    = number | true | false | null | word | "text" | [values] | braces | =formula | key "(" settings ")"
 
 A key is made of letters, digits, ``-``, ``_``, ``.`` and ``/``. In a role, a bare word that names an earlier stage
-means that stage, whether the name was given or is the key of its only method; ``word()`` always means a model.
+means that stage, whether the name was given or is the key of its only method; so do ``stage.player`` and
+``stage@epoch=3``, while ``word()`` always means a model. How players train is said as in
+``{players={teacher={train=true}}}``.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from typing import Any, NamedTuple, NoReturn
 from condensery.errors import UnknownKey, UsageError
 from condensery.recipe.schema import ROLE_WORDS, ModelSpec, RoundSpec, StageSpec, automatic_name, flat, parse_recipe
 
-FIELDS = ("name", "teacher", "student", "epochs")
+FIELDS = ("name", "teacher", "student", "players", "epochs")
 MAX_DEPTH = 20
 CONSTANTS: dict[str, bool | None] = {"true": True, "false": False, "null": None}
 # Possessive quantifiers (++, *+, ?+) never try a shorter match, so that no input takes more than linear time.
@@ -39,7 +41,7 @@ TOKEN = re.compile(
     re.VERBOSE,
 )
 KEY = re.compile(r"(?!(then|with)$)(?=[^A-Za-z]*+[A-Za-z])[A-Za-z0-9_](?:[A-Za-z0-9_./-]*[A-Za-z0-9_])?")
-NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*+")
+NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.#-]*+")
 
 
 class Token(NamedTuple):
@@ -209,7 +211,7 @@ class _Parser:
 
     def braces(self, fields: dict[str, Any]) -> None:
         self.expect("{", "'{'")
-        for name, value in self.settings("}").items():
+        for name, value in self.settings("}", roles=("teacher", "student")).items():
             if name not in FIELDS:
                 raise UnknownKey("stage field", name, FIELDS, where=self.what)
             if name in fields and fields[name] != value:
@@ -218,8 +220,11 @@ class _Parser:
 
     # ---------------------------------------------------------------- values
 
-    def settings(self, closing: str) -> dict[str, Any]:
-        """Return what stands in brackets, the opening one already read."""
+    def settings(self, closing: str, roles: Collection[str] = ()) -> dict[str, Any]:
+        """Return what stands in brackets, the opening one already read.
+
+        :param roles: names whose values are roles.
+        """
         found: dict[str, Any] = {}
         while not self.accept(closing):
             if found:
@@ -232,7 +237,7 @@ class _Parser:
                 self.fail("each name once", name)
 
             self.expect("=", "'='")
-            found[name.text] = self.value(role=closing == "}" and name.text in ("teacher", "student"))
+            found[name.text] = self.value(role=name.text in roles)
         return found
 
     def value(self, *, role: bool = False) -> Any:
@@ -252,13 +257,17 @@ class _Parser:
             case "word" if token.text in CONSTANTS:
                 return CONSTANTS[token.text]
             case "word":
-                is_stage = role and token.text in self.names and token.text not in ROLE_WORDS
-                return f"stage:{token.text}" if is_stage else token.text
+                return f"stage:{token.text}" if role and self.is_stage(token.text) else token.text
 
-        if token.text != "[":
+        if token.text not in ("[", "{"):
             self.fail("a value", token)
 
         self.nest(+1)
+        if token.text == "{":
+            found = self.settings("}")
+            self.nest(-1)
+            return found
+
         values: list[Any] = []
         while not self.accept("]"):
             if values:
@@ -266,6 +275,11 @@ class _Parser:
             values.append(self.value(role=role))
         self.nest(-1)
         return values
+
+    def is_stage(self, word: str) -> bool:
+        """Tell whether a bare word means an earlier stage, its player, or what it was after an epoch."""
+        name = word.partition("@epoch=")[0]
+        return word not in ROLE_WORDS and (name in self.names or name.rpartition(".")[0] in self.names)
 
     def literal(self, token: Token) -> Any:
         """Return the number or text that a token writes, as JSON does; single quotes take everything as it is."""
@@ -342,7 +356,7 @@ def _items(items: Sequence[StageSpec | RoundSpec], names: set[str]) -> str:
     """
     parts = []
     for item in items:
-        unsaid = {"until", "over"} if isinstance(item, RoundSpec) else {"data", "players", "train"}
+        unsaid = {"until", "over"} if isinstance(item, RoundSpec) else {"data", "train"}
         for field in sorted(unsaid & item.model_dump(exclude_defaults=True).keys()):
             raise UsageError(f"one line can't say {field!r} of a stage or round; write a recipe file")
 
@@ -356,7 +370,8 @@ def _items(items: Sequence[StageSpec | RoundSpec], names: set[str]) -> str:
 
 def _stage(stage: StageSpec, names: set[str]) -> str:
     methods = " + ".join(m.key + (f"({_settings(m.settings)})" if m.settings else "") for m in stage.methods)
-    given = {field: getattr(stage, field) for field in FIELDS if field in stage.model_dump(exclude_defaults=True)}
+    plain = stage.model_dump(exclude_defaults=True)
+    given = {f: plain[f] if f == "players" else getattr(stage, f) for f in FIELDS if f in plain}
     return methods + (f"{{{_settings(given, names)}}}" if given or not methods else "")
 
 
@@ -379,6 +394,8 @@ def _say(value: Any, names: Collection[str] | None) -> str:
             return f"{key}({_settings({k: v for k, v in value.items() if k != 'key'})})"
         case list():
             return "[" + ", ".join(_say(v, names) for v in value) + "]"
+        case dict():
+            return f"{{{_settings(value)}}}"
         case str():
             shorter = [value.removeprefix("stage:"), value] if names is not None else [value]
             return next((s for s in shorter if _reads_as(s, value, names)), json.dumps(value, ensure_ascii=False))

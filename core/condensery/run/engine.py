@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from condensery.nets import WEIGHTED
 from condensery.recipe import Recipe, check_conditions, holds, unroll, variables
 from condensery.run.base import Base
 from condensery.run.builder import Builder, Net
-from condensery.run.cast import Cast
+from condensery.run.cast import Cast, give_teachers
 from condensery.run.collapse import marks
 from condensery.run.folder import ARTIFACT, NET, ORIGINAL, PROGRESS, RunFolder
 from condensery.run.opening import Opener, check_settings
@@ -60,6 +61,11 @@ class Run:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         if device.startswith("cuda") and not torch.cuda.is_available():
             raise UsageError(f"device {device!r}: no CUDA device here; say --device cpu")
+        if int(os.environ.get("WORLD_SIZE") or 1) > 1:
+            raise UsageError(
+                "several processes (WORLD_SIZE > 1) would write into one folder: start one, without torchrun"
+            )
+        recipe, self._teachers_given = give_teachers(recipe, registry)
         self.recipe, self.registry, self.tier, self.dry = recipe, registry, tier, dry
         self.device = torch.device("cpu" if dry else device)
         self.folder = RunFolder(Path(out), resume=resume)
@@ -125,6 +131,8 @@ class Run:
         self.check()  # before the folder exists: a bad recipe leaves nothing behind
         self.folder.write("recipe.json", self.recipe.dump())
         self.show.line(f"model {self.recipe.model.key}, task {self.recipe.task.key}, on {self.device}")
+        for line in self._teachers_given:
+            self.show.line(line)
 
         self.net = self._original()
         before = self._before()

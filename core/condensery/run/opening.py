@@ -57,7 +57,7 @@ class Opener:
                 update={"epochs": min(train.epochs, 1), "max_steps": DRY_STEPS, "batch_size": min(train.batch_size, 8)}
             )
 
-        data = unit.spec.data or self.recipe.data
+        data = self.recipe.data_of(unit.spec)
         subset = Subset(data.subset.size, data.subset.per_class, tuple(data.subset.without)) if data.subset else None
         stage = Stage(
             unit.spec,
@@ -121,9 +121,10 @@ def words_of(stage: Stage) -> set[str]:
     return words
 
 
-def methods_of(unit: Unit, registry: Registry) -> list[tuple[str, Method]]:
+def methods_of(unit: Unit, registry: Registry, *, lists: bool = True) -> list[tuple[str, Method]]:
     """Return the methods of a unit by name, with their settings in this pass of the round.
 
+    :param lists: read lists with one entry for each pass; otherwise these settings keep their defaults.
     :raises UsageError: naming the setting that is wrong.
     """
     methods: list[tuple[str, Method]] = []
@@ -136,6 +137,8 @@ def methods_of(unit: Unit, registry: Registry) -> list[tuple[str, Method]]:
         for setting, value in item.settings.items():
             where = f"{unit.spec.name}: {item.key}.{setting}"
             is_list = takes_list(hints.get(setting))
+            if isinstance(value, list) and not (lists or is_list):
+                continue
             settings[setting] = setting_at(value, unit.round, unit.rounds, is_list=is_list, where=where)
 
         number = 1 + sum(name.partition("#")[0] == item.key for name, _ in methods)

@@ -70,7 +70,8 @@ class Defaults:
     def optimizer(self, stage: Stage, player: Player, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         """Build the optimizer that the recipe names, for the player or for the stage."""
         spec = player.optimizer_spec or stage.train.optimizer
-        return OPTIMIZERS[spec.name](groups, lr=spec.lr, weight_decay=spec.weight_decay, **spec.options)  # type: ignore[call-arg]
+        options = {name: value for name, value in spec.options.items() if value is not None}
+        return OPTIMIZERS[spec.name](groups, lr=spec.lr, weight_decay=spec.weight_decay, **options)  # type: ignore[call-arg]
 
     @hookimpl(trylast=True)
     def batches(self, stage: Stage) -> Iterable[Batch]:

@@ -61,7 +61,7 @@ class Training:
         self._waiting: set[str] = set()
         self._measuring: list[Player] = []
         self._step: tuple[str, Callable[..., Any]]
-        self.stepping = True
+        self.stepping = False
         self.called: collections.Counter[tuple[str, str, str]] = collections.Counter()
 
     @property

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from condensery import UsageError, hookimpl
 from condensery.errors import PluginError, UnknownKey
 from condensery.nets import clone
-from condensery.recipe import StageSpec, TrainSpec
 from condensery.run import Outputs, Player, Stage
 from condensery.tasks import Batch
 from condensery.testing import different_tensors
@@ -191,9 +190,3 @@ def test_a_net_is_changed_in_prepare_and_end_stage_only(when: str, tmp_path: Pat
     cuts = type("Cuts", (Act,), {when: hookimpl(cut), "__annotations__": {}})
     with pytest.raises(PluginError, match="stage 's': a net is cut while the stage trains; only prepare and end_stage"):
         run(recipe([{"name": "s", "methods": ["cuts"]}]), registry(cuts=cuts), tmp_path / "o")
-
-
-def test_a_stage_by_hand_steps() -> None:
-    """Without an engine around it nobody prepares, so that playing is no look."""
-    stage = Stage(StageSpec(name="s"), None, TrainSpec(), seed=0, device=torch.device("cpu"))  # type: ignore[arg-type]
-    assert stage.stepping
