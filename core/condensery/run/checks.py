@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, SupportsFloat
 
 import torch
 from torch import Tensor
 
 from condensery.contract import STEP_HOOKS
 from condensery.errors import PluginError, short
+from condensery.run.players import Player
+from condensery.tasks import Batch
 
 if TYPE_CHECKING:
     from condensery.run.steps import Bucket
@@ -82,6 +84,54 @@ def check_optimizer(stage: Training, method: str, optimizer: Any) -> torch.optim
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise returned(stage, method, "optimizer", "an optimizer of torch", optimizer)
     return optimizer
+
+
+def check_batches(stage: Training, found: Any) -> Iterator[Batch]:
+    """Yield one epoch's batches.
+
+    :raises PluginError: for anything but batches, and where there is none: the epoch would train nothing.
+    """
+    method, _ = stage.manager.chosen("batches")
+    if not isinstance(found, Iterable):
+        raise returned(stage, method, "batches", "batches", found)
+
+    empty = True
+    for batch in found:
+        if not isinstance(batch, Batch):
+            raise returned(stage, method, "batches", "batches, each a condensery.tasks.Batch(inputs, labels)", batch)
+        yield batch
+    if not number:
+        raise PluginError(
+            f"stage {stage.name!r}, {method}, batches: an epoch has no batch, so that nothing would train"
+        )
+
+
+def check_players(stage: Training, method: str, found: Any) -> Sequence[Player]:
+    """Return the players that a method brings.
+
+    :raises PluginError: for anything but a list of players.
+    """
+    if found is None:
+        return ()
+    if not isinstance(found, (list, tuple)) or not all(isinstance(player, Player) for player in found):
+        raise returned(stage, method, "players", "a list of players, each made by stage.recruit(name)", found)
+    return found
+
+
+def check_report(stage: Training, method: str, found: Any) -> dict[str, float]:
+    """Return the numbers that a method reports.
+
+    :raises PluginError: for anything but numbers by key.
+    """
+    if found is None:
+        return {}
+    if not isinstance(found, Mapping):
+        raise returned(stage, method, "report", "a mapping of keys to numbers", found)
+    for key, value in found.items():
+        single = value.numel() == 1 if isinstance(value, Tensor) else isinstance(value, SupportsFloat)
+        if not single:
+            raise returned(stage, method, f"report, {key!r}", "a number", value)
+    return {key: float(value) for key, value in found.items()}
 
 
 def refuse_silenced(stage: Training) -> None:

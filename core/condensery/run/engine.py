@@ -216,6 +216,8 @@ class Run:
             stage = self.runner.play(unit, train, self.cast.players(unit, self.net), self.recipe.seed)
             self.net = Net.of(stage.student)
             if self.dry:
+                # Refuses what a checkpoint can't hold, before anything trains.
+                self.builder.described(self.net)
                 self._calls.append(calls_of(stage))
             else:
                 self._save()

@@ -22,7 +22,7 @@ from condensery.recipe import (
     setting_at,
 )
 from condensery.run.builder import Builder
-from condensery.run.checks import check_optimizer
+from condensery.run.checks import check_optimizer, check_players
 from condensery.run.players import Player
 from condensery.run.stage import Stage
 from condensery.run.steps import Defaults, parse_every
@@ -95,8 +95,8 @@ class Opener:
             self._facts.enter(stage.name, list(stage.manager.methods.items()), roles)
 
         stage.stepping = False
-        for _, recruit in stage.manager.each("players"):
-            for player in recruit(stage=stage) or ():
+        for method, recruit in stage.manager.each("players"):
+            for player in check_players(stage, method, recruit(stage=stage)):
                 if player.name in stage.players:
                     raise UsageError(f"stage {stage.name!r}: two players are named {player.name!r}")
                 stage.players[player.name] = player

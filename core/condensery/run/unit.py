@@ -11,7 +11,7 @@ from condensery.errors import MethodError
 from condensery.measure import evaluate
 from condensery.nets import broken_promises, detach_temporary
 from condensery.recipe import TrainSpec, Unit
-from condensery.run.checks import refuse_silenced
+from condensery.run.checks import check_batches, check_report, refuse_silenced
 from condensery.run.collapse import collapsed, look
 from condensery.run.folder import PROGRESS, RunFolder
 from condensery.run.opening import Opener
@@ -94,7 +94,7 @@ class UnitRunner:
         """Play one epoch's batches."""
         limit = stage.train.max_steps
         batches = stage.manager.call("batches", stage=stage)
-        for number, batch in enumerate(batches):
+        for number, batch in enumerate(check_batches(stage, batches)):
             if limit is not None and number >= limit:
                 break
             stage.set_rates()
@@ -142,7 +142,7 @@ def _report(stage: Stage) -> dict[str, float]:
     """Return what the methods report, each number prefixed with its method."""
     found: dict[str, float] = {}
     for name, call in stage.manager.each("report"):
-        found |= {f"{name}.{key}": float(value) for key, value in (call(stage=stage) or {}).items()}
+        found |= {f"{name}.{key}": value for key, value in check_report(stage, name, call(stage=stage)).items()}
     return found
 
 
