@@ -52,7 +52,9 @@ def without_transforms(model: nn.Module, *, activations: bool = False) -> nn.Mod
             setattr(module, name, nn.Parameter(value, requires_grad=False))
     if not activations:
         for item in attached(net):
-            detach(net, item.target, item.name)
+            # Without a transform that changes an activation's shape the net wouldn't run.
+            if not item.transform.reshapes:
+                detach(net, item.target, item.name)
     return net
 
 

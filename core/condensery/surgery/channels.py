@@ -7,6 +7,22 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
+KEEP_ZEROS = ("Relu", "LeakyRelu", "Silu", "Gelu", "Elu", "Tanh", "Hardtanh", "Hardswish", "MaxPool", "AvgPool")
+"""Beginnings of the names of autograd nodes that make zeros of zeros, each channel for itself."""
+MOVE_CHANNELS = (
+    "ConstantPad",
+    "Index",
+    "Gather",
+    "Flip",
+    "Roll",
+    "Repeat",
+    "PixelShuffle",
+    "Unfold",
+    "Slice",
+    "Select",
+)
+"""Of those that may put a channel elsewhere, for a reason in words."""
+
 
 def widths(module: nn.Module | Tensor) -> tuple[int, int]:
     """Return how many channels come in and go out, or zeros."""

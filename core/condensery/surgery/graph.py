@@ -19,6 +19,8 @@ from torch.nn.modules.conv import _ConvNd
 
 from condensery.errors import UsageError, nearest
 from condensery.surgery.channels import (
+    KEEP_ZEROS,
+    MOVE_CHANNELS,
     axis,
     cut_grouped,
     cut_layer_norm,
@@ -33,21 +35,6 @@ from condensery.surgery.cuts import TOLERANCE, Channels, Cut, Left, difference, 
 
 Forward = Callable[[nn.Module, Any], Tensor]
 Removed = Mapping[str, Sequence[int]]
-KEEP_ZEROS = ("Relu", "LeakyRelu", "Silu", "Gelu", "Elu", "Tanh", "Hardtanh", "Hardswish", "MaxPool", "AvgPool")
-"""Beginnings of the names of autograd nodes that make zeros of zeros, each channel for itself."""
-MOVE_CHANNELS = (
-    "ConstantPad",
-    "Index",
-    "Gather",
-    "Flip",
-    "Roll",
-    "Repeat",
-    "PixelShuffle",
-    "Unfold",
-    "Slice",
-    "Select",
-)
-"""Of those that may put a channel elsewhere, for a reason in words."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -49,8 +49,8 @@ class Mask(Transform):
         return sparse(coding, final, self.index_bits)
 
 
-def mask(stage: Stage, weight: Weight, keep: Tensor, player: str = "student", *, index_bits: int | None = None) -> None:
-    """Hold a weight at zero where ``keep`` is false; what an earlier mask holds stays at zero too.
+def mask(stage: Stage, weight: Weight, keep: Tensor, *, index_bits: int | None = None) -> None:
+    """Hold a weight of the student at zero where ``keep`` is false; what an earlier mask holds stays at zero too.
 
     :param keep: bool, of the weight's shape.
     :param index_bits: see :class:`Mask`; ``None`` leaves an earlier mask's as they are.
@@ -63,7 +63,7 @@ def mask(stage: Stage, weight: Weight, keep: Tensor, player: str = "student", *,
             return
 
     made = Mask(weight.latent.shape, index_bits)
-    stage.attach(weight.name, "mask", made, player)
+    stage.attach(weight.name, "mask", made)
     made.keep.copy_(keep)
 
 

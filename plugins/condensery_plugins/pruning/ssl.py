@@ -34,9 +34,10 @@ class StructuredSparsityLearning(Method):
     largest one of a layer that has to stay.
 
     *End*: groups whose root mean square is ``threshold`` at most are zero for good. A layer stays alive unless it goes
-    as a whole: it keeps the largest group of each kind, and those in which these meet each other and the groups of the
-    layers around it. Filters without weights, and those that no layer reads, are cut out of the net where they can be,
-    with bias and norm; else masks hold the groups, and convolutions without some columns become thinner products.
+    as a whole: it keeps the largest group of each kind, and where these meet neither each other nor the groups of the
+    layers around it, those of its largest weight. Filters without weights, and those that no layer reads, are cut out
+    of the net where they can be, with bias and norm; else masks hold the groups, and convolutions without some columns
+    become thinner products.
 
     *Raises* NotApplicable for a kind of which the net has no group.
     """
@@ -87,6 +88,7 @@ class StructuredSparsityLearning(Method):
             return [w.path for w in weights if w.path != last]
         if kind == "depth":
             return Shortcuts(stage).bypassed([path for path in stage.order() if path in weights.by_path])
+
         whole = [w for w in weights if not is_depthwise(w.module)]
         return [w.path for w in whole if kind == "channel" or isinstance(w.module, CONVS)]
 
@@ -151,7 +153,10 @@ class StructuredSparsityLearning(Method):
             keep_alive(stage, left, ways)
             self._zero(left, gone)
 
+            # A layer that has gone stays as a mask: what it wrote would be cut out of its neighbours' shortcut too.
             self.cut_ = _cut(stage, left, [way for way in ways if not set(gone) & set(way.writers)])
+
+            # A layer that came without any weights isn't held: it may still get some.
             for weight in stage.weights():
                 keep = self._nonzero(weight, gone)
                 if not bool(keep.all()) and (weight.path in gone or bool(keep.any())):
