@@ -99,11 +99,10 @@ def check_batches(stage: Training, found: Any) -> Iterator[Batch]:
     for batch in found:
         if not isinstance(batch, Batch):
             raise returned(stage, method, "batches", "batches, each a condensery.tasks.Batch(inputs, labels)", batch)
+        empty = False
         yield batch
-    if not number:
-        raise PluginError(
-            f"stage {stage.name!r}, {method}, batches: an epoch has no batch, so that nothing would train"
-        )
+    if empty:
+        raise PluginError(f"stage {stage.name!r}, {method}, batches: an epoch has no batch: nothing would train")
 
 
 def check_players(stage: Training, method: str, found: Any) -> Sequence[Player]:

@@ -284,8 +284,9 @@ class INQ(Method):
     @hookimpl
     def report(self, stage: Stage) -> dict[str, float]:
         """Return the share of the weights that are held."""
-        held = [w.stack.transforms[self.key].held for w in stage.weights() if w.stack is not None]
-        return {"held_percent": 100 * float(sum(h.sum() for h in held)) / sum(h.numel() for h in held)}
+        own = [t for w in stage.weights() for t in (w.stack.transforms.values() if w.stack else ())]
+        held = torch.cat([t.held.flatten() for t in own if isinstance(t, PowersOfTwo)])
+        return {"held_percent": 100 * float(held.float().mean())}
 
 
 def power_of_two(value: Tensor, bits: int) -> Tensor:

@@ -114,7 +114,8 @@ def test_a_teacher_plays_with_gradients_to_its_input(tmp_path: Path) -> None:
         def training_step(self, stage: Stage, batch: Batch) -> bool:
             made = torch.randn_like(batch.inputs, requires_grad=True)
             outputs = stage.play(Batch(made), [stage.players["teacher"], stage.student], to_input=True)
-            (outputs["teacher"].logits - 0.5 * outputs["student"].logits).square().sum().backward()
+            apart = (outputs["teacher"].logits - 0.5 * outputs["student"].logits).square().sum()
+            apart.backward()  # type: ignore[no-untyped-call]
             assert made.grad is not None
             assert bool(made.grad.any())
             assert all(p.grad is None for q in stage.players.values() for p in q.module.parameters())
@@ -185,7 +186,7 @@ def test_a_measure_comes_once_in_a_step(parts: dict[str, int], tmp_path: Path) -
 @pytest.mark.parametrize("when", ["before_step", "after_step", "after_epoch"])
 def test_a_net_is_changed_in_prepare_and_end_stage_only(when: str, tmp_path: Path) -> None:
     def cut(self: Act, stage: Stage) -> None:
-        stage.surgeon.remove_channels({"layer1.0.conv1": [0]})  # type: ignore[dict-item]
+        stage.surgeon.remove_channels({"layer1.0.conv1": [0]})
 
     cuts = type("Cuts", (Act,), {when: hookimpl(cut), "__annotations__": {}})
     with pytest.raises(PluginError, match="stage 's': a net is cut while the stage trains; only prepare and end_stage"):

@@ -146,7 +146,8 @@ def test_another_optimizer_starts_from_its_own_options(tmp_path: Path) -> None:
     assert options(name="adamw", lr=0.001) == {}
     assert options(name="adamw", options={"eps": 1e-7}) == {"eps": 1e-7}
     assert options(name="sgd", lr=0.2) == options(lr=0.2) == {"momentum": 0.9}
-    for number, changes in enumerate(({}, {"options": {}}, {"options": {"momentum": None}})):
+    given: list[dict[str, Any]] = [{}, {"options": {}}, {"options": {"momentum": None}}]
+    for number, changes in enumerate(given):
         base = {"epochs": 1, "max_steps": 2, "optimizer": {"name": "adam", "lr": 0.003, **changes}}
         run(recipe(["magnitude"], base=base), known, tmp_path / str(number))
 
