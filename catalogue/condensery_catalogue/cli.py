@@ -99,7 +99,7 @@ def reproduce(
     seeds: Annotated[int | None, typer.Option(min=1, help="How many seeds; the tier's own number by default.")] = None,
     device: Device = "auto",
     out: Out = None,
-    results: Annotated[Path | None, typer.Option(help="Folder that the result file goes to as well.")] = None,
+    store: Annotated[bool, typer.Option("--store", help="Publish the result: keep it beside the recipe.")] = False,
     pending: Annotated[bool, typer.Option("--pending", help="Run what lacks a result, most claims a minute first.")] = (
         False
     ),
@@ -119,7 +119,8 @@ def reproduce(
         raise UsageError("say one reproduction; --budget, --jobs and several or no keys go with --pending")
     from condensery_catalogue.reproduce import reproduce_paper
 
-    reproduce_paper((key or [""])[0], tier or "desk", seeds, results, RunOptions(device=device, out=out, as_json=json))
+    options = RunOptions(device=device, out=out, as_json=json)
+    reproduce_paper((key or [""])[0], tier or "desk", seeds, options, store=store)
 
 
 results_app = typer.Typer(help="Carry finished runs and results from one machine to another.", no_args_is_help=True)

@@ -146,6 +146,9 @@ def _open_jobs(plan: Reproduction, tier: str, home: Path) -> Iterator[Job]:
 
 def _estimate(item: Pending, estimates: Estimates, until: float | None) -> None:
     """Work out how long the jobs of a tier take; one that can't start says why, and none is asked once time is up."""
+    if item.chosen.grid:
+        item.why = f"it tries a grid first: condensery reproduce {item.plan.key} --tier {item.tier}"
+        return
     recipes = item.chosen.recipes(item.plan.key)
     for job in item.jobs:
         if until is not None and time.monotonic() > until:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from condensery.errors import UnknownKey
 from condensery_catalogue.listing import console, open_registry, table
 from condensery_catalogue.results import stored_results
-from condensery_catalogue.wording import answer, figure, measured, source, went
+from condensery_catalogue.wording import answer, effect, figure, measured, source
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -140,10 +140,10 @@ def _claims(claims: list[Mapping[str, Any]]) -> Table:
 def _results(results: list[dict[str, Any]]) -> Table:
     from rich.markup import escape
 
-    said = table("tier", "claim", "measured", "direction", "verdict", "made", title="Measured here")
+    said = table("tier", "claim", "measured", "effect", "verdict", "made", title="Measured here")
     for result in results:
         made = f"{result['date']}, {len(result['seeds'])} seeds"
         for c in result["comparisons"]:
-            cells = (result["tier"], c["claim"]["id"], measured(c), went(result, c), answer(result, c), made)
+            cells = (result["tier"], c["claim"]["id"], measured(c), effect(c), answer(result, c), made)
             said.add_row(*map(escape, cells))
     return said

@@ -70,6 +70,7 @@ FILES = {
             kind: quality
             metric: error
             unit: "%"
+            better: lower
             model: any
             dataset: digits
             value: {value: 5, source: recalled}
@@ -78,7 +79,7 @@ FILES = {
         key: toy-rounding
         card: toy-rounding
         compare:
-          - {claim: error, metric: after.quality.error, arm: rounded, higher_is_better: false}
+          - {claim: error, metric: after.quality.error, arm: rounded}
         tiers:
           smoke: &small
             arms:

@@ -17,7 +17,7 @@ WORDS: dict[str, str] = {
     "float-weights": "weights that may take any value: no quantizer holds them",
     "batch-norm": "batch normalization layers with a scale",
     "dense-shape": "layers with the shape that their builder gave them",
-    "classifier-logits": "a task whose output is one row of class scores per example",
+    "classifier-logits": "a task with class scores that can be softened (its rows)",
     "attention": "attention layers",
     "teacher": "a teacher role in the stage",
     "mask": "masks on weights",

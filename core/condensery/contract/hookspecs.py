@@ -40,6 +40,10 @@ RegisterCard = Callable[[str, Mapping[str, Any]], None]
 """``register(key, card)``: offers one paper's card, as plain data."""
 
 
+RegisterWeighted = Callable[[str, Mapping[str, tuple[int, int]]], None]
+"""``register("package.module.Class", {"weight": (0, 1)})``: offers what is known of one class's weights, as data."""
+
+
 class OfferingSpecs:
     """What a plugin may offer. Each hook is called once and gets a ``register`` callback.
 
@@ -86,6 +90,15 @@ class OfferingSpecs:
         :param register: the key is the qualified name of one class, ``"package.module.Class"``; the target an
             ``Attention``, an ``Mlp`` or a ``Block`` of ``condensery.surgery.attention``, imported when a net has that
             class.
+        """
+
+    @hookspec
+    def register_weighted(self, register: RegisterWeighted) -> None:
+        """Offer which tensors of a class of modules are weights, so that methods reach them: ``stage.weights()``.
+
+        :param register: the key is the qualified name of one class, and holds for its subclasses; the target is by
+            name of a tensor, or a pattern such as ``weight_*``, the axis of the layer's outputs and that of its inputs.
+            Torch's own classes are known.
         """
 
     @hookspec

@@ -112,6 +112,8 @@ class Registry:
                     raise PluginError(f"{what} is already offered by {taken[key].plugin!r}; kept that one")
                 if kind == "papers":
                     target = valid_card(key, target)
+                elif kind == "weighted":
+                    check_axes(what, target)
                 elif not (callable(target) or (isinstance(target, str) and ":" in target)):
                     raise PluginError(f"{what}: target must be 'module:Name' or a class, got {target!r}")
             except (PluginError, UsageError) as error:
@@ -195,6 +197,16 @@ def valid_card(key: str, card: Mapping[str, Any]) -> Mapping[str, Any]:
     if found.key != key:
         raise UsageError(f"card {key!r}: its own key is {found.key!r}")
     return ValidCard(card_data(found))
+
+
+def check_axes(what: str, target: Any) -> None:
+    """Refuse what doesn't say which tensors of a class are weights.
+
+    :raises PluginError: beginning with ``what``, and showing how it is said.
+    """
+    rows = target if isinstance(target, Mapping) else {}
+    if not rows or any(not isinstance(name, str) or axes not in ((0, 1), (1, 0)) for name, axes in rows.items()):
+        raise PluginError(f"{what}: say each weight's axes of outputs and inputs, {{'weight': (0, 1)}}, not {target!r}")
 
 
 def _hooks_of(name: str, plugin: object) -> pluggy.HookRelay:

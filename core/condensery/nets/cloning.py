@@ -5,13 +5,28 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
+from condensery.errors import UsageError
 from condensery.nets.taps import remove_taps
 from condensery.nets.transforms import attached, detach, plain_name, stack_of
+
+
+class Frozen(NamedTuple):
+    """What the builder of a net has frozen: names of parameters, and paths of modules that stay in eval mode."""
+
+    parameters: frozenset[str]
+    modules: frozenset[str]
+
+
+NOTHING = Frozen(frozenset(), frozenset())
 
 
 def clone(model: nn.Module) -> nn.Module:
@@ -20,7 +35,11 @@ def clone(model: nn.Module) -> nn.Module:
     ``deepcopy`` alone lets the copy share the dynamic class that ``parametrize`` made, so that removing a
     parametrization from the copy breaks the original; and a tap before ``ReLU(inplace=True)`` reads wrong values.
     """
-    twin = copy.deepcopy(model)
+    _refuse_foreign(model)
+    # A recurrent layer holds its weights as it last computed them through transforms, which can't be copied. It gets
+    # an empty list instead of them, and computes them anew in its next pass.
+    computed = [m for m in model.modules() if isinstance(m, nn.RNNBase) and parametrize.is_parametrized(m)]
+    twin = copy.deepcopy(model, {id(m._flat_weights): [] for m in computed})
     for module in list(twin.modules()):
         if parametrize.is_parametrized(module):
             _renew(module)
@@ -28,6 +47,27 @@ def clone(model: nn.Module) -> nn.Module:
             module.inplace = False  # type: ignore[assignment]
         remove_taps(module)
     return twin
+
+
+def _refuse_foreign(model: nn.Module) -> None:
+    """Refuse what a weight is made of by others than Condensery: it would be lost where a transform is put on it.
+
+    :raises UsageError: naming the layer, and what to call before.
+    """
+    for path, module in model.named_modules():
+        stacks = module.parametrizations if parametrize.is_parametrized(module) else {}
+        for name in stacks:
+            if stack_of(module, name) is None:
+                kind = type(stacks[name][0]).__name__.lstrip("_")
+                call = f"torch.nn.utils.parametrize.remove_parametrizations(net.get_submodule({path!r}), {name!r})"
+                raise UsageError(f"layer {path!r}: its {name} is made by {kind}; call {call} before")
+        for hook in module._forward_pre_hooks.values():
+            if isinstance(hook, (WeightNorm, SpectralNorm)):
+                call = f"remove_{'weight' if isinstance(hook, WeightNorm) else 'spectral'}_norm"
+                raise UsageError(
+                    f"layer {path!r}: its {hook.name} is made by {type(hook).__name__}; "
+                    f"call torch.nn.utils.{call}(net.get_submodule({path!r}), {hook.name!r}) before"
+                )
 
 
 def _renew(module: nn.Module) -> None:
@@ -51,6 +91,33 @@ def plain(model: nn.Module) -> nn.Module:
         if not item.transform.reshapes:
             detach(twin, item.target, item.name)
     return twin
+
+
+def note_owners(net: nn.Module) -> None:
+    """Note on a fresh net what its builder froze; a net that is frozen as a whole was only stored so."""
+    still = {name for name, p in net.named_parameters() if not p.requires_grad}
+    if len(still) == len(list(net.parameters())):
+        still = set()
+
+    # A norm whose layers are all frozen keeps its statistics too, as one does that the builder put in eval mode.
+    kept = [path for path, module in net.named_modules() if net.training and not module.training]
+    for path, module in net.named_modules():
+        inner = [f"{path}.{name}".lstrip(".") for name, _ in module.named_parameters()]
+        if inner and still.issuperset(inner):
+            kept += [f"{path}.{p}".rstrip(".") for p, m in module.named_modules() if isinstance(m, _BatchNorm)]
+    if still or kept:
+        net._condensery_frozen = Frozen(frozenset(still), frozenset(kept))  # type: ignore[assignment]
+
+
+def keep_owners(net: nn.Module) -> None:
+    """Put modules in eval mode again, and take gradients from parameters, where the net's builder had set it so."""
+    noted = getattr(net, "_condensery_frozen", NOTHING)
+    for path, module in net.named_modules():
+        if path in noted.modules:
+            module.training = False
+    for name, parameter in net.named_parameters():
+        if plain_name(name) in noted.parameters:
+            parameter.requires_grad_(False)
 
 
 def frozen(model: nn.Module) -> nn.Module:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from condensery.contract import Registry
 from condensery.errors import UsageError
-from condensery.nets.cloning import clone
+from condensery.nets.cloning import clone, note_owners
 from condensery.nets.roles import resolve
 from condensery.recipe import ModelSpec, derive_seed
 from condensery.tasks import TaskFacts
@@ -39,7 +39,9 @@ def build_net(spec: ModelSpec, facts: TaskFacts, registry: Registry, seed: int) 
             model = builder(facts, name, **config)
         except TypeError as error:
             raise UsageError(f"model {spec.key!r}: {error}") from None
-    return clone(model)
+    net = clone(model)
+    note_owners(net)
+    return net
 
 
 def copy_from(model: nn.Module, source: nn.Module, layers: list[int] | None) -> None:

@@ -273,6 +273,12 @@ def attached(model: nn.Module) -> list[Attached]:
     return found
 
 
+def own_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return a net's parameters by plain name, without those of transforms."""
+    transforms = {id(p) for item in attached(model) for p in item.transform.parameters()}
+    return {plain_name(n): p for n, p in model.named_parameters() if id(p) not in transforms}
+
+
 def detach(model: nn.Module, target: str, name: str) -> None:
     """Take one transform off; the last one on a weight leaves the latent parameter as the weight."""
     owner, tensor = owner_of(model, target)

@@ -216,6 +216,8 @@ class RoundSpec(Strict):
 class Recipe(Strict):
     """Stages and rounds, one after another, on a model and a task.
 
+    :param validation: share of the training data that is held out, where the task has no validation split of its own;
+        above 0, each epoch is measured on validation. A round's ``until`` that asks for quality turns it on.
     :param base: how a net without trained weights is trained first: fields of :class:`BaseSpec` laid over the
         task's own; ``none`` starts from random weights. Where fields are given, a model that comes with weights is
         trained on from them, such as an encoder with a new classifier.
@@ -227,6 +229,7 @@ class Recipe(Strict):
     task: TaskField
     seed: int = Field(default=0, ge=0)
     data: DataSpec = DataSpec()
+    validation: float = Field(default=0.0, ge=0, lt=1)
     base: dict[str, Any] | Literal["none"] = {}
     train: dict[str, Any] = {}
     stages: list[Annotated[StageSpec | RoundSpec, BeforeValidator(_item)]] = []

@@ -11,6 +11,7 @@ from condensery.recipe import BaseSpec, ModelSpec, Recipe, StageSpec, Unit, chec
 from condensery.run.builder import Builder, Net
 from condensery.run.folder import PROGRESS
 from condensery.run.unit import UnitRunner
+from condensery.run.validation import held_out
 from condensery.storage import CHECKPOINT_FORMAT, load_tree, save_tree
 
 
@@ -62,4 +63,7 @@ class Base:
             "train": train.model_dump(mode="json", exclude={"seed"}),
             "seed": seed,
         }
+        share = held_out(self.recipe, self.builder.task)
+        if share:
+            identity["held_out"] = share
         return cache_dir() / "nets" / f"{fingerprint(identity)}.safetensors"

@@ -9,7 +9,7 @@ import torch
 
 from condensery.contract import Facts, Method, Registry, StageManager, build_method, check_words, takes_list
 from condensery.errors import MethodError, UsageError
-from condensery.nets import BATCH_NORMS, clone, fill_from, is_attention
+from condensery.nets import BATCH_NORMS, Reach, clone, fill_from, is_attention
 from condensery.recipe import (
     ModelSpec,
     PlayerSpec,
@@ -26,6 +26,7 @@ from condensery.run.checks import check_optimizer, check_players
 from condensery.run.players import Player
 from condensery.run.stage import Stage
 from condensery.run.steps import Defaults, parse_every
+from condensery.run.validation import held_out
 from condensery.surgery.attention import KnownClasses
 from condensery.tasks import Subset
 
@@ -58,7 +59,10 @@ class Opener:
             )
 
         data = self.recipe.data_of(unit.spec)
-        subset = Subset(data.subset.size, data.subset.per_class, tuple(data.subset.without)) if data.subset else None
+        part, share = data.subset, held_out(self.recipe, self.builder.task)
+        subset = Subset(part.size, part.per_class, tuple(part.without), share) if part else None
+        if share and subset is None:
+            subset = Subset(held_out=share)
         stage = Stage(
             unit.spec,
             self.builder.task,
@@ -73,6 +77,7 @@ class Opener:
             dry=self.dry,
             build=self.builder.build,
             classes=KnownClasses(self.builder.registry),
+            reach=Reach.of(self.builder.registry),
         )
         stage.players = dict(players)
         stage.manager = StageManager(unit.spec.name, methods_of(unit, self.builder.registry), Defaults())
@@ -112,13 +117,20 @@ def words_of(stage: Stage) -> set[str]:
     """Return the words that hold for a fresh student on a task, see :mod:`condensery.contract.facts`."""
     modules = list(stage.student.module.modules())
     words = {"float-weights", "dense-shape"}
-    if stage.task.facts.outputs > 1:
+    if has_rows(stage):
         words.add("classifier-logits")
     if any(isinstance(m, BATCH_NORMS) and m.affine for m in modules):
         words.add("batch-norm")
     if any(is_attention(m) for m in modules):
         words.add("attention")
     return words
+
+
+def has_rows(stage: Stage) -> bool:
+    """Tell whether the task finds class scores in what the student makes of two training examples."""
+    net, (batch, *_) = clone(stage.student.module).eval(), stage.sample(2)
+    with torch.no_grad():
+        return stage.task.rows(stage.task.outputs(net, batch), batch) is not None
 
 
 def methods_of(unit: Unit, registry: Registry, *, lists: bool = True) -> list[tuple[str, Method]]:
@@ -195,7 +207,7 @@ def _build_copies(stage: Stage) -> None:
     """
     for player in stage.players.values():
         if player.built:
-            player.train_mode()
+            player.start_epoch()
             continue
 
         origin = stage.players.get(player.like or "")

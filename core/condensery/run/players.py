@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn
 
@@ -10,25 +11,46 @@ import torch
 from torch import Tensor, nn
 
 from condensery.errors import UnknownKey, UsageError
-from condensery.nets import EMPTY, Taps, TapValues, attached, plain_name
+from condensery.nets import EMPTY, Taps, TapValues, attached, keep_owners, plain_name
 from condensery.recipe import ModelSpec, OptimizerSpec
-from condensery.tasks import Batch, Task
+from condensery.tasks import Batch, Task, in_float32, map_tensors
 
 
 @dataclasses.dataclass
 class Outputs:
     """What one player made of one batch.
 
-    :param logits: ``(batch, outputs)``, float32.
+    :param tree: what the task's ``outputs`` returned, its floats as float32.
+    :param task: whose outputs they are.
+    :param batch: that was played.
     :param taps: values by tapped path or role.
     """
 
-    logits: Tensor
+    tree: Any
+    task: Task
+    batch: Batch
     taps: TapValues = dataclasses.field(default_factory=lambda: EMPTY)
+
+    @functools.cached_property
+    def rows(self) -> Tensor:
+        """The class scores of each decision, ``(rows, classes)``.
+
+        :raises UsageError: if the task has none, which a method rules out that needs ``classifier-logits``.
+        """
+        rows = self.task.rows(self.tree, self.batch)
+        if rows is None:
+            raise UsageError(f"task {self.task.key!r} has no class scores that can be softened")
+        return rows
+
+    @functools.cached_property
+    def row_weights(self) -> Tensor | None:
+        """How much each of the rows counts, ``(rows,)``; ``None``: all alike."""
+        return self.task.row_weights(self.batch)
 
     def detached(self) -> Outputs:
         """Return the same without gradient: how partners see it."""
-        return Outputs(self.logits.detach(), self.taps.detached() if len(self.taps) else EMPTY)
+        tree = map_tensors(Tensor.detach, self.tree)
+        return Outputs(tree, self.task, self.batch, self.taps.detached() if len(self.taps) else EMPTY)
 
 
 class Player:
@@ -125,18 +147,19 @@ class Player:
     def play(self, task: Task, batch: Batch) -> Outputs:
         """Return its outputs for a batch."""
         with self.taps.reading():
-            logits = task.logits(self.module, batch.inputs)
-        return Outputs(logits.float(), self.taps.collect())
+            outputs = task.outputs(self.module, batch)
+        return Outputs(in_float32(outputs), task, batch, self.taps.collect())
 
     def set_mode(self) -> None:
         """Train mode with gradients if it trains, else eval mode without; what is frozen stays so."""
         for parameter in self.module.parameters():
             parameter.requires_grad_(self.trains)
-        self.train_mode()
+        self.start_epoch()
 
-    def train_mode(self) -> None:
-        """Train mode if it trains, else eval mode; what is frozen stays in eval mode and gets no gradients."""
+    def start_epoch(self) -> None:
+        """Train mode if it trains, else eval mode; what is frozen, by its builder too, stays so without gradients."""
         self.module.train(self.trains)
+        keep_owners(self.module)
         for path in self._frozen:
             module = self.module.get_submodule(path).eval()
             held = [parameter for parameter in module.parameters() if parameter.requires_grad]
@@ -155,7 +178,7 @@ class Player:
             if path not in known:
                 raise UnknownKey("module", path, known, where=f"freeze in {self.name}")
             self._frozen.append(path)
-        self.train_mode()
+        self.start_epoch()
 
     def thaw(self) -> None:
         """Let go of what was frozen, when the stage has ended."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,7 +21,7 @@ from condensery.recipe import StageSpec, TrainSpec
 from condensery.run.checks import check_exchanged, check_factor, check_terms, returned
 from condensery.run.players import Outputs, Player
 from condensery.run.steps import Bucket, rate_factor
-from condensery.tasks import Batch, Subset, Task
+from condensery.tasks import Batch, Subset, Task, channels_last
 
 
 class Training:
@@ -74,7 +75,7 @@ class Training:
     @functools.cached_property
     def steps_per_epoch(self) -> int:
         """Batches in one epoch of the task's data."""
-        whole = -(-self.task.count("train", self.subset) // self.train.batch_size)
+        whole = self.task.steps("train", batch_size=self.train.batch_size, subset=self.subset)
         return min(whole, self.train.max_steps or whole)
 
     def task_batches(self) -> Iterator[Batch]:
@@ -92,7 +93,7 @@ class Training:
 
     def _shown(self, batch: Batch) -> Batch:
         """Return a batch as the stage's data show it: labels may be hidden."""
-        return batch if self.labels else Batch(batch.inputs)
+        return batch if self.labels else batch.without_labels()
 
     # ---------------------------------------------------------------- losses
 
@@ -120,8 +121,8 @@ class Training:
             return self._play(batch, players, to_input)
 
     def _play(self, batch: Batch, players: Sequence[Player], to_input: bool = False) -> dict[str, Outputs]:
-        if self.train.channels_last and isinstance(batch.inputs, Tensor) and batch.inputs.dim() == 4:
-            batch = Batch(batch.inputs.contiguous(memory_format=torch.channels_last), batch.labels)
+        if self.train.channels_last:
+            batch = dataclasses.replace(batch, inputs=channels_last(batch.inputs))
 
         outputs = {}
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.train.autocast == "bf16"):
@@ -143,7 +144,7 @@ class Training:
 
         terms: dict[str, Tensor] = {}
         if weight != 0.0:
-            loss = self.task.loss(view[player.name].logits, batch.labels)
+            loss = self.task.loss(view[player.name].tree, batch)
             if loss is not None:
                 terms["task"] = loss if weight == 1.0 else weight * loss
         for name, call in self.calls("loss_terms", player.name):
@@ -199,14 +200,14 @@ class Training:
             player.measured.clear()
 
         for share in workers:
-            for part in _shares(share, self.train.accumulate):
+            for part, weight in _weighted(self.task, _shares(share, self.train.accumulate)):
                 # One block per pass: a cache that outlives a no_grad pass would give no gradient, without an error.
                 with parametrize.cached():
                     outputs = self.play(part)
                     for player in self._measuring:
-                        player.gauge(outputs[player.name], part.size / batch.size)
+                        player.gauge(outputs[player.name], weight / len(workers))
                     for player in players:
-                        self.backward(player, self.terms(player, part, outputs), part.size / share.size)
+                        self.backward(player, self.terms(player, part, outputs), weight)
 
             # What each worker has is laid aside, to be combined into one gradient below.
             for player in exchanging:
@@ -341,6 +342,18 @@ def without_gradient(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
     finally:
         for parameter in held:
             parameter.requires_grad_(True)
+
+
+def _weighted(task: Task, parts: Sequence[Batch]) -> list[tuple[Batch, float]]:
+    """Return the parts of one step with their shares of it, by what counts in them; those in which nothing does go.
+
+    Each part's loss is a mean over what counts in it, so that these shares give the mean over the whole.
+    """
+    if len(parts) == 1:
+        return [(parts[0], 1.0)]
+    weights = [task.weight(part) for part in parts]
+    total = sum(weights)
+    return [(part, weight / total) for part, weight in zip(parts, weights, strict=True) if weight]
 
 
 def _shares(batch: Batch, parts: int) -> list[Batch]:

@@ -15,7 +15,6 @@ from condensery.surgery.attention import AttentionSurgeon
 from condensery.surgery.channels import axis, is_writer
 from condensery.surgery.cuts import Channels, Cut, Left, apply, gap, precise, verify
 from condensery.surgery.graph import ChannelGraph, Group, Removed
-from condensery.tasks import Batch
 
 if TYPE_CHECKING:
     from condensery.run import Stage
@@ -68,8 +67,7 @@ class Surgeon(AttentionSurgeon):
         """How the net's channels hang together; worked out again when a shape has changed."""
         shapes = [(n, tuple(t.shape)) for n, t in [*self.net.named_parameters(), *self.net.named_buffers()]]
         if self._graph is None or shapes != self._shapes:
-            example = Batch(self.stage.task.example_input(2)).inputs
-            self._graph = ChannelGraph(self.net, example, self.stage.task.logits)
+            self._graph = ChannelGraph(self.net, self.stage.task.example(2), self.stage.answer)
             self._shapes = shapes
         return self._graph
 
@@ -145,8 +143,8 @@ class Surgeon(AttentionSurgeon):
             their negative axis; a layer that has one gets a narrower one.
         :raises MethodError: if the outputs change, because a channel wasn't zero.
         """
-        forward = self.stage.task.logits
-        net, example, renamed = precise(self.net, Batch(self.stage.task.example_input(2)).inputs, forward)
+        forward = self.stage.answer
+        net, example, renamed = precise(self.net, self.stage.task.example(2), forward)
         cut = Cut({}, {})
         new = []
         for path, wanted in keep.items():

@@ -54,9 +54,9 @@ class DeepMutualLearning(Method):
         if player.name not in self.cohort_:
             return None
 
-        mine = outputs[player.name].logits
-        total = mine.new_zeros(())
+        mine = outputs[player.name]
+        total = mine.rows.new_zeros(())
         others = [name for name in self.cohort_ if name != player.name]
         for name in others:
-            total = total + divergence(mine, softened(outputs[name].logits, 1.0), 1.0)
+            total = total + divergence(mine, softened(outputs[name].rows, 1.0), 1.0)
         return {"mutual": total * (self.weight / len(others))}

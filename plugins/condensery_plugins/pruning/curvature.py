@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from condensery import Batch, Stage, UsageError, Weight
+from condensery.tasks import head
 
 Rows = Literal["gauss-newton", "sampled", "fisher"]
 
@@ -39,7 +40,7 @@ def loss_of(stage: Stage, logits: Tensor, batch: Batch) -> Tensor:
     :param logits: ``(batch, outputs)``.
     :raises UsageError: if the stage has no labels, so that there is no loss.
     """
-    loss = stage.task.loss(logits, batch.labels)
+    loss = stage.task.loss(logits, batch)
     if loss is None:
         raise UsageError(f"stage {stage.name!r}: second derivatives are those of the loss, and there are no labels")
     return loss
@@ -84,7 +85,7 @@ def curvature_rows(stage: Stage, weights: Sequence[Weight], batches: Sequence[Ba
 
     with evaluating(net):
         for example in [batch.part(i, i + 1) for batch in batches for i in range(batch.size)]:
-            logits = stage.task.logits(net, example.inputs).float()
+            logits = head(stage.task.outputs(net, example)).float()
             starts = _starts(stage, logits, example, kind, generator)
             for number, start in enumerate(reversed(starts), start=1):
                 more = number < len(starts)  # the graph is needed again
@@ -134,7 +135,7 @@ def hutchinson_diagonal(stage: Stage, weights: Sequence[Weight], batches: Sequen
     # The fused attention kernels have no second derivative.
     with evaluating(net), sdpa_kernel(SDPBackend.MATH):
         for batch in batches:
-            loss = loss_of(stage, stage.task.logits(net, batch.inputs).float(), batch)
+            loss = loss_of(stage, head(stage.task.outputs(net, batch)).float(), batch)
             slopes = torch.autograd.grad(loss, latents, create_graph=True, materialize_grads=True)
 
             for _ in range(probes):

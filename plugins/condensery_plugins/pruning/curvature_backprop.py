@@ -19,6 +19,7 @@ from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 
 from condensery import Batch, NotApplicable, Stage, Weight
+from condensery.tasks import head
 from condensery_plugins.pruning.curvature import evaluating, output_hessians
 
 LAYERS = {"linear", "conv1d", "conv2d", "conv3d"}
@@ -137,7 +138,7 @@ def backprop_diagonal(
         with evaluating(net), parametrize.cached():
             mode = CurvatureMode([(w, getattr(w.module, w.tensor)) for w in weights], method)
             with mode:
-                logits = stage.task.logits(net, batch.inputs)
+                logits = head(stage.task.outputs(net, batch))
             start = torch.diagonal(output_hessians(stage, logits, batch), dim1=1, dim2=2)
             parts = torch.autograd.grad(logits, mode.sums, start, materialize_grads=True)
         for mine, part in zip(total, parts, strict=True):

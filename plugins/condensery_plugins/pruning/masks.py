@@ -73,6 +73,15 @@ def sparsity_percent(weights: Sequence[Weight]) -> float:
     return 100 * (1 - sum(int(a.sum()) for a in alive) / sum(a.numel() for a in alive))
 
 
+def sparsity(stage: Stage, weights: Sequence[Weight]) -> dict[str, float]:
+    """Return what a report says of zeros: their share in the student's pruned weights, and in the whole net.
+
+    :param weights: that the method prunes.
+    """
+    own, reached = sparsity_percent(weights), stage.reached(weights)
+    return {"sparsity_percent": own, "net_sparsity_percent": own * reached["reached_percent"] / 100, **reached}
+
+
 def sizes(weight: Weight) -> Tensor:
     """Return the absolute value of each entry, minus infinity where a mask holds it already; of the weight's shape."""
     return torch.where(weight.alive, weight.latent.detach().abs(), float("-inf"))

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from condensery import Batch, Stage, Weight, hookimpl
+from condensery.tasks import head
 from condensery_plugins.pruning.curvature import curvature_rows, evaluating, loss_of, unflatten
 from condensery_plugins.pruning.inverse_hessian import InverseHessian, Surgery
 from condensery_plugins.pruning.masks import mask
@@ -121,5 +122,5 @@ class OptimalBrainSurgeon(Stepwise):
         """Return the mean loss over some examples."""
         net = stage.student.module
         with evaluating(net), torch.no_grad():
-            sums = [b.size * float(loss_of(stage, stage.task.logits(net, b.inputs), b)) for b in batches]
+            sums = [b.size * float(loss_of(stage, head(stage.task.outputs(net, b)), b)) for b in batches]
         return sum(sums) / sum(b.size for b in batches)

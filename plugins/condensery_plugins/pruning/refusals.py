@@ -96,7 +96,7 @@ def refuse_empty(
     :param hint: what to do instead.
     :raises UsageError: naming the first such layer.
     """
-    whole = [w for w in weights if w.tensor == "weight" and bool(w.alive.any())]
+    whole = [w for w in weights if "bias" not in w.tensor and bool(w.alive.any())]
     empty = next((w.path for w in whole if not bool(keep[w.name].any())), None)
     if empty is None:
         return

@@ -265,7 +265,7 @@ def measured(net: nn.Module, paths: Iterable[str]) -> Iterator[dict[str, tuple[f
 def _logits(stage: Stage, net: nn.Module, batches: Sequence[Batch]) -> Tensor:
     """Return a net's outputs for some batches, ``(examples, outputs)``."""
     with torch.no_grad():
-        return torch.cat([stage.task.logits(net, b.inputs) for b in batches])
+        return torch.cat([stage.answer(net, b.inputs) for b in batches])
 
 
 def _relative(found: Tensor, whole: Tensor) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from condensery import Stage
 from condensery.nets import clone, frozen
+from condensery.tasks import map_tensors
 
 EXAMPLES = 8
 """Training examples that are tried."""
@@ -25,7 +26,7 @@ class Shortcuts:
     """
 
     def __init__(self, stage: Stage) -> None:
-        self.task = stage.task
+        self.answer = stage.answer
         self.net = frozen(clone(stage.student.module))
         self.inputs = stage.sample(EXAMPLES)[0].inputs
 
@@ -42,7 +43,7 @@ class Shortcuts:
                 handles.append(module.register_forward_hook(lambda m, a, out: _mark(out, starts)))
 
         with torch.enable_grad():
-            logits = self.task.logits(self.net, _marked(self.inputs, starts)).float()
+            logits = self.answer(self.net, _marked(self.inputs, starts)).float()
         for handle in handles:
             handle.remove()
 
@@ -70,6 +71,4 @@ def _mark(value: Tensor, starts: list[Tensor]) -> Tensor:
 
 def _marked(inputs: Any, starts: list[Tensor]) -> Any:
     """Return inputs of which gradients can be asked for, where they are no whole numbers."""
-    if isinstance(inputs, Mapping):
-        return {name: _marked(value, starts) for name, value in inputs.items()}
-    return _mark(inputs, starts) if inputs.is_floating_point() else inputs
+    return map_tensors(lambda value: _mark(value, starts) if value.is_floating_point() else value, inputs)

@@ -124,6 +124,7 @@ class KMeansSharing(Method):
         stage.attach(weight.name, self.key, made)
 
     @hookimpl
-    def report(self) -> dict[str, float]:
+    def report(self, stage: Stage) -> dict[str, float]:
         """Return the number of centers, and the error that sharing made before training, as a share of the squares."""
-        return {"centers_count": float(self.centers_), "error_percent": 100 * self.error_ / max(self.power_, 1e-30)}
+        error = 100 * self.error_ / max(self.power_, 1e-30)
+        return {"centers_count": float(self.centers_), "error_percent": error, **stage.reached(stage.weights())}

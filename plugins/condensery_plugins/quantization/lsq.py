@@ -102,3 +102,8 @@ class LSQ(Method):
             for_weight=lambda latent, bits: LearnedStep(bits).start(latent),
             for_input=lambda seen, bits: LearnedStep(bits, signed=bool((seen < 0).any()), batched=True).start(seen),
         )
+
+    @hookimpl
+    def report(self, stage: Stage) -> dict[str, float]:
+        """Return the share of the net's parameters that are quantized."""
+        return stage.reached(stage.weights())

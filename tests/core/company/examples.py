@@ -34,7 +34,7 @@ class Consistency(Method):
 
         for player in stage.training:
             terms = stage.terms(player, batch, outputs)
-            apart = (outputs[player.name].logits - noisy[player.name].logits).square().mean()
+            apart = (outputs[player.name].rows - noisy[player.name].rows).square().mean()
             stage.backward(player, terms | {"consistency.apart": apart})
         for player in stage.training:
             stage.update(player)
@@ -81,7 +81,7 @@ class Alone(Method):
     def training_step(self, stage: Stage, batch: Batch) -> bool:
         """Forget that there may be other methods."""
         student = stage.student
-        loss = stage.task.loss(student.play(stage.task, batch).logits, batch.labels)
+        loss = stage.task.loss(student.play(stage.task, batch).tree, batch)
         assert loss is not None
         assert student.optimizer is not None
         loss.backward()  # type: ignore[no-untyped-call]
@@ -167,7 +167,7 @@ class SelfTeacher(Method):
     @hookimpl
     def loss_terms(self, outputs: Mapping[str, Outputs], player: Player) -> dict[str, Tensor]:
         """Return the squared distance to the teacher's outputs."""
-        return {"apart": (outputs[player.name].logits - outputs["mean"].logits).square().mean()}
+        return {"apart": (outputs[player.name].rows - outputs["mean"].rows).square().mean()}
 
     @hookimpl
     def after_step(self, stage: Stage, player: Player) -> None:

@@ -48,7 +48,7 @@ SCALARS = "must return a mapping of names to scalar tensors"
 )
 def test_a_wrong_answer_is_one_line(hook: str, answer: Any, says: str, tmp_path: Path) -> None:
     def terms(self: Act, outputs: Any) -> Any:
-        return answer(outputs["student"].logits)
+        return answer(outputs["student"].rows)
 
     def given(self: Act, stage: Stage) -> Any:
         return answer

@@ -89,7 +89,7 @@ def test_to_play_in_prepare_or_end_stage_is_a_look(tmp_path: Path) -> None:
         def look(self, stage: Stage) -> None:
             with untouched(stage.student.module):
                 outputs = stage.play(stage.sample(4)[0])
-            assert not outputs["student"].logits.requires_grad
+            assert not outputs["student"].rows.requires_grad
 
         @hookimpl
         def prepare(self, stage: Stage) -> None:
@@ -101,7 +101,7 @@ def test_to_play_in_prepare_or_end_stage_is_a_look(tmp_path: Path) -> None:
 
         @hookimpl
         def loss_terms(self, outputs: Mapping[str, Outputs]) -> None:
-            assert outputs["student"].logits.requires_grad
+            assert outputs["student"].rows.requires_grad
 
     run(recipe(["sizes"]), registry(sizes=Sizes), tmp_path / "o")
 
@@ -114,7 +114,7 @@ def test_a_teacher_plays_with_gradients_to_its_input(tmp_path: Path) -> None:
         def training_step(self, stage: Stage, batch: Batch) -> bool:
             made = torch.randn_like(batch.inputs, requires_grad=True)
             outputs = stage.play(Batch(made), [stage.players["teacher"], stage.student], to_input=True)
-            apart = (outputs["teacher"].logits - 0.5 * outputs["student"].logits).square().sum()
+            apart = (outputs["teacher"].rows - 0.5 * outputs["student"].rows).square().sum()
             apart.backward()  # type: ignore[no-untyped-call]
             assert made.grad is not None
             assert bool(made.grad.any())

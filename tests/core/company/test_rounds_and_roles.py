@@ -124,7 +124,7 @@ def test_a_stage_s_data_is_laid_over_the_recipe_s(tmp_path: Path) -> None:
 
         @hookimpl
         def loss_terms(self, outputs: Any) -> dict[str, torch.Tensor]:
-            return {"size": outputs["student"].logits.square().mean()}
+            return {"size": outputs["student"].rows.square().mean()}
 
     stages = [
         {"methods": ["looks"], "data": {"labels": False}},
