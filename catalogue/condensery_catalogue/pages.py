@@ -106,7 +106,7 @@ claims, and `condensery reproduce {result["key"]} --tier {result["tier"]}` runs 
 
 {_arms(result)}
 
-## Recipes
+{_grid(result)}## Recipes
 
 {recipes}
 ## Made with
@@ -142,6 +142,18 @@ def _arms(result: Mapping[str, Any]) -> str:
 
     shown = {title: cells for title, cells in columns.items() if set(cells) != {"-"}}
     return markdown_table(list(shown), list(zip(*shown.values(), strict=True)))
+
+
+def _grid(result: Mapping[str, Any]) -> str:
+    """Return what each arm tried and chose, under a heading; nothing where the recipe gives no grid."""
+    rows = []
+    for arm, found in result.get("grid", {}).items():
+        for entry in found["tried"]:
+            settings = ", ".join(f"`{path}` {value}" for path, value in entry["values"].items())
+            score = "diverged" if entry["score"] is None else f"{entry['score']:.2f} {found['metric']}"
+            rows.append([f"`{arm}`", settings, score, "yes" if entry["values"] == found["chosen"] else ""])
+    table = markdown_table(("arm", "settings", "on held-out training data, one seed", "chosen"), rows)
+    return f"## Settings tried\n\n{table}\n\n" if rows else ""
 
 
 def _values(arm: Mapping[str, Any], path: str) -> Sequence[float | None]:

@@ -92,6 +92,15 @@ def test_a_result_without_claims_or_picture_has_a_page() -> None:
     assert "from one seed" in page
 
 
+def test_a_page_tells_what_each_arm_tried_and_chose() -> None:
+    tried = [{"values": {"lr": 0.1}, "score": 91.5}, {"values": {"lr": 9}, "score": None}]
+    grid = {"alone": {"metric": "accuracy", "tried": tried, "chosen": {"lr": 0.1}}}
+    page = result_page({**stored("hinton-kd"), "grid": grid})
+    assert "| `alone` | `lr` 0.1 | 91.50 accuracy | yes |" in page
+    assert "| `alone` | `lr` 9 | diverged |  |" in page
+    assert "Settings tried" not in result_page(stored("magnitude"))
+
+
 def test_the_index_counts_verdicts() -> None:
     index = index_page([stored("deep-compression"), stored("hinton-kd")])
     assert "| 3 partly reproduced, 3 reproduced | cpu, AMD EPYC |" in index

@@ -93,6 +93,15 @@ def test_the_matrices_of_gpt2_are_quantized(tmp_path: Path) -> None:
     assert done.outputs_are_kept()
 
 
+@pytest.mark.parametrize("asked", ["", ", embeddings=true"])
+def test_embeddings_are_quantized_where_they_are_asked_for(asked: str, tmp_path: Path) -> None:
+    line = f"lsq(weight_bits=2, edge_bits=2{asked})"
+    done = Squeezed(line, None, tmp_path / "o", model=GPT2, task="word-language")
+    levels = {n: len(p.unique()) for n, p in done.net.named_parameters() if ".wte" in n}  # type: ignore[no-untyped-call]
+    assert [number <= 4 for number in levels.values()] == [bool(asked)]
+    assert done.outputs_are_kept()
+
+
 def test_what_stays_float_is_counted_and_named(tmp_path: Path) -> None:
     """Integer layers are made of plain convolutions and linear layers alone, and GPT-2 has one: its head."""
     done = Squeezed("jacob-integer-only", None, tmp_path / "o", model=GPT2, task="word-language")
