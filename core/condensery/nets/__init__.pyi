@@ -1,5 +1,7 @@
 from .choice import choose_layers as choose_layers
 from .cloning import clone as clone
+from .cloning import evaluating as evaluating
+from .cloning import fill_from as fill_from
 from .cloning import frozen as frozen
 from .cloning import keep_owners as keep_owners
 from .cloning import plain as plain

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -13,6 +15,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from condensery.errors import UsageError
+from condensery.nets.taps import remove_taps
 from condensery.nets.transforms import attached, detach, plain_name, stack_of
 
 
@@ -42,6 +45,7 @@ def clone(model: nn.Module) -> nn.Module:
             _renew(module)
         if getattr(module, "inplace", False) is True:
             module.inplace = False  # type: ignore[assignment]
+        remove_taps(module)
     return twin
 
 
@@ -122,6 +126,32 @@ def frozen(model: nn.Module) -> nn.Module:
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     return model
+
+
+@contextlib.contextmanager
+def evaluating(*nets: nn.Module) -> Iterator[None]:
+    """Put nets in eval mode for a while, so that no statistics move; then each module's own mode is put back."""
+    modes = {module: module.training for net in nets for module in net.modules()}
+    for net in nets:
+        net.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def fill_from(net: nn.Module, source: nn.Module) -> None:
+    """Give a net another one's numbers, by plain name; what only one of them has stays.
+
+    Where the net was cut, its tensors take the leading part of the larger ones.
+    """
+    theirs = {**dict(source.named_parameters()), **dict(source.named_buffers())}
+    mine = {plain_name(name): parameter for name, parameter in net.named_parameters()} | dict(net.named_buffers())
+    with torch.no_grad():
+        for name, tensor in mine.items():
+            if name in theirs and theirs[name].dim() == tensor.dim():
+                tensor.copy_(theirs[name][tuple(slice(size) for size in tensor.shape)])
 
 
 def same_numbers(left: nn.Module, right: nn.Module) -> bool:

@@ -61,6 +61,13 @@ class Transform(nn.Module):
         """Return what is wrong with the final value of the tensor, or ``None`` if its promise is kept."""
         return None
 
+    def alive(self, latent: Tensor) -> Tensor | None:
+        """Return where it lets a value be other than zero, bool of the latent's shape; ``None``: everywhere.
+
+        A mask tells what it leaves of ones. What holds some values for good, a codebook or fixed levels, overrides it.
+        """
+        return self(torch.ones_like(latent)).detach() != 0 if self.rank == MASK else None
+
     def config(self) -> dict[str, Any]:
         """Return the JSON arguments that build this transform again (its tensors come from the state)."""
         return {}

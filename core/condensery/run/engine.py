@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from condensery.recipe import Recipe, TrainSpec, check_conditions, holds, unroll
 from condensery.run.base import Base
 from condensery.run.builder import Builder, Net
 from condensery.run.called import refuse_uncalled
-from condensery.run.cast import Cast
+from condensery.run.cast import Cast, give_teachers
 from condensery.run.collapse import marks
 from condensery.run.folder import ARTIFACT, NET, ORIGINAL, PROGRESS, RunFolder
 from condensery.run.opening import Opener, check_settings
@@ -74,6 +75,9 @@ class Run:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         if device.startswith("cuda") and not torch.cuda.is_available():
             raise UsageError(f"device {device!r}: no CUDA device here; say --device cpu")
+        if int(os.environ.get("WORLD_SIZE") or 1) > 1:
+            raise UsageError("WORLD_SIZE > 1: several processes would write one folder; start one, without torchrun")
+        recipe, self._teachers_given = give_teachers(recipe, registry)
         self.registry, self.tier, self.dry = registry, tier, dry
         self.device = torch.device("cpu" if dry else device)
         self.folder = RunFolder(Path(out), resume=resume)
@@ -146,6 +150,8 @@ class Run:
         self.check()  # before the folder exists: a bad recipe leaves nothing behind
         self.folder.write("recipe.json", self.recipe.dump())
         self.show.line(f"model {self.recipe.model.key}, task {self.recipe.task.key}, on {self.device}")
+        for line in self._teachers_given:
+            self.show.line(line)
 
         self.net = self._original()
         before = self._before()
@@ -267,6 +273,8 @@ class Run:
             stage = self.runner.play(unit, train, self.cast.players(unit, self.net), self.recipe.seed)
             self.net = Net.of(stage.student)
             if self.dry:
+                # Refuses what a checkpoint can't hold, before anything trains.
+                self.builder.described(self.net)
                 self._calls.append(calls_of(stage))
             else:
                 self._save()

@@ -175,6 +175,8 @@ class Surgeon(AttentionSurgeon):
 
     def _apply(self, cut: Cut) -> None:
         """Cut the net, and the state of its optimizer; before an optimizer exists, the state that it will carry on."""
+        if self.stage.stepping:
+            raise self.stage.too_late("a net is cut")
         player = self.stage.players[self.player]
         optimizer = player.optimizer
         old = player.parameters()
