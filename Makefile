@@ -29,15 +29,17 @@ lint: .venv/installed
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m condensery_catalogue.readme --check
+	$(BIN)/python -m condensery_catalogue.rejudge --check
 	$(BIN)/python -m condensery_catalogue.results_table --check
 
 format: .venv/installed
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-# The tables that are made from cards, recipes and stored results, and kept in git.
+# What is made from cards, recipes and stored figures, and kept in git: tables, and the verdicts in stored results.
 cards: .venv/installed
 	$(BIN)/python -m condensery_catalogue.readme
+	$(BIN)/python -m condensery_catalogue.rejudge
 	$(BIN)/python -m condensery_catalogue.results_table
 
 # A page with a picture for each stored result; the site builds them, git doesn't keep them.
@@ -49,6 +51,7 @@ bench: .venv/installed
 	$(BIN)/python tests/benchmarks/run.py
 	$(BIN)/python tests/benchmarks/artifacts.py
 	$(BIN)/python tests/benchmarks/zoo.py
+	$(BIN)/python tests/benchmarks/listing.py
 
 # What can be made again in minutes; runs/ stays.
 clean:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from condensery.errors import CondenseryError
+from condensery.errors import CondenseryError, UsageError
 
 app = typer.Typer(
     help="A catalogue of neural-network compression: list it, run it, compose it, reproduce it.",
@@ -94,19 +94,53 @@ def compose(
 
 @app.command()
 def reproduce(
-    key: str,
-    tier: Annotated[str, typer.Option(help="smoke (seconds), desk (minutes) or paper.")] = "desk",
+    key: Annotated[list[str] | None, typer.Argument(help="The reproduction; with --pending any number.")] = None,
+    tier: Annotated[str | None, typer.Option(help="smoke (seconds), desk (minutes: the default) or paper.")] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="How many seeds; the tier's own number by default.")] = None,
     device: Device = "auto",
     out: Out = None,
-    results: Annotated[Path | None, typer.Option(help="Folder that the result file goes to as well.")] = None,
+    store: Annotated[bool, typer.Option("--store", help="Publish the result: keep it beside the recipe.")] = False,
+    pending: Annotated[bool, typer.Option("--pending", help="Run what lacks a result, most claims a minute first.")] = (
+        False
+    ),
+    budget: Annotated[str | None, typer.Option(help="With --pending: stop after this long, such as 25m.")] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="With --pending: processes side by side.")] = 1,
     json: Json = False,
 ) -> None:
     """Reproduce a paper: its claim beside the figure measured here."""
-    from condensery_catalogue.reproduce import reproduce_paper
     from condensery_catalogue.running import RunOptions
 
-    reproduce_paper(key, tier, seeds, results, RunOptions(device=device, out=out, as_json=json))
+    if pending:
+        from condensery_catalogue.pending import run_pending
+
+        run_pending([tier] if tier else (), budget, jobs, out, device, key or ())
+        return
+    if len(key or ()) != 1 or budget is not None or jobs != 1:
+        raise UsageError("say one reproduction; --budget, --jobs and several or no keys go with --pending")
+    from condensery_catalogue.reproduce import reproduce_paper
+
+    options = RunOptions(device=device, out=out, as_json=json)
+    reproduce_paper((key or [""])[0], tier or "desk", seeds, options, store=store)
+
+
+results_app = typer.Typer(help="Carry finished runs and results from one machine to another.", no_args_is_help=True)
+app.add_typer(results_app, name="results")
+
+
+@results_app.command("export")
+def export_(folder: Path, target: Path) -> None:
+    """Pack the reports and results below a folder, such as runs/pending, into one zip file."""
+    from condensery_catalogue.parcels import print_export
+
+    print_export(folder, target)
+
+
+@results_app.command("import")
+def import_(source: Path, folder: Path) -> None:
+    """Unpack an export into a folder: hashes are checked, nothing is overwritten."""
+    from condensery_catalogue.parcels import print_import
+
+    print_import(source, folder)
 
 
 @app.command()

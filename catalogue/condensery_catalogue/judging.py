@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import datetime
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from condensery.errors import UsageError
 from condensery_catalogue.reproduction import Comparison, Reproduction, Tier
 from condensery_catalogue.results import commit
-from condensery_catalogue.verdict import direction, summary, verdict
+from condensery_catalogue.verdict import Judgement, claimed, summary, tied
+from condensery_catalogue.verdict import judge as judge_claim
 
 STORAGE = ("file", "payload", "tables", "header", "manifest")
-RATES = {"compression_rate": "compression_rate", "storage_rate": "storage_rate", "macs_ratio": "macs"}
+RATES = {
+    "compression_rate": "compression_rate",
+    "storage_rate": "storage_rate",
+    "macs_ratio": "macs",
+    "effective_macs_ratio": "effective_macs",
+    "parameters_removed_percent": "parameters_removed_percent",
+    "macs_removed_percent": "macs_removed_percent",
+    "nonzeros_ratio": "nonzeros",
+}
 """Names in a result, and those of the report's ratios."""
+
+DIGITS = 9
+"""Of an effect behind the point: the digits after these differ from processor to processor."""
 
 Report = Mapping[str, Any]
 Reports = Mapping[str, Sequence[Report]]
@@ -37,7 +50,7 @@ def judge(plan: Reproduction, chosen: Tier, tier: str, card: Mapping[str, Any], 
         "seeds": [run["seed"] for run in next(iter(reports.values()))],
         "epoch": "last",
         "arms": {arm: _figures(found) for arm, found in reports.items()},
-        "comparisons": [_compare(i, claim, chosen.scale, reports) for i, claim in plan.comparisons(chosen, card)],
+        "comparisons": compare(plan.comparisons(chosen, card), chosen.scale, reports),
         "versions": runs[0]["versions"],
         "device": ", ".join(sorted({run["device"] for run in runs})),
         "environment": runs[0]["environment"],
@@ -66,44 +79,75 @@ def _figures(runs: Sequence[Report]) -> dict[str, Any]:
         "nonzeros": first["nonzeros"],
         "macs": first["macs"],
         "storage": {name: [run["after"]["storage"][name] for run in runs] for name in STORAGE},
-        **{name: [run["ratios"][ratio] for run in runs] for name, ratio in RATES.items()},
+        **{name: [run["ratios"].get(ratio) for run in runs] for name, ratio in RATES.items()},
         "collapsed": [run.get("collapsed", []) for run in runs],
         "wall_s": [run["wall_s"] for run in runs],
     }
 
 
-def _compare(item: Comparison, claim: Mapping[str, Any], scale: str, reports: Reports) -> dict[str, Any]:
-    """Return what was measured in the place of one claim, and how it answers the claim."""
-    measured = [dig(run, item.metric) for run in reports[item.arm]]
-    baseline = None if item.baseline_arm is None else [dig(run, item.metric) for run in reports[item.baseline_arm]]
+Asked = Sequence[tuple[Comparison, Mapping[str, Any]]]
+"""Comparisons, each with the claim that it answers."""
 
-    went, gains = None, None
-    if baseline is not None:
-        went = direction(measured, baseline, higher_is_better=item.higher_is_better)
-        gains = [(m - b) * (1 if item.higher_is_better else -1) for m, b in zip(measured, baseline, strict=True)]
 
-    answer = summary(gains if item.answers == "gain" and gains is not None else measured)
-    said = verdict(
+def compare(asked: Asked, scale: str, reports: Reports) -> list[dict[str, Any]]:
+    """Return what was measured in the place of each claim, and how it answers the claim.
+
+    :raises UsageError: for a metric that the reports don't have.
+    """
+    answers = [_judge(item, claim, scale, reports) for item, claim in asked]
+    beside = {(item.claim, item.arm): answer for (item, _), answer in zip(asked, answers, strict=True)}
+
+    found = []
+    for (item, claim), alone in zip(asked, answers, strict=True):
+        quality = beside.get((claim.get("at", ""), item.arm))
+        answer = tied(alone, quality) if alone is not None and quality is not None else alone
+
+        found.append(
+            {
+                "claim": claim,
+                "metric": item.metric,
+                "arm": item.arm,
+                "baseline_arm": item.baseline_arm,
+                "measured": summary(_values(reports, item.arm, item.metric)),
+                "baseline": summary(_values(reports, item.baseline_arm, item.metric)) if item.baseline_arm else None,
+                "verdict": None if answer is None else _said(claim, answer),
+            }
+        )
+    return found
+
+
+def _judge(item: Comparison, claim: Mapping[str, Any], scale: str, reports: Reports) -> Judgement | None:
+    """Return how the reports answer a claim, ``None`` for a statement that no figure answers."""
+    says = claimed(claim)
+    if says is None:
+        return None
+    return judge_claim(
+        says,
+        _values(reports, item.arm, item.metric),
+        None if item.baseline_arm is None else _values(reports, item.baseline_arm, item.metric),
         scale=scale,
-        claim=claim["value"],
-        measured=answer["mean"],
-        tolerance=item.tolerance,
-        went=went,
-        bound=None if item.answers != "bound" else 1 if item.higher_is_better else -1,
         collapsed=any(run.get("collapsed") for arm in item.arms for run in reports[arm]),
     )
+
+
+def _said(claim: Mapping[str, Any], answer: Judgement) -> dict[str, Any]:
+    """Return a judgement as plain data; an interval that isn't known is ``None``, as JSON has no infinity."""
+    says = claimed(claim)
+    assert says is not None
+    bounds = [round(bound, DIGITS) for bound in (answer.interval.low, answer.interval.high)]
     return {
-        "claim": claim,
-        "metric": item.metric,
-        "arm": item.arm,
-        "baseline_arm": item.baseline_arm,
-        "answers": item.answers,
-        "measured": summary(measured),
-        "baseline": None if baseline is None else summary(baseline),
-        "gain": None if gains is None else summary(gains),
-        "direction": went,
-        "verdict": said,
+        "word": answer.word,
+        "why": answer.why,
+        "says": says.says,
+        "claimed": round(says.effect, DIGITS) if math.isfinite(says.rounding) else None,
+        "effect": round(answer.interval.mean, DIGITS),
+        "interval": bounds if all(map(math.isfinite, bounds)) else None,
+        "seeds_needed": answer.seeds_needed,
     }
+
+
+def _values(reports: Reports, arm: str, metric: str) -> list[float]:
+    return [dig(run, metric) for run in reports[arm]]
 
 
 def dig(report: Report, path: str) -> float:

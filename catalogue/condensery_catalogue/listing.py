@@ -97,7 +97,7 @@ def list_cards(family: str | None, *, as_json: bool) -> None:
         print(json.dumps(found, indent=1, ensure_ascii=False))
         return
 
-    from rich.markup import escape
+    from rich.text import Text
 
     out = console()
     wide = out.width >= NARROW
@@ -109,7 +109,7 @@ def list_cards(family: str | None, *, as_json: bool) -> None:
         status = row["status"] if row["runs"] else f"{row['status']}, card only"
         name = [row["name"]] if wide else []
         cells = [row["key"], ref + mark, *name, row["family"], status, ", ".join(row["network"])]
-        said.add_row(*map(escape, cells))
+        said.add_row(*map(Text, cells))
     out.print(said)
     out.print(
         f"{len(found)} entries. condensery show KEY tells more, condensery reproduce KEY runs it", highlight=False

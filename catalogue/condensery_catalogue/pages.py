@@ -23,15 +23,22 @@ from condensery_catalogue.wording import (
     claimed,
     collapse,
     collapses,
+    effect,
     heading,
     measured,
     source,
     spread,
     subject,
-    went,
+    word,
 )
 
 INDEX = "index.md"
+WORDS = """An effect is arm less baseline, turned so that more is better, with its 95 % interval over the seeds. A claim
+is *reproduced* where that interval contains what the paper says and excludes that there is nothing to it: no difference
+for a gain, the stated margin for a loss. *Inconclusive*: it contains both. *Partly*: on the claimed side, but not what
+the paper says. *Scaled-down*: at another scale than the paper's, with where it points. A claim that was only recalled
+and a net that collapsed are never reproduced. `catalogue/docs/verdicts.md` has the whole rule."""
+"""What stands under the tables with verdicts."""
 RATES = (
     ("MACs, before over after", "macs_ratio", "{:.2f}x"),
     ("file (bytes)", "storage.file", "{:,.0f}"),
@@ -62,7 +69,7 @@ def index_page(results: Sequence[Mapping[str, Any]]) -> str:
     """Return the page that lists all results."""
     rows = []
     for result in results:
-        verdicts = Counter(answer(result, c) for c in result["comparisons"] if c["verdict"])
+        verdicts = Counter(_short(c) for c in result["comparisons"] if c["verdict"])
         said = ", ".join(f"{number} {verdict}" for verdict, number in sorted(verdicts.items())) or "-"
         link = f"[{result['key']}]({page_name(result)}.md)"
         seeds = str(len(result["seeds"]))
@@ -70,11 +77,16 @@ def index_page(results: Sequence[Mapping[str, Any]]) -> str:
     table = markdown_table(("result", "tier", "scale", "seeds", "verdicts", "device", "date"), rows)
     return f"""# Results
 
-What was measured here, each beside the claims of its paper. A run at another scale than the paper's is `scaled-down`,
-whatever it measures, and a claim that was only recalled never yields "reproduced".
+What was measured here, each beside the claims of its paper. {WORDS}
 
 {table}
 """
+
+
+def _short(comparison: Mapping[str, Any]) -> str:
+    """Return a verdict for the index: the word, and of a run at another scale where it points."""
+    said = word(comparison)
+    return f"{said} ({comparison['verdict']['why']})" if said == "scaled-down" else said
 
 
 def result_page(result: Mapping[str, Any]) -> str:
@@ -94,7 +106,7 @@ claims, and `condensery reproduce {result["key"]} --tier {result["tier"]}` runs 
 
 {_arms(result)}
 
-## Recipes
+{_grid(result)}## Recipes
 
 {recipes}
 ## Made with
@@ -110,9 +122,9 @@ def _claims(result: Mapping[str, Any]) -> str:
         claim = c["claim"]
         arms = " against ".join(f"`{arm}`" for arm in (c["arm"], c["baseline_arm"]) if arm)
         said = [f"`{claim['id']}`", subject(claim), claimed(claim), source(claim)]
-        rows.append([*said, measured(c), arms, went(result, c), answer(result, c)])
-    columns = ("claim", "what", "the paper says", "source", "measured here", "arms", "direction", "verdict")
-    return f"## Claims\n\n{markdown_table(columns, rows)}\n\n" if rows else ""
+        rows.append([*said, measured(c), arms, effect(c), answer(result, c)])
+    columns = ("claim", "what", "the paper says", "source", "measured here", "arms", "effect", "verdict")
+    return f"## Claims\n\n{markdown_table(columns, rows)}\n\n{WORDS}\n\n" if rows else ""
 
 
 def _arms(result: Mapping[str, Any]) -> str:
@@ -130,6 +142,18 @@ def _arms(result: Mapping[str, Any]) -> str:
 
     shown = {title: cells for title, cells in columns.items() if set(cells) != {"-"}}
     return markdown_table(list(shown), list(zip(*shown.values(), strict=True)))
+
+
+def _grid(result: Mapping[str, Any]) -> str:
+    """Return what each arm tried and chose, under a heading; nothing where the recipe gives no grid."""
+    rows = []
+    for arm, found in result.get("grid", {}).items():
+        for entry in found["tried"]:
+            settings = ", ".join(f"`{path}` {value}" for path, value in entry["values"].items())
+            score = "diverged" if entry["score"] is None else f"{entry['score']:.2f} {found['metric']}"
+            rows.append([f"`{arm}`", settings, score, "yes" if entry["values"] == found["chosen"] else ""])
+    table = markdown_table(("arm", "settings", "on held-out training data, one seed", "chosen"), rows)
+    return f"## Settings tried\n\n{table}\n\n" if rows else ""
 
 
 def _values(arm: Mapping[str, Any], path: str) -> Sequence[float | None]:

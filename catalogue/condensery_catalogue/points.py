@@ -116,10 +116,12 @@ def comparable(result: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def lanes(comparison: Mapping[str, Any]) -> list[Lane]:
-    """Return what is drawn of a comparison: the arm and its baseline, or the gain of one over the other."""
+    """Return what is drawn of a comparison: the arm and its baseline, or, where only this is claimed, the effect."""
     claim, arm, baseline = comparison["claim"], comparison["arm"], comparison["baseline_arm"]
-    if comparison["answers"] == "gain":
-        return [Lane(f"{arm} over {baseline}", comparison["gain"], claim["value"])]
+    said = comparison["verdict"]
+    if said is not None and said["says"] in ("gain", "loss") and claim.get("baseline") is None:
+        here = {"mean": said["effect"] if said["says"] == "gain" else -said["effect"], "std": None}
+        return [Lane(f"{arm} over {baseline}", here, claim["value"])]
 
     found = [Lane(arm, comparison["measured"], claim["value"])]
     if baseline is not None:

@@ -20,18 +20,20 @@ from condensery_catalogue.listing import console, open_registry, table
 from condensery_catalogue.metrics import measures
 from condensery_catalogue.points import is_drawn
 from condensery_catalogue.reproduction import Reproduction, Tier, load_reproduction
-from condensery_catalogue.results import checkout_folder, recipe_file
+from condensery_catalogue.results import publishing_place, recipe_file
 from condensery_catalogue.running import RunOptions, check_device, quiet_libraries, stoppable
-from condensery_catalogue.wording import answer, claimed, collapse, heading, measured, spread, went
+from condensery_catalogue.tuning import tune
+from condensery_catalogue.wording import answer, claimed, collapse, effect, heading, measured, spread
 
 
-def reproduce_paper(key: str, tier: str, seeds: int | None, results: Path | None, options: RunOptions) -> None:
+def reproduce_paper(key: str, tier: str, seeds: int | None, options: RunOptions, *, store: bool = False) -> None:
     """Run every arm and seed of one tier, each stored as it ends, and print claim beside measurement.
 
-    :param results: folder that the result goes to as ``<key>/<tier>.json``; by default it goes beside the recipe, where
-        that is part of the checkout in the current folder and the tier isn't smoke.
+    The result and its picture are written into the out folder.
+
     :param options: device, folder and output; the recipes' values and seeds are the reproduction's own.
-    :raises UsageError: for an unknown key, tier or device.
+    :param store: publish the result: write it beside the recipe in the checkout too.
+    :raises UsageError: for an unknown key, tier or device, or where the result may not be published.
     """
     registry = open_registry()
     plan = load_reproduction(registry, key)
@@ -47,15 +49,17 @@ def reproduce_paper(key: str, tier: str, seeds: int | None, results: Path | None
 
     folder = (options.out or Path("runs") / "reproduce" / key) / tier
     numbers = chosen.seeds if seeds is None else list(range(seeds))
+    place = publishing_place(recipe_file(registry, key), tier, len(numbers)) if store else None
     with stoppable(folder, "the same command"):
-        reports = run_arms(registry, plan, chosen, tier, numbers, folder, options)
+        tuned, reports = run_arms(registry, plan, chosen, tier, numbers, folder, options)
     result = judge(plan, chosen, tier, card, reports)
+    if tuned:
+        result["grid"] = tuned
 
     text = json.dumps(result, indent=1) + "\n"
     write_text(folder / "result.json", text)
-    stored = _stored_as(recipe_file(registry, key), key, tier, results)
-    if stored is not None:
-        write_text(stored, text)
+    if place is not None:
+        write_text(place, text)
     picture = folder / "result.svg" if is_drawn(result) else None
     if picture is not None:
         save_drawing(result, picture)
@@ -64,17 +68,13 @@ def reproduce_paper(key: str, tier: str, seeds: int | None, results: Path | None
         print(text, end="")
         return
     print_result(result)
-    print(f"result: {stored or folder / 'result.json'}")
+    print(f"result: {place or folder / 'result.json'}")
     if picture is not None:
         print(f"picture: {picture}")
 
 
-def _stored_as(recipe: Path, key: str, tier: str, results: Path | None) -> Path | None:
-    """Return where a result is kept beside its runs' folder, if anywhere."""
-    if results is not None:
-        return results / key / f"{tier}.json"
-    home = checkout_folder(recipe)
-    return None if home is None or tier == "smoke" else home / f"{tier}.json"
+Tuned = dict[str, dict[str, Any]]
+"""By arm: the settings of the grid that were tried with their scores, and those that were chosen."""
 
 
 def run_arms(
@@ -85,25 +85,47 @@ def run_arms(
     seeds: Sequence[int],
     folder: Path,
     options: RunOptions,
-) -> dict[str, list[dict[str, Any]]]:
-    """Return the reports of every arm, one per seed; what an earlier call finished is taken from its folder."""
+) -> tuple[Tuned, dict[str, list[dict[str, Any]]]]:
+    """Choose each arm's settings where there is a grid, and return them and the reports of every arm, one per seed.
+
+    What an earlier call finished is taken from its folder.
+    """
     from condensery.run import Progress, Run
 
-    reports: dict[str, list[dict[str, Any]]] = {arm: [] for arm in chosen.arms}
     with Progress(quiet=options.as_json) as progress:
-        for seed, (arm, plain) in itertools.product(seeds, chosen.recipes(plan.key).items()):
-            recipe = plain.model_copy(update={"seed": seed, "paper": plan.card, "name": f"{plan.key}:{arm}"})
-            here = folder / f"seed{seed}" / arm
-            title = f"-- {plan.key}, {tier}, seed {seed}, arm {arm}"
 
+        def run(recipe: Recipe, here: Path) -> dict[str, Any]:
+            """Run one recipe, or take what an earlier call finished."""
             done = finished(here, recipe)
+            title = f"-- {recipe.name}, {tier}, seed {recipe.seed}"
             progress.line(title if done is None else f"{title}: done before, in {here}")
             if done is None:
-                begun = here.is_dir()
-                job = Run(recipe, registry, out=here, device=options.device, resume=begun, tier=tier, show=progress)
+                resume = here.is_dir()
+                job = Run(recipe, registry, out=here, device=options.device, resume=resume, tier=tier, show=progress)
                 done = job.execute()
-            reports[arm].append(done)
-    return reports
+            return done
+
+        def recipe_of(arm: str, seed: int, values: Mapping[str, Any] | None = None) -> Recipe:
+            names = {"seed": seed, "paper": plan.card, "name": f"{plan.key}:{arm}"}
+            return chosen.recipe(plan.key, arm, values).model_copy(update=names)
+
+        tuned: Tuned = {}
+        for arm in chosen.arms if chosen.grid else ():
+
+            def tried(values: Mapping[str, Any], arm: str = arm) -> Recipe:
+                return recipe_of(arm, seeds[0], values).model_copy(update={"validation": chosen.held_out})
+
+            def play(recipe: Recipe, number: int, arm: str = arm) -> dict[str, Any]:
+                return run(recipe, folder / "grid" / arm / str(number))
+
+            metrics = registry.load("tasks", recipe_of(arm, seeds[0]).task.key).metrics
+            tuned[arm] = tune(chosen.grid, tried, metrics[0], play)
+
+        reports: dict[str, list[dict[str, Any]]] = {arm: [] for arm in chosen.arms}
+        for seed, arm in itertools.product(seeds, chosen.arms):
+            values = tuned[arm]["chosen"] if tuned else {}
+            reports[arm].append(run(recipe_of(arm, seed, values), folder / f"seed{seed}" / arm))
+    return tuned, reports
 
 
 def finished(folder: Path, recipe: Recipe) -> dict[str, Any] | None:
@@ -136,11 +158,11 @@ def print_result(result: Mapping[str, Any]) -> None:
     out = console()
     out.print(heading(result), style="bold")
     if result["comparisons"]:
-        claims = table("claim", "the paper says", "measured here", "direction", "verdict")
+        claims = table("claim", "the paper says", "measured here", "effect", "verdict")
         for c in result["comparisons"]:
             claim = c["claim"]
             says = f"{claimed(claim)}\n{claim['model']}, {claim['dataset']}"
-            cells = (claim["id"], says, measured(c), went(result, c), answer(result, c))
+            cells = (claim["id"], says, measured(c), effect(c), answer(result, c))
             claims.add_row(*map(escape, cells))
         out.print(claims)
 

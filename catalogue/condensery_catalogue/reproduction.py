@@ -10,32 +10,22 @@ from pydantic import Field, model_validator
 
 from condensery.contract import Registry
 from condensery.errors import UnknownKey, UsageError
-from condensery.recipe import Recipe, Strict, checked, load_yaml, merge, parse_recipe
+from condensery.recipe import Recipe, Strict, checked, load_yaml, merge, parse_recipe, set_values
 from condensery_catalogue.results import TierName, recipe_file
+from condensery_catalogue.verdict import claimed
 
 
 class Comparison(Strict):
-    """Which measured figure answers which claim.
+    """Which measured figure answers which claim; what the claim says, and which way is better, its card knows.
 
     :param metric: dotted path in the report.
-    :param answers: whether the claim is the arm's ``value``, its ``gain`` over the baseline arm, or a ``bound`` that
-        the arm's value must reach, such as a rate of compression: better is as good.
-    :param tolerance: in the claim's unit.
+    :param baseline_arm: a gain or a loss is judged against it.
     """
 
     claim: str
     metric: str
     arm: str
     baseline_arm: str | None = None
-    answers: Literal["value", "gain", "bound"] = "value"
-    higher_is_better: bool = True
-    tolerance: float = Field(default=0.0, ge=0)
-
-    @model_validator(mode="after")
-    def _baseline(self) -> Comparison:
-        if self.answers == "gain" and self.baseline_arm is None:
-            raise ValueError("a gain needs a baseline_arm")
-        return self
 
     @property
     def arms(self) -> list[str]:
@@ -81,19 +71,30 @@ class FigureSpec(Strict):
 
 
 class Tier(Strict):
-    """One size of a reproduction: recipes by arm, with what they share under ``defaults``."""
+    """One size of a reproduction: recipes by arm, with what they share under ``defaults``.
+
+    :param grid: values by path of a recipe, such as ``train.optimizer.lr: [0.02, 0.05]``. Each arm gets those of its
+        own that do best on a share of the training data, ``held_out``; the runs that count then train on all of them.
+    """
 
     scale: Literal["paper", "scaled-down"] = "scaled-down"
     seeds: list[int] = Field(default=[0], min_length=1)
     note: str = ""
     defaults: dict[str, Any] = {}
     arms: dict[str, dict[str, Any]] = Field(min_length=1)
+    grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
+    held_out: float = Field(default=0.1, gt=0, lt=1)
     compare: list[Comparison] | None = None
     figure: FigureSpec | None = None
 
     def recipes(self, key: str) -> dict[str, Recipe]:
         """Return each arm's recipe."""
-        return {arm: parse_recipe(merge(self.defaults, data), f"{key}: arm {arm!r}") for arm, data in self.arms.items()}
+        return {arm: self.recipe(key, arm) for arm in self.arms}
+
+    def recipe(self, key: str, arm: str, values: Mapping[str, Any] | None = None) -> Recipe:
+        """Return one arm's recipe, with some of its values changed."""
+        data = set_values(merge(self.defaults, self.arms[arm]), values or {})
+        return parse_recipe(data, f"{key}: arm {arm!r}")
 
 
 class Reproduction(Strict):
@@ -112,12 +113,23 @@ class Reproduction(Strict):
         """Return a tier's comparisons, each with the claim it answers.
 
         :raises UnknownKey: for a claim that the card doesn't have, or an arm that the tier doesn't have.
+        :raises UsageError: for a gain or a loss without a baseline arm, or a size without the quality that it was
+            claimed at.
         """
         found = []
         for item in self.compare if tier.compare is None else tier.compare:
             claim = self._claim(item.claim, card)
             self._arms(tier, item.arms)
             found.append((item, claim))
+
+        compared = {(item.claim, item.arm) for item, _ in found}
+        for item, claim in found:
+            where = f"reproduction {self.key!r}: claim {item.claim!r}"
+            says = claimed(claim)
+            if says is not None and says.says in ("gain", "loss") and item.baseline_arm is None:
+                raise UsageError(f"{where} is a {says.says}: say the baseline_arm")
+            if claim.get("at") and (claim["at"], item.arm) not in compared:
+                raise UsageError(f"{where} was made at {claim['at']!r}: compare that with arm {item.arm!r} too")
         return found
 
     def published(self, tier: Tier, card: Mapping[str, Any]) -> list[tuple[PublishedSpec, Mapping[str, Any]]]:

@@ -14,6 +14,8 @@ from condensery.errors import UnknownKey, UsageError
 TierName = Literal["smoke", "desk", "paper"]
 CHECKOUT = Path("reproductions")
 """The folder of a checkout of this project that holds the recipes."""
+RESULTS = (":(top,exclude,glob)reproductions/**/*.json", ":(top,exclude)catalogue/docs/results.md")
+"""What git leaves out when it looks whether the code has changed: storing one result doesn't stop the next."""
 
 
 def recipe_file(registry: Registry, key: str) -> Path:
@@ -50,24 +52,55 @@ def stored_results(registry: Registry, key: str) -> list[dict[str, Any]]:
     return [result for result in found if result["key"] == key]
 
 
-def checkout_folder(recipe: Path) -> Path | None:
-    """Return the folder of a recipe if it belongs to the checkout in the current folder, else ``None``."""
-    return recipe.parent if recipe.resolve().is_relative_to(CHECKOUT.resolve()) else None
+def publishing_place(recipe: Path, tier: str, seeds: int) -> Path:
+    """Return the file that a result is published in, beside its recipe in the checkout in the current folder.
+
+    :param seeds: how many the result will have.
+    :raises UsageError: for a tier that shows nothing, a recipe that isn't part of the checkout, fewer seeds than stand
+        there already, or code that no commit holds.
+    """
+    if tier == "smoke":
+        raise UsageError("--store: the smoke tier shows only that everything runs, so its results aren't kept")
+    if not recipe.resolve().is_relative_to(CHECKOUT.resolve()):
+        raise UsageError(f"--store: {recipe} isn't part of a checkout in the current folder")
+
+    path = recipe.parent / f"{tier}.json"
+    standing = len(json.loads(path.read_text(encoding="utf-8"))["seeds"]) if path.is_file() else 0
+    if seeds < standing:
+        raise UsageError(f"--store: {path} has {standing} seeds, and this would have {seeds}")
+    if (changed := changed_files()) is None:
+        raise UsageError("--store: the code that runs is no git checkout, so nobody could tell what made the result")
+    if changed:
+        raise UsageError(f"--store: commit first: {', '.join(changed[:3])}{', ...' if changed[3:] else ''} changed")
+    return path
 
 
 def commit() -> str | None:
-    """Return the commit of the code that runs, ending in ``-dirty`` where files differ from it.
+    """Return the commit of the code that runs, ending in ``-dirty`` where files other than results differ from it.
 
     ``None`` for an installed package: a repository that happens to lie around it says nothing about the code.
     """
-    here = Path(__file__).resolve().with_name("__init__.py")
+    changed = changed_files()
+    return None if changed is None else _git("rev-parse", "HEAD") + ("-dirty" if changed else "")
 
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(here.parent), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
 
+def changed_files() -> list[str] | None:
+    """Return the files of the checkout of the code that runs that differ from its commit, less results and their table.
+
+    ``None`` if the code isn't part of a checkout that has a commit.
+    """
     try:
-        git("ls-files", "--error-unmatch", here.name)
-        return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*") or None
+        _git("ls-files", "--error-unmatch", "__init__.py")
+        _git("rev-parse", "--verify", "HEAD")
+        return _git("diff", "--name-only", "HEAD", "--", ":/", *RESULTS).splitlines()
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def _git(*arguments: str) -> str:
+    """Return what git says, run beside this file.
+
+    :raises SubprocessError: if it fails, or OSError if there is none.
+    """
+    command = ["git", "-C", str(Path(__file__).resolve().parent), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()

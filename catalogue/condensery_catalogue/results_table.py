@@ -15,7 +15,7 @@ from condensery_catalogue.generated import keep, markdown_table
 from condensery_catalogue.listing import own_registry
 from condensery_catalogue.reproduction import Reproduction, load_reproduction
 from condensery_catalogue.results import stored_results
-from condensery_catalogue.wording import answer, claimed, collapse, measured, source, subject, went
+from condensery_catalogue.wording import answer, claimed, collapse, effect, measured, source, subject
 
 PAGE = Path("catalogue/docs/results.md")
 MODULE = "condensery_catalogue.results_table"
@@ -29,7 +29,7 @@ COLUMNS = (
     "source",
     "measured here",
     "seeds",
-    "direction",
+    "effect",
     "verdict",
 )
 PENDING = "pending"
@@ -76,7 +76,7 @@ def _measured_rows(result: Mapping[str, Any]) -> Iterator[Row]:
     compared = set()
     for comparison in result["comparisons"]:
         compared |= {comparison["arm"], comparison["baseline_arm"]}
-        here = {"measured here": measured(comparison), "seeds": seeds, "direction": went(result, comparison)}
+        here = {"measured here": measured(comparison), "seeds": seeds, "effect": effect(comparison)}
         yield {**_claim(comparison["claim"]), **here, "verdict": answer(result, comparison)}
 
     if not result["comparisons"]:
@@ -111,9 +111,10 @@ def results_page(registry: Registry) -> str:
 # Results
 
 What the papers claim, and what was measured here: figures of the last epoch, as mean ± sample standard deviation over
-the seeds, the baseline before the arrow. A run at another scale than the paper's is `scaled-down`, whatever it
-measures; a claim that was only recalled never yields "reproduced", and neither does a net that `collapsed`: a layer of
-it died, or its outputs no longer depend on its inputs. Tiers that nobody has run yet are `{PENDING}`.
+the seeds, the baseline before the arrow. An effect is arm less baseline, turned so that more is better, with its 95 %
+interval. [What the words mean](verdicts.md): `reproduced` answers the claim and nothing else; a run at another scale
+than the paper's is `scaled-down` and says where it points; a net `collapsed` where a layer of it died, or its outputs
+no longer depend on its inputs. Tiers that nobody has run yet are `{PENDING}`.
 
 Each result lies beside its recipe, `reproductions/condensery_reproductions/<key>/<tier>.json`. `make pages` builds a
 page for each, with its picture, all arms, recipes, versions and machine.

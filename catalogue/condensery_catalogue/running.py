@@ -190,7 +190,8 @@ def _report_table(report: Mapping[str, Any]) -> Table:
             said = f"{ratios['parameters_removed_percent']:.1f} % removed"
         shown.add_row(title, figure(before[key]), figure(after[key]), said)
     for name, value in after["quality"].items():
-        shown.add_row(name, figure(before["quality"][name]), figure(value), f"{value - before['quality'][name]:+.2f}")
+        was = before["quality"].get(name)  # an untrained net has none
+        shown.add_row(name, figure(was), figure(value), "" if was is None else f"{value - was:+.2f}")
     return shown
 
 

@@ -7,19 +7,21 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 RECALLED = "recalled"
-VERDICTS = {"not": "not reproduced", "partly": "partly reproduced", None: "-"}
+UNSURE = {RECALLED: " (recalled, not read)", "second-hand": " (second-hand)"}
+"""How a figure is marked that nobody here has read where it was published."""
+VERDICTS = {"not": "not reproduced", "partly": "partly reproduced"}
 """Verdicts that don't stand alone, in words that do."""
 
 # ---------------------------------------------------------------- what a paper claims
 
 
 def figure(said: Mapping[str, Any] | None) -> str:
-    """Return a claim's figure, marked where it was only recalled."""
+    """Return a claim's figure, marked where it wasn't read where it was published."""
     if said is None:
         return "-"
     value = said["value"]
     text = f"{value:g}" if isinstance(value, (int, float)) else str(value)
-    return f"{text} (recalled, not read)" if said["source"] == RECALLED else text
+    return text + UNSURE.get(said["source"], "")
 
 
 def claimed(claim: Mapping[str, Any]) -> str:
@@ -64,10 +66,22 @@ def spread(figures: Mapping[str, Any] | None) -> str:
 
 
 def measured(comparison: Mapping[str, Any]) -> str:
-    """Return what a comparison measured in words: baseline, arm, and the gain where this is what is claimed."""
+    """Return what a comparison measured in words: baseline and arm."""
     before = f"{spread(comparison['baseline'])} -> " if comparison["baseline"] else ""
-    gain = f", gain {spread(comparison['gain'])}" if comparison["answers"] == "gain" else ""
-    return f"{before}{spread(comparison['measured'])} {comparison['metric'].rpartition('.')[2]}{gain}"
+    return f"{before}{spread(comparison['measured'])} {comparison['metric'].rpartition('.')[2]}"
+
+
+def effect(comparison: Mapping[str, Any]) -> str:
+    """Return what a gain or a loss comes to in the paper and here, more is better, with its 95 % interval.
+
+    Other claims are figures that stand for themselves: a dash.
+    """
+    said = comparison["verdict"]
+    if said is None or said["says"] not in ("gain", "loss"):
+        return "-"
+    paper = "" if said["claimed"] is None else f"{said['claimed']:+.3g} claimed, "
+    noise = "" if said["interval"] is None else " ({:+.3g} to {:+.3g})".format(*said["interval"])
+    return f"{paper}{said['effect']:+.3g} here{noise}"
 
 
 def collapse(arm: Mapping[str, Any]) -> str:
@@ -88,16 +102,21 @@ def collapses(entries: Iterable[Mapping[str, Any]]) -> list[str]:
     return list(dict.fromkeys(said))
 
 
-def went(result: Mapping[str, Any], comparison: Mapping[str, Any]) -> str:
-    """Return a comparison's direction in words; with one seed the noise isn't known."""
-    if comparison["direction"] is None:
-        return "-"
-    return str(comparison["direction"]) + (" (one seed)" if len(result["seeds"]) == 1 else "")
-
-
 def answer(result: Mapping[str, Any], comparison: Mapping[str, Any]) -> str:
-    """Return a comparison's verdict in words that stand alone, and which of its arms collapsed."""
-    verdict = comparison["verdict"]
-    arms = [arm for arm in (comparison["arm"], comparison["baseline_arm"]) if arm is not None]
-    gone = [f"{arm} {words}" for arm in arms if (words := collapse(result["arms"][arm]))]
-    return "; ".join([VERDICTS.get(verdict, str(verdict)), *gone])
+    """Return a comparison's verdict in words that stand alone: the word, why, and which of its arms collapsed."""
+    said, parts = comparison["verdict"], [word(comparison)]
+    if said is not None:
+        parts = [f"{parts[0]}: {said['why']}"]
+        if said["seeds_needed"]:
+            parts.append(f"{said['seeds_needed']} seeds would do")
+
+    for arm in (comparison["arm"], comparison["baseline_arm"]):
+        if arm is not None and (gone := collapse(result["arms"][arm])):
+            parts.append(f"{arm} {gone}")
+    return "; ".join(parts)
+
+
+def word(comparison: Mapping[str, Any]) -> str:
+    """Return a comparison's verdict in one or two words that stand alone."""
+    said = comparison["verdict"]
+    return "-" if said is None else VERDICTS.get(said["word"], str(said["word"]))

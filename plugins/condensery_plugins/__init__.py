@@ -5,13 +5,14 @@ Methods, their layers and their cards are found in the folders. Imports no torch
 
 from __future__ import annotations
 
-from condensery.contract import Papers, Register, hookimpl
+from condensery.contract import Papers, Register, RegisterWeighted, hookimpl
 from condensery_plugins.attention import ROWS
 
 CODECS = (
     ("affine", "codecs.affine:Affine"),
     ("bitmap", "codecs.bitmap:Bitmap"),
     ("huffman", "codecs.huffman:Huffman"),
+    ("offset", "codecs.offset:Offset"),
     ("palette", "codecs.palette:Palette"),
     ("product-codebook", "codecs.codebooks:ProductCodebook"),
     ("residual-codebook", "codecs.codebooks:ResidualCodebook"),
@@ -40,14 +41,17 @@ TASKS = (
     ("monk", "tasks.monk:Monk"),
     ("mrpc", "tasks.glue:Mrpc"),
     ("rte", "tasks.glue:Rte"),
+    ("spoken-digits", "tasks.spoken_digits:SpokenDigits"),
     ("sst2", "tasks.glue:Sst2"),
     ("stsb", "tasks.glue:Stsb"),
     ("word-language", "tasks.word_language:WordLanguage"),
+    ("xor", "tasks.xor:Xor"),
 )
 MODELS = (
     ("hf/*", "models.transformers_text:build_hf"),
     ("lenet-300-100", "models.mlp:build_lenet_300_100"),
     ("lenet-5", "models.lenet:build"),
+    ("lstm", "models.lstm:build"),
     ("mlp", "models.mlp:build"),
     ("resnet110", "models.resnet:build"),
     ("resnet20", "models.resnet:build"),
@@ -82,6 +86,11 @@ class Builtin(Papers):
     def register_attention(self, register: Register) -> None:
         """Offer what attention nets of timm and transformers are made of."""
         self._offer(register, ROWS)
+
+    @hookimpl
+    def register_weighted(self, register: RegisterWeighted) -> None:
+        """Offer the linear layer of GPT-2, whose weight is ``(inputs, outputs)``."""
+        register("transformers.pytorch_utils.Conv1D", {"weight": (1, 0)})
 
     @hookimpl
     def register_tasks(self, register: Register) -> None:

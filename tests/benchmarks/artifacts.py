@@ -17,7 +17,7 @@ import torch
 
 from condensery import Registry
 from condensery.measure import dense_bytes
-from condensery.nets import WEIGHTED, attach, build_net
+from condensery.nets import CONVS, LINEARS, attach, build_net
 from condensery.recipe import ModelSpec, TaskSpec
 from condensery.storage import bake, open_artifact, read, save_artifact
 from condensery.tasks import build_task
@@ -39,7 +39,7 @@ def peak_mb() -> float:
 def share(net: torch.nn.Module) -> None:
     """Put on every layer what Deep Compression leaves: a mask, few shared values, Huffman's code."""
     for path, module in list(net.named_modules()):
-        if not isinstance(module, WEIGHTED):
+        if not isinstance(module, CONVS + LINEARS):
             continue
         weight = module.get_parameter("weight").detach()
         keep = weight.abs() > weight.abs().flatten().quantile(1 - DENSITY)

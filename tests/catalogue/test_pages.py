@@ -51,7 +51,7 @@ def test_a_page_tells_claims_arms_and_recipes() -> None:
     made = stored("deep-compression")
     page = result_page(made)
     (row,) = re.findall(r"^\| `lenet-300-100-error` .*$", page, flags=re.MULTILINE)
-    for said in ("1.64 -> 1.58 %", "read: Table 1", "0.83 ± 0.02 -> 0.89 ± 0.01 error", "not held", "not reproduced"):
+    for said in ("1.64 -> 1.58 %", "read: Table 1", "0.83 ± 0.02 -> 0.89 ± 0.01 error", "+0.06 claimed, -0.0567 here"):
         assert said in row
     assert "LeNet-300-100, MNIST" in row
     (row,) = re.findall(r"^\| `lenet-300-100` \| 99.11 ± 0.01 .*$", page, flags=re.MULTILINE)
@@ -68,7 +68,7 @@ def test_a_recalled_claim_is_marked_and_unknown_columns_are_left_out() -> None:
     assert "recalled: Table 1" in page
     assert "MACs, before over after" not in page
     assert "file (bytes)" not in page
-    assert "collapsed" not in page
+    assert "| collapsed |" not in page
     whole = stored("hinton-kd")
     whole["arms"]["alone"]["macs_ratio"] = [2.0, 2.5, 3.0]
     whole["arms"]["distilled"]["macs_ratio"] = [None, None, None]
@@ -80,7 +80,7 @@ def test_a_recalled_claim_is_marked_and_unknown_columns_are_left_out() -> None:
 def test_a_collapsed_arm_says_how() -> None:
     page = result_page(result("paper", {"plain": [6.0, 6.2], "better": [4.6, 4.8]}, collapsed=("better",)))
     (claim,) = re.findall(r"^\| `error` .*$", page, flags=re.MULTILINE)
-    assert claim.endswith("| held | partly reproduced; better collapsed in 1 of 2 seeds |")
+    assert claim.endswith("| not reproduced: the net collapsed; better collapsed in 1 of 2 seeds |")
     (arm,) = re.findall(r"^\| `better` .*$", page, flags=re.MULTILINE)
     assert "| collapsed in 1 of 2 seeds; collapsed in stage s (ssl): conv1 |" in arm
 
@@ -92,10 +92,19 @@ def test_a_result_without_claims_or_picture_has_a_page() -> None:
     assert "from one seed" in page
 
 
+def test_a_page_tells_what_each_arm_tried_and_chose() -> None:
+    tried = [{"values": {"lr": 0.1}, "score": 91.5}, {"values": {"lr": 9}, "score": None}]
+    grid = {"alone": {"metric": "accuracy", "tried": tried, "chosen": {"lr": 0.1}}}
+    page = result_page({**stored("hinton-kd"), "grid": grid})
+    assert "| `alone` | `lr` 0.1 | 91.50 accuracy | yes |" in page
+    assert "| `alone` | `lr` 9 | diverged |  |" in page
+    assert "Settings tried" not in result_page(stored("magnitude"))
+
+
 def test_the_index_counts_verdicts() -> None:
     index = index_page([stored("deep-compression"), stored("hinton-kd")])
-    assert "| 1 not reproduced, 1 partly reproduced, 4 reproduced | cpu, AMD EPYC |" in index
-    assert "| [hinton-kd](hinton-kd-desk.md) | desk | scaled-down | 3 | 1 scaled-down |" in index
+    assert "| 3 partly reproduced, 3 reproduced | cpu, AMD EPYC |" in index
+    assert "| [hinton-kd](hinton-kd-desk.md) | desk | scaled-down | 3 | 1 scaled-down (gains) |" in index
 
 
 def test_a_cell_ends_where_it_should() -> None:

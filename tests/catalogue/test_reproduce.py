@@ -10,7 +10,7 @@ from tests.catalogue.made_up import KEY, install, report
 
 from condensery.contract import Registry
 from condensery.errors import ArtifactError, CondenseryError, UsageError
-from condensery_catalogue import reproduce
+from condensery_catalogue import reproduce, results
 from condensery_catalogue.judging import dig
 from condensery_catalogue.metrics import measures
 from condensery_catalogue.reproduce import finished, reproduce_paper
@@ -23,12 +23,12 @@ def test_a_second_call_runs_only_what_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("CONDENSERY_CACHE", str(tmp_path / "cache"))
-    out, home = tmp_path / "out", tmp_path / "results"
+    out = tmp_path / "out"
 
     def call() -> dict[str, Any]:
-        reproduce_paper("hinton-kd", "smoke", None, home, RunOptions(device="cpu", out=out, as_json=True))
+        reproduce_paper("hinton-kd", "smoke", None, RunOptions(device="cpu", out=out, as_json=True))
         result: dict[str, Any] = json.loads(capsys.readouterr().out)
-        assert json.loads((home / "hinton-kd" / "smoke.json").read_text()) == result
+        assert json.loads((out / "smoke" / "result.json").read_text()) == result
         return result
 
     first = call()
@@ -71,7 +71,7 @@ def _recipes(key: str) -> dict[str, Any]:
 )
 def test_bad_arguments_leave_nothing_behind(key: str, tier: str, device: str, says: str, tmp_path: Path) -> None:
     with pytest.raises(CondenseryError, match=says):
-        reproduce_paper(key, tier, None, None, RunOptions(device=device, out=tmp_path / "out", as_json=True))
+        reproduce_paper(key, tier, None, RunOptions(device=device, out=tmp_path / "out", as_json=True))
     assert not (tmp_path / "out").exists()
 
 
@@ -79,37 +79,63 @@ def test_bad_arguments_leave_nothing_behind(key: str, tier: str, device: str, sa
 def made_up_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every arm end at once: errors of 6 % without, and of 4.6 % with the method."""
     runs = {"plain": [report(0, error=6.0)], "better": [report(0, error=4.6)]}
-    monkeypatch.setattr(reproduce, "run_arms", lambda *_: runs)
+    monkeypatch.setattr(reproduce, "run_arms", lambda *_: ({}, runs))
 
 
 @pytest.mark.usefixtures("made_up_runs")
-def test_a_result_is_kept_beside_the_recipe_in_its_checkout(
+def test_a_result_is_drawn_into_its_folder_and_published_only_where_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(results, "changed_files", list)
     home = install(tmp_path / "reproductions", "kept_in_a_checkout", monkeypatch)
     monkeypatch.chdir(tmp_path)
-    reproduce_paper(KEY, "smoke", None, None, RunOptions(device="cpu"))
-    reproduce_paper(KEY, "paper", None, None, RunOptions(device="cpu"))
-    assert capsys.readouterr().out.endswith("result.svg\n")
-    assert sorted(path.name for path in home.iterdir()) == ["paper.json", "recipe.yaml"]  # smoke's isn't kept
+    reproduce_paper(KEY, "paper", None, RunOptions(device="cpu"))
     out = tmp_path / "runs" / "reproduce" / KEY
-    assert (home / "paper.json").read_text() == (out / "paper" / "result.json").read_text()
-    for tier in ("smoke", "paper"):
-        assert sorted(path.name for path in (out / tier).iterdir()) == ["result.json", "result.svg"]
+    assert capsys.readouterr().out.endswith("result.svg\n")
+    assert sorted(path.name for path in (out / "paper").iterdir()) == ["result.json", "result.svg"]
+    assert [path.name for path in home.iterdir()] == ["recipe.yaml"]
 
+    reproduce_paper(KEY, "paper", None, RunOptions(device="cpu"), store=True)
+    assert sorted(path.name for path in home.iterdir()) == ["paper.json", "recipe.yaml"]
+    assert (home / "paper.json").read_text() == (out / "paper" / "result.json").read_text()
+    capsys.readouterr()
     show_card(KEY, as_json=False)
     shown = capsys.readouterr().out
     assert "Measured here" in shown
     assert "6.00 -> 4.60 error" in shown
 
 
-@pytest.mark.usefixtures("made_up_runs")
-def test_elsewhere_a_result_is_in_the_out_folder_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    home = install(tmp_path / "site", "kept_nowhere", monkeypatch)
+def never(*_: Any) -> dict[str, Any]:
+    raise AssertionError("something was trained")
+
+
+@pytest.mark.parametrize(
+    ("tier", "changed", "standing", "says"),
+    [
+        ("smoke", [], 0, "the smoke tier shows only that everything runs"),
+        ("paper", [], 3, "paper.json has 3 seeds, and this would have 1"),
+        ("paper", ["a.py", "b.py", "c.py", "d.py"], 0, "commit first: a.py, b.py, c.py, ... changed"),
+        ("paper", None, 1, "is no git checkout"),
+    ],
+)
+def test_what_may_not_be_published_is_refused_before_anything_trains(
+    tier: str, changed: list[str] | None, standing: int, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(results, "changed_files", lambda: changed)
+    monkeypatch.setattr(reproduce, "run_arms", never)
+    home = install(tmp_path / "reproductions", f"refuses_{len(says)}", monkeypatch)
+    if standing:
+        (home / "paper.json").write_text(json.dumps({"key": KEY, "seeds": list(range(standing))}))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=f"--store: .*{says}"):
+        reproduce_paper(KEY, tier, None, RunOptions(device="cpu"), store=True)
+
+
+def test_outside_a_checkout_nothing_is_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reproduce, "run_arms", never)
+    install(tmp_path / "site", "kept_nowhere", monkeypatch)
     (tmp_path / "reproductions" / "kept_nowhere" / KEY).mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
-    reproduce_paper(KEY, "desk", None, None, RunOptions(device="cpu", out=tmp_path / "out", as_json=True))
-    assert [path.name for path in home.iterdir()] == ["recipe.yaml"]
-    assert not list((tmp_path / "reproductions").rglob("*.json"))
-    assert json.loads((tmp_path / "out" / "desk" / "result.json").read_text())["key"] == KEY
+    with pytest.raises(UsageError, match=r"--store: .*recipe.yaml isn't part of a checkout in the current folder"):
+        reproduce_paper(KEY, "desk", None, RunOptions(device="cpu", out=tmp_path / "out"), store=True)

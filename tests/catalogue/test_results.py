@@ -13,7 +13,7 @@ from condensery import Registry, UsageError
 from condensery.contract import Register, hookimpl
 from condensery.errors import UnknownKey
 from condensery_catalogue import results
-from condensery_catalogue.results import checkout_folder, recipe_file, stored_results
+from condensery_catalogue.results import recipe_file, stored_results
 
 ERRORS = {"plain": [6.0, 6.2], "better": [4.6, 4.8]}
 
@@ -56,13 +56,6 @@ def test_a_recipe_that_is_not_there_is_named() -> None:
         recipe_file(registry, "hinton-kdd")
 
 
-def test_the_folder_of_a_recipe_is_a_checkouts_only_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    recipe = tmp_path / "reproductions" / "package" / KEY / "recipe.yaml"
-    assert checkout_folder(recipe) == recipe.parent
-    assert checkout_folder(tmp_path / "site" / "package" / KEY / "recipe.yaml") is None
-
-
 @pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
 def test_commit_is_that_of_the_code(tmp_path: Path) -> None:
     """None for files that a repository around them doesn't hold, then the commit, then the commit and -dirty."""
@@ -83,6 +76,13 @@ def test_commit_is_that_of_the_code(tmp_path: Path) -> None:
     git("add", ".")
     git("commit", "--quiet", "--message", "all", "--no-verify")
     assert module.commit() == git("rev-parse", "HEAD")
+    kept = tmp_path / "reproductions" / "package" / "key"
+    kept.mkdir(parents=True)
+    (kept / "desk.json").write_text("{}")
+    git("add", ".")
+    git("commit", "--quiet", "--message", "result", "--no-verify")
+    (kept / "desk.json").write_text("{ }")
+    assert module.commit() == git("rev-parse", "HEAD")  # a result is no code
     (package / "__init__.py").write_text("changed = 1\n")
     assert module.commit() == git("rev-parse", "HEAD") + "-dirty"
 

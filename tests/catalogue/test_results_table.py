@@ -24,7 +24,7 @@ def test_the_table_is_up_to_date(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_strangers_paper_has_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two claims at the paper's scale, where they were measured; one of the desk tier, which nobody has run."""
-    measured = result("paper", {"plain": [6.0, 6.2], "better": [4.6, 4.8]})
+    measured = result("paper", {"plain": [6.0, 6.2, 6.1], "better": [4.4, 4.6, 4.5]})
     install(tmp_path, "brings_rows", monkeypatch, measured)
     desk, error, gain = (row for row in claim_rows(Registry.open()) if KEY in row["reproduction"])
     said = {"claim": "`error`", "what": "error: M, D", "the paper says": "6 -> 4.4 %", "source": "read: p. 1"}
@@ -40,14 +40,14 @@ def test_a_strangers_paper_has_its_rows(tmp_path: Path, monkeypatch: pytest.Monk
         "tier": "paper",
         "scale": "paper",
         **said,
-        "measured here": "6.10 ± 0.14 -> 4.70 ± 0.14 error",
-        "seeds": "2",
-        "direction": "held",
-        "verdict": "reproduced",
+        "measured here": "6.10 ± 0.10 -> 4.50 ± 0.10 error",
+        "seeds": "3",
+        "effect": "+1.6 claimed, +1.6 here (+1.37 to +1.83)",
+        "verdict": "reproduced: a gain, as claimed",
     }
-    assert gain["measured here"] == "6.10 ± 0.14 -> 4.70 ± 0.14 error, gain 1.40 ± 0.00"
+    assert gain["effect"] == "+1.5 claimed, +1.6 here (+1.37 to +1.83)"
     assert gain["the paper says"] == "1.5 (recalled, not read) points"
-    assert gain["verdict"] == "partly reproduced"
+    assert gain["verdict"] == "partly reproduced: as claimed, but the claim was only recalled"
 
 
 def test_the_projects_own_table_holds_no_stranger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,7 +75,7 @@ def test_collapsed_arms_are_rows_even_where_nothing_compares_them(
     made = result("desk", {"plain": [6.0], "better": [4.6], "alone": [90.0]}, collapsed=("better", "alone"))
     install(tmp_path, "brings_collapse", monkeypatch, made)
     error, alone, *_ = (row for row in claim_rows(Registry.open()) if KEY in row["reproduction"])
-    assert error["verdict"] == "scaled-down; better collapsed"
+    assert error["verdict"] == "scaled-down: the net collapsed; better collapsed"
     assert (alone["measured here"], alone["verdict"]) == ("arm alone", "collapsed")
 
 

@@ -12,6 +12,7 @@ from tests.catalogue.sites import command, condensery
 from condensery import Registry
 from condensery.contract import Papers
 from condensery_catalogue.readme import methods_table
+from condensery_catalogue.results_table import claim_rows
 
 FILES = {
     "toy_papers/__init__.py": """
@@ -69,6 +70,7 @@ FILES = {
             kind: quality
             metric: error
             unit: "%"
+            better: lower
             model: any
             dataset: digits
             value: {value: 5, source: recalled}
@@ -77,9 +79,9 @@ FILES = {
         key: toy-rounding
         card: toy-rounding
         compare:
-          - {claim: error, metric: after.quality.error, arm: rounded, higher_is_better: false}
+          - {claim: error, metric: after.quality.error, arm: rounded}
         tiers:
-          smoke:
+          smoke: &small
             arms:
               rounded:
                 task: digits
@@ -88,6 +90,7 @@ FILES = {
                 data: {subset: {size: 64}}
                 train: {epochs: 1, batch_size: 16}
                 stages: [{methods: [toy-rounding]}]
+          desk: *small
         """,
     "toy_papers-1.0.dist-info/METADATA": """
         Metadata-Version: 2.1
@@ -136,7 +139,6 @@ def test_it_is_reproduced(site: Path, tmp_path: Path) -> None:
     (compared,) = result["comparisons"]
     assert compared["claim"]["value"]["value"] == 5
     assert compared["measured"]["mean"] == result["arms"]["rounded"]["quality"]["error"]["mean"]
-    # Here the table of all claims and figures is to be made from the stored result, and to hold a row of toy-rounding.
 
 
 def test_the_contract_suite_tries_it(site: Path, tmp_path: Path) -> None:
@@ -147,9 +149,20 @@ def test_the_contract_suite_tries_it(site: Path, tmp_path: Path) -> None:
     assert "8 passed" in done.stdout
 
 
-def test_the_readme_would_list_it(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """README lists what the project's own plugin offers; the toy package stands in for it."""
+@pytest.fixture
+def registry(site: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
+    """Open what the package offers and nothing else, as the generated tables open what the project itself brings."""
     monkeypatch.syspath_prepend(site)
     monkeypatch.setenv("CONDENSERY_CACHE", str(site.with_name("cache")))
-    table = methods_table(Registry.open([("builtin", Papers("toy_papers"))], entry_points=False))
-    assert table.splitlines()[-1] == "| `toy-rounding` | Toy rounding | quantization | CNN | tested |"
+    return Registry.open([("toy-papers", Papers("toy_papers"))], entry_points=False)
+
+
+def test_the_readmes_table_has_its_row(registry: Registry) -> None:
+    row = methods_table(registry).splitlines()[-1]
+    assert row == "| `toy-rounding` | Toy rounding | quantization | CNN | tested |"
+
+
+def test_the_table_of_results_has_its_row(registry: Registry) -> None:
+    (row,) = claim_rows(registry)
+    assert (row["reproduction"], row["tier"], row["verdict"]) == ("`toy-rounding`", "desk", "pending")
+    assert row["the paper says"] == "5 (recalled, not read) %"

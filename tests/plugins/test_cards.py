@@ -24,7 +24,12 @@ FILES = {
 }
 CARDS = {key: read_card(path) for key, path in FILES.items()}
 WORDS = {float: "float", int: "int", bool: "bool", str: "str", dict: "dict", list: "list"}
-KINDS: dict[str, Any] = {"methods": Method, "layers": (Transform, Layer), "codecs": (Leaf, Branch), "tasks": Task}
+KINDS: dict[str, type | tuple[type, ...]] = {
+    "methods": Method,
+    "layers": (Transform, Layer),
+    "codecs": (Leaf, Branch),
+    "tasks": Task,
+}
 
 
 def word_of(hint: Any) -> str:
@@ -76,7 +81,7 @@ def test_every_figure_that_is_shown_is_marked(card: Card) -> None:
     assert len(claims) == len(card.claims) > 0
     for claim in claims:
         for figure in (claim["value"], claim.get("baseline", claim["value"])):
-            assert figure["source"] in ("read", "recalled", "derived"), claim["id"]
+            assert figure["source"] in ("read", "second-hand", "recalled", "derived"), claim["id"]
             assert figure["source"] != "read" or figure.get("where") or claim.get("table"), claim["id"]
 
 

@@ -18,31 +18,36 @@ from condensery.contract.methods import check_value, in_words
 from condensery.errors import UnknownKey, UsageError
 from condensery.recipe import Strict, checked, flat, load_yaml, parse, parse_recipe
 
-Source = Literal["read", "recalled", "derived"]
+Source = Literal["read", "second-hand", "recalled", "derived"]
 Granularity = Literal["weight", "neuron", "group", "block", "kernel", "filter", "channel", "head", "layer"]
 Network = Literal["CNN", "ViT", "Transformer", "RNN", "DQN", "GNN", "GAN"]
-Vision = Literal["classification", "detection", "segmentation", "pose", "SAR"]
-Other = Literal["speech recognition", "speech enhancement", "text", "control"]
-Domain = Vision | Other
+Domain = Literal[
+    "classification",
+    "detection",
+    "segmentation",
+    "pose",
+    "SAR",
+    "speech recognition",
+    "speech enhancement",
+    "text",
+    "control",
+]
 Text = Annotated[str, Field(min_length=1)]
 Number = int | Annotated[float, Field(allow_inf_nan=False)]
 Target = Annotated[str, Field(pattern=r"^(\w+:)?[A-Za-z_]\w*$")]
 """``Name`` in the Python file beside the card, or ``sibling:Name`` in another file of the folder."""
 
 TYPES: dict[str, type] = {"float": float, "int": int, "bool": bool, "str": str, "dict": dict, "list": list}
-DISTILLATION = frozenset({"knowledge", "scheme", "teacher_source", "student_source"})
-PRUNING = frozenset({"granularity", "criterion", "scope", "schedule", "target"})
-QUANTIZATION = frozenset({"target", "bits", "levels", "training", "precision"})
-JOINT = frozenset({"combination", "order", "coupling"})
-"""Which fields of :class:`Taxonomy` each kind of compression has."""
-FAMILIES: dict[str, frozenset[str]] = {
-    "architecture": frozenset(),
-    "pruning": PRUNING,
-    "quantization": QUANTIZATION,
-    "distillation": DISTILLATION,
+FAMILIES = {
+    "architecture": set(),
+    "pruning": {"granularity", "criterion", "scope", "schedule", "target"},
+    "quantization": {"target", "bits", "levels", "training", "precision"},
+    "distillation": {"knowledge", "scheme", "teacher_source", "student_source"},
+    "joint": {"combination", "order", "coupling"},
 }
-PARTS: dict[str, frozenset[str]] = {"KD": DISTILLATION, "P": PRUNING, "Q": QUANTIZATION, "NAS": frozenset()}
-"""What a joint method's combination, ``KD+P``, is made of."""
+"""Which fields of :class:`Taxonomy` each family has."""
+PARTS = {"KD": "distillation", "P": "pruning", "Q": "quantization", "NAS": "architecture"}
+"""The families that a joint method's combination, ``KD+P``, is made of; it has their fields too."""
 
 
 @contextmanager
@@ -124,8 +129,9 @@ class Hyperparameter(Worded):
 class Figure(Worded):
     """A number, or a statement, and how we know it.
 
-    :param source: ``read`` in the paper or on a public page, ``recalled``, or ``derived`` by us.
-    :param where: table, section, or public page.
+    :param source: ``read`` in the paper or on the authors' page: this figure, in this row, under this protocol;
+        ``second-hand``, the paper's figure as another text gives it; ``recalled``; or ``derived`` by us.
+    :param where: table, section, or public page; of a second-hand figure the other text.
     """
 
     value: Number | Text
@@ -141,7 +147,15 @@ class Figure(Worded):
 
 
 class Claim(Worded):
-    """One figure of a paper. A result never edits it."""
+    """One figure of a paper. A result never edits it.
+
+    :param better: which way the metric is better; a recipe's measured metric has to agree.
+    :param says: what kind of statement it is, where that doesn't follow from kind and figures: a ``gain`` over the
+        baseline, a ``loss`` of no more than the figures show, a ``level``, a ``bound`` or a ``count``. A gain or loss
+        without a baseline states the difference itself, and a statement that says ``gain`` means any gain.
+    :param margin: of a loss, a level or a bound, in the claim's unit, where the default isn't meant.
+    :param at: the id of the quality claim that this size, count or speed was claimed at.
+    """
 
     id: str = Field(pattern=r"^[a-z0-9-]+$")
     kind: Literal["quality", "count", "size", "speed", "qualitative"]
@@ -152,14 +166,22 @@ class Claim(Worded):
     setting: str = ""
     baseline: Figure | None = None
     value: Figure
+    better: Literal["higher", "lower"] = "higher"
+    says: Literal["gain", "loss", "level", "bound", "count"] | None = None
+    margin: float | None = Field(None, gt=0, allow_inf_nan=False)
+    at: str | None = None
     by: Literal["authors", "third party"] = "authors"
     table: str | None = None
 
     @model_validator(mode="after")
     def _says_where(self) -> Claim:
         for name, figure in (("baseline", self.baseline), ("value", self.value)):
-            if figure is not None and figure.source == "read" and not (figure.where or self.table):
+            if figure is None:
+                continue
+            if figure.source == "read" and not (figure.where or self.table):
                 raise ValueError(f"{name}: say where it was read")
+            if figure.source == "second-hand" and not figure.where:
+                raise ValueError(f"{name}: say which text gives it")
         return self
 
 
@@ -253,21 +275,25 @@ class Card(Worded):
         twice = {i for i in ids if ids.count(i) > 1}
         if twice:
             raise ValueError(f"two claims have the id {min(twice)!r}")
+
+        qualities = [c.id for c in self.claims if c.kind in ("quality", "qualitative")]
+        with _for_pydantic():
+            for claim in self.claims:
+                if claim.at is not None and claim.at not in qualities:
+                    raise UnknownKey("quality claim", claim.at, qualities, where=f"claim {claim.id!r}: at")
         return self
 
     @model_validator(mode="after")
     def _own_words(self) -> Card:
-        kind: str = self.family
-        if kind == "joint":
-            if self.taxonomy.combination is None:
-                raise ValueError("taxonomy: a joint card says its combination, e.g. KD+P")
-            kind = self.taxonomy.combination
-            allowed = JOINT.union(*(PARTS[part] for part in kind.split("+")))
-        else:
-            allowed = FAMILIES[kind]
+        combination = self.taxonomy.combination if self.family == "joint" else ""
+        if combination is None:
+            raise ValueError("taxonomy: a joint card says its combination, e.g. KD+P")
 
+        parts = [PARTS[part] for part in combination.split("+") if part]
+        allowed = FAMILIES[self.family].union(*(FAMILIES[part] for part in parts))
         for name in sorted(self.taxonomy.model_fields_set - allowed):
-            raise ValueError(f"taxonomy.{name}: not for {kind}, which has {', '.join(sorted(allowed)) or 'no words'}")
+            kind, words = combination or self.family, ", ".join(sorted(allowed)) or "no words"
+            raise ValueError(f"taxonomy.{name}: not for {kind}, which has {words}")
         return self
 
     @model_validator(mode="after")

@@ -1,17 +1,20 @@
 """The two contracts: what a plugin may offer, and how a method may act in a running stage.
 
 Offering hooks are called once, when a :class:`condensery.Registry` opens. They are cheap and must not import torch.
- Acting hooks are called on the methods of the running stage only; each stage has a manager of its own.
+Acting hooks are called on the methods of the running stage only; each stage has a manager of its own.
 
 Mark implementations with :data:`hookimpl`, which imports without torch.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pluggy
+
+from condensery.errors import PluginError
 
 if TYPE_CHECKING:
     import torch
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
 PROJECT = "condensery"
 API = 1
 """Version of these hooks; a plugin states the one that it was written for, ``condensery_api = 1``."""
+MARK = f"{PROJECT}_impl"
+"""The attribute that ``@hookimpl`` puts on a function."""
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
 
@@ -33,6 +38,10 @@ The class itself will do in place of its name, as in a notebook; a plugin's modu
 """
 RegisterCard = Callable[[str, Mapping[str, Any]], None]
 """``register(key, card)``: offers one paper's card, as plain data."""
+
+
+RegisterWeighted = Callable[[str, Mapping[str, tuple[int, int]]], None]
+"""``register("package.module.Class", {"weight": (0, 1)})``: offers what is known of one class's weights, as data."""
 
 
 class OfferingSpecs:
@@ -84,6 +93,15 @@ class OfferingSpecs:
         """
 
     @hookspec
+    def register_weighted(self, register: RegisterWeighted) -> None:
+        """Offer which tensors of a class of modules are weights, so that methods reach them: ``stage.weights()``.
+
+        :param register: the key is the qualified name of one class, and holds for its subclasses; the target is by
+            name of a tensor, or a pattern such as ``weight_*``, the axis of the layer's outputs and that of its inputs.
+            Torch's own classes are known.
+        """
+
+    @hookspec
     def register_recipes(self, register: Register) -> None:
         """Offer reproductions: the target is ``"package:file.yaml"``, a file inside an importable package."""
 
@@ -116,7 +134,7 @@ class StageSpecs:
 
     @hookspec(firstresult=True)
     def optimizer(self, stage: Stage, player: Player, groups: list[dict[str, Any]]) -> torch.optim.Optimizer | None:
-        """Return the optimizer of one training player. First result; core's default builds the recipe's.
+        """Return the optimizer of one training player. First result for each player; by default the recipe's.
 
         :param groups: parameter groups with ``lr`` and ``weight_decay`` set, transforms' own settings included.
         """
@@ -147,9 +165,13 @@ class StageSpecs:
 
     @hookspec(firstresult=True)
     def training_step(self, stage: Stage, batch: Batch) -> bool | None:
-        """Do the whole step and return ``True``. First result.
+        """Do the whole step and return ``True``; anything else is refused. First result.
 
-        Core's default is ``stage.gradients(batch)``, then ``stage.update(player)`` for each training player.
+        Core's default is ``stage.gradients(batch)``, then ``stage.update(player)`` for each training player. A step of
+        your own goes through the same verbs, so that the other methods of the stage still act. For outputs of your own
+        they are ``stage.terms(player, batch, outputs)``, which asks every method, ``stage.backward(player, terms)``,
+        which takes more terms than these, and ``stage.update(player)``. The dry run counts: a method whose hooks are
+        never called for a player that trains is refused beside this one.
         """
 
     @hookspec
@@ -167,10 +189,12 @@ class StageSpecs:
         """Return the factor of the task's own loss for one player. Multiplied; 0 means that it isn't computed."""
 
     @hookspec(firstresult=True)
-    def exchange(self, stage: Stage, bucket: Bucket) -> Tensor | None:
-        """Combine one parameter's gradients from all workers. First result; core's default is the mean.
+    def exchange(self, stage: Stage, player: Player, bucket: Bucket) -> Tensor | None:
+        """Combine one parameter's gradients from all workers. First result for each player; by default the mean.
 
-        :param bucket: ``bucket.values`` is flat, of shape ``(workers of this process, numbers)``.
+        :param player: whose parameter it is: what is kept from step to step is kept for each player and name.
+        :param bucket: ``bucket.values`` is flat, of shape ``(workers of this process, numbers)``; see
+            :class:`condensery.run.Bucket` for what workers may tell each other.
         :returns: shape ``(numbers,)``.
         """
 
@@ -186,4 +210,29 @@ class StageSpecs:
 OFFERING_HOOKS = tuple(n for n in vars(OfferingSpecs) if not n.startswith("_"))
 STAGE_HOOKS = tuple(n for n in vars(StageSpecs) if not n.startswith("_"))
 FIRST_RESULT_HOOKS = ("optimizer", "batches", "training_step", "exchange")
-PER_PLAYER_HOOKS = ("loss_terms", "task_weight", "after_backward", "after_step")
+STEP_HOOKS = ("loss_terms", "task_weight", "exchange", "after_backward", "after_step")
+"""Called in each step, for each player that the method acts on."""
+PER_PLAYER_HOOKS = (*STEP_HOOKS, "optimizer")
+
+
+def check_marked(name: str, plugin: object, hooks: Iterable[str]) -> None:
+    """Refuse what pluggy would take and then not call, or call wrongly.
+
+    :param plugin: a method, or a module or object that offers something.
+    :raises PluginError: for a class, a function named like a hook but not marked, or a default argument on a hook.
+    """
+    if inspect.isclass(plugin):
+        raise PluginError(f"{name}: register a module or an instance, not the class {plugin.__name__}")
+
+    owner = plugin if inspect.ismodule(plugin) else type(plugin)
+    found = {hook: function for hook in hooks if callable(function := getattr(owner, hook, None))}
+    bare = [hook for hook, function in found.items() if not hasattr(function, MARK)]
+    if bare:
+        lack = "lacks" if len(bare) == 1 else "lack"
+        raise PluginError(f"{name}: {', '.join(bare)} {lack} @hookimpl and would never run")
+
+    # pluggy passes no argument that has a default, so the hook would always see the default.
+    for hook, function in found.items():
+        for parameter in inspect.signature(function).parameters.values():
+            if parameter.default is not inspect.Parameter.empty:
+                raise PluginError(f"{name}: {hook} has a default for {parameter.name!r}, which hides the call's value")

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pluggy
 
-from condensery.contract.hookspecs import FIRST_RESULT_HOOKS, PER_PLAYER_HOOKS, PROJECT, STAGE_HOOKS, StageSpecs
+from condensery.contract.hookspecs import (
+    FIRST_RESULT_HOOKS,
+    MARK,
+    PER_PLAYER_HOOKS,
+    PROJECT,
+    STAGE_HOOKS,
+    StageSpecs,
+    check_marked,
+)
 from condensery.contract.methods import Method
 from condensery.errors import CondenseryError, MethodError, PluginError, UnknownKey
 
 DEFAULTS = "core"
-MARK = f"{PROJECT}_impl"
-"""The attribute that ``@hookimpl`` puts on a function."""
 
 
 class StageManager:
@@ -41,7 +48,7 @@ class StageManager:
             self.add_method(name, method)
 
         self.methods = {name: self.methods[name] for name, _ in methods}
-        self._calls = {name: self._calls_of(name) for name in self.methods}
+        self._calls = {name: self._calls_of(name) for name, _ in self._manager.list_name_plugin()}
         self._refuse_rivals()
 
     def add_method(self, name: str, method: object) -> None:
@@ -76,9 +83,10 @@ class StageManager:
 
     def _refuse_rivals(self) -> None:
         for hook in FIRST_RESULT_HOOKS:
-            rivals = [name for name in self.order(hook) if name != DEFAULTS]
-            if len(rivals) > 1:
-                raise PluginError(f"stage {self.stage!r}: {' and '.join(rivals)} both implement {hook}; only one may")
+            for (one, _), (two, _) in itertools.combinations(self.each(hook), 2):
+                # Where each player is asked for, two methods may answer for different ones.
+                if hook not in PER_PLAYER_HOOKS or _meet(self.methods[one], self.methods[two]):
+                    raise PluginError(f"stage {self.stage!r}: {one} and {two} both implement {hook}; only one may")
 
     def order(self, hook: str) -> list[str]:
         """Return the names of those who implement a hook, in call order."""
@@ -104,10 +112,22 @@ class StageManager:
         :param player: only methods that act on this player.
         """
         return [
-            (name, calls[hook])
-            for name, calls in self._calls.items()
-            if hook in calls and (player is None or hook not in PER_PLAYER_HOOKS or acts_on(self.methods[name], player))
+            (name, self._calls[name][hook])
+            for name, method in self.methods.items()
+            if hook in self._calls[name] and (player is None or hook not in PER_PLAYER_HOOKS or acts_on(method, player))
         ]
+
+    def chosen(self, hook: str, player: str | None = None) -> tuple[str, Callable[..., Any]]:
+        """Return who answers a hook of which the first result counts, with the call: a method, or else core.
+
+        :param player: only a method that acts on this player.
+        """
+        found = self.each(hook, player)
+        return found[0] if found else (DEFAULTS, self.default(hook))
+
+    def default(self, hook: str) -> Callable[..., Any]:
+        """Return core's own answer to a hook, which also stands in for a method that answers ``None``."""
+        return self._calls[DEFAULTS][hook]
 
     def _calls_of(self, name: str) -> dict[str, Callable[..., Any]]:
         """Return one method's own hooks, each wrapped so that an error names stage and method."""
@@ -152,24 +172,6 @@ def acts_on(method: Method, player: str) -> bool:
     return "all" in method.acts_on or player in method.acts_on
 
 
-def check_marked(name: str, plugin: object, hooks: Iterable[str]) -> None:
-    """Refuse what pluggy would take and then not call, or call wrongly.
-
-    :param plugin: a method, or a module or object that offers something.
-    :raises PluginError: for a class, a function named like a hook but not marked, or a default argument on a hook.
-    """
-    if inspect.isclass(plugin):
-        raise PluginError(f"{name}: register a module or an instance, not the class {plugin.__name__}")
-
-    owner = plugin if inspect.ismodule(plugin) else type(plugin)
-    found = {hook: function for hook in hooks if callable(function := getattr(owner, hook, None))}
-    bare = [hook for hook, function in found.items() if not hasattr(function, MARK)]
-    if bare:
-        lack = "lacks" if len(bare) == 1 else "lack"
-        raise PluginError(f"{name}: {', '.join(bare)} {lack} @hookimpl and would never run")
-
-    # pluggy passes no argument that has a default, so the hook would always see the default.
-    for hook, function in found.items():
-        for parameter in inspect.signature(function).parameters.values():
-            if parameter.default is not inspect.Parameter.empty:
-                raise PluginError(f"{name}: {hook} has a default for {parameter.name!r}, which hides the call's value")
+def _meet(one: Method, two: Method) -> bool:
+    """Tell whether there may be a player that both methods act on."""
+    return "all" in (*one.acts_on, *two.acts_on) or bool({*one.acts_on} & {*two.acts_on})

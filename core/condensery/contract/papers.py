@@ -68,16 +68,17 @@ class Papers:
     @hookimpl
     def register_layers(self, register: Register) -> None:
         """Offer the transforms and layers that the cards name."""
-        for key, card in self._cards[0].items():
-            for layer, target in card.get("layers", {}).items():
-                register(layer, self._target(key, target))
+        self._register_named("layers", register)
 
     @hookimpl
     def register_codecs(self, register: Register) -> None:
         """Offer the codecs that the cards name."""
+        self._register_named("codecs", register)
+
+    def _register_named(self, field: str, register: Register) -> None:
         for key, card in self._cards[0].items():
-            for codec, target in card.get("codecs", {}).items():
-                register(codec, self._target(key, target))
+            for name, target in card.get(field, {}).items():
+                register(name, self._target(key, target))
 
     @hookimpl
     def register_recipes(self, register: Register) -> None:
@@ -122,7 +123,6 @@ def read_cards(package: str, files: Mapping[str, Path]) -> tuple[dict[str, Valid
     """Read and validate the cards of one package; what was valid before is taken from the cache, by content.
 
     :param package: which cache file is asked.
-
     :param files: by the key that each must have.
     :returns: the valid ones, and one error for each other: it names the file and the field.
     """

@@ -10,8 +10,7 @@ from typing import Any
 
 import pluggy
 
-from condensery.contract.hookspecs import API, OFFERING_HOOKS, PROJECT, OfferingSpecs
-from condensery.contract.managers import check_marked
+from condensery.contract.hookspecs import API, OFFERING_HOOKS, PROJECT, OfferingSpecs, check_marked
 from condensery.contract.papers import ValidCard
 from condensery.errors import PluginError, UnknownKey, UsageError
 
@@ -53,7 +52,6 @@ class Registry:
         self.entries: dict[str, dict[str, Entry]] = {kind: {} for kind in KINDS}
         self.entries["codecs"] = {k: Entry(k, f"condensery.nets:{name}", "core") for k, name in CORE_CODECS.items()}
         self._plugins: dict[str, Plugin] = {}
-        self._loaded: dict[tuple[str, str], Any] = {}
 
     # ---------------------------------------------------------------- opening
 
@@ -108,11 +106,14 @@ class Registry:
 
         def register(key: str, target: Any) -> None:
             what = f"{_singular(kind)} {key!r}"
+
             try:
                 if key in taken:
                     raise PluginError(f"{what} is already offered by {taken[key].plugin!r}; kept that one")
                 if kind == "papers":
                     target = valid_card(key, target)
+                elif kind == "weighted":
+                    check_axes(what, target)
                 elif not (callable(target) or (isinstance(target, str) and ":" in target)):
                     raise PluginError(f"{what}: target must be 'module:Name' or a class, got {target!r}")
             except (PluginError, UsageError) as error:
@@ -165,13 +166,15 @@ class Registry:
         :raises PluginError: naming the plugin, if the target can't be imported or says another key.
         """
         entry = self.find(kind, key)
-        if (kind, entry.key) not in self._loaded:
-            what = f"plugin {entry.plugin!r}: {_singular(kind)} {key!r}"
-            loaded = entry.target if callable(entry.target) else _imported(entry.target, what)
-            if kind in KEYED:
-                _check_key(loaded, entry.key, what)
-            self._loaded[kind, entry.key] = loaded
-        return self._loaded[kind, entry.key]
+        what = f"plugin {entry.plugin!r}: {_singular(kind)} {key!r}"
+        loaded = entry.target if callable(entry.target) else _imported(entry.target, what)
+
+        mine = getattr(loaded, "key", None)
+        if kind in KEYED and mine != entry.key:
+            says = f"says that its key is {mine!r}" if mine else "says no key"
+            name = getattr(loaded, "__name__", loaded)
+            raise PluginError(f"{what}: {name} {says}; write key = {entry.key!r} in the class")
+        return loaded
 
     def card(self, key: str) -> Mapping[str, Any] | None:
         """Return the card of a paper or method as plain data, or ``None`` if it has none."""
@@ -196,6 +199,16 @@ def valid_card(key: str, card: Mapping[str, Any]) -> Mapping[str, Any]:
     return ValidCard(card_data(found))
 
 
+def check_axes(what: str, target: Any) -> None:
+    """Refuse what doesn't say which tensors of a class are weights.
+
+    :raises PluginError: beginning with ``what``, and showing how it is said.
+    """
+    rows = target if isinstance(target, Mapping) else {}
+    if not rows or any(not isinstance(name, str) or axes not in ((0, 1), (1, 0)) for name, axes in rows.items()):
+        raise PluginError(f"{what}: say each weight's axes of outputs and inputs, {{'weight': (0, 1)}}, not {target!r}")
+
+
 def _hooks_of(name: str, plugin: object) -> pluggy.HookRelay:
     """Return the offering hooks, which call this plugin alone.
 
@@ -204,6 +217,7 @@ def _hooks_of(name: str, plugin: object) -> pluggy.HookRelay:
     """
     check_api(name, plugin)
     check_marked(name, plugin, OFFERING_HOOKS)
+
     manager = pluggy.PluginManager(PROJECT)
     manager.add_hookspecs(OfferingSpecs)
     manager.register(plugin, name=name)
@@ -235,17 +249,6 @@ def _imported(target: str, what: str) -> Any:
         return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise PluginError(f"{what} can't be loaded from {target}: {error}") from error
-
-
-def _check_key(loaded: Any, key: str, what: str) -> None:
-    """Refuse a class that says another key than it was registered with, or none.
-
-    :raises PluginError: beginning with ``what``, and saying what to write.
-    """
-    mine = getattr(loaded, "key", None)
-    if mine != key:
-        says = f"says that its key is {mine!r}" if mine else "says no key"
-        raise PluginError(f"{what}: {getattr(loaded, '__name__', loaded)} {says}; write key = {key!r} in the class")
 
 
 def _singular(kind: str) -> str:

@@ -5,6 +5,7 @@ from .footprint import peak_memory as peak_memory
 from .footprint import without_transforms as without_transforms
 from .known import digest as digest
 from .known import known_quality as known_quality
+from .measuring import Precision as Precision
 from .measuring import counts as counts
 from .measuring import evaluate as evaluate
 from .measuring import latency as latency

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 from condensery.errors import UsageError
 from condensery.measure.work import no_fast_path
 from condensery.nets import attached, clone, detach
-from condensery.tasks import Task
+from condensery.tasks import Batch, Task
 
 # The order of tensors in a safetensors file: by element type in this order, then by name.
 DTYPES = {
@@ -52,7 +52,9 @@ def without_transforms(model: nn.Module, *, activations: bool = False) -> nn.Mod
             setattr(module, name, nn.Parameter(value, requires_grad=False))
     if not activations:
         for item in attached(net):
-            detach(net, item.target, item.name)
+            # Without a transform that changes an activation's shape the net wouldn't run.
+            if not item.transform.reshapes:
+                detach(net, item.target, item.name)
     return net
 
 
@@ -92,10 +94,10 @@ def peak_memory(task: Task, model: nn.Module) -> int:
     out, and so is what an op needs for itself.
     """
     net = without_transforms(model).cpu().eval()
-    inputs = task.example_input(1)
+    batch = Batch(task.example(1))
     with no_fast_path(), torch.no_grad(), _Alive(net) as alive:
-        alive.take(inputs)
-        task.logits(net, inputs)
+        alive.take(batch.inputs)
+        task.outputs(net, batch)
     return int(alive.peak)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
@@ -11,13 +12,15 @@ import torch
 from torch import nn
 
 from condensery.files import cache_dir, write_atomic
-from condensery.measure.measuring import evaluate
+from condensery.measure.measuring import AS_IT_IS, Precision, evaluate
 from condensery.measure.report import versions
 from condensery.recipe import fingerprint
 from condensery.tasks import Task
 
 
-def known_quality(task: Task, net: nn.Module, spec: Mapping[str, Any], device: torch.device) -> dict[str, float]:
+def known_quality(
+    task: Task, net: nn.Module, spec: Mapping[str, Any], device: torch.device, precision: Precision = AS_IT_IS
+) -> dict[str, float]:
     """Return the task's metrics over the test split, from the cache where this very net was evaluated before.
 
     :param spec: says how the net is built; its values are told by their bytes.
@@ -27,6 +30,7 @@ def known_quality(task: Task, net: nn.Module, spec: Mapping[str, Any], device: t
         "spec": dict(spec),
         "values": digest(net),
         "device": device.type,
+        "precision": dataclasses.asdict(precision),
         "versions": versions(),
     }
 
@@ -35,7 +39,7 @@ def known_quality(task: Task, net: nn.Module, spec: Mapping[str, Any], device: t
         found: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))
         return found
 
-    quality = evaluate(task, net, device)
+    quality = evaluate(task, net, device, precision=precision)
     write_atomic(path, lambda temporary: temporary.write_text(json.dumps(quality), encoding="utf-8"))
     return quality
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 import time
 from collections.abc import Mapping
@@ -13,27 +14,71 @@ from torch import Tensor, nn
 from condensery.errors import UsageError
 from condensery.measure.footprint import peak_memory, without_transforms
 from condensery.measure.work import count_work
-from condensery.nets import Layer, attached, owner_of, plain_name
-from condensery.tasks import Batch, Task
+from condensery.nets import Layer, attached, own_parameters, owner_of
+from condensery.tasks import Batch, Split, Subset, Task, channels_last
 
 WARM_UP = 3
 RUNS, BATCH_RUNS = 15, 5
 BATCH = 64
 
 
-def evaluate(task: Task, model: nn.Module, device: torch.device, *, batch_size: int = 500) -> dict[str, float]:
-    """Return the task's metrics over the test split, in eval mode and float32."""
-    was = model.training
+@dataclasses.dataclass(frozen=True)
+class Precision:
+    """How a net is evaluated: as the recipe trains it.
+
+    :param autocast: ``bf16``, or ``none``: as the net is.
+    :param channels_last: how images lie in memory.
+    """
+
+    autocast: str = "none"
+    channels_last: bool = False
+
+
+AS_IT_IS = Precision()
+
+
+def evaluate(
+    task: Task,
+    model: nn.Module,
+    device: torch.device,
+    split: Split = "test",
+    *,
+    batch_size: int = 500,
+    subset: Subset | None = None,
+    precision: Precision = AS_IT_IS,
+    limit: int | None = None,
+) -> dict[str, float]:
+    """Return the task's metrics over a split, in eval mode; each module's mode is put back.
+
+    :param limit: stop after this many batches, for a try.
+    :raises UsageError: if the task gives no figure for one of its metrics.
+    """
+    modes = {module: module.training for module in model.modules()}
+    handles = []
+    if precision.channels_last:
+        model.to(memory_format=torch.channels_last)
+        handles.append(model.register_forward_pre_hook(_lay_channels_last, with_kwargs=True))
+
     model.eval()
-    logits: list[Tensor] = []
-    labels: list[Tensor] = []
-    with torch.no_grad():
-        for batch in task.batches("test", batch_size=batch_size, device=device):
-            assert batch.labels is not None
-            logits.append(task.logits(model, batch.inputs).float().cpu())
-            labels.append(batch.labels.cpu())
-    model.train(was)
-    return task.score(torch.cat(logits), torch.cat(labels))
+    try:
+        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=precision.autocast == "bf16"):
+            found = task.evaluate(model, split, batch_size=batch_size, subset=subset, device=device, limit=limit)
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, mode in modes.items():
+            module.training = mode
+
+    missing = [metric.name for metric in task.metrics if metric.name not in found]
+    if missing:
+        raise UsageError(
+            f"task {task.key!r} gives no {missing[0]!r}, which its metrics name; it gives {', '.join(found)}"
+        )
+    return found
+
+
+def _lay_channels_last(module: nn.Module, args: Any, kwargs: Any) -> Any:
+    return channels_last(args), channels_last(kwargs)
 
 
 def used_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -42,8 +87,7 @@ def used_tensors(model: nn.Module) -> dict[str, Tensor]:
     Numbers that a registered layer counts as its parameters are among them, transforms' own parameters are not. What
     two modules share is there once, for the first.
     """
-    own = {id(p) for a in attached(model) for p in a.transform.parameters()}
-    values: dict[str, Tensor] = {plain_name(n): p for n, p in model.named_parameters() if id(p) not in own}
+    values: dict[str, Tensor] = dict(own_parameters(model))
 
     with torch.no_grad():
         for item in attached(model):
@@ -91,14 +135,14 @@ def latency(
     """
     was = model.training
     model.eval()
-    inputs = Batch(task.example_input(batch_size)).to(device).inputs
+    batch = Batch(task.example(batch_size)).to(device)
 
     times = []
     with torch.no_grad():
         for _ in range(warm_up + runs):
             _wait(device)
             start = time.perf_counter()
-            task.logits(model, inputs)
+            task.outputs(model, batch)
             _wait(device)
             times.append(1000 * (time.perf_counter() - start))
 
@@ -120,6 +164,7 @@ def measure(
     bytes: int | None = None,
     bits: Mapping[str, int] | None = None,
     quality: bool = True,
+    precision: Precision = AS_IT_IS,
 ) -> dict[str, Any]:
     """Return size, work, speed, memory and quality of a net.
 
@@ -145,7 +190,7 @@ def measure(
         "fps": round(1000 * BATCH / many.median_ms, 1),
         "threads": torch.get_num_threads(),
         "memory_bytes": peak_memory(task, model),
-        "quality": evaluate(task, model, device) if quality else {},
+        "quality": evaluate(task, model, device, precision=precision) if quality else {},
     }
 
 
@@ -172,12 +217,15 @@ def ratios(before: dict[str, Any], after: dict[str, Any]) -> dict[str, float | N
     faster = over("fps")
     storage = after.get("storage")
     stored = storage["payload"] + storage["tables"] if storage else 0
+    fewer = over("macs")
     return {
         "parameters_removed": removed,
         "parameters_removed_percent": 100.0 * removed / before["nonzeros"] if before["nonzeros"] else None,
         "compression_rate": over("bytes"),
         "storage_rate": 4 * before["parameters"] / stored if stored else None,
-        "macs": over("macs"),
+        "nonzeros": over("nonzeros"),
+        "macs": fewer,
+        "macs_removed_percent": None if fewer is None else 100.0 * (1 - 1 / fewer),
         "effective_macs": over("effective_macs"),
         "bitops": over("bitops"),
         "speedup": over("latency_ms"),

@@ -79,6 +79,7 @@ FREE = frozenset(
     {
         "_adaptive_avg_pool2d",
         "_adaptive_avg_pool3d",
+        "_pack_padded_sequence",
         "_local_scalar_dense",
         "_log_softmax",
         "_prelu_kernel",
@@ -97,6 +98,7 @@ FREE = frozenset(
         "copy_",
         "cumsum",
         "embedding",
+        "empty_like",
         "fill_",
         "flip",
         "gather",
@@ -124,10 +126,12 @@ FREE = frozenset(
         "replication_pad2d",
         "roll",
         "scatter",
+        "scatter_",
         "scatter_add",
         "sort",
         "stack",
         "topk",
+        "transpose_",
         "tril",
         "triu",
         "unsafe_split",
@@ -140,6 +144,9 @@ FREE = frozenset(
 )
 """Ops that multiply nothing or, as norms and interpolation, are left out by convention; besides those that torch tags
 as pointwise or as a reduction, views, and those that take no tensor."""
+
+ON_BITS = frozenset({"bitwise_and", "bitwise_or", "bitwise_xor"})
+"""Pointwise ops that may stand for products of many bits, packed into whole numbers."""
 
 KEEPS = frozenset(
     {
@@ -171,6 +178,10 @@ def is_free(func: Any, tensors: list[Tensor]) -> bool:
 
     :param tensors: among its arguments.
     """
-    tags = func.tags
+    tags, name = func.tags, func.overloadpacket.__name__
+    if any(t.layout is not torch.strided for t in tensors):
+        return False
+    if name.rstrip("_") in ON_BITS and any(t.dtype != torch.bool for t in tensors):
+        return False
     free = func.is_view or torch.Tag.pointwise in tags or torch.Tag.reduction in tags
-    return free or (func.namespace == "aten" and (not tensors or func.overloadpacket.__name__ in FREE))
+    return free or (func.namespace == "aten" and (not tensors or name in FREE))

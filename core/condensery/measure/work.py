@@ -23,8 +23,8 @@ from torch.utils._pytree import tree_leaves
 
 from condensery.errors import UsageError
 from condensery.measure.ops import KEEPS, PRODUCTS, Product, is_free
-from condensery.nets import Stack, clone
-from condensery.tasks import Task
+from condensery.nets import Layer, Stack, clone
+from condensery.tasks import Batch, Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,16 +71,17 @@ def count_work(task: Task, model: nn.Module, bits: Mapping[str, int] | None = No
     """Count the work of one example, in eval mode on the CPU.
 
     A factor is as wide as its last transform with ``bits`` left it, else as its element type. A module whose stored
-    numbers are narrower than the tensors it multiplies says so by the attributes ``weight_bits`` and ``input_bits``.
+    numbers are narrower than the tensors it multiplies says so by the attributes ``weight_bits`` and ``input_bits``,
+    and a registered layer may say its own work (``Layer.work``).
 
     :param bits: width of weights that were quantized and baked since, by tensor name.
     :raises UsageError: naming the ops that have no formula and aren't free.
     """
     net = clone(model).cpu().eval()
-    inputs = task.example_input(1)
+    inputs = Batch(task.example(1))
     counter = _Counter(net, bits or {})
     with no_fast_path(), torch.no_grad(), counter:
-        task.logits(net, inputs)
+        task.outputs(net, inputs)
     if counter.unknown:
         what = f"unknown op{'s' * (len(counter.unknown) > 1)} {', '.join(sorted(counter.unknown))}"
         raise UsageError(f"MACs of {type(model).__name__} can't be counted: {what}")
@@ -99,7 +100,14 @@ def no_fast_path() -> Iterator[None]:
 
 
 def _key(tensor: Tensor) -> int:
-    return int(tensor.untyped_storage()._cdata)
+    # A sparse tensor has no storage of its own.
+    return int(tensor.untyped_storage()._cdata) if tensor.layout is torch.strided else id(tensor)
+
+
+def _is_muted(module: nn.Module) -> bool:
+    """Tell whether what a module does isn't counted from its ops: a transform's, or a layer's that says its work."""
+    says = isinstance(module, Layer) and type(module).work is not Layer.work
+    return says or isinstance(module, (Stack, ParametrizationList))
 
 
 class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -119,7 +127,7 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._fixed: dict[int, bool] = {}
         self._bits: dict[int, int] = {}
         # Held, because another tensor could get the address of a followed one that is gone.
-        self._held: list[torch.UntypedStorage] = []
+        self._held: list[torch.UntypedStorage | Tensor] = []
 
         self._sums: dict[str, tuple[int, int, int]] = {}
         self._pairs: dict[str, dict[tuple[int, int], None]] = {}
@@ -135,12 +143,15 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _enter(self, path: str) -> None:
         self._calls.append(path)
-        self._muted += isinstance(self._modules[path], (Stack, ParametrizationList))
+        self._muted += _is_muted(self._modules[path])
 
     def _leave(self, module: nn.Module, args: Any, out: Any) -> None:
         path = self._calls.pop()
-        if not isinstance(module, (Stack, ParametrizationList)):
+        if not _is_muted(module):
             return
+        found = module.work(*args) if isinstance(module, Layer) else None
+        if found is not None:
+            self._sum(path, found.macs, found.effective_macs, found.bitops, found.bits)
         self._muted -= 1
         if not isinstance(module, Stack) or not isinstance(out, Tensor):
             return
@@ -152,18 +163,18 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _follow(self, tensor: Tensor, owned: bool) -> None:
         self._fixed[_key(tensor)] = owned
-        self._held.append(tensor.untyped_storage())
+        self._held.append(tensor.untyped_storage() if tensor.layout is torch.strided else tensor)
 
     def _narrow(self, tensor: Tensor, bits: int) -> None:
         self._bits[_key(tensor)] = bits
-        self._held.append(tensor.untyped_storage())
+        self._held.append(tensor.untyped_storage() if tensor.layout is torch.strided else tensor)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         before = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
         if not self._muted:
             formula = PRODUCTS.get(func.overloadpacket)
-            if formula is not None:
+            if formula is not None and all(t.layout is torch.strided for t in before):
                 for product in formula(args, out):
                     self._add(product)
             elif not is_free(func, before):
@@ -207,9 +218,13 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             widths = getattr(module, "weight_bits", widths[0]), getattr(module, "input_bits", widths[1])
             effective = macs * int(weight.count_nonzero()) // max(1, weight.numel())
 
+        self._sum(path, macs, effective, macs * widths[0] * widths[1], (widths,))
+
+    def _sum(self, path: str, macs: int, effective: int, bitops: int, bits: tuple[tuple[int, int], ...]) -> None:
+        """Add to the work of one module."""
         a, b, c = self._sums.get(path, (0, 0, 0))
-        self._sums[path] = a + macs, b + effective, c + macs * widths[0] * widths[1]
-        self._pairs.setdefault(path, {})[widths] = None
+        self._sums[path] = a + macs, b + effective, c + bitops
+        self._pairs.setdefault(path, {}).update(dict.fromkeys(bits))
 
     def _is_weight(self, tensor: Tensor) -> bool:
         return self._fixed.get(_key(tensor), False)

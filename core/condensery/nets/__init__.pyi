@@ -1,6 +1,9 @@
 from .choice import choose_layers as choose_layers
 from .cloning import clone as clone
+from .cloning import evaluating as evaluating
+from .cloning import fill_from as fill_from
 from .cloning import frozen as frozen
+from .cloning import keep_owners as keep_owners
 from .cloning import lent as lent
 from .cloning import plain as plain
 from .cloning import same_numbers as same_numbers
@@ -15,6 +18,7 @@ from .codecs import Record as Record
 from .codecs import joined as joined
 from .codecs import to_bytes as to_bytes
 from .codecs import whole_numbers as whole_numbers
+from .layers import Counted as Counted
 from .layers import Layer as Layer
 from .layers import StandIn as StandIn
 from .layers import put_stand_ins as put_stand_ins
@@ -22,6 +26,8 @@ from .layers import replace as replace
 from .models import build_net as build_net
 from .models import build_unfilled as build_unfilled
 from .models import copy_from as copy_from
+from .reach import Reach as Reach
+from .reach import parameters_of as parameters_of
 from .roles import is_attention as is_attention
 from .roles import resolve as resolve
 from .taps import EMPTY as EMPTY
@@ -30,7 +36,6 @@ from .taps import TapValues as TapValues
 from .tensors import BATCH_NORMS as BATCH_NORMS
 from .tensors import CONVS as CONVS
 from .tensors import LINEARS as LINEARS
-from .tensors import WEIGHTED as WEIGHTED
 from .tensors import Weight as Weight
 from .tensors import Weights as Weights
 from .tensors import weights_of as weights_of
@@ -47,6 +52,7 @@ from .transforms import broken_promises as broken_promises
 from .transforms import detach as detach
 from .transforms import detach_temporary as detach_temporary
 from .transforms import latent_of as latent_of
+from .transforms import own_parameters as own_parameters
 from .transforms import owner_of as owner_of
 from .transforms import plain_name as plain_name
 from .transforms import settle as settle

@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
-from condensery.nets.transforms import Transform, attached, detach, parametrized, stack_of
+from condensery.errors import UsageError
+from condensery.nets.taps import remove_taps
+from condensery.nets.transforms import Transform, attached, detach, parametrized, plain_name, stack_of
+
+
+class Frozen(NamedTuple):
+    """What the builder of a net has frozen: names of parameters, and paths of modules that stay in eval mode."""
+
+    parameters: frozenset[str]
+    modules: frozenset[str]
+
+
+NOTHING = Frozen(frozenset(), frozenset())
 
 
 def clone(model: nn.Module) -> nn.Module:
@@ -17,7 +35,7 @@ def clone(model: nn.Module) -> nn.Module:
     ``deepcopy`` alone lets the copy share the dynamic class that ``parametrize`` made, so that removing a
     parametrization from the copy breaks the original; and a tap before ``ReLU(inplace=True)`` reads wrong values.
     """
-    return _independent(copy.deepcopy(model))
+    return _copied(model, {})
 
 
 def lent(model: nn.Module) -> nn.Module:
@@ -27,17 +45,47 @@ def lent(model: nn.Module) -> nn.Module:
     """
     owners = [m for m in model.modules() if not isinstance(m, Transform)]
     tensors = [t for m in owners for t in (*m._parameters.values(), *m._buffers.values()) if t is not None]
-    return _independent(copy.deepcopy(model, {id(t): t for t in tensors}))
+    return _copied(model, {id(t): t for t in tensors})
 
 
-def _independent(twin: nn.Module) -> nn.Module:
-    """Take off a copy what it would share with its original."""
+def _copied(model: nn.Module, shared: dict[int, Any]) -> nn.Module:
+    """Return a copy as :func:`clone` does.
+
+    :param shared: by identity, what the copy has in common with the net.
+    """
+    _refuse_foreign(model)
+    # A recurrent layer holds its weights as it last computed them through transforms, which can't be copied. It gets
+    # an empty list instead of them, and computes them anew in its next pass.
+    computed = [m for m in model.modules() if isinstance(m, nn.RNNBase) and parametrize.is_parametrized(m)]
+    twin = copy.deepcopy(model, {**shared, **{id(m._flat_weights): [] for m in computed}})
     for module in list(twin.modules()):
         if parametrize.is_parametrized(module):
             _renew(module)
         if getattr(module, "inplace", False) is True:
             module.inplace = False  # type: ignore[assignment]
+        remove_taps(module)
     return twin
+
+
+def _refuse_foreign(model: nn.Module) -> None:
+    """Refuse what a weight is made of by others than Condensery: it would be lost where a transform is put on it.
+
+    :raises UsageError: naming the layer, and what to call before.
+    """
+    for path, module in model.named_modules():
+        stacks = module.parametrizations if parametrize.is_parametrized(module) else {}
+        for name in stacks:
+            if stack_of(module, name) is None:
+                kind = type(stacks[name][0]).__name__.lstrip("_")
+                call = f"torch.nn.utils.parametrize.remove_parametrizations(net.get_submodule({path!r}), {name!r})"
+                raise UsageError(f"layer {path!r}: its {name} is made by {kind}; call {call} before")
+        for hook in module._forward_pre_hooks.values():
+            if isinstance(hook, (WeightNorm, SpectralNorm)):
+                call = f"remove_{'weight' if isinstance(hook, WeightNorm) else 'spectral'}_norm"
+                raise UsageError(
+                    f"layer {path!r}: its {hook.name} is made by {type(hook).__name__}; "
+                    f"call torch.nn.utils.{call}(net.get_submodule({path!r}), {hook.name!r}) before"
+                )
 
 
 def _renew(module: nn.Module) -> None:
@@ -63,12 +111,65 @@ def plain(model: nn.Module) -> nn.Module:
     return twin
 
 
+def note_owners(net: nn.Module) -> None:
+    """Note on a fresh net what its builder froze; a net that is frozen as a whole was only stored so."""
+    still = {name for name, p in net.named_parameters() if not p.requires_grad}
+    if len(still) == len(list(net.parameters())):
+        still = set()
+
+    # A norm whose layers are all frozen keeps its statistics too, as one does that the builder put in eval mode.
+    kept = [path for path, module in net.named_modules() if net.training and not module.training]
+    for path, module in net.named_modules():
+        inner = [f"{path}.{name}".lstrip(".") for name, _ in module.named_parameters()]
+        if inner and still.issuperset(inner):
+            kept += [f"{path}.{p}".rstrip(".") for p, m in module.named_modules() if isinstance(m, _BatchNorm)]
+    if still or kept:
+        net._condensery_frozen = Frozen(frozenset(still), frozenset(kept))  # type: ignore[assignment]
+
+
+def keep_owners(net: nn.Module) -> None:
+    """Put modules in eval mode again, and take gradients from parameters, where the net's builder had set it so."""
+    noted = getattr(net, "_condensery_frozen", NOTHING)
+    for path, module in net.named_modules():
+        if path in noted.modules:
+            module.training = False
+    for name, parameter in net.named_parameters():
+        if plain_name(name) in noted.parameters:
+            parameter.requires_grad_(False)
+
+
 def frozen(model: nn.Module) -> nn.Module:
     """Put a net in eval mode without gradients and return it."""
     model.eval()
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     return model
+
+
+@contextlib.contextmanager
+def evaluating(*nets: nn.Module) -> Iterator[None]:
+    """Put nets in eval mode for a while, so that no statistics move; then each module's own mode is put back."""
+    modes = {module: module.training for net in nets for module in net.modules()}
+    for net in nets:
+        net.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def fill_from(net: nn.Module, source: nn.Module) -> None:
+    """Give a net another one's numbers, by plain name; what only one of them has stays.
+
+    Where the net was cut, its tensors take the leading part of the larger ones.
+    """
+    theirs = {**dict(source.named_parameters()), **dict(source.named_buffers())}
+    mine = {plain_name(name): parameter for name, parameter in net.named_parameters()} | dict(net.named_buffers())
+    with torch.no_grad():
+        for name, tensor in mine.items():
+            if name in theirs and theirs[name].dim() == tensor.dim():
+                tensor.copy_(theirs[name][tuple(slice(size) for size in tensor.shape)])
 
 
 def same_numbers(left: nn.Module, right: nn.Module) -> bool:

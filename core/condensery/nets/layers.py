@@ -9,6 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 from torch import Tensor, nn
 
 from condensery.errors import UsageError
+from condensery.nets.codecs import Coding
 from condensery.nets.transforms import attach, attached
 
 
@@ -22,6 +23,21 @@ class StandIn(NamedTuple):
 
     module: nn.Module
     tensors: Mapping[str, tuple[str, ...]]
+
+
+class Counted(NamedTuple):
+    """The work of one call of a layer.
+
+    :param macs: multiply-accumulates, as the plain layer would do them.
+    :param effective_macs: those whose weight is not zero.
+    :param bitops: multiply-accumulates times the bits of both factors.
+    :param bits: the pairs of weight bits and input bits that occur.
+    """
+
+    macs: int
+    effective_macs: int
+    bitops: int
+    bits: tuple[tuple[int, int], ...] = ()
 
 
 class Layer(nn.Module, ABC):
@@ -40,6 +56,22 @@ class Layer(nn.Module, ABC):
     def counted(self) -> dict[str, Tensor]:
         """Return by name what counts as its parameters, zero for zero; a layer without any names its stored numbers."""
         return dict(self.named_parameters(recurse=False))
+
+    def codings(self) -> dict[str, Coding]:
+        """Return how an artifact stores its tensors, by name; what isn't named is stored as it is.
+
+        What a coding stores must come back bit for bit.
+        """
+        return {}
+
+    def work(self, *inputs: Any) -> Counted | None:
+        """Return the work of one call; by default ``None``: it is counted from the operations that the call makes.
+
+        A layer overrides it that computes otherwise than by products, as with bits packed into words.
+
+        :param inputs: of the call.
+        """
+        return None
 
     def bake(self) -> nn.Module:
         """Return what stands in its place when the recipe ends: a registered layer, a plain module, or itself."""

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from condensery.contract import Registry
 from condensery.errors import UsageError
-from condensery.nets.cloning import clone, lent
+from condensery.nets.cloning import clone, lent, note_owners
 from condensery.nets.roles import resolve
 from condensery.nets.unfilled import Unfilled
 from condensery.recipe import ModelSpec, derive_seed
@@ -21,7 +21,9 @@ def build_net(spec: ModelSpec, facts: TaskFacts, registry: Registry, seed: int) 
 
     :raises UsageError: for an unknown model, a setting it doesn't have, or weights that don't fit.
     """
-    return clone(_built(spec, facts, registry, seed))
+    net = clone(_built(spec, facts, registry, seed))
+    note_owners(net)
+    return net
 
 
 def build_unfilled(spec: ModelSpec, facts: TaskFacts, registry: Registry) -> nn.Module:
@@ -34,7 +36,11 @@ def build_unfilled(spec: ModelSpec, facts: TaskFacts, registry: Registry) -> nn.
     """
     with Unfilled() as unfilled:
         net = _built(spec, facts, registry, 0)
-    return lent(net) if unfilled.whole else build_net(spec, facts, registry, 0)
+    if not unfilled.whole:
+        return build_net(spec, facts, registry, 0)
+    net = lent(net)
+    note_owners(net)
+    return net
 
 
 def _built(spec: ModelSpec, facts: TaskFacts, registry: Registry, seed: int) -> nn.Module:

@@ -61,6 +61,13 @@ class Transform(nn.Module):
         """Return what is wrong with the final value of the tensor, or ``None`` if its promise is kept."""
         return None
 
+    def alive(self, latent: Tensor) -> Tensor | None:
+        """Return where it lets a value be other than zero, bool of the latent's shape; ``None``: everywhere.
+
+        A mask tells what it leaves of ones. What holds some values for good, a codebook or fixed levels, overrides it.
+        """
+        return self(torch.ones_like(latent)).detach() != 0 if self.rank == MASK else None
+
     def config(self) -> dict[str, Any]:
         """Return the JSON arguments that build this transform again (its tensors come from the state)."""
         return {}
@@ -283,6 +290,12 @@ def attached(model: nn.Module) -> list[Attached]:
                 assert isinstance(transform, Transform)
                 found.append(Attached(target, name, transform, name not in stack.temporary))
     return found
+
+
+def own_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return a net's parameters by plain name, without those of transforms."""
+    transforms = {id(p) for item in attached(model) for p in item.transform.parameters()}
+    return {plain_name(n): p for n, p in model.named_parameters() if id(p) not in transforms}
 
 
 def detach(model: nn.Module, target: str, name: str) -> None:

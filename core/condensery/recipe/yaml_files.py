@@ -13,7 +13,7 @@ from condensery.errors import UsageError
 
 try:
     from yaml import CSafeLoader as SafeLoader
-except ImportError:  # PyYAML was built without libyaml; its own parser takes twelve times as long.
+except ImportError:  # PyYAML was built without libyaml; its own parser takes nine times as long.
     from yaml import SafeLoader  # type: ignore[assignment]
 
 

@@ -7,15 +7,17 @@ outputs that are the same whatever the input. Its figures mislead, so the report
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from condensery.errors import NonFiniteNet
 from condensery.measure import used_tensors
 from condensery.nets import clone, frozen
 from condensery.run.stage import Stage
+from condensery.tasks import Batch, Task, tensors_in
 
 EXAMPLES = 32
 TOLERANCE = 1e-6
@@ -47,7 +49,9 @@ def look(stage: Stage) -> Signs:
     net = frozen(clone(stage.student.module))
     with torch.no_grad(), torch.random.fork_rng(devices=[stage.device] if stage.device.type == "cuda" else []):
         tensors = used_tensors(net)
-        outputs = torch.cat([stage.task.logits(net, batch.inputs) for batch in stage.sample(EXAMPLES)]).float()
+        answers = [(stage.task.outputs(net, batch), batch) for batch in stage.sample(EXAMPLES)]
+        outputs = _compared(stage.task, answers)
+        given = [("an output", tensor) for tensor in outputs]
 
     living: dict[str, bool] = {}
     for name, tensor in tensors.items():
@@ -55,13 +59,34 @@ def look(stage: Stage) -> Signs:
         if path and "bias" not in kind:
             living[path] = living.get(path, False) or bool(tensor.any())
 
-    spread = (outputs - outputs[:1]).abs().max()
     return Signs(
         alive=[path for path, lives in living.items() if lives],
         dead=[path for path, lives in living.items() if not lives],
-        constant=bool(spread <= TOLERANCE * outputs.abs().max()),
-        broken=next((n for n, v in (tensors | {"an output": outputs}).items() if not bool(v.isfinite().all())), None),
+        constant=bool(outputs) and all(_same(tensor) for tensor in outputs),
+        broken=next((n for n, v in [*tensors.items(), *given] if not bool(v.isfinite().all())), None),
     )
+
+
+def _compared(task: Task, answers: Sequence[tuple[Any, Batch]]) -> list[Tensor]:
+    """Return what should differ from example to example: class scores, or else each tensor of the outputs.
+
+    :param answers: outputs and batches.
+    :returns: float32, ``(decisions, classes)`` or ``(examples, numbers)``.
+    """
+    found = []
+    for outputs, batch in answers:
+        rows = task.rows(outputs, batch)
+        parts = tensors_in(outputs) if rows is None else [rows]
+        found.append([part.float().flatten(1) for part in parts if part.dim() > 1 and part.is_floating_point()])
+
+    # Batches may be padded to different lengths, where only those as long as the first can be compared with it.
+    return [torch.cat([p for p in parts if p.shape[1] == parts[0].shape[1]]) for parts in zip(*found, strict=False)]
+
+
+def _same(outputs: Tensor) -> bool:
+    """Tell whether all rows of a tensor are equal but for rounding."""
+    spread = (outputs - outputs[:1]).abs().max()
+    return bool(spread <= TOLERANCE * outputs.abs().max())
 
 
 def collapsed(stage: Stage, before: Signs) -> list[str]:

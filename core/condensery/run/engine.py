@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from condensery.contract import DEFAULTS, STAGE_HOOKS, Registry
-from condensery.errors import UsageError
-from condensery.measure import counts, dense_bytes, environment, evaluate, known_quality, measure, ratios, versions
-from condensery.nets import WEIGHTED
-from condensery.recipe import Recipe, check_conditions, holds, unroll, variables
+from condensery.errors import CondenseryError, UsageError
+from condensery.measure import (
+    Precision,
+    counts,
+    dense_bytes,
+    environment,
+    evaluate,
+    known_quality,
+    measure,
+    ratios,
+    versions,
+)
+from condensery.nets import Reach, weights_of
+from condensery.recipe import Recipe, TrainSpec, check_conditions, holds, unroll, variables
 from condensery.run.base import Base
 from condensery.run.builder import Builder, Net
-from condensery.run.cast import Cast
+from condensery.run.called import refuse_uncalled
+from condensery.run.cast import Cast, give_teachers
 from condensery.run.collapse import marks
 from condensery.run.folder import ARTIFACT, NET, ORIGINAL, PROGRESS, RunFolder
 from condensery.run.opening import Opener, check_settings
@@ -23,8 +37,9 @@ from condensery.run.progress import Observer, Progress
 from condensery.run.snapshots import Snapshots
 from condensery.run.stage import Stage
 from condensery.run.unit import UnitRunner
+from condensery.run.validation import Validation, held_out, precision_of, with_validation
 from condensery.storage import Baked, bake, save_artifact
-from condensery.tasks import build_task
+from condensery.tasks import Batch, build_task
 
 SIZES = ("sparsity", "parameters", "nonzeros")
 """What a round's ``until`` may ask about, besides the task's metrics."""
@@ -60,17 +75,23 @@ class Run:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         if device.startswith("cuda") and not torch.cuda.is_available():
             raise UsageError(f"device {device!r}: no CUDA device here; say --device cpu")
-        self.recipe, self.registry, self.tier, self.dry = recipe, registry, tier, dry
+        if int(os.environ.get("WORLD_SIZE") or 1) > 1:
+            raise UsageError("WORLD_SIZE > 1: several processes would write one folder; start one, without torchrun")
+        recipe, self._teachers_given = give_teachers(recipe, registry)
+        self.registry, self.tier, self.dry = registry, tier, dry
         self.device = torch.device("cpu" if dry else device)
         self.folder = RunFolder(Path(out), resume=resume)
         self.show = show or Progress(quiet=True)
         self.task = build_task(recipe.task, registry)
+        observer = observer or Observer()
+        self.recipe = recipe = with_validation(recipe, self.task, asked=observer.asks_quality)
+        self.validation = Validation(self.task, self.device, held_out(recipe, self.task)) if recipe.validation else None
 
         # From what only builds nets to what gives them roles; each knows those before it, and none those after it.
         self.builder = Builder(self.task, registry, self.device, recipe.seed)
         self.snapshots = Snapshots(recipe, self.builder, self.folder, dry=dry)
         opener = Opener(recipe, self.builder, dry=dry)
-        self.runner = UnitRunner(opener, self.folder, self.snapshots, self.show, observer or Observer(), dry)
+        self.runner = UnitRunner(opener, self.folder, self.snapshots, self.show, observer, dry, self.validation)
         self.base = Base(recipe, self.builder, self.runner)
         self.cast = Cast(self.builder, self.base, self.snapshots, dry)
 
@@ -78,6 +99,7 @@ class Run:
         self.decisions: dict[str, Any] = {}
         self.baked: Baked | None = None
         self._checked = False
+        self._in_one_mode: dict[str, str] = {}
         self._calls: list[dict[str, Any]] = []
 
     @property
@@ -103,8 +125,11 @@ class Run:
             dry.net = dry.builder.net(self.recipe.model)
             dry.snapshots.keep("original", dry.net)
             dry._play()
-            # Refuses what can't be saved.
-            dry.builder.described(Net(bake(dry.net.module, self.registry, trial=True).net, dry.net.spec))
+            example = Batch(self.task.example(2))
+            self._in_one_mode = refuse_uncalled(dry.net.module, lambda net: self.task.outputs(net, example))
+            baked = bake(dry.net.module, self.registry, trial=True).net
+            dry.builder.described(Net(baked, dry.net.spec))  # refuses what can't be saved
+            dry._try_metrics(baked)
         self._calls = dry._calls
         self._checked = True
 
@@ -126,6 +151,8 @@ class Run:
         self.check()  # before the folder exists: a bad recipe leaves nothing behind
         self.folder.write("recipe.json", self.recipe.dump())
         self.show.line(f"model {self.recipe.model.key}, task {self.recipe.task.key}, on {self.device}")
+        for line in self._teachers_given:
+            self.show.line(line)
 
         self.net = self._original()
         before = self._before()
@@ -133,6 +160,31 @@ class Run:
         report = self._report(before)
         self.folder.finish(report)
         return report
+
+    def _try_metrics(self, net: nn.Module) -> None:
+        """Evaluate a net on two small batches, so that a broken metric is found before anything trains.
+
+        :raises UsageError: naming the task and what is wrong with it.
+        """
+        if "test" not in self.task.splits:
+            return
+        try:
+            evaluate(self.task, net, self.device, batch_size=8, precision=self._precision, limit=2)
+        except CondenseryError:
+            raise
+        except Exception as error:  # a metric is anybody's code
+            why = " ".join(f"{type(error).__name__}: {error}".split())
+            raise UsageError(f"task {self.task.key!r} can't be evaluated: {why}") from error
+
+    @property
+    def _precision(self) -> Precision:
+        """How the reported nets are evaluated."""
+        return precision_of(self._train)
+
+    @property
+    def _train(self) -> TrainSpec:
+        """How the recipe trains where a stage doesn't say otherwise."""
+        return TrainSpec.model_validate(self.recipe.train)
 
     # ---------------------------------------------------------------- before the first stage and after the last
 
@@ -153,12 +205,13 @@ class Run:
         return net
 
     def _before(self) -> dict[str, Any]:
-        """Measure the net at the recipe's start; a trained one's quality may be known."""
+        """Measure the net at the recipe's start; a trained one's quality may be known, an untrained one has none."""
         net = self.net
-        fresh = not (self.recipe.trains_first or net.spec.weights)
-        before = measure(self.task, net.module, self.device, bytes=dense_bytes(net.module), quality=fresh)
-        if not fresh:
-            before["quality"] = known_quality(self.task, net.module, net.spec.model_dump(mode="json"), self.device)
+        before = measure(self.task, net.module, self.device, bytes=dense_bytes(net.module), quality=False)
+        trained = self.recipe.trains_first or net.spec.weights
+        if trained and "test" in self.task.splits:
+            spec = net.spec.model_dump(mode="json")
+            before["quality"] = known_quality(self.task, net.module, spec, self.device, self._precision)
         return before
 
     def _report(self, before: dict[str, Any]) -> dict[str, Any]:
@@ -174,10 +227,21 @@ class Run:
             task=self.recipe.task,
             collapsed=collapsed,
         )
-        after = measure(self.task, baked.net, self.device, bytes=sizes.file, bits=baked.bits)
+        after = measure(
+            self.task,
+            baked.net,
+            self.device,
+            bytes=sizes.file,
+            bits=baked.bits,
+            quality="test" in self.task.splits,
+            precision=self._precision,
+        )
         after["storage"] = sizes.dump() | {"weights_moved": baked.moved}
+        watched = self.validation
         return {
             "recipe": self.recipe.dump(),
+            "evaluation": dataclasses.asdict(self._precision),
+            "validation": {} if watched is None else watched.quality(baked.net, self._train),
             "seed": self.recipe.seed,
             "tier": self.tier,
             "device": str(self.device),
@@ -188,6 +252,7 @@ class Run:
             "ratios": ratios(before, after),
             "artifact": ARTIFACT,
             "collapsed": collapsed,
+            "called_in_one_mode": self._in_one_mode,
             "stages": self.stages,
             "wall_s": round(sum(s["wall_s"] for s in self.stages), 2),
         }
@@ -209,6 +274,8 @@ class Run:
             stage = self.runner.play(unit, train, self.cast.players(unit, self.net), self.recipe.seed)
             self.net = Net.of(stage.student)
             if self.dry:
+                # Refuses what a checkpoint can't hold, before anything trains.
+                self.builder.described(self.net)
                 self._calls.append(calls_of(stage))
             else:
                 self._save()
@@ -245,7 +312,7 @@ class Run:
 
     def _layers(self) -> list[str]:
         """Return the paths of the layers that a round over layers goes through."""
-        return [p for p, m in self.net.module.named_modules() if isinstance(m, WEIGHTED)]
+        return list(dict.fromkeys(weights_of(self.net.module, reach=Reach.of(self.registry)).paths))
 
     def _holds(self, condition: str) -> bool:
         """Tell whether a round's ``until`` holds for the net as it is now."""
@@ -255,7 +322,8 @@ class Run:
         if self.dry:
             names |= dict.fromkeys(metrics, 50.0)  # stands in for a figure that would take a whole test split
         elif metrics & variables(condition):
-            names |= evaluate(self.task, self.net.module, self.device)
+            assert self.validation is not None  # a condition that asks for quality turned it on
+            names |= self.validation.quality(self.net.module, self._train)
         return holds(condition, names)
 
 

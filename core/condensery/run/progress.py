@@ -20,18 +20,22 @@ class Observer:
     Ctrl-C, and a run with ``resume=True`` goes on from there.
     """
 
+    asks_quality = False
+    """Whether each epoch is to be measured on the validation split, for the history."""
+
     def epoch_ended(self, stage: Stage, history: Sequence[Mapping[str, Any]]) -> None:
         """Look at a stage after each of its epochs, once that is saved; ``stage.epoch`` is still that epoch.
 
         :param history: an entry for each epoch of the stage so far: ``epoch`` (from 1), ``terms`` (mean losses by
-            name), ``quality`` (metrics over the test split), ``wall_s`` (seconds).
+            name), ``quality`` (metrics over the validation split, empty unless the run measures them), ``wall_s``
+            (seconds).
         """
 
     def stage_ended(self, stage: Stage) -> None:
         """Look at a stage that is over, before the next one starts.
 
         The players are still there. Taps, helpers and temporary transforms are off, and kept transforms have been found
-        to hold what they promise.
+        to hold what they promise. The net is saved afterwards: a run that ends here plays the stage's end again.
         """
 
 

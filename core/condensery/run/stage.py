@@ -11,13 +11,25 @@ import torch
 from torch import Tensor, nn
 
 from condensery.contract import Registry
-from condensery.nets import WEIGHTED, Layer, Transform, Weights, attach, choose_layers, replace, weights_of
+from condensery.nets import (
+    Layer,
+    Reach,
+    Transform,
+    Weight,
+    Weights,
+    attach,
+    choose_layers,
+    evaluating,
+    own_parameters,
+    replace,
+    weights_of,
+)
 from condensery.recipe import ModelSpec, StageSpec, TrainSpec
 from condensery.run.players import Player
 from condensery.run.training import Training
 from condensery.surgery import ChannelGraph, Surgeon
 from condensery.surgery.attention import KnownClasses
-from condensery.tasks import Batch, Subset, Task
+from condensery.tasks import Batch, Subset, Task, head
 
 V = TypeVar("V")
 
@@ -31,6 +43,7 @@ class Stage(Training):
     stand in for trained ones, so that what depends on their values is a guess.
 
     :param classes: what plugins say of the classes of attention nets, for the surgeon; by default nothing.
+    :param reach: what plugins say of which tensors are weights; by default torch's own classes are known.
     """
 
     def __init__(
@@ -49,6 +62,7 @@ class Stage(Training):
         dry: bool = False,
         build: Callable[[ModelSpec], nn.Module] | None = None,
         classes: KnownClasses | None = None,
+        reach: Reach | None = None,
     ) -> None:
         super().__init__(spec, task, train, seed=seed, device=device, subset=subset, labels=labels)
         self.round, self.rounds, self.layer = round_index, rounds, layer
@@ -56,7 +70,9 @@ class Stage(Training):
         self.classes = classes or KnownClasses(Registry())
         self.graphs: list[ChannelGraph] = []
         self._build = build
-        self._weights: dict[tuple[nn.Module, tuple[type[nn.Module], ...], str], Weights] = {}
+        self.missed: dict[str, float] | None = None
+        self._known = reach or Reach()
+        self._weights: dict[tuple[nn.Module, tuple[type[nn.Module], ...] | None, str], Weights] = {}
         self._given_up: set[str] = set()
 
     # ---------------------------------------------------------------- players
@@ -71,33 +87,65 @@ class Stage(Training):
         """The teachers, in recipe order; the first is ``teacher``, then ``teacher#2``..."""
         return [p for n, p in self.players.items() if n.partition("#")[0] == "teacher"]
 
-    def recruit(self, name: str, spec: ModelSpec | None = None, *, trains: bool = True, plays: bool = True) -> Player:
-        """Return a new player, built from a spec.
+    def recruit(
+        self,
+        name: str,
+        spec: ModelSpec | None = None,
+        *,
+        like: str | None = None,
+        trains: bool = True,
+        plays: bool = True,
+    ) -> Player:
+        """Return a new player for ``players``, built from a spec, or like another player.
 
         :param spec: the student's own by default; give it another ``seed`` for other initial weights.
+        :param like: the net is a copy of this player's as it is after the last ``prepare``, cut and with its
+            transforms; with a spec its weights are those that the spec builds, without one the other player's.
         """
-        assert self._build is not None
+        if like is not None:
+            return Player(name, None, spec=spec or self.student.spec, trains=trains, plays=plays, like=like)
         spec = spec or self.student.spec
-        module = self._build(spec).to(self.device)
-        return Player(name, module, spec=spec, trains=trains, plays=plays)
+        return Player(name, self.build(spec), spec=spec, trains=trains, plays=plays)
+
+    def build(self, spec: ModelSpec) -> nn.Module:
+        """Return a fresh net of a spec."""
+        assert self._build is not None
+        return self._build(spec).to(self.device)
 
     # ---------------------------------------------------------------- layers and their weights
 
     def weights(
-        self, player: str = "student", kinds: Sequence[type[nn.Module]] = WEIGHTED, tensor: str = "weight"
+        self, player: str = "student", kinds: Sequence[type[nn.Module]] | None = None, tensor: str = "weight"
     ) -> Weights:
         """Return the weights of a player's layers, in the net's order; ``stage.weights().by_path`` finds one by name.
 
         Never use ``module.weight``: under a transform it is a temporary, and what is written to it vanishes. The net
         is walked once; what changes its layers must call :meth:`changed`.
 
-        :param kinds: module classes; ``BATCH_NORMS`` gives the scales.
+        :param kinds: module classes; ``BATCH_NORMS`` gives the scales, ``(nn.Embedding,)`` what only some methods take.
+            By default every layer that is known to have weights: linear layers, convolutions and transposed ones,
+            recurrent layers, the projections of attention, and classes that plugins offer (``register_weighted``).
         :param tensor: ``weight`` or ``bias``; layers without it are left out.
         """
-        key = (self.players[player].module, tuple(kinds), tensor)
+        key = (self.players[player].module, None if kinds is None else tuple(kinds), tensor)
         if key not in self._weights:
-            self._weights[key] = weights_of(*key)
+            self._weights[key] = weights_of(*key, self._known)
         return Weights(self._weights[key])
+
+    def reached(self, weights: Iterable[Weight]) -> dict[str, float]:
+        """Return, for a method's report, the share of all the student's parameters that it acts on, in percent.
+
+        What is left out of all methods' is named in the stage's part of the run's report: ``missed``, by name of a
+        tensor with its share in percent; biases and norms aren't listed.
+        """
+        taken = {id(w.latent) for w in weights}
+        owned = own_parameters(self.student.module)
+        total = max(1, sum(p.numel() for p in owned.values()))
+        share = {name: 100 * p.numel() / total for name, p in owned.items()}
+
+        left = {n: round(share[n], 2) for n, p in owned.items() if id(p) not in taken and p.dim() > 1}
+        self.missed = {n: s for n, s in left.items() if self.missed is None or n in self.missed}
+        return {"reached_percent": sum(share[n] for n, p in owned.items() if id(p) in taken)}
 
     @overload
     def layers(self, chosen: Mapping[str, V], setting: str, among: Iterable[str] | None = None) -> dict[str, V]: ...
@@ -113,10 +161,10 @@ class Stage(Training):
         :param chosen: names, or a mapping from names to values; the layers then come with the value of the most exact
             name that fits each.
         :param setting: the method's key and its setting, for messages: ``"ssl.factors"``.
-        :param among: paths of the layers that may be chosen; by default those of all convolutions and linear layers.
+        :param among: paths of the layers that may be chosen; by default those of :meth:`weights`.
         :raises UnknownKey: for a name that no such layer has, with the nearest one.
         """
-        paths = list(self.weights().by_path if among is None else among)
+        paths = list(dict.fromkeys(self.weights().paths if among is None else among))
         found = choose_layers(chosen, paths, self.edges, setting)
         return {path: chosen[name] for path, name in found.items()} if isinstance(chosen, Mapping) else list(found)
 
@@ -132,7 +180,10 @@ class Stage(Training):
         """Put a transform on ``conv1.weight``, ``conv1:input`` or ``conv1:output``.
 
         :param keep: stays until the recipe ends; ``False``: until this stage ends.
+        :raises PluginError: between ``prepare`` and ``end_stage``, for one that has parameters: no optimizer has them.
         """
+        if self.stepping and next(transform.parameters(), None) is not None:
+            raise self.too_late(f"a transform with parameters of its own is attached ({target}: {name})")
         net = self.players[player].module
         attach(net, target, name, transform.to(self.device), keep=keep)
         self.changed(player)
@@ -141,7 +192,10 @@ class Stage(Training):
         """Put a registered layer in a plain module's place, in ``prepare`` or ``end_stage``; it stays.
 
         :raises UsageError: if the net has no such module.
+        :raises PluginError: in any other hook, as optimizers hold the parameters then.
         """
+        if self.stepping:
+            raise self.too_late(f"a module is replaced ({path})")
         replace(self.players[player].module, path, layer.to(self.device))
         self.changed(player)
 
@@ -164,20 +218,27 @@ class Stage(Training):
 
     # ---------------------------------------------------------------- looks at a net
 
-    def order(self, player: str = "student", kinds: Sequence[type[nn.Module]] = (*WEIGHTED, nn.Embedding)) -> list[str]:
+    def order(self, player: str = "student", kinds: Sequence[type[nn.Module]] = (nn.Module,)) -> list[str]:
         """Return the paths of a player's layers in the order in which a forward pass first calls them.
 
         Embeddings count: in a Transformer they are the first layer, and the first linear layer is an inner one.
+
+        :param kinds: layers of these classes; by default all that have weights.
         """
         net = self.players[player].module
-        paths = [path for path, module in net.named_modules() if isinstance(module, tuple(kinds))]
-        example = Batch(self.task.example_input(2)).to(self.device)
+        known = {path for path, module in net.named_modules() if self._known.tensors(module)}
+        paths = [p for p, m in net.named_modules() if p in known and isinstance(m, tuple(kinds))]
+        example = Batch(self.task.example(2)).to(self.device)
         return list(dict.fromkeys(path for path, _ in self._seen(net, paths, [example])))
 
     def edges(self, player: str = "student") -> tuple[str, str]:
         """Return the paths of the first and the last layer that a forward pass calls."""
         order = self.order(player)
         return order[0], order[-1]
+
+    def answer(self, net: nn.Module, inputs: Any) -> Tensor:
+        """Return a net's outputs for some inputs as one tensor, the head where there are several."""
+        return head(self.task.outputs(net, Batch(inputs)))
 
     def sample(self, n: int) -> list[Batch]:
         """Return ``n`` seeded training examples, not augmented, in batches; any hook may ask.
@@ -206,15 +267,10 @@ class Stage(Training):
             net.get_submodule(path).register_forward_pre_hook(lambda _, given, path=path: calls.append((path, given)))
             for path in paths
         ]
-        modes = {module: module.training for module in net.modules()}
-
-        net.eval()
-        with torch.no_grad():
+        with evaluating(net), torch.no_grad():
             for batch in batches:
-                self.task.logits(net, batch.inputs)
+                self.task.outputs(net, batch)
 
-        for module, mode in modes.items():
-            module.training = mode
         for handle in handles:
             handle.remove()
         return calls

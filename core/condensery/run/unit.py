@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from condensery.errors import MethodError
-from condensery.measure import evaluate
 from condensery.nets import broken_promises, detach_temporary
 from condensery.recipe import TrainSpec, Unit
+from condensery.run.checks import check_batches, check_report, refuse_silenced
 from condensery.run.collapse import collapsed, look
 from condensery.run.folder import PROGRESS, RunFolder
 from condensery.run.opening import Opener
@@ -19,9 +19,10 @@ from condensery.run.progress import Observer, Progress
 from condensery.run.resume import lay_progress, progress_of
 from condensery.run.snapshots import Snapshots
 from condensery.run.stage import Stage
+from condensery.run.validation import Validation
 
 History = list[dict[str, Any]]
-"""By epoch: losses by term, quality, seconds."""
+"""By epoch: losses by term, quality on validation (empty where it isn't measured), seconds."""
 
 
 @dataclasses.dataclass(eq=False, repr=False)
@@ -29,6 +30,7 @@ class UnitRunner:
     """Plays the units of one run, one after another.
 
     :param observer: is told of every epoch and stage, but not in a dry run.
+    :param validation: on which each epoch is measured; ``None``: epochs aren't measured.
     :param stages: what each unit came to, in order: its name, methods, history and report.
     """
 
@@ -38,6 +40,7 @@ class UnitRunner:
     show: Progress
     observer: Observer
     dry: bool
+    validation: Validation | None
     stages: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
     def play(self, unit: Unit, train: TrainSpec, players: Mapping[str, Player], seed: int) -> Stage:
@@ -54,6 +57,9 @@ class UnitRunner:
         self.opener.prepare(stage)
 
         history = self._epochs(stage, unit)
+        if self.dry:
+            refuse_silenced(stage)
+        stage.stepping = False
         stage.manager.call("end_stage", stage=stage)
         report = _report(stage)
         _close(stage)
@@ -78,7 +84,7 @@ class UnitRunner:
             stage.epoch = epoch
             started = time.time()
             for player in stage.players.values():
-                player.module.train(player.trains)
+                player.start_epoch()
             self._steps(stage)
             stage.check_finite()
             stage.manager.call("after_epoch", stage=stage)
@@ -90,18 +96,19 @@ class UnitRunner:
         """Play one epoch's batches."""
         limit = stage.train.max_steps
         batches = stage.manager.call("batches", stage=stage)
-        for number, batch in enumerate(batches):
+        for number, batch in enumerate(check_batches(stage, batches)):
             if limit is not None and number >= limit:
                 break
             stage.set_rates()
             stage.manager.call("before_step", stage=stage, batch=batch)
-            stage.manager.call("training_step", stage=stage, batch=batch)
+            stage.take_step(batch)
             stage.step += 1
             self.show.advance()
 
     def _end_epoch(self, stage: Stage, unit: Unit, history: History, started: float) -> None:
-        """Measure the student, write down how the epoch went, and save what a later call goes on from."""
-        quality = evaluate(stage.task, stage.student.module, stage.device)
+        """Write down how the epoch went, and save what a later call goes on from."""
+        watched = self.validation
+        quality = {} if watched is None else watched.quality(stage.student.module, stage.train)
         steps = max(1, min(stage.steps_per_epoch, stage.step))
         terms = {name: float(value) / steps for name, value in stage.sums.items()}
         stage.sums.clear()
@@ -109,7 +116,10 @@ class UnitRunner:
         history.append({"epoch": stage.epoch + 1, "terms": terms, "quality": quality, "wall_s": took})
 
         main = stage.task.metrics[0]
-        self.show.epoch(unit.title, stage.epoch + 1, stage.epochs, f"{main.name} {quality[main.name]:.2f} {main.unit}")
+        note = ", ".join(f"{name} {value:.4f}" for name, value in terms.items())
+        if quality:
+            note = f"{main.name} {quality[main.name]:.2f} {main.unit} (validation)"
+        self.show.epoch(unit.title, stage.epoch + 1, stage.epochs, note)
         self.folder.log({"stage": unit.title, **history[-1]})
 
         # Before the progress: a run that is stopped between the two must not go on without the snapshot.
@@ -128,6 +138,8 @@ class UnitRunner:
             "report": report,
             "wall_s": round(sum(epoch["wall_s"] for epoch in history), 2),
         }
+        if stage.missed:
+            entry["missed"] = stage.missed
         if gone:
             entry["collapsed"] = gone
             self.show.line(f"{unit.title}: collapsed: {', '.join(gone)}")
@@ -138,7 +150,7 @@ def _report(stage: Stage) -> dict[str, float]:
     """Return what the methods report, each number prefixed with its method."""
     found: dict[str, float] = {}
     for name, call in stage.manager.each("report"):
-        found |= {f"{name}.{key}": float(value) for key, value in (call(stage=stage) or {}).items()}
+        found |= {f"{name}.{key}": value for key, value in check_report(stage, name, call(stage=stage)).items()}
     return found
 
 
@@ -151,6 +163,7 @@ def _close(stage: Stage) -> None:
         player.taps.remove()
         detach_temporary(player.module)
         player.helpers.clear()
+        player.thaw()
         stage.changed(player.name)
         player.module.zero_grad(set_to_none=True)
         wrong = broken_promises(player.module)

@@ -95,6 +95,11 @@ def bake(model: nn.Module, registry: Registry, *, trial: bool = False) -> Baked:
         stored[target], change = _bake_weight(net, target, registry)
         moved = max(moved, change)
 
+    for path, module in net.named_modules():
+        for name, coding in module.codings().items() if isinstance(module, Layer) else ():
+            target = f"{path}.{name}" if path else name
+            stored[target] = _exactly(tensors_of(module)[name].detach().cpu(), coding, target, registry)
+
     # A loaded net is laid out plainly, and so must be the one it's compared with.
     for value in tensors_of(net).values():
         value.data = value.data.contiguous()
@@ -143,6 +148,17 @@ def _bake_weight(net: nn.Module, target: str, registry: Registry) -> tuple[Store
     parametrize.remove_parametrizations(owner, tensor, leave_parametrized=False)
     owner._parameters[tensor] = nn.Parameter(value.to(final.device), requires_grad=False)
     return kept, change / size if size else 0.0
+
+
+def _exactly(values: Tensor, coding: Coding, target: str, registry: Registry) -> Stored:
+    """Return how a layer's own tensor is stored.
+
+    :raises MethodError: if other numbers would come back.
+    """
+    kept = store(values, coding)
+    if not torch.equal(decode(kept.record, Source(torch.cat(kept.data), target), registry).to(values.dtype), values):
+        raise MethodError(f"{target}: stored as {coding.spelled()} it comes back as other numbers")
+    return kept
 
 
 def store(values: Tensor, coding: Coding) -> Stored:

@@ -7,6 +7,25 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
+KEEP_ZEROS = (
+    *("Relu", "LeakyRelu", "Prelu", "Silu", "Gelu", "Elu", "Tanh", "Hardtanh", "Hardswish"),
+    *("MaxPool", "AvgPool"),
+)
+"""Beginnings of the names of autograd nodes that make zeros of zeros, each channel for itself."""
+MOVE_CHANNELS = (
+    "ConstantPad",
+    "Index",
+    "Gather",
+    "Flip",
+    "Roll",
+    "Repeat",
+    "PixelShuffle",
+    "Unfold",
+    "Slice",
+    "Select",
+)
+"""Of those that may put a channel elsewhere, for a reason in words."""
+
 
 def widths(module: nn.Module | Tensor) -> tuple[int, int]:
     """Return how many channels come in and go out, or zeros."""
@@ -23,6 +42,11 @@ def widths(module: nn.Module | Tensor) -> tuple[int, int]:
 def is_depthwise(module: object) -> bool:
     """Tell whether a layer is a convolution with one filter for each channel."""
     return isinstance(module, _ConvNd) and module.groups == module.out_channels > 1
+
+
+def has_one_slope(module: object) -> bool:
+    """Tell whether a module is a PReLU with one slope for all channels: nothing of it depends on their number."""
+    return isinstance(module, nn.PReLU) and module.num_parameters == 1
 
 
 def is_writer(module: object) -> bool:

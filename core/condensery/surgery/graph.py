@@ -19,9 +19,12 @@ from torch.nn.modules.conv import _ConvNd
 
 from condensery.errors import UsageError, nearest
 from condensery.surgery.channels import (
+    KEEP_ZEROS,
+    MOVE_CHANNELS,
     axis,
     cut_grouped,
     cut_layer_norm,
+    has_one_slope,
     is_depthwise,
     is_writer,
     parts,
@@ -33,21 +36,6 @@ from condensery.surgery.cuts import TOLERANCE, Channels, Cut, Left, difference, 
 
 Forward = Callable[[nn.Module, Any], Tensor]
 Removed = Mapping[str, Sequence[int]]
-KEEP_ZEROS = ("Relu", "LeakyRelu", "Silu", "Gelu", "Elu", "Tanh", "Hardtanh", "Hardswish", "MaxPool", "AvgPool")
-"""Beginnings of the names of autograd nodes that make zeros of zeros, each channel for itself."""
-MOVE_CHANNELS = (
-    "ConstantPad",
-    "Index",
-    "Gather",
-    "Flip",
-    "Roll",
-    "Repeat",
-    "PixelShuffle",
-    "Unfold",
-    "Slice",
-    "Select",
-)
-"""Of those that may put a channel elsewhere, for a reason in words."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,11 +129,14 @@ class ChannelGraph:
             if path in self.by_path or not is_writer(module):
                 continue
             width = widths(module)[1]
-            if module in self.graph.module2node:
-                group = self._read_group(path, width)
-            else:
-                group = Group((path,), (), width, reason="the forward pass was not seen to use it")
-            self._add(group)
+            if module not in self.graph.module2node:
+                self._add(Group((path,), (), width, reason="the forward pass was not seen to use it"))
+                continue
+            try:
+                self._add(self._read_group(path, width))
+            except Exception as error:  # noqa: BLE001  torch-pruning may fail in any way on what it doesn't know
+                why = " ".join(f"{type(error).__name__}: {error}".split())[:100]
+                self._add(Group((path,), (), width, reason=f"where its channels go can't be followed ({why})"))
 
     def _add(self, group: Group) -> None:
         """Take up a group in place of any that shares a layer with it."""
@@ -162,6 +153,8 @@ class ChannelGraph:
         blocks = 1
         for item in self._follow(root, range(width)):
             module, name = item.dep.target.module, self.names.get(item.dep.target.module)
+            if has_one_slope(module):
+                continue
 
             # An operation between layers, such as a concatenation, has no name: only its kind can be told.
             if name is None:
@@ -275,7 +268,7 @@ class ChannelGraph:
             quiet = kind.startswith(KEEP_ZEROS) or (kind.startswith("IndexSelect") and self._selects(node.outputs))
             if name is not None and is_writer(node.module) and getattr(node.module, "groups", 1) == 1:
                 found.append(name)
-            elif name is None and quiet:
+            elif quiet and (name is None or isinstance(node.module, nn.PReLU)):
                 todo += node.outputs
             else:
                 return []
@@ -335,6 +328,8 @@ class ChannelGraph:
         for path, indices in removed.items():
             for item in self._follow(path, indices) if len(indices) else ():
                 module = item.dep.target.module
+                if has_one_slope(module):
+                    continue
                 name = self.graph._param_to_name.get(module) if isinstance(module, nn.Parameter) else None
                 name = self.names.get(module) if name is None else name
                 if name is not None:

@@ -1,3 +1,4 @@
+from .batches import Batch as Batch
 from .data import Arrays as Arrays
 from .data import check_sha256 as check_sha256
 from .data import find_data as find_data
@@ -8,11 +9,19 @@ from .data import missing_data as missing_data
 from .data import read_gzip as read_gzip
 from .data import stored_arrays as stored_arrays
 from .metrics import ACCURACY as ACCURACY
+from .metrics import Accumulated as Accumulated
+from .metrics import Answers as Answers
+from .metrics import Joined as Joined
+from .metrics import Meter as Meter
 from .metrics import Metric as Metric
-from .metrics import accuracy_metrics as accuracy_metrics
 from .splits import Split as Split
 from .splits import Subset as Subset
-from .tasks import Batch as Batch
 from .tasks import Task as Task
 from .tasks import TaskFacts as TaskFacts
 from .tasks import build_task as build_task
+from .trees import channels_last as channels_last
+from .trees import head as head
+from .trees import in_float32 as in_float32
+from .trees import map_tensors as map_tensors
+from .trees import map_tree as map_tree
+from .trees import tensors_in as tensors_in

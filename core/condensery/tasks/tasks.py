@@ -1,77 +1,59 @@
 """Tasks: data, loss and metrics of one problem, and what a model must look like to fit it.
 
-A task owns its data as tensors in memory (images as ``uint8``) and makes batches on the device, augmentation included.
+A task owns its data, and makes batches on the device, augmentation included.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from condensery.contract import Registry
 from condensery.errors import UnknownKey, UsageError
 from condensery.recipe import TaskSpec
-from condensery.tasks.metrics import Metric
+from condensery.tasks.batches import Batch
+from condensery.tasks.metrics import ACCURACY, Meter, Metric, answers_of_classes
 from condensery.tasks.splits import Split, Subset
+from condensery.tasks.trees import head, in_float32
+
+NO_LABEL = -100
+"""What torch ignores unless it is told otherwise."""
 
 
 @dataclasses.dataclass(frozen=True)
 class TaskFacts:
     """What a model builder must know to fit a task.
 
-    :param kind: ``"image"``: inputs are ``(batch, channels, size, size)`` floats; ``"text"``: a mapping with
-        ``input_ids`` and ``attention_mask``, each ``(batch, length)`` of int64; ``"vector"``: ``(batch, size)`` floats.
-    :param outputs: width of the logits; 1 for regression.
+    :param kind: what the inputs are, in one word. The built-in models know ``image``: ``(batch, channels, height,
+        width)`` floats; ``text``: a mapping with ``input_ids`` and ``attention_mask``, each ``(batch, length)`` of
+        int64; ``vector``: ``(batch, size)`` floats; ``sequence``: ``(batch, length, size)`` floats. Any other word will
+        do for tasks and models of one's own.
+    :param outputs: width of the outputs, such as the number of classes; 1 for regression.
+    :param size: of a vector or a frame; of a square image, in place of height and width.
     """
 
-    kind: Literal["image", "text", "vector"]
+    kind: str
     outputs: int
     channels: int = 0
     size: int = 0
     vocabulary: int = 0
     length: int = 0
+    height: int = 0
+    width: int = 0
 
-
-@dataclasses.dataclass
-class Batch:
-    """One batch on the device.
-
-    :param inputs: a tensor, or a mapping of tensors, the batch in dimension 0.
-    :param labels: ``(batch,)``, or ``None`` where a method makes its own data.
-    """
-
-    inputs: Any
-    labels: Tensor | None = None
-
-    @property
-    def size(self) -> int:
-        """Number of examples."""
-        first = next(iter(self.inputs.values())) if isinstance(self.inputs, Mapping) else self.inputs
-        return int(first.shape[0])
-
-    def part(self, start: int, stop: int) -> Batch:
-        """Return the examples ``start`` to ``stop``."""
-        cut: Any
-        if isinstance(self.inputs, Mapping):
-            cut = {k: v[start:stop] for k, v in self.inputs.items()}
-        else:
-            cut = self.inputs[start:stop]
-        return Batch(cut, None if self.labels is None else self.labels[start:stop])
-
-    def to(self, device: torch.device | str) -> Batch:
-        """Return the batch on another device."""
-        moved: Any
-        if isinstance(self.inputs, Mapping):
-            moved = {k: v.to(device) for k, v in self.inputs.items()}
-        else:
-            moved = self.inputs.to(device)
-        return Batch(moved, None if self.labels is None else self.labels.to(device))
+    def __post_init__(self) -> None:
+        """Give a square image its height and width."""
+        if self.kind == "image" and self.size and not (self.height or self.width):
+            object.__setattr__(self, "height", self.size)
+            object.__setattr__(self, "width", self.size)
 
 
 class Task(ABC):
@@ -79,14 +61,28 @@ class Task(ABC):
 
     Subclasses keep what is costly lazy: building a task must not read data. ``base`` is the plain training that makes
     ``original`` where no trained weights exist: a mapping with the fields of :class:`condensery.recipe.TrainSpec`.
+
+    Inputs, labels and outputs are trees, see :mod:`condensery.tasks.trees`. As it stands a task classifies: labels are
+    numbers of classes, of any shape, and the outputs' head has the classes in dimension 1, as in torch's cross entropy.
+    A task with another loss overrides :meth:`loss`, and :meth:`rows` where its outputs are class scores all the same.
     """
 
     key: ClassVar[str] = ""
-    metrics: ClassVar[tuple[Metric, ...]] = ()
+    metrics: ClassVar[tuple[Metric, ...]] = ACCURACY
     """The first one is the task's main figure."""
+    splits: ClassVar[tuple[Split, ...]] = ("train", "test")
+    """Those that its data come in; a task without ``validation`` may hold out a part of ``train``."""
+    holds_out: ClassVar[bool] = False
+    """Whether :meth:`batches` and :meth:`count` know a ``Subset`` with ``held_out``."""
+    ignore_index: int | None = None
+    """Label of positions that don't count, such as padding; ``None``: all count."""
+    class_weights: Tensor | None = None
+    """How much an example of each class counts, ``(classes,)``; ``None``: all alike."""
     default_model: ClassVar[str] = ""
     base: ClassVar[Mapping[str, Any]] = {}
     facts: TaskFacts
+
+    # ---------------------------------------------------------------- data
 
     @abstractmethod
     def batches(
@@ -99,7 +95,7 @@ class Task(ABC):
         device: torch.device | str = "cpu",
         train: bool = False,
     ) -> Iterator[Batch]:
-        """Yield one epoch of batches.
+        """Yield one epoch of batches; each may be padded to a length of its own.
 
         :param seed: of the order and the augmentation; the same seed gives the same batches bit for bit.
         :param train: shuffle and augment; otherwise stored order, as is.
@@ -109,27 +105,119 @@ class Task(ABC):
     def count(self, split: Split, subset: Subset | None = None) -> int:
         """Return the number of examples in a split."""
 
+    def steps(self, split: Split, *, batch_size: int, subset: Subset | None = None) -> int:
+        """Return how many batches one training epoch of :meth:`batches` has; the learning rate's schedule counts them.
+
+        Override it where the last examples are dropped or joined, or batches are not all of one size.
+        """
+        return -(-self.count(split, subset) // batch_size)
+
     @abstractmethod
-    def example_input(self, batch_size: int = 2) -> Any:
+    def example(self, batch_size: int = 2) -> Any:
         """Return inputs of the right shape and type, without reading data."""
 
-    @abstractmethod
-    def score(self, logits: Tensor, labels: Tensor) -> dict[str, float]:
-        """Return the metrics over a whole split.
+    # ---------------------------------------------------------------- a net's answer and its loss
 
-        :param logits: ``(examples, outputs)``; ``labels``: ``(examples,)``.
+    def outputs(self, model: nn.Module, batch: Batch) -> Any:
+        """Call the model and return its outputs, a tree.
+
+        A dict of inputs is given by name, a tuple as several arguments, anything else as one argument. Of an object
+        with ``logits``, as transformers has them, these are the outputs.
         """
+        inputs = batch.inputs
+        if isinstance(inputs, Mapping):
+            out = model(**inputs)
+        else:
+            out = model(*inputs) if type(inputs) is tuple else model(inputs)
+        return getattr(out, "logits", out)
 
-    def logits(self, model: nn.Module, inputs: Any) -> Tensor:
-        """Call the model and return its logits, ``(batch, outputs)``."""
-        out = model(**inputs) if isinstance(inputs, Mapping) else model(inputs)
-        return out if isinstance(out, Tensor) else out.logits
-
-    def loss(self, logits: Tensor, labels: Tensor | None) -> Tensor | None:
+    def loss(self, outputs: Any, batch: Batch) -> Tensor | None:
         """Return the mean loss over the batch, or ``None`` without labels."""
-        if labels is None:
+        if batch.labels is None:
             return None
-        return nn.functional.cross_entropy(logits, labels)
+        scores = head(outputs)
+        ignored = NO_LABEL if self.ignore_index is None else self.ignore_index
+        weights = None if self.class_weights is None else self.class_weights.to(scores)
+        return nn.functional.cross_entropy(scores, head(batch.labels), weight=weights, ignore_index=ignored)
+
+    def rows(self, outputs: Any, batch: Batch) -> Tensor | None:
+        """Return the class scores that can be softened, ``(rows, classes)``, or ``None`` where there are none.
+
+        One row for each decision: an example, a pixel, a token, an anchor. Padding and ignored positions are dropped;
+        who softens takes the mean over the rows. A task with a loss of its own has rows only if it says which.
+        """
+        scores = head(outputs)
+        if type(self).loss is not Task.loss or scores.dim() < 2 or scores.shape[1] < 2:
+            return None
+        rows = scores if scores.dim() == 2 else scores.movedim(1, -1).flatten(0, -2)
+        counts = self._counts(batch)
+        return rows if counts is None else rows[counts]
+
+    def row_weights(self, batch: Batch) -> Tensor | None:
+        """Return how much each of :meth:`rows` counts, ``(rows,)``, or ``None`` where all count alike."""
+        if self.class_weights is None or batch.labels is None:
+            return None
+        labels, counts = head(batch.labels).flatten(), self._counts(batch)
+        return self.class_weights.to(labels.device)[labels if counts is None else labels[counts]]
+
+    def weight(self, batch: Batch) -> float:
+        """Return how much a batch counts beside others: what its mean loss was divided by.
+
+        Parts of one batch that are played one after the other (``accumulate``) are weighted by it. By default the
+        number of labels that count, as many times as their classes do; of examples, where labels are no one tensor.
+        """
+        counts, weights = self._counts(batch), self.row_weights(batch)
+        if weights is not None:
+            return float(weights.sum())
+        if counts is not None:
+            return float(counts.sum())
+        return head(batch.labels).numel() if isinstance(batch.labels, Tensor | PackedSequence) else batch.size
+
+    def _counts(self, batch: Batch) -> Tensor | None:
+        """Tell which labels count, flat, ``None`` where all do."""
+        if self.ignore_index is None or batch.labels is None:
+            return None
+        return head(batch.labels).flatten() != self.ignore_index
+
+    # ---------------------------------------------------------------- quality
+
+    def meter(self) -> Meter:
+        """Return a new meter of the task's metrics; by default that of a classification's rows."""
+
+        def rows(outputs: Any, batch: Batch) -> Tensor:
+            found = self.rows(outputs, batch)
+            if found is None:
+                raise UsageError(f"task {self.key!r} has no class scores to measure; give it a meter()")
+            return found
+
+        def truths(batch: Batch) -> Tensor:
+            labels, counts = head(batch.labels).flatten(), self._counts(batch)
+            return labels if counts is None else labels[counts]
+
+        return answers_of_classes(rows, truths)
+
+    def evaluate(
+        self,
+        model: nn.Module,
+        split: Split,
+        *,
+        batch_size: int = 500,
+        subset: Subset | None = None,
+        device: torch.device | str = "cpu",
+        limit: int | None = None,
+    ) -> dict[str, float]:
+        """Return the metrics over a split, added up batch by batch; never holds the outputs of more than one.
+
+        Core calls it with the model in eval mode and without gradients. Override it where quality isn't measured on
+        batches, as in a game.
+
+        :param limit: stop after this many batches, for a try.
+        """
+        meter = self.meter()
+        batches = self.batches(split, batch_size=batch_size, subset=subset, device=device)
+        for batch in itertools.islice(batches, limit):
+            meter.update(in_float32(self.outputs(model, batch)), batch)
+        return dict(meter.compute())
 
     def describe(self) -> dict[str, Any]:
         """Return what identifies this task in a cache key: its key and configuration."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from condensery.contract import Registry
 from condensery.nets import attached
 from condensery.storage import ROOT, cost_of, open_artifact
-from condensery.tasks import Task, build_task
+from condensery.tasks import Batch, Task, build_task, head
 from condensery.testing.runs import Finished
 
 
@@ -36,7 +36,7 @@ def hooks_left(net: nn.Module) -> list[str]:
 def outputs_of(task: Task, net: nn.Module) -> Tensor:
     """Return a net's outputs on five examples, ``(5, outputs)``."""
     with torch.no_grad():
-        return task.logits(net.eval(), task.example_input(5))
+        return head(task.outputs(net.eval(), Batch(task.example(5))))
 
 
 def stored_outputs(path: Path) -> list[list[float]]:

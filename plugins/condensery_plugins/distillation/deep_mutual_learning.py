@@ -15,7 +15,7 @@ class DeepMutualLearning(Method):
     """Let nets that start differently teach each other while they train.
 
     Zhang, Xiang, Hospedales, Lu: "Deep Mutual Learning", CVPR 2018. The peers are built like the student, with other
-    initial weights.
+    initial weights: cut as it is, and with the same quantizers and masks.
 
     Loss of net k: task + weight / (K - 1) sum over l != k of KL(p_l || p_k), at temperature 1 (eq. 8).
 
@@ -43,7 +43,7 @@ class DeepMutualLearning(Method):
         made = []
         for number in range(start, start + self.peers):
             fresh = spec.model_copy(update={"seed": spec.seed + number, "weights": None, "init_from": None})
-            made.append(stage.recruit(f"peer#{number}", fresh))
+            made.append(stage.recruit(f"peer#{number}", fresh, like="student"))
 
         self.cohort_ = ["student", *[p.name for p in made]]
         return made
@@ -54,9 +54,9 @@ class DeepMutualLearning(Method):
         if player.name not in self.cohort_:
             return None
 
-        mine = outputs[player.name].logits
-        total = mine.new_zeros(())
+        mine = outputs[player.name]
+        total = mine.rows.new_zeros(())
         others = [name for name in self.cohort_ if name != player.name]
         for name in others:
-            total = total + divergence(mine, softened(outputs[name].logits, 1.0), 1.0)
+            total = total + divergence(mine, softened(outputs[name].rows, 1.0), 1.0)
         return {"mutual": total * (self.weight / len(others))}

@@ -31,9 +31,9 @@ class HintonKD(Method):
 
     @hookimpl
     def loss_terms(self, outputs: Mapping[str, Outputs], player: Player, stage: Stage) -> dict[str, Tensor]:
-        """Return the soft term, of logits ``(batch, classes)``."""
-        target = softened([outputs[t.name].logits for t in stage.teachers], self.T)
-        return {"kd": self.alpha * self.T**2 * divergence(outputs[player.name].logits, target, self.T)}
+        """Return the soft term, the mean over the task's rows of class scores."""
+        target = softened([outputs[t.name].rows for t in stage.teachers], self.T)
+        return {"kd": self.alpha * self.T**2 * divergence(outputs[player.name], target, self.T)}
 
     @hookimpl
     def task_weight(self) -> float:

@@ -137,5 +137,5 @@ class QKD(Method):
         if self.phase == "self-study":
             return None
         partner = "teacher" if player.name == "student" else "student"
-        target = softened(outputs[partner].logits, self.T)
-        return {"kd": self.T**2 * divergence(outputs[player.name].logits, target, self.T)}
+        target = softened(outputs[partner].rows, self.T)
+        return {"kd": self.T**2 * divergence(outputs[player.name], target, self.T)}

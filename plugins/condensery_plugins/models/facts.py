@@ -61,9 +61,9 @@ def need(facts: TaskFacts, name: str, kinds: Sequence[str], *, least: int = 0) -
     """
     if facts.kind not in kinds:
         raise UsageError(f"model {name!r} takes {' or '.join(f'{k}s' for k in kinds)}, the task gives {facts.kind}s")
-    if facts.kind == "image" and facts.size < least:
+    if facts.kind == "image" and min(facts.height, facts.width) < least:
         raise UsageError(
-            f"model {name!r} needs images of at least {least}x{least}, the task's are {facts.size}x{facts.size}"
+            f"model {name!r} needs images of at least {least}x{least}, the task's are {facts.height}x{facts.width}"
         )
 
 

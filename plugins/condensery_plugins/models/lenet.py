@@ -14,18 +14,18 @@ from condensery_plugins.models.facts import builder, scaled
 class LeNet5(nn.Module):
     """Two 5x5 convolutions of 20 and 50 channels with max pooling and no nonlinearity, then 500 units with ReLU."""
 
-    def __init__(self, channels: int, size: int, classes: int, width: float) -> None:
+    def __init__(self, channels: int, height: int, width: int, classes: int, factor: float) -> None:
         super().__init__()
-        first, second, hidden = (scaled(width, c) for c in (20, 50, 500))
-        left = ((size - 4) // 2 - 4) // 2  # pixels of a side behind both convolutions and poolings
+        first, second, hidden = (scaled(factor, c) for c in (20, 50, 500))
+        rows, columns = (((side - 4) // 2 - 4) // 2 for side in (height, width))  # behind convolutions and poolings
         self.conv1 = nn.Conv2d(channels, first, 5)
         self.conv2 = nn.Conv2d(first, second, 5)
-        self.ip1 = nn.Linear(second * left * left, hidden)
+        self.ip1 = nn.Linear(second * rows * columns, hidden)
         self.ip2 = nn.Linear(hidden, classes)
         self.roles = {"stages": ["conv1", "conv2", "ip1"], "logits": ["ip2"]}
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return logits ``(batch, classes)`` of images ``(batch, channels, size, size)``."""
+        """Return logits ``(batch, classes)`` of images ``(batch, channels, height, width)``."""
         x = nn.functional.max_pool2d(self.conv1(x), 2)
         x = nn.functional.max_pool2d(self.conv2(x), 2)
         return self.ip2(self.ip1(x.flatten(1)).relu())  # type: ignore[no-any-return]
@@ -34,4 +34,4 @@ class LeNet5(nn.Module):
 @builder("image", least=16)
 def build(facts: TaskFacts, name: str, *, width: float = 1.0) -> nn.Module:
     """Build LeNet-5 for images of at least 16x16."""
-    return LeNet5(facts.channels, facts.size, facts.outputs, width)
+    return LeNet5(facts.channels, facts.height, facts.width, facts.outputs, width)

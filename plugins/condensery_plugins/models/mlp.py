@@ -27,6 +27,7 @@ class MLP(nn.Module):
     :param input_dropout: share of inputs dropped.
     :param activation: of the hidden units, by its name in :data:`ACTIVATIONS`.
     :param output: activation of the last layer, or ``None``.
+    :param batch_norm: normalize each hidden layer before its activation.
     """
 
     def __init__(
@@ -36,12 +37,17 @@ class MLP(nn.Module):
         input_dropout: float = 0.0,
         activation: str = "relu",
         output: str | None = None,
+        *,
+        batch_norm: bool = False,
     ) -> None:
         super().__init__()
+        self.depth = len(sizes) - 1
         for number, (before, after) in enumerate(itertools.pairwise(sizes), 1):
             self.add_module(f"fc{number}", nn.Linear(before, after))
+            if batch_norm and number < self.depth:
+                self.add_module(f"norm{number}", nn.BatchNorm1d(after))
 
-        self.depth = len(sizes) - 1
+        self.batch_norm = batch_norm
         self.activation, self.output = activation, output
         self.dropout, self.input_dropout = nn.Dropout(dropout), nn.Dropout(input_dropout)
         hidden = [f"fc{i}" for i in range(1, self.depth)]
@@ -51,7 +57,10 @@ class MLP(nn.Module):
         """Return logits ``(batch, classes)`` of inputs of any shape ``(batch, ...)``."""
         x = self.input_dropout(x.flatten(1))
         for number in range(1, self.depth):
-            x = self.dropout(ACTIVATIONS[self.activation](getattr(self, f"fc{number}")(x)))
+            x = getattr(self, f"fc{number}")(x)
+            if self.batch_norm:
+                x = getattr(self, f"norm{number}")(x)
+            x = self.dropout(ACTIVATIONS[self.activation](x))
         x = getattr(self, f"fc{self.depth}")(x)
         return x if self.output is None else ACTIVATIONS[self.output](x)
 
@@ -66,6 +75,7 @@ def build(
     input_dropout: float = 0.0,
     activation: str = "relu",
     output: str | None = None,
+    batch_norm: bool = False,
     width: float = 1.0,
 ) -> nn.Module:
     """Build a net with the given hidden widths.
@@ -76,6 +86,7 @@ def build(
     :param hidden: units of each hidden layer, before ``width``; none gives a linear classifier.
     :param activation: of the hidden units: relu, sigmoid or tanh.
     :param output: of the output units; by default none.
+    :param batch_norm: normalize each hidden layer before its activation, whose scales Network Slimming [16] prunes by.
     """
     for unit in (activation, output):
         if unit is not None and unit not in ACTIVATIONS:
@@ -83,9 +94,9 @@ def build(
     if not all(isinstance(units, int) and units > 0 for units in hidden):
         raise UsageError(f"model {name!r}: hidden is a list of whole numbers above 0, got {list(hidden)}")
 
-    inputs = facts.size if facts.kind == "vector" else facts.channels * facts.size**2
+    inputs = facts.size if facts.kind == "vector" else facts.channels * facts.height * facts.width
     sizes = [inputs, *[scaled(width, h) for h in hidden], facts.outputs]
-    return MLP(sizes, dropout, input_dropout, activation, output)
+    return MLP(sizes, dropout, input_dropout, activation, output, batch_norm=batch_norm)
 
 
 @builder("image")

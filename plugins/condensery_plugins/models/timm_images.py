@@ -34,7 +34,8 @@ def build(facts: TaskFacts, name: str, *, pretrained: bool = False, **config: An
 
     cfg = timm.models.get_pretrained_cfg(name)
     if cfg is not None and cfg.fixed_input_size:
-        config.setdefault("img_size", facts.size)
+        square = facts.height == facts.width
+        config.setdefault("img_size", facts.height if square else (facts.height, facts.width))
     elif "img_size" in config:
         raise UsageError(f"model 'timm/{name}' takes images of any size; leave img_size out")
 
@@ -58,9 +59,9 @@ def _try(name: str, facts: TaskFacts, model: nn.Module) -> None:
     was = model.training
     try:
         with torch.no_grad():
-            model.eval()(torch.zeros(1, facts.channels, facts.size, facts.size))
+            model.eval()(torch.zeros(1, facts.channels, facts.height, facts.width))
     except (AssertionError, ValueError, RuntimeError) as error:
-        what = f"can't take images of {facts.size}x{facts.size} pixels"
+        what = f"can't take images of {facts.height}x{facts.width} pixels"
         raise UsageError(f"model 'timm/{name}' {what}: {one_line(error, 150)}") from None
     model.train(was)
 
@@ -95,14 +96,16 @@ def build_vit(
     """
     from timm.models.vision_transformer import VisionTransformer
 
-    small, huge = facts.size < 28, facts.size >= 128
-    patch = patch_size or (max(2, facts.size // 4) if small else 16 if huge else 4)
-    if patch < 1 or facts.size % patch:
-        raise UsageError(f"model {name!r}: patch_size {patch} doesn't divide the image size {facts.size}")
+    side = min(facts.height, facts.width)
+    small, huge = side < 28, side >= 128
+    patch = patch_size or (max(2, side // 4) if small else 16 if huge else 4)
+    for size in (facts.height, facts.width):
+        if patch < 1 or size % patch:
+            raise UsageError(f"model {name!r}: patch_size {patch} doesn't divide the image size {size}")
 
     dim = shared(name, "dim", dim or (48 if small else 192), heads)
     model: nn.Module = VisionTransformer(
-        img_size=facts.size,
+        img_size=(facts.height, facts.width),
         patch_size=patch,
         in_chans=facts.channels,
         num_classes=facts.outputs,

@@ -25,7 +25,7 @@ class VGG(nn.Module):
 
     :param plan: by stage, the channels of its convolutions.
     :param channels: of the images.
-    :param size: of the images, in pixels.
+    :param size: shorter side of the images, in pixels.
     :param hidden: width of a linear layer with batch normalization and ReLU before the last one; 0: there is none.
     """
 
@@ -56,7 +56,7 @@ class VGG(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out")
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return logits ``(batch, classes)`` of images ``(batch, channels, size, size)``."""
+        """Return logits ``(batch, classes)`` of images ``(batch, channels, height, width)``."""
         return self.classifier(self.hidden(self.features(x).mean((2, 3))))  # type: ignore[no-any-return]
 
 
@@ -80,4 +80,6 @@ def build(
 
     rest = iter(wanted)
     plan = [[next(rest) for _ in range(n)] for n in counts]
-    return VGG(plan, facts.channels, facts.size, facts.outputs, scaled(width, hidden) if hidden else 0)
+    return VGG(
+        plan, facts.channels, min(facts.height, facts.width), facts.outputs, scaled(width, hidden) if hidden else 0
+    )

@@ -237,5 +237,5 @@ def _looks(stage: Stage, paths: Sequence[str], samples: int) -> Iterator[Look]:
     net = stage.student.module
     for batch in stage.sample(samples):
         with evaluating(net), watching(net, paths) as calls:
-            loss = stage.task.loss(stage.task.logits(net, batch.inputs), batch.labels)
+            loss = stage.task.loss(stage.task.outputs(net, batch), batch)
         yield Look(loss, [calls[path][-1] for path in paths], batch.size)

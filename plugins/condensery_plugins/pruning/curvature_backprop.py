@@ -18,43 +18,31 @@ from torch import Tensor
 from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 
-from condensery.errors import NotApplicable
-from condensery.nets import Weight
-from condensery.run import Stage
-from condensery.tasks import Batch
+from condensery import Batch, NotApplicable, Stage, Weight
+from condensery.tasks import head
 from condensery_plugins.pruning.curvature import evaluating, output_hessians
 
 LAYERS = {"linear", "conv1d", "conv2d", "conv3d"}
 ELEMENTWISE = {"relu", "relu6", "leaky_relu", "elu", "sigmoid", "tanh", "silu", "gelu", "softplus", "batch_norm"}
 """Batch normalization counts among them: in eval mode it is a factor and a shift for each channel."""
-SELECTIONS = {
-    *(
-        "flatten",
-        "view",
-        "reshape",
-        "permute",
-        "transpose",
-        "contiguous",
-        "cat",
-        "squeeze",
-        "unsqueeze",
-        "__getitem__",
-        "pad",
-    ),
-    *("max_pool1d", "max_pool2d", "max_pool3d", "add", "__add__", "__radd__", "__iadd__", "dropout", "float"),
-    *("__get__", "size", "dim", "numel"),
-}
+MOVES = {"flatten", "view", "reshape", "permute", "transpose", "contiguous", "squeeze", "unsqueeze", "cat", "pad"}
+CHOICES = {"__getitem__", "max_pool1d", "max_pool2d", "max_pool3d", "dropout"}
+LOOKS = {"float", "__get__", "size", "dim", "numel"}
+SUMS = {"add", "__add__", "__radd__", "__iadd__"}
+SELECTIONS = MOVES | CHOICES | LOOKS | SUMS
 """Operations whose coefficients are 0 and 1, which squaring leaves as they are; dropout is one in eval mode."""
 
 
 class CurvatureMode(TorchFunctionMode):
-    """While it is on, gradients of what is computed are second derivatives.
+    """While it is on, gradients of what is computed are second derivatives. A context.
 
     :param weights: parameters to take the second derivatives by, with their current values (through masks).
+    :param method: key of the method that asks, for messages.
     """
 
-    def __init__(self, weights: Sequence[tuple[Weight, Tensor]]) -> None:
+    def __init__(self, weights: Sequence[tuple[Weight, Tensor]], method: str) -> None:
         super().__init__()
+        self.method = method
         self.sums = [torch.zeros_like(value, requires_grad=True) for _, value in weights]
         """Zeros in the place of the sums of d2E/da2 x^2: what a backward pass leaves as their gradient."""
         self._of = {id(value): sum_ for (_, value), sum_ in zip(weights, self.sums, strict=True)}
@@ -66,8 +54,13 @@ class CurvatureMode(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
+        """Run an operation of torch, and give its result the gradient that its kind wants.
+
+        :raises NotApplicable: for an operation whose kind isn't known, on the way from weights to outputs.
+        """
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
+
         if name in LAYERS:
             return self._layer(func, *args, **kwargs)
         if (name in SELECTIONS and "alpha" not in kwargs) or not _carries([*args, *kwargs.values()]):
@@ -76,7 +69,7 @@ class CurvatureMode(TorchFunctionMode):
             return _elementwise(func, *args, **kwargs)
         if name == "mean" or (name == "adaptive_avg_pool2d" and _divides(*args[:2])):
             return _mean(func, *args, **kwargs)
-        raise NotApplicable("obd", f"hessian 'backprop' can't pass through {name!r}; say 'gauss-newton'")
+        raise NotApplicable(self.method, f"hessian 'backprop' can't pass through {name!r}; say 'gauss-newton'")
 
     def _layer(
         self,
@@ -87,8 +80,11 @@ class CurvatureMode(TorchFunctionMode):
         *rest: Any,
         **more: Any,
     ) -> Tensor:
+        """Run a layer: its sums a have the derivatives w^2 by the states x, and x^2 by the weights."""
         with torch.no_grad():
             value = func(x, weight, bias, *rest, **more)
+
+        # Added terms are zero: they only carry the gradients.
         by_weight = self._of.get(id(weight), torch.zeros_like(weight))
         by_bias = None if bias is None else self._of.get(id(bias), torch.zeros_like(bias))
         value = value + func(x.detach() ** 2, by_weight, by_bias, *rest, **more)
@@ -111,6 +107,7 @@ def _divides(x: Tensor, size: int | Sequence[int]) -> bool:
 
 
 def _elementwise(func: Callable[..., Tensor], x: Tensor, *rest: Any, **more: Any) -> Tensor:
+    """Run an operation on each number alone, with the square of its slope as its derivative."""
     with torch.enable_grad():
         alone = x.detach().requires_grad_()
         value = func(alone, *rest, **more)
@@ -119,25 +116,29 @@ def _elementwise(func: Callable[..., Tensor], x: Tensor, *rest: Any, **more: Any
 
 
 def _mean(func: Callable[..., Tensor], x: Tensor, *rest: Any, **more: Any) -> Tensor:
-    """Square the coefficients 1/n of a mean: its gradient has one such factor and gets another."""
+    """Run a mean; its gradient has the factor 1/n and gets another, as if the coefficients were squared."""
     value = func(x.detach(), *rest, **more)
     return value + func(x - x.detach(), *rest, **more) * (value.numel() / x.numel())
 
 
-def backprop_diagonal(stage: Stage, weights: Sequence[Weight], batches: Sequence[Batch]) -> list[Tensor]:
-    """Return the diagonal second derivatives for each weight, the mean over some examples.
+def backprop_diagonal(
+    stage: Stage, weights: Sequence[Weight], batches: Sequence[Batch], *, method: str
+) -> list[Tensor]:
+    """Return the diagonal second derivatives of the loss for each weight, of its shape: the mean over some examples.
 
+    :param method: key of the method that asks, for messages.
     :raises NotApplicable: naming the operation through which the rules above don't lead.
     """
     net = stage.student.module
     examples = sum(b.size for b in batches)
     total = [torch.zeros_like(w.latent, dtype=torch.float64) for w in weights]
+
     for batch in batches:
         # Cached, so that the tensors that the layers use are the ones looked up here.
         with evaluating(net), parametrize.cached():
-            mode = CurvatureMode([(w, getattr(w.module, w.tensor)) for w in weights])
+            mode = CurvatureMode([(w, getattr(w.module, w.tensor)) for w in weights], method)
             with mode:
-                logits = stage.task.logits(net, batch.inputs)
+                logits = head(stage.task.outputs(net, batch))
             start = torch.diagonal(output_hessians(stage, logits, batch), dim1=1, dim2=2)
             parts = torch.autograd.grad(logits, mode.sums, start, materialize_grads=True)
         for mine, part in zip(total, parts, strict=True):

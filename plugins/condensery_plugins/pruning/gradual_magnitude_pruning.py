@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from condensery import Method, NotApplicable, Stage, UsageError, Weight, hookimpl
 from condensery.run import rate_factor
 from condensery.surgery import is_depthwise
-from condensery_plugins.pruning.masks import keep_largest, mask, sizes, sparsity_percent
+from condensery_plugins.pruning.masks import keep_largest, mask, sizes, sparsity
 from condensery_plugins.pruning.refusals import refuse_empty, refuse_nothing
 
 LEAST_UPDATES = 10
@@ -103,9 +103,9 @@ class GradualMagnitudePruning(Method):
 
     @hookimpl
     def report(self, stage: Stage) -> dict[str, float]:
-        """Return the share of zeros in the pruned layers, the updates, and the learning rate when they ended."""
+        """Return the share of zeros in the layers and the net, the updates, and the learning rate when they ended."""
         return {
-            "sparsity_percent": sparsity_percent(self._layers(stage)),
+            **sparsity(stage, self._layers(stage)),
             "updates_count": self.done_,
             "learning_rate_at_end_percent": self.rate_at_end_,
         }

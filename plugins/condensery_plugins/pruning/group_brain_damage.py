@@ -68,7 +68,7 @@ class GroupBrainDamage(InSteps):
 
         :param named: by path of a layer, which of ``rates`` it gets.
         """
-        sizes = {groups.weight.path: groups.norms().numel() for groups in self._groups(stage)}
+        sizes = {groups.tensor.path: groups.norms().numel() for groups in self._groups(stage)}
         if not self.rates:
             counts = list(sizes.values())
             refuse_nothing(stage, self.key, "sparsity", self.sparsity, counts, unit="group", scope=self.scope)
@@ -83,7 +83,7 @@ class GroupBrainDamage(InSteps):
         for groups in self._groups(stage, player.name):
             sizes = groups.norms()
             if self.penalty == "truncated":
-                last = max(1, round(self.shares_[groups.weight.path] * sizes.numel()))
+                last = max(1, round(self.shares_[groups.tensor.path] * sizes.numel()))
                 limit = sizes.detach().flatten().kthvalue(last).values
                 sizes = torch.where(sizes <= limit, sizes, limit)  # clamp halves the gradient at the limit
             sums.append(sizes.sum())
@@ -114,7 +114,7 @@ class GroupBrainDamage(InSteps):
 
         :param done: share of those that go in the end.
         """
-        layers = {groups.weight.path: groups for groups in self._groups(stage)}
+        layers = {groups.tensor.path: groups for groups in self._groups(stage)}
         generator = torch.Generator().manual_seed(stage.seed)
         scores = {path: self._scores(groups, generator) for path, groups in layers.items()}
 
@@ -126,17 +126,17 @@ class GroupBrainDamage(InSteps):
                 keep |= keep_largest({path: score}, self.shares_[path] * done, scope="local")
 
         for path, groups in layers.items():
-            thin(stage, groups.weight, groups.spread(with_largest(keep[path], scores[path])))
+            thin(stage, groups.tensor, groups.spread(with_largest(keep[path], scores[path])))
 
     def _scores(self, groups: Groups, generator: torch.Generator) -> Tensor:
         """Return the score of each group of a layer, minus infinity for those that are gone."""
         sizes = groups.strengths() if self.scope == "global" else groups.norms()
         if self.criterion == "random":
             sizes = torch.rand(sizes.shape, generator=generator).to(sizes)
-        return torch.where(groups.around(groups.weight.alive), sizes, float("-inf"))
+        return torch.where(groups.around(groups.tensor.alive), sizes, float("-inf"))
 
     @hookimpl
     def report(self, stage: Stage) -> dict[str, float]:
         """Return the share of groups that are gone."""
-        alive = [groups.around(groups.weight.alive) for groups in self._groups(stage)]
+        alive = [groups.around(groups.tensor.alive) for groups in self._groups(stage)]
         return {"groups_removed_percent": 100 * (1 - sum(int(a.sum()) for a in alive) / sum(a.numel() for a in alive))}

@@ -7,7 +7,7 @@ from typing import Literal
 from torch import Tensor
 
 from condensery import Stage, UsageError, Weight, hookimpl
-from condensery_plugins.pruning.masks import keep_above, keep_largest, mask, sizes, sparsity_percent
+from condensery_plugins.pruning.masks import keep_above, keep_largest, mask, sizes, sparsity
 from condensery_plugins.pruning.refusals import refuse_empty, refuse_nothing
 from condensery_plugins.pruning.stepwise import InSteps
 
@@ -17,8 +17,8 @@ class Magnitude(InSteps):
     """Set the smallest weights to zero and keep them there.
 
     Han, Pool, Tran, Dally: "Learning both Weights and Connections for Efficient Neural Networks", NIPS 2015; the
-    first step of Deep Compression [89]. ``sparsity`` is the share of zeros among the weights of all convolutions and
-    linear layers, ranked together (``global``) or per layer (``local``). Biases are kept, and the layers in ``skip``.
+    first step of Deep Compression [89]. ``sparsity`` is the share of zeros among the weights of all layers, ranked
+    together (``global``) or per layer (``local``). Biases are kept, and the layers in ``skip``.
 
     Layers may have a rule of their own, by ``density`` or ``quality``. ``density`` is the share of weights kept.
     ``quality`` is the paper's rule: what is smaller than that factor times the standard deviation of the layer's
@@ -114,5 +114,5 @@ class Magnitude(InSteps):
 
     @hookimpl
     def report(self, stage: Stage) -> dict[str, float]:
-        """Return the share of zeros reached."""
-        return {"sparsity_percent": sparsity_percent(stage.weights())}
+        """Return the share of zeros reached, in the layers that can be pruned and in the whole net."""
+        return sparsity(stage, stage.weights())

@@ -1,4 +1,4 @@
-"""What the pruning methods share: a mask that stays on a tensor, and choosing what goes."""
+"""Masks, which hold some weights at zero for good, and the choice of the weights that go."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from condensery.nets import MASK, Coding, Transform, Weight
-from condensery.run import Stage
+from condensery import Stage, Transform, Weight
+from condensery.nets import MASK, Coding
 from condensery_plugins.codecs.sparse import sparse
 
 
@@ -31,7 +31,8 @@ class Mask(Transform):
         self.register_buffer("keep", torch.ones(tuple(shape), dtype=torch.bool))
 
     def forward(self, value: Tensor) -> Tensor:
-        """Return the value with zeros; ``where`` and not a product, so that infinite latents give zeros too."""
+        """Return the value with zeros where the mask holds it."""
+        # Not a product: an infinite number under the mask gives zero too.
         return torch.where(self.keep, value, torch.zeros((), dtype=value.dtype, device=value.device))
 
     def holds(self, final: Tensor) -> str | None:
@@ -49,8 +50,8 @@ class Mask(Transform):
         return sparse(coding, final, self.index_bits)
 
 
-def mask(stage: Stage, weight: Weight, keep: Tensor, player: str = "student", *, index_bits: int | None = None) -> None:
-    """Hold a weight at zero where ``keep`` is false; what an earlier mask holds stays at zero too.
+def mask(stage: Stage, weight: Weight, keep: Tensor, *, index_bits: int | None = None) -> None:
+    """Hold a weight of the student at zero where ``keep`` is false; what an earlier mask holds stays at zero too.
 
     :param keep: bool, of the weight's shape.
     :param index_bits: see :class:`Mask`; ``None`` leaves an earlier mask's as they are.
@@ -61,26 +62,38 @@ def mask(stage: Stage, weight: Weight, keep: Tensor, player: str = "student", *,
             transform.keep &= keep
             transform.index_bits = transform.index_bits if index_bits is None else index_bits
             return
+
     made = Mask(weight.latent.shape, index_bits)
-    stage.attach(weight.name, "mask", made, player)
+    stage.attach(weight.name, "mask", made)
     made.keep.copy_(keep)
 
 
 def sparsity_percent(weights: Sequence[Weight]) -> float:
-    """Return the share of entries that masks hold at zero, over all weights together."""
+    """Return the percentage of entries that masks hold at zero, over all weights together."""
     alive = [w.alive for w in weights]
     return 100 * (1 - sum(int(a.sum()) for a in alive) / sum(a.numel() for a in alive))
 
 
+def sparsity(stage: Stage, weights: Sequence[Weight]) -> dict[str, float]:
+    """Return what a report says of zeros: their share in the student's pruned weights, and in the whole net.
+
+    :param weights: that the method prunes.
+    """
+    own, reached = sparsity_percent(weights), stage.reached(weights)
+    return {"sparsity_percent": own, "net_sparsity_percent": own * reached["reached_percent"] / 100, **reached}
+
+
 def sizes(weight: Weight) -> Tensor:
-    """Return the size of each entry, ``-inf`` where a mask holds it already."""
+    """Return the absolute value of each entry, minus infinity where a mask holds it already; of the weight's shape."""
     return torch.where(weight.alive, weight.latent.detach().abs(), float("-inf"))
 
 
 def keep_largest(scores: Mapping[str, Tensor], remove: float, *, scope: str) -> dict[str, Tensor]:
-    """Return what stays when a share of the smallest scores goes, exactly as many as the share says.
+    """Return what stays when the smallest scores go: by name, bool of the scores' shape.
 
-    :param scores: by name; ``-inf`` marks what has gone already and counts as removed.
+    As many go as the share says, rounded; of equal scores the first.
+
+    :param scores: by name, of any shape; minus infinity marks what has gone already, which counts as removed.
     :param remove: share, 0 to 1.
     :param scope: ``global`` ranks all names together, ``local`` each by itself.
     """
@@ -109,7 +122,10 @@ def keep_largest(scores: Mapping[str, Tensor], remove: float, *, scope: str) -> 
 
 
 def keep_above(weight: Weight, factor: float) -> Tensor:
-    """Return what is not smaller than a factor times the standard deviation of the weights that no mask holds."""
+    """Return which entries are not smaller than a factor times the deviation: bool, of the weight's shape.
+
+    The deviation is the standard one of the entries that no mask holds; what one holds is below it.
+    """
     scores = sizes(weight)
     kept = weight.latent.detach()[scores >= 0]
     return scores >= factor * kept.std(correction=0) if kept.numel() else scores >= 0

@@ -6,8 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from condensery.nets import Weight
-from condensery.run import Stage
+from condensery import Stage, Weight
 from condensery_plugins.pruning.curvature import hutchinson_diagonal, row_diagonal
 from condensery_plugins.pruning.curvature_backprop import backprop_diagonal
 from condensery_plugins.pruning.masks import keep_largest, mask
@@ -19,15 +18,18 @@ class OptimalBrainDamage(Stepwise):
     """Delete the parameters whose deletion raises the loss least, by the diagonal of its second derivatives.
 
     LeCun, Denker, Solla: "Optimal Brain Damage", NIPS 1989 [12]. Saliency of parameter k: h_kk u_k^2 / 2, ranked over
-    the whole net, anew in each step; ``samples`` training examples give h. Of the ways to h, ``backprop`` is the
-    paper's, for convolutions, linear layers and units that act on one number each; ``gauss-newton`` is what it
-    approximates, for any net, at a backward pass for each example and output; ``sampled`` is the same in the mean, at
-    one pass for each example; ``fisher`` takes squared gradients of the loss; ``hutchinson`` estimates the whole
-    Hessian's diagonal from ``probes`` random directions; ``identity`` takes h = 1, which ranks by size, to compare.
-    ``sparsity`` is the share of zeros that it reaches, ``steps`` as in magnitude pruning: step i of n reaches i/n of
-    it, training goes on between.
-    What would leave no weight of a layer is refused.
-    Raises NotApplicable where ``backprop`` meets an operation that it has no rule for.
+    the whole net, anew in each step. ``sparsity`` is the share of parameters that go.
+
+    ``samples`` training examples give the second derivatives h. Of the ways to h, ``backprop`` is the paper's, for
+    convolutions, linear layers and units that act on one number each. ``gauss-newton`` is what it approximates, for any
+    net, at a backward pass for each example and output; ``sampled`` is the same in the mean, at one pass for each
+    example. ``fisher`` takes squared gradients of the loss. ``hutchinson`` estimates the whole Hessian's diagonal from
+    ``probes`` random directions. ``identity`` takes h = 1, which ranks by size, to compare.
+
+    *When*: as the stage starts. With ``steps`` above 1 also while it trains: step i of n reaches i/n of ``sparsity``.
+
+    *Raises* UsageError where no weight of a layer would be left, NotApplicable where ``backprop`` meets an operation
+    that it has no rule for.
     """
 
     key = "obd"
@@ -43,9 +45,11 @@ class OptimalBrainDamage(Stepwise):
             # An estimate may come out negative, where the whole Hessian's entry may not be.
             saliency = curvature.abs() * weight.latent.detach().double() ** 2 / 2
             scores[weight.name] = torch.where(weight.alive, saliency, float("-inf"))
+
         keep = keep_largest(scores, share, scope="global")
         final = keep_largest(scores, self.sparsity, scope="global") if self.done_ == 1 else keep
         self.refuse(stage, weights, final)
+
         for weight in weights:
             mask(stage, weight, keep[weight.name])
 
@@ -53,7 +57,7 @@ class OptimalBrainDamage(Stepwise):
         """Return h for each weight, of its shape."""
         batches = stage.sample(self.samples)
         if self.hessian == "backprop":
-            return backprop_diagonal(stage, weights, batches)
+            return backprop_diagonal(stage, weights, batches, method=self.key)
         if self.hessian == "hutchinson":
             return hutchinson_diagonal(stage, weights, batches, self.probes)
         if self.hessian == "identity":

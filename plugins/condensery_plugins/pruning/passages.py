@@ -115,7 +115,7 @@ class Left:
     """
 
     def __init__(self, weight: Weight, kinds: Iterable[str], threshold: float) -> None:
-        self.weight = weight
+        self.tensor = weight
         self.groups = [Groups(weight, kind) for kind in kinds]
         scores = [groups.strengths() for groups in self.groups]
         self.keep = [with_largest(s > threshold, s) for s in scores]
@@ -124,7 +124,7 @@ class Left:
     @property
     def kept(self) -> Tensor:
         """Which weights are in no group that goes: bool, of the weight's shape."""
-        found = torch.ones_like(self.weight.latent, dtype=torch.bool)
+        found = torch.ones_like(self.tensor.latent, dtype=torch.bool)
         for groups, keep in zip(self.groups, self.keep, strict=True):
             found &= groups.spread(keep)
         return found
@@ -132,14 +132,14 @@ class Left:
     @property
     def used(self) -> Tensor:
         """Which of these are not zero."""
-        return self.kept & (living(self.weight) != 0)
+        return self.kept & (living(self.tensor) != 0)
 
     def keep_largest_of(self, chosen: Tensor) -> None:
         """Keep the groups that the largest of some weights belongs to.
 
         :param chosen: bool, of the weight's shape.
         """
-        sizes = torch.where(chosen, living(self.weight).detach().abs(), -1.0)
+        sizes = torch.where(chosen, living(self.tensor).detach().abs(), -1.0)
         largest = torch.zeros_like(chosen)
         largest.view(-1)[sizes.argmax()] = True
         self.keep = [keep | groups.around(largest) for groups, keep in zip(self.groups, self.keep, strict=True)]
@@ -157,12 +157,12 @@ def keep_alive(stage: Stage, left: Mapping[str, Left], ways: Sequence[Passage]) 
     """
     used = {path: layer.used for path, layer in left.items()}
     for layer in [left[path] for path in stage.order() if path in left and left[path].groups]:
-        some = living(layer.weight) != 0
+        some = living(layer.tensor) != 0
         between = some.clone()
         for way in ways:
-            between &= way.open_to(layer.weight, used)
+            between &= way.open_to(layer.tensor, used)
 
-        path = layer.weight.path
+        path = layer.tensor.path
         if bool(some.any()) and not bool((used[path] & between).any()):
             layer.keep_largest_of(between if bool(between.any()) else some)
             used[path] = layer.used

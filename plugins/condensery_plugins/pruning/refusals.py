@@ -1,4 +1,4 @@
-"""Shares that make no sense on a net, refused before anything trains: what takes nothing, what leaves nothing."""
+"""Refusals of settings that make no sense on a net: a share that takes nothing, and one that empties a layer."""
 
 from __future__ import annotations
 
@@ -8,16 +8,14 @@ from typing import Literal
 
 from torch import Tensor
 
-from condensery.errors import UsageError
-from condensery.nets import Weight
-from condensery.run import Stage
+from condensery import Stage, UsageError, Weight
 
 Goes = Callable[[int, float], int]
-"""How many of some units go at a share."""
+"""Tells how many of a number of units go at a share: of 8 filters at 0.3, for instance, 2."""
 
 
 def rounded(units: int, share: float) -> int:
-    """Return how many of some units go at a share: rounded, at most all but one."""
+    """Return how many of a number of units go at a share: rounded, at most all but one."""
     return min(units - 1, round(share * units))
 
 
@@ -36,10 +34,13 @@ def refuse_nothing(
 
     In a dry run only, which meets the first two passes of a round: in a later one there may be too little left to take.
 
-    :param value: of the setting.
+    :param method: key of the method.
+    :param setting: name of the share.
+    :param value: of the share.
     :param sizes: how many units each layer has.
     :param unit: what they are, in one word.
     :param scope: ``global`` takes the share of all layers' units together.
+    :param goes: how many of a layer's units go at a share.
     :raises UsageError: naming method, setting and value, and the smallest share that takes one unit.
     """
     if not stage.dry:
@@ -50,13 +51,12 @@ def refuse_nothing(
     def takes(share: float) -> bool:
         return any(goes(n, share) > 0 for n in together)
 
+    asked = f"{method}: {setting} {value:g}"
     if not spare:
-        raise UsageError(f"{method}: {setting} {value:g} takes nothing: no layer has a {unit} to spare")
+        raise UsageError(f"{asked} takes nothing: no layer has a {unit} to spare")
     if not takes(value):
         least = _least(takes, value)
-        raise UsageError(
-            f"{method}: {setting} {value:g} takes no {unit} away; the smallest {setting} that takes one is {least:g}"
-        )
+        raise UsageError(f"{asked} takes no {unit} away; the smallest {setting} that takes one is {least:g}")
 
 
 def _least(takes: Callable[[float], bool], low: float) -> float:
@@ -68,6 +68,7 @@ def _least(takes: Callable[[float], bool], low: float) -> float:
     for _ in range(60):
         middle = (low + high) / 2
         low, high = (low, middle) if takes(middle) else (middle, high)
+
     unit = 10.0 ** (math.floor(math.log10(high)) - 2)
     steps = math.floor(high / unit)
     return next(s for s in (round(n * unit, 12) for n in range(steps, steps + 3)) if takes(s))
@@ -87,17 +88,19 @@ def refuse_empty(
     Where a dry run's weights stand in for trained ones, only what no weights could bear is refused; the real stage
     comes here again.
 
-    :param asked: method, setting and value: ``magnitude: sparsity 0.99``.
-    :param weights: what is pruned; biases are no layer.
-    :param keep: what stays of each, bool by name.
-    :param by: what decides how much a layer loses: its size alone, its rank among all these weights, or their values.
+    :param asked: method, setting and value, for the message: ``magnitude: sparsity 0.99``.
+    :param weights: what is pruned; a layer whose bias alone is left counts as empty.
+    :param keep: what stays of each weight, by its name: bool, of its shape.
+    :param by: what decides how much a layer loses: its size alone (``count``), its rank among all these weights
+        (``rank``), or the values of its own weights (``value``).
     :param hint: what to do instead.
     :raises UsageError: naming the first such layer.
     """
-    whole = [w for w in weights if w.tensor == "weight" and bool(w.alive.any())]
+    whole = [w for w in weights if "bias" not in w.tensor and bool(w.alive.any())]
     empty = next((w.path for w in whole if not bool(keep[w.name].any())), None)
     if empty is None:
         return
+
     guessed = stage.stands_in or (stage.dry and stage.step > 0)
     enough = sum(int(keep[w.name].sum()) for w in weights) >= len(whole)
     if guessed and (by == "value" or (by == "rank" and enough)):

@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from condensery import Stage
 from condensery.nets import clone, frozen
-from condensery.run import Stage
+from condensery.tasks import map_tensors
 
 EXAMPLES = 8
 """Training examples that are tried."""
 
 
 class Shortcuts:
-    """Tries whether a net's outputs depend on its inputs without some layers.
+    """Tries whether a net's outputs still depend on its inputs when some of its layers give zeros.
 
-    By gradients, which are exactly zero where nothing leads around, however small the weights are that do.
+    It looks at gradients: they are exactly zero where nothing leads around the layers, and else they aren't, however
+    small the weights on the way are.
 
     :param stage: whose student is looked at, as it is now; nothing of it is changed.
     """
 
     def __init__(self, stage: Stage) -> None:
-        self.task = stage.task
+        self.answer = stage.answer
         self.net = frozen(clone(stage.student.module))
         self.inputs = stage.sample(EXAMPLES)[0].inputs
 
@@ -33,23 +35,27 @@ class Shortcuts:
 
         :param gone: paths of the layers.
         """
-        starts: list[Tensor] = []
+        starts: list[Tensor] = []  # what gradients are taken by: the inputs, and what embeddings pick by them
+
         handles = [self.net.get_submodule(path).register_forward_hook(_zeros) for path in gone]
         for module in self.net.modules():
             if isinstance(module, nn.Embedding):  # inputs in whole numbers have no gradient, but what they pick has
                 handles.append(module.register_forward_hook(lambda m, a, out: _mark(out, starts)))
+
         with torch.enable_grad():
-            logits = self.task.logits(self.net, _marked(self.inputs, starts)).float()
+            logits = self.answer(self.net, _marked(self.inputs, starts)).float()
         for handle in handles:
             handle.remove()
+
         if not logits.requires_grad:
             return False
+        # A random direction: the sum of all outputs, for one, may have no gradient where each of them has.
         pull = torch.randn(logits.shape, generator=torch.Generator().manual_seed(0)).to(logits)
         grads = torch.autograd.grad(logits, starts, pull, allow_unused=True)
         return any(g is not None and bool(g.any()) for g in grads)
 
     def bypassed(self, paths: Sequence[str]) -> list[str]:
-        """Return those layers around each of which a shortcut leads."""
+        """Return those of some layers which the net can do without, each alone; paths, in the order given."""
         return [path for path in paths if self.around([path])]
 
 
@@ -65,6 +71,4 @@ def _mark(value: Tensor, starts: list[Tensor]) -> Tensor:
 
 def _marked(inputs: Any, starts: list[Tensor]) -> Any:
     """Return inputs of which gradients can be asked for, where they are no whole numbers."""
-    if isinstance(inputs, Mapping):
-        return {name: _marked(value, starts) for name, value in inputs.items()}
-    return _mark(inputs, starts) if inputs.is_floating_point() else inputs
+    return map_tensors(lambda value: _mark(value, starts) if value.is_floating_point() else value, inputs)

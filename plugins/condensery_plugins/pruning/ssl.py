@@ -34,9 +34,10 @@ class StructuredSparsityLearning(Method):
     largest one of a layer that has to stay.
 
     *End*: groups whose root mean square is ``threshold`` at most are zero for good. A layer stays alive unless it goes
-    as a whole: it keeps the largest group of each kind, and those in which these meet each other and the groups of the
-    layers around it. Filters without weights, and those that no layer reads, are cut out of the net where they can be,
-    with bias and norm; else masks hold the groups, and convolutions without some columns become thinner products.
+    as a whole: it keeps the largest group of each kind, and where these meet neither each other nor the groups of the
+    layers around it, those of its largest weight. Filters without weights, and those that no layer reads, are cut out
+    of the net where they can be, with bias and norm; else masks hold the groups, and convolutions without some columns
+    become thinner products.
 
     *Raises* NotApplicable for a kind of which the net has no group.
     """
@@ -74,20 +75,21 @@ class StructuredSparsityLearning(Method):
             if not paths:
                 raise NotApplicable(self.key, NOTHING[kind])
 
-        chosen = [w for w in stage.weights() if self._kinds_of(w)]
+        chosen = [w for w in stage.weights().by_path.values() if self._kinds_of(w)]
         self.factors_ = stage.layers(self.factors, f"{self.key}.factors", among=[w.path for w in chosen])
         self._refuse(stage, [w for w in chosen if not self._may_go(w) and bool(living(w).any())])
 
     @staticmethod
     def _layers_with(kind: str, stage: Stage) -> list[str]:
         """Return the paths of the layers that have groups of a kind."""
-        weights = stage.weights()
+        weights = stage.weights().by_path
         if kind == "filter":
             last = stage.edges()[1]  # its rows are the classes
-            return [w.path for w in weights if w.path != last]
+            return [path for path in weights if path != last]
         if kind == "depth":
-            return Shortcuts(stage).bypassed([path for path in stage.order() if path in weights.by_path])
-        whole = [w for w in weights if not is_depthwise(w.module)]
+            return Shortcuts(stage).bypassed([path for path in stage.order() if path in weights])
+
+        whole = [w for w in weights.values() if not is_depthwise(w.module)]
         return [w.path for w in whole if kind == "channel" or isinstance(w.module, CONVS)]
 
     def _kinds_of(self, weight: Weight) -> list[str]:
@@ -128,7 +130,7 @@ class StructuredSparsityLearning(Method):
     @hookimpl
     def after_step(self, stage: Stage, player: Player) -> None:
         """Set weights to zero that are nearly zero, but for the largest one of a layer that has to stay."""
-        for weight in stage.weights(player.name):
+        for weight in stage.weights(player.name).by_path.values():
             if not self._kinds_of(weight):
                 continue
             latent = weight.latent.data
@@ -146,13 +148,16 @@ class StructuredSparsityLearning(Method):
         gone = self._remove_layers(stage) if "depth" in self.layers_ else []
 
         with torch.no_grad():
-            left = {w.path: Left(w, self._inner_kinds(w), self.threshold) for w in stage.weights()}
+            left = {w.path: Left(w, self._inner_kinds(w), self.threshold) for w in stage.weights().by_path.values()}
             ways = passages(stage, {path: layer.used for path, layer in left.items()})
             keep_alive(stage, left, ways)
             self._zero(left, gone)
 
+            # A layer that has gone stays as a mask: what it wrote would be cut out of its neighbours' shortcut too.
             self.cut_ = _cut(stage, left, [way for way in ways if not set(gone) & set(way.writers)])
-            for weight in stage.weights():
+
+            # A layer that came without any weights isn't held: it may still get some.
+            for weight in stage.weights().by_path.values():
                 keep = self._nonzero(weight, gone)
                 if not bool(keep.all()) and (weight.path in gone or bool(keep.any())):
                     thin(stage, weight, keep)
@@ -180,7 +185,7 @@ class StructuredSparsityLearning(Method):
     def _zero(self, left: Mapping[str, Left], gone: Sequence[str]) -> None:
         """Set the weights that aren't left to zero, and count the groups, of a layer that has gone all of them."""
         for path, layer in left.items():
-            layer.weight.latent.data.masked_fill_(~layer.kept, 0.0)
+            layer.tensor.latent.data.masked_fill_(~layer.kept, 0.0)
             for groups, keep in zip(layer.groups, layer.keep, strict=True):
                 lost = keep.numel() if path in gone else int((~keep).sum())
                 self.groups_[groups.kind] = self.groups_.get(groups.kind, 0) + keep.numel()
@@ -199,7 +204,8 @@ class StructuredSparsityLearning(Method):
         """Return the share of groups that went, by kind, and how many layers and channels."""
         shares = {f"{kind}_removed_percent": 100 * n / self.groups_[kind] for kind, n in self.zero_.items()}
         layers = {"layers_removed_count": self.zero_["depth"]} if "depth" in self.zero_ else {}
-        return {**shares, **layers, "channels_cut_count": self.cut_}
+        reached = stage.reached([w for w in stage.weights().by_path.values() if self._kinds_of(w)])
+        return {**shares, **layers, "channels_cut_count": self.cut_, **reached}
 
 
 NOTHING: Mapping[str, str] = {

@@ -34,13 +34,13 @@ class Groups:
     :param kind: one of :data:`KINDS`.
     """
 
-    weight: Weight
+    tensor: Weight
     kind: str
 
     @property
     def size(self) -> int:
         """How many weights a group has."""
-        shape = grouped(self.weight.module, self.weight.latent).shape
+        shape = self._grouped(self.tensor.latent).shape
         return math.prod(shape[d] for d in KINDS[self.kind])
 
     def norms(self) -> Tensor:
@@ -48,7 +48,7 @@ class Groups:
 
         Weights that a mask holds count as zero.
         """
-        values = grouped(self.weight.module, living(self.weight))
+        values = self._grouped(living(self.tensor))
         found: Tensor = torch.linalg.vector_norm(values, dim=KINDS[self.kind], keepdim=True)
         return found
 
@@ -61,21 +61,24 @@ class Groups:
 
         :param chosen: bool, of the weight's shape.
         """
-        return grouped(self.weight.module, chosen).any(KINDS[self.kind], keepdim=True)
+        return self._grouped(chosen).any(KINDS[self.kind], keepdim=True)
 
     def spread(self, chosen: Tensor) -> Tensor:
         """Return which weights are in one of the chosen groups: bool, of the weight's shape.
 
         :param chosen: bool, one for each group.
         """
-        shape = self.weight.latent.shape
-        return chosen.expand(grouped(self.weight.module, self.weight.latent).shape).reshape(shape)
+        rows = self.tensor.rows(self.tensor.latent)
+        return self.tensor.from_rows(chosen.expand(self._grouped(self.tensor.latent).shape).reshape(rows.shape))
+
+    def _grouped(self, values: Tensor) -> Tensor:
+        return grouped(self.tensor.module, self.tensor.rows(values))
 
 
 def grouped(module: nn.Module, values: Tensor) -> Tensor:
     """Return weights of a layer as ``(convolution groups, filters, inputs, positions)``.
 
-    :param values: of the layer's weight's shape, ``(filters of all convolution groups, inputs, ...)``.
+    :param values: of shape ``(filters of all convolution groups, inputs, ...)``.
     """
     groups = int(getattr(module, "groups", 1))
     return values.reshape(groups, len(values) // groups, values.shape[1], -1)

@@ -100,9 +100,9 @@ def multiply(accumulators: Tensor, multiplier: Tensor, shift: Tensor) -> Tensor:
     :param multiplier: int32, shape ``()``.
     :param shift: int32, shape ``()``; negative for a factor above 1.
     """
-    wide = accumulators.to(torch.int64)
-    if bool(shift < 0):  # a factor above 1: what leaves int32 is beyond any output code anyway
-        wide = (wide << -shift).clamp_(-INT32 - 1, INT32)
+    # For a factor above 1: what leaves int32 is beyond any output code anyway. No branch, so that it can be exported.
+    wide = accumulators.to(torch.int64) << (-shift).clamp_min(0)
+    wide = wide.clamp_(-INT32 - 1, INT32)
     product = (wide * multiplier.to(torch.int64)).add_(2**30)
     high = product.bitwise_right_shift_(31).to(torch.int32)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from condensery import NotApplicable, Stage, Transform, Weight
 from condensery.nets import QUANTIZE
@@ -17,17 +17,20 @@ SAMPLES = 128
 def plan_bits(stage: Stage, inner: int, edge: int) -> dict[str, int]:
     """Return bits by layer path: ``edge`` for the first and last layer of a forward pass, ``inner`` for the rest."""
     edges = stage.edges()
-    return {path: edge if path in edges else inner for path in stage.weights().by_path}
+    return {path: edge if path in edges else inner for path in stage.weights().paths}
 
 
 def refuse_quantized(method: str, weight: Weight) -> None:
-    """Refuse a second quantizer on one weight.
+    """Refuse a second quantizer on one weight, and weights of half precision, in which levels are rounded once more.
 
     :raises NotApplicable: naming the layer.
     """
     transforms = () if weight.stack is None else weight.stack.transforms.values()
     if any(isinstance(t, Transform) and t.rank == QUANTIZE for t in transforms):
         raise NotApplicable(method, f"layer {weight.path!r} is quantized already")
+    if weight.latent.dtype.itemsize < torch.float32.itemsize:
+        dtype = str(weight.latent.dtype).removeprefix("torch.")
+        raise NotApplicable(method, f"layer {weight.path!r} is {dtype}; build the net in float32, as by net.float()")
 
 
 def quantize_layers(
@@ -40,7 +43,9 @@ def quantize_layers(
     for_weight: Callable[[Tensor, int], Transform],
     for_input: Callable[[Tensor, int], Transform],
 ) -> None:
-    """Put a quantizer on every layer's weight, and on its input unless ``activation_bits`` is ``None``.
+    """Put a quantizer on every layer's weights, and one on its input unless ``activation_bits`` is ``None``.
+
+    What ``nn.MultiheadAttention`` reads stays float: it has three inputs.
 
     :param edge_bits: of the first and the last layer, weights and inputs.
     :param for_weight: makes a quantizer from the latent weight, of its shape, and its bits.
@@ -50,7 +55,9 @@ def quantize_layers(
     weights = stage.weights()
     bits = plan_bits(stage, weight_bits, edge_bits)
     input_bits = plan_bits(stage, activation_bits or edge_bits, edge_bits)
-    inputs = {} if activation_bits is None else stage.record_inputs(list(bits), SAMPLES)  # of the net in floats
+    several = stage.weights(kinds=(nn.MultiheadAttention,)).paths
+    read = [] if activation_bits is None else [path for path in bits if path not in several]
+    inputs = stage.record_inputs(read, SAMPLES)  # of the net in floats
 
     for weight in weights:
         refuse_quantized(method, weight)

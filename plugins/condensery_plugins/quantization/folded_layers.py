@@ -11,10 +11,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from condensery import Layer, straight_through
-from condensery.nets import StandIn, latent_of
+from condensery import Layer, Transform, straight_through
+from condensery.nets import StandIn, latent_of, stack_of
 from condensery_plugins.quantization.affine import Grid, fake_quantize, nudged_grid, signed_ends
-from condensery_plugins.quantization.integer_arithmetic import CAPS, Numbers, accumulate, numbers_of
+from condensery_plugins.quantization.integer_arithmetic import (
+    CAPS,
+    Numbers,
+    accumulate,
+    exact_type,
+    is_narrow,
+    numbers_of,
+)
 from condensery_plugins.quantization.integer_layers import Integer, IntegerConv2d, IntegerLinear
 from condensery_plugins.quantization.ranges import Range
 
@@ -159,7 +166,8 @@ class Folded(Layer):
 
         with torch.no_grad():
             numbers = self.numbers()
-            out = numbers.real(accumulate(x, numbers, self.plan.input_bits, self.product))
+            dtype = exact_type(is_narrow(numbers.reach), x.device)
+            out = numbers.real(accumulate(x, numbers, self.plan.input_bits, self.product, dtype))
         return straight_through(out, self.soft(x)) if torch.is_grad_enabled() else out
 
     def soft(self, x: Tensor) -> Tensor:
@@ -194,6 +202,11 @@ class Folded(Layer):
         inputs, grid = self.input_range.grid(), self.weight_grid(weight)
         return numbers_of(weight, bias, grid, inputs, outputs, self.plan.activation)
 
+    def _marks(self) -> list[Transform]:
+        """Return what is on the weight: it says how the integer layer's is stored."""
+        stack = stack_of(self, "weight")
+        return [] if stack is None else [t for t in stack.transforms.values() if isinstance(t, Transform)]
+
     def _widths(self) -> dict[str, Any]:
         """Return the settings that both integer layers take."""
         names = ("weight_bits", "input_bits", "output_bits")
@@ -214,7 +227,7 @@ class FoldedConv2d(Folded, nn.Conv2d):
     def bake(self) -> IntegerConv2d:
         """Return the integer convolution."""
         geometry = {name: geometry_of(self)[name] for name in ("stride", "padding", "dilation", "groups")}
-        return IntegerConv2d(geometry, **self._widths()).fill(self.numbers())
+        return IntegerConv2d(geometry, **self._widths()).fill(self.numbers(), self._marks())
 
 
 class FoldedLinear(Folded, nn.Linear):  # type: ignore[misc]  # torch says that its bias is always there
@@ -230,7 +243,7 @@ class FoldedLinear(Folded, nn.Linear):  # type: ignore[misc]  # torch says that 
 
     def bake(self) -> IntegerLinear:
         """Return the integer linear layer."""
-        return IntegerLinear(**self._widths()).fill(self.numbers())
+        return IntegerLinear(**self._widths()).fill(self.numbers(), self._marks())
 
 
 def fold(layer: nn.Conv2d | nn.Linear, norm: nn.BatchNorm1d | nn.BatchNorm2d | None, plan: Plan) -> Folded:

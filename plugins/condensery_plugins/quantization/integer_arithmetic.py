@@ -136,15 +136,21 @@ def requantization(step: Tensor, grid: Grid, activation: str | None) -> Requanti
     return Requantization(grid.scale, zero, *quantize_multiplier(step / grid.scale.double()), low, high)
 
 
-def accumulate(x: Tensor, numbers: Numbers, bits: int, product: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
+def accumulate(
+    x: Tensor,
+    numbers: Numbers,
+    bits: int,
+    product: Callable[[Tensor, Tensor, Tensor], Tensor],
+    dtype: torch.dtype,
+) -> Tensor:
     """Return ``sum (q1 - Z1) (q2 - Z2) + bias`` as int32, of the shape of the layer's output.
 
     :param x: real inputs, of the shape that the layer takes.
     :param bits: width of their codes.
     :param product: what the layer computes, from centred codes, centred weight and bias.
+    :param dtype: in which the sums are exact, see :func:`exact_type`.
     """
     grid = Grid(numbers.input_scale, numbers.input_zero, 0, 2**bits - 1)
-    dtype = exact_type(numbers.reach)
     centred = grid.codes(x).sub_(numbers.input_zero).to(dtype)
     weight = numbers.codes.to(dtype) - numbers.weight_zero
 
@@ -154,12 +160,17 @@ def accumulate(x: Tensor, numbers: Numbers, bits: int, product: Callable[[Tensor
     return sums.round().to(torch.int32)
 
 
-def exact_type(reach: Tensor) -> torch.dtype:
-    """Return a float type in which sums of whole numbers up to ``reach`` are exact, in whatever order.
+def is_narrow(reach: Tensor) -> bool:
+    """Tell whether float32 holds all whole numbers up to ``reach``, int64 of shape ``()``."""
+    return int(reach) < FLOAT32_WHOLE
+
+
+def exact_type(narrow: bool, device: torch.device) -> torch.dtype:
+    """Return a float type in which sums of whole numbers are exact, in whatever order.
 
     Torch has no int32 convolution, and int32 products only on the CPU and slowly. Elsewhere than on the CPU float32 is
     not taken: a library may choose a convolution by transforms, whose small errors float64 and rounding absorb.
 
-    :param reach: int64, shape ``()``.
+    :param narrow: no sum is beyond what float32 holds, see :func:`is_narrow`.
     """
-    return torch.float32 if reach.device.type == "cpu" and int(reach) < FLOAT32_WHOLE else torch.float64
+    return torch.float32 if narrow and device.type == "cpu" else torch.float64

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from condensery import Layer
-from condensery_plugins.quantization.integer_arithmetic import Numbers, Requantization, accumulate
+from condensery import Layer, Transform
+from condensery.nets import Coding
+from condensery_plugins.codecs.offset import Offset
+from condensery_plugins.quantization.integer_arithmetic import (
+    Numbers,
+    Requantization,
+    accumulate,
+    exact_type,
+    is_narrow,
+)
 
 NAMES = tuple(name for name in Numbers._fields if name != "output")
 OUTPUT_NAMES = tuple(f"output_{name}" for name in Requantization._fields)
@@ -34,23 +42,30 @@ class Integer(Layer):
     :param weight_bits: width of the weight's codes.
     :param input_bits: width of the input's codes.
     :param output_bits: width of the output's codes; ``None`` where the accumulators are handed on.
+    :param narrow: float32 holds the accumulators exactly; said here, so that a pass need not look at a number.
     """
 
-    def __init__(self, shape: list[int], weight_bits: int, input_bits: int, output_bits: int | None) -> None:
+    def __init__(
+        self, shape: list[int], weight_bits: int, input_bits: int, output_bits: int | None, narrow: bool = False
+    ) -> None:
         super().__init__()
-        self.shape = list(shape)
+        self.shape, self.narrow = list(shape), narrow
         self.weight_bits, self.input_bits, self.output_bits = weight_bits, input_bits, output_bits
 
         sizes = {"codes": self.shape, "bias": self.shape[:1]}
+        self.marks: Sequence[Transform] = ()
+        """What was on the trained layer's weight and says how it is stored: masks, and that it is entropy coded."""
         for name in NAMES if output_bits is None else NAMES + OUTPUT_NAMES:
             self.register_buffer(name, torch.zeros(sizes.get(name, []), dtype=_type(name)))
 
     def config(self) -> dict[str, Any]:
         """Return shape and widths."""
-        return {name: getattr(self, name) for name in ("shape", "weight_bits", "input_bits", "output_bits")}
+        return {name: getattr(self, name) for name in ("shape", "weight_bits", "input_bits", "output_bits", "narrow")}
 
-    def fill(self, numbers: Numbers) -> Self:
-        """Take over the numbers of a trained layer and return self."""
+    def fill(self, numbers: Numbers, marks: Sequence[Transform] = ()) -> Self:
+        """Take over the numbers of a trained layer, and what says how they are stored, and return self."""
+        self.marks = tuple(marks)
+        self.narrow = is_narrow(numbers.reach)
         values = {name: getattr(numbers, name) for name in NAMES}
         if numbers.output is not None:
             values |= zip(OUTPUT_NAMES, numbers.output, strict=True)
@@ -64,6 +79,14 @@ class Integer(Layer):
         if self.output_bits is not None:
             output = Requantization(*(self.get_buffer(name) for name in OUTPUT_NAMES))
         return Numbers(**{name: self.get_buffer(name) for name in NAMES}, output=output)
+
+    def codings(self) -> dict[str, Coding]:
+        """Return the codes of the weight in as few bits as they need, zeros left out where a mask made them."""
+        codes, zero = self.get_buffer("codes"), int(self.get_buffer("weight_zero"))
+        coding = Offset.packed(codes, zero)
+        for transform in self.marks:
+            coding = transform.code(coding, codes)
+        return {"codes": coding} if coding.cost(codes).total < codes.numel() else {}
 
     @property
     def weight(self) -> Tensor:
@@ -81,7 +104,7 @@ class Integer(Layer):
 
     def accumulate(self, x: Tensor) -> Tensor:
         """Return the accumulators of some real inputs, int32, of the shape of the output."""
-        return accumulate(x, self.numbers(), self.input_bits, self.product)
+        return accumulate(x, self.numbers(), self.input_bits, self.product, exact_type(self.narrow, x.device))
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from condensery import Method, NotApplicable, Stage, hookimpl
-from condensery.nets import QUANTIZE, WEIGHTED, attached, owner_of
+from condensery.nets import QUANTIZE, attached, owner_of
 from condensery_plugins.pruning.curvature import evaluating
 from condensery_plugins.quantization.calibration import SAMPLES, plan_bits, refuse_quantized
 from condensery_plugins.quantization.folded_layers import Folded, Plan, fold
@@ -97,7 +97,7 @@ class JacobIntegerOnly(Method):
             for layer in self.layers.values():
                 layer.train()
             for batch in stage.sample(SAMPLES):
-                stage.task.logits(net, batch.inputs)
+                stage.task.outputs(net, batch)
         self._link()
 
     def _set(self, *, active: bool, batches: bool, ranges: bool = True) -> None:
@@ -135,14 +135,16 @@ class JacobIntegerOnly(Method):
     def report(self, stage: Stage) -> dict[str, float]:
         """Return how many layers run in integers, and how wide their accumulators get at worst."""
         layers = list(self.layers.values())
-        plain = [m for m in stage.student.module.modules() if isinstance(m, WEIGHTED) and not isinstance(m, Folded)]
+        weights = stage.weights()
+        whole = [w for w in weights if isinstance(w.module, Folded)]
         widest = max(float(layer.numbers().reach) for layer in layers)
         return {
             "integer_layers_count": float(len(layers)),
-            "float_layers_count": float(len(plain)),
+            "float_layers_count": float(len({w.path for w in weights}) - len(layers)),
             "folded_norms_count": float(sum(layer.plan.eps is not None for layer in layers)),
             "requantized_layers_count": float(sum(layer.output_range is not None for layer in layers)),
             "accumulator_bits": math.log2(max(1.0, widest)) + 1,
+            **stage.reached(whole),
         }
 
 

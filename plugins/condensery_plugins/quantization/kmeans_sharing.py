@@ -53,6 +53,10 @@ class SharedWeights(Transform):
         """Check the number of levels."""
         return too_many_levels(final, self.code_bits)
 
+    def alive(self, latent: Tensor) -> Tensor:
+        """Return which weights don't have the code of zero, which is fixed."""
+        return self.codes != 0
+
     def config(self) -> dict[str, Any]:
         """Return bits, shape and number of centers."""
         return {"code_bits": self.code_bits, "shape": list(self.codes.shape), "count": len(self.centers)}
@@ -120,6 +124,7 @@ class KMeansSharing(Method):
         stage.attach(weight.name, self.key, made)
 
     @hookimpl
-    def report(self) -> dict[str, float]:
+    def report(self, stage: Stage) -> dict[str, float]:
         """Return the number of centers, and the error that sharing made before training, as a share of the squares."""
-        return {"centers_count": float(self.centers_), "error_percent": 100 * self.error_ / max(self.power_, 1e-30)}
+        error = 100 * self.error_ / max(self.power_, 1e-30)
+        return {"centers_count": float(self.centers_), "error_percent": error, **stage.reached(stage.weights())}

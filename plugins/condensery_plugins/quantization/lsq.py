@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from condensery import Method, Stage, Transform, hookimpl, straight_through
+from condensery import Method, Stage, Transform, Weight, hookimpl, straight_through
 from condensery.nets import QUANTIZE, Coding
 from condensery_plugins.codecs.affine import Affine
-from condensery_plugins.quantization.calibration import quantize_layers, too_many_levels
+from condensery_plugins.quantization.calibration import quantize_layers, refuse_quantized, too_many_levels
 
 
 class LearnedStep(Transform):
@@ -70,7 +70,8 @@ class LSQ(Method):
 
     Esser, McKinstry, Bablani, Appuswamy, Modha: "Learned Step Size Quantization", ICLR 2020 [36].
     One step per layer for weights and one for inputs; the first and last layer have ``edge_bits``. Inputs that are
-    negative on sampled data get signed levels (images, and Transformers, which the paper doesn't treat).
+    negative on sampled data get signed levels (images, and Transformers, which the paper doesn't treat). Embeddings
+    stay float unless ``embeddings`` asks for them, with ``weight_bits``.
 
     When: quantizers are attached as the stage starts, and their steps train with the net.
 
@@ -89,6 +90,7 @@ class LSQ(Method):
     activation_bits: int = 4
     edge_bits: int = 8
     activations: bool = True
+    embeddings: bool = False
 
     @hookimpl
     def prepare(self, stage: Stage) -> None:
@@ -102,3 +104,15 @@ class LSQ(Method):
             for_weight=lambda latent, bits: LearnedStep(bits).start(latent),
             for_input=lambda seen, bits: LearnedStep(bits, signed=bool((seen < 0).any()), batched=True).start(seen),
         )
+        for weight in self._tables(stage):
+            refuse_quantized(self.key, weight)
+            stage.attach(weight.name, self.key, LearnedStep(self.weight_bits).start(weight.latent.detach()))
+
+    def _tables(self, stage: Stage) -> list[Weight]:
+        """Return the tables of embeddings that are asked for."""
+        return list(stage.weights(kinds=(nn.Embedding,))) if self.embeddings else []
+
+    @hookimpl
+    def report(self, stage: Stage) -> dict[str, float]:
+        """Return the share of the net's parameters that are quantized."""
+        return stage.reached([*stage.weights(), *self._tables(stage)])

@@ -51,7 +51,7 @@ class Digits(ImageTask):
         keep = test if split == "test" else ~test
 
         images = torch.from_numpy((bunch.images[keep.numpy()] * 15).astype(np.uint8)).unsqueeze(1)
-        return {"images": upscale(images, self.facts.size)}, labels[keep]
+        return {"images": upscale(images, self.facts.height)}, labels[keep]
 
 
 def _test_part(labels: Tensor) -> Tensor:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import warnings
-from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 
-from condensery.tasks import ACCURACY, Metric
+from condensery.tasks import ACCURACY, Accumulated, Batch, Joined, Metric
 from condensery_plugins.tasks.glue_task import Glue
 
 
@@ -44,11 +43,11 @@ class Cola(Glue):
         "CoLA_dev.tsv.gz": "8c013e21dc39957cac37378d87bebe225b694a0d5fe13eded66c2856628833fd",
     }
 
-    def score(self, logits: Tensor, labels: Tensor) -> dict[str, float]:
+    def meter(self) -> Joined:
         """Return Matthews correlation, -1 to 1, and what all classifications have; 0 where all answers are the same."""
-        from torchmetrics.functional.classification import binary_matthews_corrcoef
+        from torchmetrics.classification import BinaryMatthewsCorrCoef
 
-        return {"matthews": _number(binary_matthews_corrcoef, logits.argmax(1), labels)} | super().score(logits, labels)
+        return Joined(Accumulated({"matthews": (BinaryMatthewsCorrCoef(), 1)}, _chosen), super().meter())
 
 
 class Mrpc(Glue):
@@ -67,11 +66,11 @@ class Mrpc(Glue):
         "MRPC_dev.tsv.gz": "9e8f284788040f7c9ecde2e1b3c07237c756f926bd9ef8548ef5d34b56f69f17",
     }
 
-    def score(self, logits: Tensor, labels: Tensor) -> dict[str, float]:
+    def meter(self) -> Joined:
         """Return accuracy, F1 of the paraphrases in percent, and what all classifications have."""
-        from torchmetrics.functional.classification import binary_f1_score
+        from torchmetrics.classification import BinaryF1Score
 
-        return super().score(logits, labels) | {"f1": 100 * _number(binary_f1_score, logits.argmax(1), labels)}
+        return Joined(super().meter(), Accumulated({"f1": (BinaryF1Score(), 100)}, _chosen))
 
 
 class Rte(Glue):
@@ -100,7 +99,7 @@ class Stsb(Glue):
     key, file = "stsb", "STS-B"
     columns = (-3, -2, -1)
     words = {}
-    outputs = 1
+    scores = 1
     metrics = (
         Metric("pearson", "correlation", True),
         Metric("spearman", "correlation", True),
@@ -112,31 +111,24 @@ class Stsb(Glue):
         "STS-B_dev.tsv.gz": "fe7dc0632a5033562f3cadff991f6e8d9b9b6311861660e78c3c82eb7db67f59",
     }
 
-    def loss(self, logits: Tensor, labels: Tensor | None) -> Tensor | None:
+    def loss(self, outputs: Tensor, batch: Batch) -> Tensor | None:
         """Return the mean squared error over the batch, or ``None`` without labels.
 
-        :param logits: ``(batch, 1)``.
+        :param outputs: ``(batch, 1)``.
         """
-        return None if labels is None else nn.functional.mse_loss(logits.squeeze(1), labels)
+        return None if batch.labels is None else nn.functional.mse_loss(outputs.squeeze(1), batch.labels)
 
-    def score(self, logits: Tensor, labels: Tensor) -> dict[str, float]:
+    def meter(self) -> Accumulated:
         """Return Pearson's and Spearman's correlation (0 for a constant answer) and the mean squared error."""
-        from torchmetrics.functional.regression import pearson_corrcoef, spearman_corrcoef
+        from torchmetrics.regression import MeanSquaredError, PearsonCorrCoef, SpearmanCorrCoef
 
-        answers = logits.squeeze(1).double()
-        return {
-            "pearson": _number(pearson_corrcoef, answers, labels.double()),
-            "spearman": _number(spearman_corrcoef, answers, labels.double()),
-            "loss": float(nn.functional.mse_loss(answers, labels.double())),
-        }
+        kinds = {"pearson": PearsonCorrCoef, "spearman": SpearmanCorrCoef, "loss": MeanSquaredError}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # that ranks need every answer: one number for each example
+            metrics = {name: (kind().set_dtype(torch.float64), 1.0) for name, kind in kinds.items()}
+        return Accumulated(metrics, lambda outputs: outputs.squeeze(1).double())
 
 
-def _number(metric: Callable[..., Tensor], answers: Tensor, labels: Tensor) -> float:
-    """Return a metric as a number; where a constant answer leaves it undefined, 0, as scikit-learn has it.
-
-    :param answers: ``(examples,)``; ``labels`` too.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # torchmetrics warns where the variance is close to zero
-        value = float(metric(answers, labels))
-    return 0.0 if math.isnan(value) else value
+def _chosen(outputs: Tensor) -> Tensor:
+    """Return which of two classes each example is given."""
+    return outputs.argmax(1)

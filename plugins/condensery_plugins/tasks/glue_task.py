@@ -53,7 +53,7 @@ class Glue(TextTask):
     hub_columns: ClassVar[tuple[str, str | None]] = ("sentence1", "sentence2")
     words: ClassVar[Mapping[str, int]] = {"0": 0, "1": 1}
     """Labels as they are written; empty where they are numbers."""
-    outputs: ClassVar[int] = 2
+    scores: ClassVar[int] = 2
     default_model = "transformer"
     base = {
         "epochs": 5,
@@ -80,7 +80,7 @@ class Glue(TextTask):
     @functools.cached_property
     def facts(self) -> TaskFacts:  # type: ignore[override]
         """Lazy, because the size of a pretrained vocabulary stands in its files."""
-        return TaskFacts("text", outputs=self.outputs, vocabulary=self.encoder.size, length=self.length)
+        return TaskFacts("text", outputs=self.scores, vocabulary=self.encoder.size, length=self.length)
 
     @property
     def files(self) -> dict[Split, str]:
@@ -142,7 +142,7 @@ class Glue(TextTask):
             encoded = self.encoder.encode([(e.first, e.second) for e in rows], self.length)
             for what in ("input_ids", "attention_mask", *self.extra):
                 arrays[f"{split}_{what}"] = encoded[what]
-            kind = np.float32 if self.outputs == 1 else np.int64
+            kind = np.float32 if self.scores == 1 else np.int64
             arrays[f"{split}_labels"] = np.array([e.label for e in rows], kind)
         return arrays
 

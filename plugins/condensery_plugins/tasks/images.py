@@ -25,7 +25,7 @@ def sgd(lr: float) -> dict[str, Any]:
 
 
 class ImageTask(TensorTask):
-    """Classification of images, stored as ``images`` of shape ``(examples, channels, size, size)``, uint8.
+    """Classification of images, stored as ``images`` of shape ``(examples, channels, height, width)``, uint8.
 
     :param facts: of the task.
     :param mean: per channel, of pixels in 0..1.
@@ -53,7 +53,7 @@ class ImageTask(TensorTask):
         return drawn
 
     def inputs(self, stored: Mapping[str, Tensor], index: Tensor, noise: Mapping[str, Tensor]) -> Tensor:
-        """Return normalised images, ``(batch, channels, size, size)`` of float32."""
+        """Return normalised images, ``(batch, channels, height, width)`` of float32."""
         images = stored["images"][index]
         if noise:
             images = augment(images, self.pad, noise.get("crop"), noise.get("flip"))
@@ -61,9 +61,9 @@ class ImageTask(TensorTask):
         std = torch.tensor(self.std, device=images.device).view(-1, 1, 1)
         return images.float().div_(self.white).sub_(mean).div_(std)
 
-    def example_input(self, batch_size: int = 2) -> Tensor:
+    def example(self, batch_size: int = 2) -> Tensor:
         """Return noise with zero mean and unit variance, like normalised images."""
-        shape = (batch_size, self.facts.channels, self.facts.size, self.facts.size)
+        shape = (batch_size, self.facts.channels, self.facts.height, self.facts.width)
         return torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
     def describe(self) -> dict[str, Any]:
@@ -99,7 +99,7 @@ class StoredImages(ImageTask):
             fetch=lambda: self.fetch(split),
         )
         images, labels = (torch.from_numpy(arrays[key]) for key in keys)
-        shape = (len(images), self.facts.channels, self.facts.size, self.facts.size)
+        shape = (len(images), self.facts.channels, self.facts.height, self.facts.width)
         return {"images": images.view(shape)}, labels.long()
 
 

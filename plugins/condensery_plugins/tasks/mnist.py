@@ -75,8 +75,8 @@ class Mnist(IdxTask):
         "t10k-labels-idx1-ubyte.gz": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
     }
 
-    def __init__(self, jitter: int = 0) -> None:
-        super().__init__(0.1307, 0.3081, jitter)
+    def __init__(self, jitter: int = 0, normalize: bool = True) -> None:
+        super().__init__(0.1307 if normalize else 0.0, 0.3081 if normalize else 1.0, jitter)
 
 
 class FashionMnist(IdxTask):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from condensery import UsageError
-from condensery.tasks import Metric, Split, TaskFacts
+from condensery.tasks import Answers, Batch, Metric, Split, TaskFacts
 from condensery_plugins.tasks.tensors import Stored, TensorTask
 
 VALUES = (3, 3, 2, 3, 4, 2)
@@ -77,29 +77,29 @@ class Monk(TensorTask):
         """Return one-hot inputs ``(batch, 17)``."""
         return one_hot(stored["attributes"][index])
 
-    def example_input(self, batch_size: int = 2) -> Tensor:
+    def example(self, batch_size: int = 2) -> Tensor:
         """Return random examples."""
         generator = torch.Generator().manual_seed(0)
         return one_hot(torch.stack([torch.randint(1, n + 1, (batch_size,), generator=generator) for n in VALUES], 1))
 
-    def loss(self, logits: Tensor, labels: Tensor | None) -> Tensor | None:
+    def loss(self, outputs: Tensor, batch: Batch) -> Tensor | None:
         """Return half the mean squared error.
 
-        :param logits: ``(batch, 1)``.
+        :param outputs: ``(batch, 1)``.
         """
-        return None if labels is None else nn.functional.mse_loss(logits[:, 0], labels.to(logits.dtype)) / 2
+        return None if batch.labels is None else _half_squares(outputs, batch)
 
-    def score(self, logits: Tensor, labels: Tensor) -> dict[str, float]:
+    def meter(self) -> Answers:
         """Return accuracy and error in percent, errors as a count, and the loss; an output above 0.5 says yes."""
-        wrong = int(((logits[:, 0] > 0.5).long() != labels).sum())
-        share = 100.0 * wrong / len(labels)
-        loss = self.loss(logits, labels)
-        assert loss is not None
-        return {"accuracy": 100.0 - share, "error": share, "errors": float(wrong), "loss": float(loss)}
+        return Answers(lambda outputs, batch: (outputs[:, 0] > 0.5).long() == batch.labels, _half_squares)
 
     def describe(self) -> dict[str, Any]:
         """Return key and problem."""
         return {"key": self.key, "problem": self.problem}
+
+
+def _half_squares(outputs: Tensor, batch: Batch) -> Tensor:
+    return nn.functional.mse_loss(outputs[:, 0], batch.labels.to(outputs.dtype)) / 2
 
 
 def one_hot(attributes: Tensor) -> Tensor:

@@ -13,12 +13,9 @@ from torch import Tensor
 
 from condensery import Batch, Task, UsageError
 from condensery.tasks import (
-    ACCURACY,
     Arrays,
-    Metric,
     Split,
     Subset,
-    accuracy_metrics,
     find_data,
     is_stored,
     stored_arrays,
@@ -62,7 +59,7 @@ class TensorTask(Task):
     A single example that is left over joins the last training batch: batch normalization can't do with one.
     """
 
-    metrics: ClassVar[tuple[Metric, ...]] = ACCURACY
+    holds_out: ClassVar[bool] = True
     sizes: Mapping[Split, int] = {}
     """Examples of each split, where these are known before they are read."""
 
@@ -97,11 +94,19 @@ class TensorTask(Task):
             self._splits[key] = {k: v.to(device) for k, v in inputs.items()}, labels.to(device)
         return self._splits[key]
 
+    def home(self, split: Split) -> Split:
+        """Return the split that holds the examples of a split: what is held out for validation is in ``train``."""
+        return split if split in self.splits else "train"
+
     def pick(self, split: Split, subset: Subset | None) -> Tensor:
         """Return the numbers of the examples that a subset keeps, ascending, ``(examples,)``.
 
         :raises UsageError: if the subset asks for classes of a regression, or for more than there is.
         """
+        if split == "validation" and split not in self.splits:
+            if subset is None or not subset.held_out:
+                raise UsageError(f"task {self.key!r} has no validation split; hold out a share of its training data")
+            return subset.aside(self.count("train"))
         labels = self.split(split)[1]
         if subset is None:
             return torch.arange(len(labels))
@@ -115,13 +120,9 @@ class TensorTask(Task):
         """Return the number of examples in a split."""
         return self.sizes[split] if subset is None and split in self.sizes else len(self.pick(split, subset))
 
-    def score(self, logits: Tensor, labels: Tensor) -> dict[str, float]:
-        """Return accuracy and error in percent, errors as a count, and the mean cross entropy in nats.
-
-        :param logits: ``(examples, outputs)``.
-        :param labels: ``(examples,)``.
-        """
-        return accuracy_metrics(logits, labels)
+    def steps(self, split: Split, *, batch_size: int, subset: Subset | None = None) -> int:
+        """Return how many batches a training epoch has."""
+        return len(_starts(self.count(split, subset), batch_size, train=True))
 
     def batches(
         self,
@@ -135,7 +136,7 @@ class TensorTask(Task):
     ) -> Iterator[Batch]:
         """Yield one epoch of batches; the last one may be smaller, or larger by one."""
         index = self.pick(split, subset)
-        stored, labels = self.split(split, device)
+        stored, labels = self.split(self.home(split), device)
 
         noise: dict[str, Tensor] = {}
         if train:
@@ -144,11 +145,16 @@ class TensorTask(Task):
             noise = {k: v.to(device) for k, v in self.noise(len(index), generator).items()}
 
         index = index.to(device)
-        starts = list(range(0, len(index), batch_size))
-        if train and batch_size > 1 and len(starts) > 1 and starts[-1] == len(index) - 1:
-            del starts[-1]  # the example that is left over goes with the ones before
-
+        starts = _starts(len(index), batch_size, train=train)
         for start, stop in itertools.pairwise([*starts, len(index)]):
             part = slice(start, stop)
             inputs = self.inputs(stored, index[part], {k: v[part] for k, v in noise.items()})
             yield Batch(inputs, labels[index[part]])
+
+
+def _starts(examples: int, batch_size: int, *, train: bool) -> list[int]:
+    """Return the numbers of the examples with which the batches start."""
+    starts = list(range(0, examples, batch_size))
+    if train and batch_size > 1 and len(starts) > 1 and starts[-1] == examples - 1:
+        del starts[-1]  # the example that is left over goes with the ones before
+    return starts

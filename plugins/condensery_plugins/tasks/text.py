@@ -31,7 +31,7 @@ class TextTask(TensorTask):
         """Return a mapping of tensors, each ``(batch, length)`` of int64."""
         return {name: value[index].long() for name, value in stored.items()}
 
-    def example_input(self, batch_size: int = 2) -> dict[str, Tensor]:
+    def example(self, batch_size: int = 2) -> dict[str, Tensor]:
         """Return full rows of random tokens, ``(batch, length)`` each."""
         facts: TaskFacts = self.facts
         shape = (batch_size, facts.length)

@@ -14,7 +14,7 @@ from tests.core.contract.toys import text_of, write_package
 from condensery import Registry
 from condensery.contract import Papers
 
-NAME = "toy_papers"
+NAME = "toy_folders"
 METHOD = """
 from condensery import Method
 

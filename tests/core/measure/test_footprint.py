@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from tests.core.helpers import Inputs, Sign
 from torch import Tensor, nn
 
-from condensery import UsageError
+from condensery import Transform, UsageError
 from condensery.measure import DTYPES, dense_bytes, dense_tensors, peak_memory, without_transforms
 from condensery.nets import attach, attached
 
@@ -89,3 +89,19 @@ def test_peak_memory_falls_when_tensors_are_dropped() -> None:
             return narrow.repeat(1, 90)
 
     assert peak_memory(Inputs(lambda n: torch.zeros(n, 8)), Steps()) == 4 * (8 + 800 + 8)
+
+
+class First(Transform):
+    """Lets through the first two channels only."""
+
+    reshapes = True
+
+    def forward(self, value: Tensor) -> Tensor:
+        return value[..., :2, :, :]
+
+
+def test_a_transform_without_which_the_net_does_not_run_stays_while_memory_is_counted() -> None:
+    """By hand, 4-byte floats: input 16, first convolution 3 * 16, the sum of the first two channels 16 more."""
+    net = nn.Sequential(nn.Conv2d(1, 3, 1), nn.Conv2d(2, 1, 1))
+    attach(net, "1:input", "first", First())
+    assert peak_memory(Inputs(lambda n: torch.zeros(n, 1, 4, 4)), net) == 4 * (16 + 48 + 16)

@@ -8,11 +8,12 @@ import torch
 from tests.core.helpers import Inputs
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from torch.utils.flop_counter import FlopCounterMode
 
 from condensery import Registry, Transform, UsageError
 from condensery.measure import count_work, no_fast_path
-from condensery.nets import MASK, QUANTIZE, attach, build_net
+from condensery.nets import MASK, QUANTIZE, Counted, Layer, attach, build_net
 from condensery.recipe import ModelSpec, TaskSpec
 from condensery.tasks import build_task
 
@@ -65,6 +66,18 @@ class First(nn.Module):
         return out[0] if isinstance(out, tuple) else out  # type: ignore[no-any-return]
 
 
+class Sequences(nn.Module):
+    """A recurrent layer on packed sequences."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        packed = pack_padded_sequence(x, torch.full((x.shape[1],), len(x)), enforce_sorted=False)
+        return pad_packed_sequence(self.net(packed)[0])[0]
+
+
 def fixed(*shape: int) -> Inputs:
     """A task whose batch is one tensor of this shape."""
     return Inputs(lambda n: torch.randn(shape))
@@ -96,6 +109,8 @@ COUNTS: list[tuple[str, nn.Module, tuple[int, ...], int]] = [
     ("lstm, projected", First(nn.LSTM(7, 3, proj_size=2)), (5, 1, 7), 5 * (4 * 3 * 7 + 4 * 3 * 2 + 3 * 2)),
     ("gru", First(nn.GRU(7, 3)), (5, 1, 7), 5 * (3 * 3 * 7 + 3 * 3 * 3)),
     ("rnn", First(nn.RNN(7, 3)), (5, 1, 7), 5 * (3 * 7 + 3 * 3)),
+    ("packed lstm, two layers", Sequences(nn.LSTM(7, 3, 2)), (5, 1, 7), LSTM + 5 * (4 * 3 * 3 + 4 * 3 * 3)),
+    ("packed gru", Sequences(nn.GRU(7, 3)), (5, 1, 7), 5 * (3 * 3 * 7 + 3 * 3 * 3)),
     ("lstm cell", First(nn.LSTMCell(7, 3)), (1, 7), 4 * 3 * 7 + 4 * 3 * 3),
     ("gru cell", nn.GRUCell(7, 3), (1, 7), 3 * 3 * 7 + 3 * 3 * 3),
     ("bilinear", First(nn.Bilinear(7, 7, 4), 2), (1, 7), 4 * 7 * 7 + 4 * 7),
@@ -163,7 +178,7 @@ def test_nets_without_fused_attention_agree_with_torch(key: str) -> None:
     config = {"img_size": 32, "window_size": 2, "patch_size": 2, "depths": [1, 1]} if "swin" in key else {}
     net = build_net(ModelSpec.model_validate({"key": key, **config}), task.facts, registry, 0).eval()
     with torch.no_grad(), no_fast_path(), FlopCounterMode(display=False) as counter:
-        net(task.example_input(1))
+        net(task.example(1))
     assert count_work(task, net).macs == counter.get_total_flops() // 2
 
 
@@ -277,6 +292,53 @@ class Packed(nn.Module):
 def test_a_layer_says_its_own_widths_and_its_decoded_zeros_count() -> None:
     (layer,) = count_work(fixed(1, 3), Packed([[0, 1, -1], [0, 0, 1]])).layers
     assert (layer.macs, layer.effective_macs, layer.bitops) == (6, 3, 6 * 2 * 8)
+
+
+class Signs(Layer):
+    """Multiplies signs, 8 of them in a byte: by xor, and a count of the bits in a table."""
+
+    key = "test-signs"
+    words: Tensor
+
+    def __init__(self, outputs: int, bytes: int) -> None:
+        super().__init__()
+        self.register_buffer("words", torch.arange(outputs * bytes, dtype=torch.uint8).view(outputs, bytes))
+        self.register_buffer("table", torch.tensor([8 - 2 * n.bit_count() for n in range(256)]))
+
+    def config(self) -> dict[str, Any]:
+        return {"outputs": self.words.shape[0], "bytes": self.words.shape[1]}
+
+    def forward(self, x: Tensor) -> Tensor:
+        table = self.get_buffer("table")
+        found: Tensor = table[(x[:, None] ^ self.words).long()].sum(-1).float()
+        return found
+
+
+class SaysItsWork(Signs):
+    """Says what the bit operations stand for."""
+
+    def work(self, *inputs: Tensor) -> Counted:
+        macs = len(inputs[0]) * 8 * self.words.numel()
+        return Counted(macs, macs, macs, ((1, 1),))
+
+
+def test_bits_packed_into_words_are_counted_by_their_layer_or_unknown() -> None:
+    """Two outputs of 24 signs each; then 2 to 5 in floats."""
+    task = Inputs(lambda n: torch.arange(3, dtype=torch.uint8)[None])
+    with pytest.raises(UsageError, match=r"MACs of Sequential can't be counted: unknown op aten\.bitwise_xor"):
+        count_work(task, nn.Sequential(Signs(2, 3), nn.Linear(2, 5)))
+    signs, linear = count_work(task, nn.Sequential(SaysItsWork(2, 3), nn.Linear(2, 5))).layers
+    assert (signs.path, signs.kind, signs.macs, signs.bitops, signs.bits) == ("0", "SaysItsWork", 48, 48, ((1, 1),))
+    assert linear.macs == 10
+
+
+def test_masks_of_truth_values_are_free() -> None:
+    assert count_work(fixed(1, 4), Call(lambda x: ((x > 0) & (x < 1)).float())).macs == 0
+
+
+def test_products_of_sparse_tensors_are_unknown() -> None:
+    with pytest.raises(UsageError, match="unknown op"):
+        count_work(fixed(4, 2), Call(lambda x: torch.eye(4).to_sparse() @ x))
 
 
 def test_counting_leaves_the_net_and_torch_alone() -> None:

@@ -1,13 +1,19 @@
 from __future__ import annotations
 
+import copy
 import gc
+import re
 import weakref
+from typing import Any
 
+import pytest
 import torch
 from tests.core.helpers import Sign
 from torch import nn
+from torch.nn.utils import parametrizations
 
-from condensery.nets import attach, clone, detach, same_numbers
+from condensery.errors import UsageError
+from condensery.nets import attach, clone, detach, latent_of, plain, same_numbers
 
 
 def test_a_clone_shares_nothing() -> None:
@@ -28,6 +34,43 @@ def test_a_clone_shares_nothing() -> None:
 
     assert len(torch.unique(getattr(net[0], "weight"))) <= 3  # noqa: B009
     net(torch.randn(2, 4)).sum().backward()
+
+
+def test_a_recurrent_layer_is_cloned_with_its_transforms_and_without_them() -> None:
+    net, x = nn.Sequential(nn.LSTM(3, 4, 2, batch_first=True)), torch.randn(2, 5, 3)
+    whole = net(x)[0]
+    attach(net, "0.weight_hh_l0", "sign", Sign())
+    signed = net(x)[0]  # with a gradient behind the weights that the layer holds
+    assert not torch.equal(signed, whole)
+
+    twin = clone(net)
+    assert torch.equal(twin(x)[0], signed)
+    assert torch.equal(clone(twin)(x)[0], signed)
+    assert torch.equal(plain(net)(x)[0], whole)
+    assert torch.equal(copy.deepcopy(plain(net))(x)[0], whole)
+
+    with torch.no_grad():
+        latent_of(twin.get_submodule("0"), "weight_ih_l0").zero_()
+    assert not torch.equal(twin(x)[0], signed)
+    assert torch.equal(net(x)[0], signed)
+
+
+@pytest.mark.parametrize(
+    ("wrap", "call"),
+    [
+        (parametrizations.weight_norm, "parametrize.remove_parametrizations"),
+        (parametrizations.spectral_norm, "parametrize.remove_parametrizations"),
+        (parametrizations.orthogonal, "parametrize.remove_parametrizations"),
+        (nn.utils.spectral_norm, "remove_spectral_norm"),
+    ],
+)
+def test_weights_that_others_make_are_refused_with_what_to_call(wrap: Any, call: str) -> None:
+    net = nn.Sequential(wrap(nn.Linear(4, 4)))
+    said = rf"^layer '0': its weight is made by .*; call (torch.nn.utils.{call}\(.*\)) before$"
+    with pytest.raises(UsageError, match=said) as found:
+        clone(net)
+    eval(re.findall(said, str(found.value))[0], {"torch": torch, "net": net})
+    assert clone(net)(torch.ones(1, 4)).equal(net(torch.ones(1, 4)))
 
 
 def test_a_net_with_transforms_goes_as_soon_as_nobody_holds_it() -> None:

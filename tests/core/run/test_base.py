@@ -60,9 +60,9 @@ def test_without_one_each_seed_has_its_own(tmp_path: Path, cache: Path) -> None:
 def test_the_quality_of_a_shared_base_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[torch.nn.Module] = []
 
-    def count(task: Any, net: torch.nn.Module, device: torch.device) -> dict[str, float]:
+    def count(task: Any, net: torch.nn.Module, device: torch.device, **how: Any) -> dict[str, float]:
         seen.append(net)
-        return evaluate(task, net, device)
+        return evaluate(task, net, device, **how)
 
     monkeypatch.setattr("condensery.measure.known.evaluate", count)
     jobs = [start(tmp_path / str(s), s, {**BASE, "seed": 5}) for s in (0, 1)]

@@ -28,7 +28,7 @@ def test_a_non_finite_term_is_named(tmp_path: Path) -> None:
     class Explodes(Act):
         @hookimpl
         def loss_terms(self, stage: Stage, outputs: Mapping[str, Outputs]) -> dict[str, Tensor]:
-            logits = outputs["student"].logits
+            logits = outputs["student"].rows
             return {"bang": logits.sum() * (0.0 if stage.dry or stage.step == 0 else float("inf"))}
 
     with pytest.raises(NonFiniteLoss, match=r"stage 's', epoch 1, step 1: student\.explodes\.bang is not finite"):

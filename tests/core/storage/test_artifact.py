@@ -21,7 +21,7 @@ from condensery.errors import ArtifactError, MethodError
 from condensery.nets import MASK, BitPack, Branch, Coding, Layer, attach, build_net, replace, straight_through
 from condensery.recipe import ModelSpec, TaskSpec
 from condensery.storage import MANIFEST, bake, codec_of, open_artifact, save_artifact, split_name
-from condensery.tasks import build_task
+from condensery.tasks import Batch, build_task, head
 
 
 class Grid(Branch):
@@ -136,7 +136,7 @@ def saved(path: Path, model: nn.Module | None = None) -> nn.Module:
 
 def outputs(model: nn.Module) -> Tensor:
     with torch.no_grad():
-        return TASK.logits(model, TASK.example_input(7))
+        return head(TASK.outputs(model, Batch(TASK.example(7))))
 
 
 def test_a_loaded_net_equals_the_saved_one_bit_for_bit(tmp_path: Path) -> None:

@@ -170,3 +170,32 @@ def test_channels_that_are_not_there_and_the_last_one() -> None:
         remove_channels(Residual(), IMAGE, {"inner": [4]})
     with pytest.raises(UsageError, match="layer 'inner' would lose all of its 4 channels"):
         remove_channels(Residual(), IMAGE, {"inner": [0, 1, 2, 3]})
+
+
+class Recurrent(nn.Module):
+    """Two convolutions and an LSTM over the columns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 6, 1)
+        self.lstm = nn.LSTM(6, 5, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        seen = self.second(self.first(x).relu()).mean(2).transpose(1, 2)
+        return self.lstm(seen)[0]  # type: ignore[no-any-return]
+
+
+def test_what_cant_be_followed_is_a_groups_reason_and_stops_no_other() -> None:
+    net = Recurrent()
+    graph = ChannelGraph(net, IMAGE)
+    assert graph.group("first") == Group(("first",), (), 4)
+    with pytest.raises(UsageError, match=r"layer 'second' can't be cut: where its channels go can't be followed \("):
+        graph.group("second")
+    cut_and_check(net, {"first": [1, 3]})
+
+
+def test_one_slope_for_all_channels_is_no_channel() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 6, 1), nn.PReLU(), nn.Conv2d(6, 2, 1), nn.Flatten())
+    cut_and_check(net, {"0": [0, 2, 5]})
+    assert net[1].get_parameter("weight").shape == (1,)
+    assert ChannelGraph(net, IMAGE).readers("0") == ["2"]

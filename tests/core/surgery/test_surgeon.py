@@ -46,7 +46,7 @@ def stage_of(net: nn.Module) -> Stage:
 
 
 def step(stage: Stage, optimizer: torch.optim.Optimizer) -> None:
-    stage.task.logits(stage.student.module, stage.task.example_input(4)).square().sum().backward()  # type: ignore[no-untyped-call]
+    stage.answer(stage.student.module, stage.task.example(4)).square().sum().backward()  # type: ignore[no-untyped-call]
     optimizer.step()
     optimizer.zero_grad()
 
@@ -121,7 +121,7 @@ def test_inputs_are_narrowed_behind_a_selection_twice() -> None:
             tensor.data[gone] = 0.0
         keep = torch.ones(6, dtype=torch.bool)
         keep[gone] = False
-        x = stage.task.example_input(3)
+        x = stage.task.example(3)
         want = net(x)
         assert stage.surgeon.readers("norm1") == ["conv1"]
         cut = stage.surgeon.narrow_inputs({"conv1": keep}, selection)
@@ -155,7 +155,7 @@ def test_a_registered_layer_reads_fewer_inputs() -> None:
     for tensor in (net[1].get_parameter("weight"), net[1].get_parameter("bias")):
         tensor.data[1] = 0.0
     stage = stage_of(net)
-    x = stage.task.example_input(3)
+    x = stage.task.example(3)
     want = net(x)
     assert stage.surgeon.narrow_inputs({"3": torch.tensor([True, False, True, True])}, selection) is not None
     torch.testing.assert_close(net(x), want)

@@ -18,6 +18,7 @@ from condensery_plugins.codecs.affine import Affine
 from condensery_plugins.codecs.bitmap import Bitmap
 from condensery_plugins.codecs.codebooks import ProductCodebook, ResidualCodebook
 from condensery_plugins.codecs.huffman import Huffman
+from condensery_plugins.codecs.offset import Offset
 from condensery_plugins.codecs.palette import Palette
 from condensery_plugins.codecs.sparse_index import SparseIndex
 from condensery_plugins.codecs.ternary import Ternary
@@ -38,6 +39,7 @@ CASES: dict[str, Callable[[Tensor], tuple[Leaf | Branch, Tensor]]] = {
     "bitpack": lambda base: (BitPack.of(base), base),
     "dense": lambda base: (Dense("float16"), (base / 3).half()),
     "huffman": lambda base: (Huffman(), base),
+    "offset": lambda base: (Offset(3), base),
     "palette": lambda base: (Palette(base / 3), base / 3),
     "product-codebook": product,
     "residual-codebook": residual,

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from tests.core.helpers import answered
 
-from condensery.run import Outputs
 from condensery_plugins.distillation.deep_mutual_learning import DeepMutualLearning
 
 
@@ -16,9 +16,9 @@ def test_the_mutual_term_by_hand() -> None:
     method = DeepMutualLearning(peers=2, weight=3.0)
     method.cohort_ = ["student", "peer#1", "peer#2"]
     outputs = {
-        "student": Outputs(torch.zeros(2, 2)),
-        "peer#1": Outputs(torch.tensor([[0.0, math.log(3)]]).repeat(2, 1)),
-        "peer#2": Outputs(torch.zeros(2, 2)),
+        "student": answered(torch.zeros(2, 2)),
+        "peer#1": answered(torch.tensor([[0.0, math.log(3)]]).repeat(2, 1)),
+        "peer#2": answered(torch.zeros(2, 2)),
     }
 
     def term(name: str) -> Any:

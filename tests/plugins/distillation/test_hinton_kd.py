@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from tests.core.helpers import answered
 
 from condensery.contract import Registry, build_method
 from condensery.errors import UsageError
-from condensery.run import Outputs
 from condensery_plugins.distillation.hinton_kd import HintonKD
 
 
@@ -21,8 +21,8 @@ def test_the_soft_term_by_hand() -> None:
     """T = 2, alpha = 0.5: 0.5 * 4 * KL((1/4, 3/4) || (1/2, 1/2))."""
     method = HintonKD(T=2.0, alpha=0.5)
     outputs = {
-        "student": Outputs(torch.zeros(4, 2)),
-        "teacher": Outputs(torch.tensor([[0.0, 2 * math.log(3)]]).repeat(4, 1)),
+        "student": answered(torch.zeros(4, 2)),
+        "teacher": answered(torch.tensor([[0.0, 2 * math.log(3)]]).repeat(4, 1)),
     }
     terms = method.loss_terms(outputs=outputs, player=SimpleNamespace(name="student"), stage=stage("teacher"))  # type: ignore[arg-type]
     by_hand = 0.5 * 4 * (0.25 * math.log(0.5) + 0.75 * math.log(1.5))

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from tests.core.helpers import answered
 
 from condensery import Registry
-from condensery.run import Outputs
 from condensery.testing import different_tensors, play, play_killed, small_recipe
 from condensery_plugins.joint.qkd import QKD, IntervalQuantizer
 
@@ -62,8 +62,8 @@ def test_settle_keeps_the_interval() -> None:
 def test_each_phase_gives_its_players_their_term() -> None:
     """T = 2: 4 KL(partner || mine); nothing in self-study."""
     outputs = {
-        "student": Outputs(torch.zeros(2, 2)),
-        "teacher": Outputs(torch.tensor([[0.0, 2 * math.log(3)]]).repeat(2, 1)),
+        "student": answered(torch.zeros(2, 2)),
+        "teacher": answered(torch.tensor([[0.0, 2 * math.log(3)]]).repeat(2, 1)),
     }
 
     def term(phase: Any, name: str) -> Any:

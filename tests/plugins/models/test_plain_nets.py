@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -116,3 +119,12 @@ def test_vgg_with_a_hidden_layer_is_the_net_of_filter_pruning() -> None:
     assert net(torch.randn(2, 3, 32, 32)).shape == (2, 10)
     narrow = vgg.build(CIFAR, "vgg16-bn", width=0.25, hidden=512)
     assert narrow.get_parameter("classifier.weight").shape == (10, 128)
+
+
+@pytest.mark.parametrize(
+    ("build", "name", "settings"),
+    [(lenet.build, "lenet-5", {}), (mlp.build, "mlp", {"hidden": [5]}), (vgg.build, "vgg16-bn", {"width": 0.1})],
+)
+def test_images_may_be_wider_than_high(build: Callable[..., nn.Module], name: str, settings: dict[str, Any]) -> None:
+    facts = TaskFacts("image", outputs=4, channels=3, height=16, width=40)
+    assert build(facts, name, **settings).eval()(torch.randn(2, 3, 16, 40)).shape == (2, 4)

@@ -72,3 +72,9 @@ def test_published_weights_need_the_hub(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(UsageError, match="Hugging Face Hub, which can't be reached"):
         build(CIFAR, "resnet18", pretrained=True)
+
+
+@pytest.mark.parametrize(("build_it", "name"), [(build_vit, "vit"), (build, "deit_tiny_patch16_224")])
+def test_images_may_be_wider_than_high(build_it: Any, name: str) -> None:
+    facts = TaskFacts("image", outputs=4, channels=3, height=32, width=64)
+    assert build_it(facts, name).eval()(torch.randn(2, 3, 32, 64)).shape == (2, 4)

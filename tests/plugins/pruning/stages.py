@@ -11,7 +11,7 @@ from torch.func import functional_call
 from condensery.nets import Weight
 from condensery.recipe import ModelSpec, StageSpec, TrainSpec
 from condensery.run import Player, Stage
-from condensery.tasks import Split, Task, TaskFacts
+from condensery.tasks import Batch, Split, Task, TaskFacts
 from condensery_plugins.pruning.curvature import unflatten
 from condensery_plugins.tasks.tensors import Stored, TensorTask
 
@@ -30,17 +30,14 @@ class Given(TensorTask):
     def inputs(self, stored: object, index: Tensor, noise: object) -> Tensor:
         return self.x[index]
 
-    def example_input(self, batch_size: int = 2) -> Tensor:
+    def example(self, batch_size: int = 2) -> Tensor:
         return self.x[:batch_size]
 
-    def score(self, logits: Tensor, labels: Tensor) -> dict[str, float]:
-        return {}
-
-    def loss(self, logits: Tensor, labels: Tensor | None) -> Tensor | None:
-        assert labels is not None
+    def loss(self, outputs: Tensor, batch: Batch) -> Tensor | None:
+        labels: Tensor = batch.labels
         if not labels.is_floating_point():
-            return nn.functional.cross_entropy(logits, labels)
-        return ((logits - labels) ** 2).sum(1).mean() / 2
+            return nn.functional.cross_entropy(outputs, labels)
+        return ((outputs - labels) ** 2).sum(1).mean() / 2
 
 
 def stage_of(net: nn.Module, task: Task, *, layer: str | None = None, **train: Any) -> Stage:
@@ -70,7 +67,7 @@ def whole_hessian(stage: Stage, weights: list[Weight]) -> Tensor:
 
     def loss(flat: Tensor) -> Tensor:
         named = {w.name: v for w, v in zip(weights, unflatten(flat, weights), strict=True)}
-        found = stage.task.loss(functional_call(net, named, (batch.inputs,)), batch.labels)
+        found = stage.task.loss(functional_call(net, named, (batch.inputs,)), batch)
         assert found is not None
         return found
 

@@ -126,7 +126,7 @@ def test_scores_of_a_net_against_the_loss_itself(tmp_path: Path) -> None:
                 weight = net.get_parameter("conv2.weight")
                 with torch.no_grad():
                     weight[index] *= factor
-                    losses.append(nn.functional.cross_entropy(net(batch.inputs.double()), batch.labels))  # type: ignore[arg-type]
+                    losses.append(nn.functional.cross_entropy(net(batch.inputs.double()), batch.labels))
             slope = float(losses[0] - losses[1]) / 2e-5
             assert float(found[index]) == pytest.approx(slope**2, rel=1e-3, abs=1e-12)
 

@@ -149,11 +149,11 @@ def test_cutting_gives_the_outputs_of_holding(tmp_path: Path) -> None:
     found = []
 
     def look(stage: Stage, cut: bool) -> None:
-        batch = stage.task.example_input(4)
+        batch = stage.task.example(4)
         gone = {"layer1.0.conv1": torch.arange(8) % 2 == 0, "layer2.0.conv1": torch.arange(16) < 5}
         (remove_filters if cut else hold_filters)(stage, gone)
         net = stage.student.module.eval()
-        found.append(stage.task.logits(net, batch).detach())
+        found.append(stage.answer(net, batch).detach())
 
     for cut in (True, False):
         path, stage = tmp_path / str(cut), {"methods": ["look"], "epochs": 0}

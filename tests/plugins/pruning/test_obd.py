@@ -10,6 +10,7 @@ from torch import Tensor
 
 from condensery import NotApplicable, Registry, Run
 from condensery.recipe import parse_recipe
+from condensery.tasks import Answers
 from condensery_plugins.models.mlp import MLP
 from condensery_plugins.pruning.masks import mask
 from condensery_plugins.pruning.obd import OptimalBrainDamage
@@ -150,3 +151,40 @@ def test_it_hurts_less_than_size_on_a_trained_net(
         report = run(tmp_path / way, stage, base={"epochs": 15, "batch_size": 16}, data={"subset": {"size": 300}})
         loss[way] = report["after"]["quality"]["loss"]
     assert loss[hessian] < loss["identity"]
+
+
+class Signs(Given):
+    """Right where the output's sign is the target's."""
+
+    def meter(self) -> Answers:
+        return Answers(
+            lambda outputs, batch: (outputs.sign() == batch.labels.sign())[:, 0],
+            lambda outputs, batch: torch.zeros(()),
+        )
+
+
+def test_hold_keeps_the_fewest_weights_that_will_do() -> None:
+    """x1 alone tells the sign. By size 0.1 and 0.2 go and nothing changes; without 3 every output would be 0."""
+    x = torch.tensor([[1.0, 1.0, -1.0], [-1.0, 1.0, 1.0], [2.0, -1.0, 1.0], [-2.0, -1.0, -1.0]])
+    net = MLP([3, 1])
+    with torch.no_grad():
+        net.get_parameter("fc1.weight").copy_(torch.tensor([[3.0, 0.1, 0.2]]))
+        net.get_parameter("fc1.bias").zero_()
+    stage = stage_of(net, Signs(x, x[:, :1]))
+    OptimalBrainDamage(hold=True, sparsity=0.99, hessian="identity", biases=False).prepare(stage)
+    (weight,) = stage.weights()
+    assert weight.value.tolist() == [[3.0, 0.0, 0.0]]
+    assert weight.alive.tolist() == [[True, False, False]]
+
+
+def test_hold_goes_back_behind_what_did_harm() -> None:
+    """x1 + x2 tells the sign, and both have the same small weight: the first that goes does harm, so none does."""
+    x = torch.tensor([[2.0, -1.0, 0.0], [-1.0, 2.0, 0.0], [-2.0, 1.0, 0.0], [1.0, -2.0, 0.0]])
+    net = MLP([3, 1])
+    with torch.no_grad():
+        net.get_parameter("fc1.weight").copy_(torch.tensor([[0.1, 0.1, 3.0]]))
+        net.get_parameter("fc1.bias").zero_()
+    stage = stage_of(net, Signs(x, x.sum(1, keepdim=True)))
+    OptimalBrainDamage(hold=True, sparsity=0.9, hessian="identity", biases=False).prepare(stage)
+    (weight,) = stage.weights()
+    assert weight.value.tolist() == [[pytest.approx(0.1), pytest.approx(0.1), 3.0]]

@@ -49,7 +49,7 @@ def state(stage: Stage) -> tuple[np.ndarray, list[bool]]:
 
 def loss(stage: Stage) -> float:
     (batch,) = stage.task.batches("train", batch_size=1000)
-    found = stage.task.loss(stage.student.module(batch.inputs), batch.labels)
+    found = stage.task.loss(stage.student.module(batch.inputs), batch)
     assert found is not None
     return float(found.detach())
 
@@ -70,6 +70,8 @@ def test_a_linear_fit_stays_the_best_one_without_what_went(refresh: int) -> None
         first = method.increase_
         assert method.report(stage) == {
             "sparsity_percent": pytest.approx(20.0 * count),
+            "net_sparsity_percent": pytest.approx(20.0 * count),
+            "reached_percent": 100.0,
             "predicted_loss_increase": method.increase_,
         }
 

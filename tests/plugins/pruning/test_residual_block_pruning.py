@@ -16,7 +16,7 @@ from condensery.nets import attached
 from condensery.recipe import ModelSpec, StageSpec, TrainSpec, parse_recipe
 from condensery.run import Observer, Player, Progress, Stage
 from condensery.storage import open_artifact
-from condensery.tasks import Task
+from condensery.tasks import Batch, Task
 from condensery_plugins.models import resnet, vgg
 from condensery_plugins.pruning import residual_block_pruning
 from condensery_plugins.pruning.residual_block_pruning import ResidualBlockPruning, around, measured
@@ -133,7 +133,7 @@ def test_the_cut_net_is_the_one_that_steps_around() -> None:
     twin = resnet.build(Digits().facts, "resnet20", width=0.25).eval()
     twin.load_state_dict(net.state_dict())
     before = sum(p.numel() for p in net.parameters())
-    x = Digits().example_input(5)
+    x = Digits().example(5)
     report = prune(net, ratio=0.4)
     with torch.no_grad(), around(twin, gone(net)):
         assert torch.equal(twin(x), net(x))
@@ -235,11 +235,11 @@ def test_blocks_go_from_each_kind_of_net(net: str, tmp_path: Path) -> None:
     assert 0 <= report["largest_difference_ratio"] < 1e-5
     assert report["output_change_percent"] > 0
     assert made.baked is not None
-    x = made.task.example_input(3)
+    x = made.task.example(3)
     with torch.no_grad():
-        mine = made.task.logits(made.baked.net.eval(), x)
+        mine = made.task.outputs(made.baked.net.eval(), Batch(x))
         assert torch.equal(
-            made.task.logits(open_artifact(tmp_path / "o" / "artifact.safetensors", REGISTRY).net, x), mine
+            made.task.outputs(open_artifact(tmp_path / "o" / "artifact.safetensors", REGISTRY).net, Batch(x)), mine
         )
 
 

@@ -11,6 +11,7 @@ from condensery import NotApplicable, Registry, Run
 from condensery.recipe import parse_recipe
 from condensery.run import Progress
 from condensery.storage import open_artifact
+from condensery.tasks import Batch
 
 torch.set_num_threads(1)
 REGISTRY = Registry.open()
@@ -55,10 +56,12 @@ def test_a_quarter_of_each_kind(base: dict[str, Any], granularity: str, percent:
     assert 1 < report["structured-magnitude.parameters_removed_percent"] < 30
     assert 0 <= report["structured-magnitude.largest_difference_ratio"] < 1e-5
     assert job.baked is not None
-    inputs = job.task.example_input(3)
+    inputs = job.task.example(3)
     with torch.no_grad():
-        mine = job.task.logits(job.baked.net.eval(), inputs)
-        assert torch.equal(job.task.logits(open_artifact(out / "artifact.safetensors", REGISTRY).net, inputs), mine)
+        mine = job.task.outputs(job.baked.net.eval(), Batch(inputs))
+        assert torch.equal(
+            job.task.outputs(open_artifact(out / "artifact.safetensors", REGISTRY).net, Batch(inputs)), mine
+        )
 
 
 def test_after_a_stage_that_left_masks(tmp_path: Path) -> None:

@@ -145,7 +145,7 @@ class Chain(nn.Module):
 def test_of_two_equal_channels_one_goes_and_the_other_counts_double() -> None:
     torch.manual_seed(0)
     net = Chain().eval()
-    x = Digits().example_input(4)
+    x = Digits().example(4)
     before, kernels = net(x).detach(), net.b.get_parameter("weight").detach().clone()
     report = prune(net, keep=0.8)
     assert (net.a.out_channels, net.b.in_channels) == (3, 3)
@@ -317,7 +317,7 @@ def test_a_round_over_layers_cuts_each_that_can_be(whole: tuple[Run, Watch]) -> 
     assert [s["report"]["thinet.channels_removed_count"] for s in made.stages] == [0, 4, 0, 8, 0, 16, 0, 0]
     out = made.folder.path / "artifact.safetensors"
     assert made.baked is not None
-    x = made.task.example_input(3)
+    x = made.task.example(3)
     with torch.no_grad():
         assert torch.equal(open_artifact(out, REGISTRY).net(x), made.baked.net(x))
 

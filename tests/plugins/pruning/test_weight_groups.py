@@ -66,7 +66,7 @@ def test_the_groups_around_some_weights() -> None:
 def test_gradients_are_weights_over_norms_and_right_by_differences(kind: str) -> None:
     values = torch.randn(2, 2, 1, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     groups = groups_of(kind, values)
-    latent = groups.weight.latent
+    latent = groups.tensor.latent
     (grad,) = torch.autograd.grad(groups.norms().sum(), latent)
     torch.testing.assert_close(grad, values / groups.norms().expand(1, 2, 2, 2).reshape(values.shape))
 
@@ -82,7 +82,7 @@ def test_gradients_are_weights_over_norms_and_right_by_differences(kind: str) ->
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_gradient_of_zeros_is_zero(kind: str) -> None:
     groups = groups_of(kind, torch.zeros(2, 2, 1, 2))
-    (grad,) = torch.autograd.grad(groups.norms().sum(), groups.weight.latent)
+    (grad,) = torch.autograd.grad(groups.norms().sum(), groups.tensor.latent)
     assert torch.equal(grad, torch.zeros_like(grad))
 
 

@@ -46,7 +46,7 @@ def outputs(net: nn.Module, stage: Stage, kind: type[nn.Module]) -> dict[str, li
     ]
     with torch.no_grad():
         for batch in stage.task.batches("test", batch_size=100, device=stage.device):
-            got[""].append(stage.task.logits(net, batch.inputs))
+            got[""].append(stage.task.outputs(net, batch))
     for handle in handles:
         handle.remove()
 

@@ -29,7 +29,7 @@ def train(stage: Stage, method: JacobIntegerOnly, watch: Callable[[], None] | No
     net.train()
     for batch in stage.task_batches():
         method.before_step(stage)
-        stage.task.loss(stage.task.logits(net, batch.inputs), batch.labels).backward()  # type: ignore[union-attr]
+        stage.task.loss(stage.task.outputs(net, batch), batch).backward()  # type: ignore[union-attr]
         optimizer.step()
         optimizer.zero_grad()
         if watch is not None:

@@ -60,7 +60,7 @@ def test_each_layer_is_clustered_by_itself() -> None:
         nearest = (flat[:, None] - centers.float()).abs().min(1).values
         assert torch.allclose((flat - value.flatten()).abs(), nearest, atol=1e-7)
         assert torch.equal(weight.latent, before[path])
-    assert method.report()["centers_count"] == 36
+    assert method.report(stage)["centers_count"] == 36
 
 
 def test_the_report_is_the_share_of_the_squares_lost() -> None:
@@ -69,7 +69,7 @@ def test_the_report_is_the_share_of_the_squares_lost() -> None:
     method = KMeansSharing(bits=3)
     method.prepare(stage=stage)
     lost = sum(float((before[w.path] - w.value).square().sum()) for w in stage.weights())
-    assert method.report()["error_percent"] == pytest.approx(
+    assert method.report(stage)["error_percent"] == pytest.approx(
         100 * lost / sum(float(v.square().sum()) for v in before.values()), rel=1e-4
     )
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from condensery import Registry
 from condensery.nets import build_net
 from condensery.recipe import ModelSpec, TaskSpec
-from condensery.tasks import build_task
+from condensery.tasks import Batch, build_task
 from condensery_plugins.quantization.tracing import Site, trace
 
 
@@ -126,7 +126,7 @@ def test_built_in_nets(model: str, task: str, norms: int, shaped: int, linked: i
     registry = Registry.open()
     given = build_task(TaskSpec(key=task), registry)
     net = build_net(ModelSpec(key=model, width=0.5), given.facts, registry, 0).eval()
-    found = trace(net, lambda: given.logits(net, given.example_input(2))).values()
+    found = trace(net, lambda: given.outputs(net, Batch(given.example(2)))).values()
     assert sum(s.norm is not None for s in found) == norms
     assert sum(s.shaped for s in found) == shaped
     assert sum(s.source is not None for s in found) == linked

@@ -49,7 +49,7 @@ def test_larger_images(size: int) -> None:
     task = Digits(size=size)
     assert task.facts.size == size
     batch = next(task.batches("test", batch_size=4))
-    assert batch.inputs.shape == task.example_input(4).shape == (4, 1, size, size)
+    assert batch.inputs.shape == task.example(4).shape == (4, 1, size, size)
     small = next(Digits().batches("test", batch_size=4)).inputs
     shrunk = torch.nn.functional.avg_pool2d(batch.inputs, size // 8)
     assert torch.corrcoef(torch.stack([small.flatten(), shrunk.flatten()]))[0, 1] > 0.95

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 from sklearn import metrics
+from torch import Tensor
 
 from condensery.errors import UsageError
 from condensery.recipe import TrainSpec, checked
+from condensery.tasks import Batch
 from condensery_plugins.tasks.glue import Cola, Mrpc, Rte, Sst2, Stsb
 from condensery_plugins.tasks.glue_task import Example, Glue
 
@@ -55,13 +57,13 @@ def test_rows_are_read_as_glue_writes_them(task: type[Glue], files: Path) -> Non
 def test_batches_have_the_declared_shape(task: type[Glue], files: Path) -> None:
     made = task(length=8, token_types=True)
     (batch,) = made.batches("test", batch_size=10)
-    example = made.example_input(len(EXAMPLES[task]))
+    example = made.example(len(EXAMPLES[task]))
     assert set(batch.inputs) == set(example) == {"input_ids", "attention_mask", "token_type_ids"}
     assert all(batch.inputs[name].shape == example[name].shape for name in example)
     assert batch.labels is not None
     assert batch.labels.tolist() == [e.label for e in EXAMPLES[task]]
     assert batch.labels.dtype == (torch.float32 if task is Stsb else torch.int64)
-    assert set(task(length=8).example_input()) == {"input_ids", "attention_mask"}
+    assert set(task(length=8).example()) == {"input_ids", "attention_mask"}
 
 
 def test_the_vocabulary_is_made_from_the_training_sentences(files: Path) -> None:
@@ -99,12 +101,20 @@ def test_missing_data_names_every_place(own_places: Path, monkeypatch: pytest.Mo
         Sst2().count("train")
 
 
+def scored(task: Glue, outputs: Tensor, labels: Tensor) -> dict[str, float]:
+    """Return the task's figures of outputs that come in two batches."""
+    meter, half = task.meter(), len(labels) // 2
+    for part in (slice(0, half), slice(half, None)):
+        meter.update(outputs[part], Batch(outputs[part], labels[part]))
+    return dict(meter.compute())
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_scores_are_those_that_are_declared(task: type[Glue]) -> None:
     made = task()
     logits = torch.randn(30, made.facts.outputs, generator=torch.Generator().manual_seed(2))
     labels = torch.rand(30) * 5 if task is Stsb else torch.arange(30) % 2
-    assert set(made.score(logits, labels)) == {m.name for m in task.metrics}
+    assert set(scored(made, logits, labels)) == {m.name for m in task.metrics}
     checked(TrainSpec, task.base, "base")
 
 
@@ -112,9 +122,9 @@ def test_scores_by_hand() -> None:
     # Answers 1 1 1 0 0 1 for labels 1 1 0 0 1 1: three hits, one false alarm, one right no, one miss.
     logits = torch.nn.functional.one_hot(torch.tensor([1, 1, 1, 0, 0, 1]), 2).float()
     labels = torch.tensor([1, 1, 0, 0, 1, 1])
-    assert Mrpc().score(logits, labels)["f1"] == pytest.approx(100 * 2 * 3 / (2 * 3 + 1 + 1))
-    assert Mrpc().score(logits, labels)["accuracy"] == pytest.approx(100 * 4 / 6)
-    assert Cola().score(logits, labels)["matthews"] == pytest.approx((3 * 1 - 1 * 1) / (4 * 4 * 2 * 2) ** 0.5)
+    assert scored(Mrpc(), logits, labels)["f1"] == pytest.approx(100 * 2 * 3 / (2 * 3 + 1 + 1))
+    assert scored(Mrpc(), logits, labels)["accuracy"] == pytest.approx(100 * 4 / 6)
+    assert scored(Cola(), logits, labels)["matthews"] == pytest.approx((3 * 1 - 1 * 1) / (4 * 4 * 2 * 2) ** 0.5)
 
 
 def test_scores_against_other_libraries() -> None:
@@ -122,10 +132,12 @@ def test_scores_against_other_libraries() -> None:
     answers, labels = generator.integers(0, 2, 200), generator.integers(0, 2, 200)
     logits = torch.nn.functional.one_hot(torch.from_numpy(answers), 2).float()
     gold = torch.from_numpy(labels)
-    assert Cola().score(logits, gold)["matthews"] == pytest.approx(metrics.matthews_corrcoef(labels, answers), abs=1e-6)
-    assert Mrpc().score(logits, gold)["f1"] == pytest.approx(100 * metrics.f1_score(labels, answers), abs=1e-4)
+    assert scored(Cola(), logits, gold)["matthews"] == pytest.approx(
+        metrics.matthews_corrcoef(labels, answers), abs=1e-6
+    )
+    assert scored(Mrpc(), logits, gold)["f1"] == pytest.approx(100 * metrics.f1_score(labels, answers), abs=1e-4)
     said, scores = generator.normal(size=200), generator.integers(0, 11, 200) / 2  # with ties
-    got = Stsb().score(torch.from_numpy(said).float()[:, None], torch.from_numpy(scores).float())
+    got = scored(Stsb(), torch.from_numpy(said).float()[:, None], torch.from_numpy(scores).float())
     ranks = [np.array([(all_ < v).sum() + ((all_ == v).sum() - 1) / 2 for v in all_]) for all_ in (said, scores)]
     assert got["pearson"] == pytest.approx(np.corrcoef(said, scores)[0, 1], abs=1e-6)
     assert got["spearman"] == pytest.approx(np.corrcoef(ranks[0], ranks[1])[0, 1], abs=1e-6)
@@ -134,18 +146,18 @@ def test_scores_against_other_libraries() -> None:
 
 def test_a_constant_answer_scores_zero() -> None:
     labels = torch.tensor([0, 1, 1, 0])
-    assert Cola().score(torch.tensor([[0.0, 1.0]] * 4), labels)["matthews"] == 0
-    assert Mrpc().score(torch.tensor([[1.0, 0.0]] * 4), labels)["f1"] == 0
-    same = Stsb().score(torch.full((4, 1), 2.0), torch.tensor([0.0, 1.0, 2.0, 5.0]))
+    assert scored(Cola(), torch.tensor([[0.0, 1.0]] * 4), labels)["matthews"] == 0
+    assert scored(Mrpc(), torch.tensor([[1.0, 0.0]] * 4), labels)["f1"] == 0
+    same = scored(Stsb(), torch.full((4, 1), 2.0), torch.tensor([0.0, 1.0, 2.0, 5.0]))
     assert (same["pearson"], same["spearman"]) == (0, 0)
 
 
 def test_the_regression_trains_on_squared_error() -> None:
     task = Stsb()
-    loss = task.loss(torch.tensor([[1.0], [4.0]]), torch.tensor([2.0, 2.0]))
+    loss = task.loss(torch.tensor([[1.0], [4.0]]), Batch(None, torch.tensor([2.0, 2.0])))
     assert loss is not None
     assert loss.item() == pytest.approx((1 + 4) / 2)
-    assert task.loss(torch.zeros(2, 1), None) is None
+    assert task.loss(torch.zeros(2, 1), Batch(None)) is None
     assert task.facts.outputs == 1
 
 

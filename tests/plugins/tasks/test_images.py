@@ -87,11 +87,11 @@ def test_crops_and_flips_are_drawn_evenly() -> None:
     assert int(drawn["flip"].sum()) == pytest.approx(4500, rel=0.05)
 
 
-def test_example_input_reads_nothing_and_has_the_inputs_shape() -> None:
+def test_example_reads_nothing_and_has_the_inputs_shape() -> None:
     task = Counted()
-    example = task.example_input(3)
+    example = task.example(3)
     assert example.shape == (3, 2, 2, 2)
-    assert torch.equal(example, task.example_input(3))
+    assert torch.equal(example, task.example(3))
     assert not task._splits
 
 

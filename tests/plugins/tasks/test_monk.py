@@ -8,7 +8,7 @@ import torch
 from condensery import Registry, UsageError
 from condensery.nets import build_net
 from condensery.recipe import ModelSpec, TaskSpec
-from condensery.tasks import Subset, build_task
+from condensery.tasks import Batch, Subset, build_task
 from condensery_plugins.tasks.monk import NOISY, TRAIN, VALUES, Monk, one_hot
 
 EXAMPLES = list(itertools.product(*[range(1, n + 1) for n in VALUES]))
@@ -56,17 +56,20 @@ def test_inputs_by_hand() -> None:
     row = one_hot(torch.tensor([[3, 1, 2, 3, 4, 1]]))
     assert row.tolist() == [[0, 0, 1, 1, 0, 0, 0, 1, 0, 0, 1, 0, 0, 0, 1, 1, 0]]
     task = Monk()
-    assert task.example_input(3).shape == next(task.batches("test", batch_size=3)).inputs.shape == (3, 17)
-    assert task.example_input(3).sum(1).tolist() == [6.0] * 3
+    assert task.example(3).shape == next(task.batches("test", batch_size=3)).inputs.shape == (3, 17)
+    assert task.example(3).sum(1).tolist() == [6.0] * 3
 
 
 def test_loss_and_score_by_hand() -> None:
     """Outputs 0.9, 0.4, 0.6 for 1, 1, 0: squared errors 0.01, 0.36, 0.36, half their mean; two are wrong."""
     task, logits, labels = Monk(), torch.tensor([[0.9], [0.4], [0.6]]), torch.tensor([1, 1, 0])
-    loss = task.loss(logits, labels)
+    batch = Batch(None, labels)
+    loss = task.loss(logits, batch)
     assert loss is not None
     assert float(loss) == pytest.approx(0.73 / 6)
-    found = task.score(logits, labels)
+    meter = task.meter()
+    meter.update(logits, batch)
+    found = meter.compute()
     assert found == {
         "accuracy": pytest.approx(100 / 3),
         "error": pytest.approx(200 / 3),
@@ -74,7 +77,7 @@ def test_loss_and_score_by_hand() -> None:
         "loss": pytest.approx(0.73 / 6),
     }
     assert set(found) == {m.name for m in Monk.metrics}
-    assert task.loss(logits, None) is None
+    assert task.loss(logits, Batch(None)) is None
 
 
 def test_the_papers_nets_have_58_and_39_weights() -> None:

@@ -55,7 +55,7 @@ def test_local_sets(key: str) -> None:
     batch = next(iter(task.batches("test", batch_size=4)))
     spec = ModelSpec(key="mlp" if task.facts.kind == "image" else "transformer")
     net = build_net(spec, task.facts, REGISTRY, 0).eval()
-    assert task.logits(net, batch.inputs).shape == (4, task.facts.outputs)
+    assert task.outputs(net, batch).shape == (4, task.facts.outputs)
 
 
 @pytest.mark.data

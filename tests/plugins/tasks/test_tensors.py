@@ -32,11 +32,8 @@ class Numbers(TensorTask):
     def noise(self, examples: int, generator: torch.Generator) -> dict[str, Tensor]:
         return {"noise": torch.randint(0, 1000, (examples,), generator=generator)}
 
-    def example_input(self, batch_size: int = 2) -> Tensor:
+    def example(self, batch_size: int = 2) -> Tensor:
         return torch.zeros(batch_size)
-
-    def score(self, logits: Tensor, labels: Tensor) -> dict[str, float]:
-        return {}
 
 
 def epoch(task: Numbers, seed: int, size: int = 4, subset: Subset | None = None) -> tuple[Tensor, Tensor]:

@@ -57,7 +57,7 @@ def test_spelling() -> None:
 def test_batches_and_example_have_the_declared_shape() -> None:
     task = WordLanguage()
     batch = next(task.batches("train", batch_size=7, seed=1, train=True))
-    example = task.example_input(7)
+    example = task.example(7)
     for name in ("input_ids", "attention_mask"):
         assert batch.inputs[name].shape == example[name].shape == (7, 16)
         assert batch.inputs[name].dtype == example[name].dtype == torch.int64

@@ -16,7 +16,6 @@ from condensery.surgery.attention.heads import HeadDims, Heads, heads_of
 from condensery.surgery.attention.neurons import Neurons, neurons_of
 from condensery.surgery.attention.rows import View
 from condensery.surgery.attention.views import view_of
-from condensery.tasks import Batch
 
 if TYPE_CHECKING:
     from condensery.run import Stage
@@ -52,7 +51,7 @@ class AttentionSurgeon(ABC):
     def anatomy(self) -> Anatomy:
         """What can be removed, and cuts that aren't applied."""
         task = self.stage.task
-        return Anatomy(self.net, self.stage.classes, Batch(task.example_input(2)).inputs, task.logits)
+        return Anatomy(self.net, self.stage.classes, task.example(2), self.stage.answer)
 
     def heads(self) -> list[Heads]:
         """Return the attention modules, in the net's order; ``reason`` tells which can't lose heads."""

@@ -1,0 +1,292 @@
+"""``reproduce --pending``: run what lacks a result, the most claims a minute first, as long as the budget lasts.
+
+A tier of a reproduction is made of jobs, one for each seed and arm; a job is one run in a folder of its own, so that
+whatever ends the queue, a budget, a kill or a machine that is taken away, it goes on later where it stood, also
+elsewhere once the folder is carried there. Jobs run in processes of their own, ``--jobs`` side by side.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from condensery.contract import Registry
+from condensery.errors import CondenseryError, UsageError
+from condensery_catalogue.estimates import Estimates
+from condensery_catalogue.generated import write_text
+from condensery_catalogue.judging import judge
+from condensery_catalogue.listing import console, open_registry, table
+from condensery_catalogue.reproduce import finished
+from condensery_catalogue.reproduction import Reproduction, Tier, load_reproduction
+from condensery_catalogue.results import stored_results
+from condensery_catalogue.running import check_device, quiet_libraries
+
+POLL_S, GRACE_S = 0.2, 20.0
+"""How often the queue looks after its jobs, and how long it waits for one that it has interrupted."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One run: an arm of a tier with one seed.
+
+    :param folder: its own, which holds report, log and checkpoints.
+    """
+
+    key: str
+    tier: str
+    seed: int
+    arm: str
+    folder: Path
+
+    @property
+    def title(self) -> str:
+        """How the queue names it."""
+        return f"{self.key}, {self.tier}, seed {self.seed}, {self.arm}"
+
+
+@dataclasses.dataclass
+class Pending:
+    """A tier that lacks its result.
+
+    :param jobs: those that have not ended, arms of the first seed first.
+    :param minutes: estimate for all of them on one process.
+    :param why: what stands in the way, an input that is missing, or nothing.
+    """
+
+    plan: Reproduction
+    tier: str
+    jobs: list[Job]
+    minutes: float = 0.0
+    why: str = ""
+
+    @property
+    def chosen(self) -> Tier:
+        """The tier itself."""
+        return self.plan.tiers[self.tier]  # type: ignore[index]
+
+    @property
+    def worth(self) -> float:
+        """Claims that it answers per minute of what is left of it; a tier that is nearly done comes soon."""
+        compared = self.plan.compare if self.chosen.compare is None else self.chosen.compare
+        return max(1, len(compared)) / max(self.minutes, 0.01)
+
+
+def run_pending(
+    tiers: Sequence[str], budget: str | None, jobs: int, out: Path | None, device: str, keys: Sequence[str] = ()
+) -> None:
+    """Run what lacks a result until it is done or the budget is spent, and print what was reached.
+
+    :param tiers: which tiers count, ``desk`` and ``paper`` by default.
+    :param budget: ``25m``, ``2h``, ``90s``; ``None``: no end but the work's.
+    :param jobs: processes side by side.
+    :param keys: only these reproductions, all if empty.
+    :raises UsageError: for a budget or device that can't be read.
+    """
+    until = None if budget is None else time.monotonic() + seconds_in(budget)
+    check_device(device)
+    quiet_libraries()
+    registry, home = open_registry(), out or Path("runs") / "pending"
+
+    waiting = list(pending_tiers(registry, tiers or ("desk", "paper"), home, keys))
+    print(f"{len(waiting)} tiers lack a result; estimating how long each takes", file=sys.stderr, flush=True)
+    estimates = Estimates(home / "estimates.json", registry, device)
+    for item in waiting:
+        _estimate(item, estimates, until)
+    waiting.sort(key=lambda item: -item.worth)
+
+    try:
+        done = play_all(waiting, jobs, device, until)
+    finally:
+        for item in waiting:
+            conclude(registry, item, home)
+    print_queue(waiting, done)
+
+
+def seconds_in(budget: str) -> float:
+    """Return a length of time in seconds.
+
+    :raises UsageError: for anything but a number and ``s``, ``m`` or ``h``.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh])", budget.strip())
+    if found is None:
+        raise UsageError(f"budget {budget!r}: write a number and s, m or h, such as 25m")
+    return float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]]
+
+
+def pending_tiers(registry: Registry, tiers: Sequence[str], home: Path, keys: Sequence[str]) -> Iterator[Pending]:
+    """Yield the tiers for which no result is stored beside the recipe, in the order of their keys.
+
+    :raises UnknownKey: for a key that no reproduction has.
+    """
+    for key in keys or registry.keys("recipes"):
+        plan = load_reproduction(registry, key)
+        stored = {result["tier"] for result in stored_results(registry, key)}
+        for tier in plan.tiers:
+            if tier in tiers and tier not in stored:
+                yield Pending(plan, tier, list(_open_jobs(plan, tier, home)))
+
+
+def _open_jobs(plan: Reproduction, tier: str, home: Path) -> Iterator[Job]:
+    chosen = plan.tiers[tier]  # type: ignore[index]
+    for seed in chosen.seeds:
+        for arm in chosen.arms:
+            job = Job(plan.key, tier, seed, arm, home / plan.key / tier / f"seed{seed}" / arm)
+            if not (job.folder / "report.json").is_file():
+                yield job
+
+
+def _estimate(item: Pending, estimates: Estimates, until: float | None) -> None:
+    """Work out how long the jobs of a tier take; one that can't start says why, and none is asked once time is up."""
+    if item.chosen.grid:
+        item.why = f"it tries a grid first: condensery reproduce {item.plan.key} --tier {item.tier}"
+        return
+    recipes = item.chosen.recipes(item.plan.key)
+    for job in item.jobs:
+        if until is not None and time.monotonic() > until:
+            return
+        try:
+            item.minutes += estimates.seconds(recipes[job.arm]) / 60
+        except CondenseryError as error:
+            item.why = str(error)
+            return
+
+
+# ---------------------------------------------------------------- playing
+
+
+def play_all(waiting: Iterable[Pending], jobs: int, device: str, until: float | None) -> list[Job]:
+    """Play jobs in order, some side by side, until all have ended or time is up; return those that ended well.
+
+    A tier of which a job fails is left: its other jobs are not begun.
+    """
+    queue = [(item, job) for item in waiting if not item.why for job in item.jobs]
+    running: dict[subprocess.Popen[str], tuple[Pending, Job]] = {}
+    done: list[Job] = []
+    try:
+        while queue or running:
+            if until is not None and time.monotonic() > until:
+                break
+            while queue and len(running) < jobs:
+                item, job = queue.pop(0)
+                if not item.why:
+                    running[_begin(job, jobs, device)] = (item, job)
+            time.sleep(POLL_S)
+            for process in [p for p in running if p.poll() is not None]:
+                item, job = running.pop(process)
+                said = process.communicate()[1].strip()
+                if process.returncode == 0:
+                    done.append(job)
+                    print(f"done: {job.title}", file=sys.stderr, flush=True)
+                else:
+                    item.why = said.splitlines()[-1].removeprefix("error: ") if said else "stopped"
+                    print(f"left: {job.title}: {item.why}", file=sys.stderr, flush=True)
+    finally:
+        _interrupt(running)
+    return done
+
+
+def _begin(job: Job, jobs: int, device: str) -> subprocess.Popen[str]:
+    """Start the process of one job, with its share of the processor's cores."""
+    threads = str(max(1, (os.cpu_count() or 1) // jobs))
+    environment = {**os.environ, "OMP_NUM_THREADS": threads}
+    command = [sys.executable, "-m", __name__, job.key, job.tier, str(job.seed), job.arm, str(job.folder), device]
+    print(f"begun: {job.title}", file=sys.stderr, flush=True)
+    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def _interrupt(running: Iterable[subprocess.Popen[str]]) -> None:
+    """Stop jobs as Ctrl-C does; one that doesn't answer is killed, and resumes from its last epoch all the same."""
+    for process in running:
+        process.send_signal(signal.SIGINT)
+    for process in running:
+        try:
+            process.communicate(timeout=GRACE_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+
+
+def play(job: Job, device: str) -> None:
+    """Play one job in this process, from where an earlier one left it."""
+    from condensery.run import Progress, Run
+
+    registry = Registry.open()
+    plan = load_reproduction(registry, job.key)
+    recipe = seeded(plan, job)
+    if finished(job.folder, recipe) is None:
+        begun = (job.folder / "recipe.json").is_file()
+        quiet = Progress(quiet=True)
+        Run(recipe, registry, out=job.folder, device=device, resume=begun, tier=job.tier, show=quiet).execute()
+
+
+def seeded(plan: Reproduction, job: Job) -> Any:
+    """Return the recipe of one job: the arm's, with the seed and the names that a report keeps."""
+    plain = plan.tiers[job.tier].recipes(plan.key)[job.arm]  # type: ignore[index]
+    return plain.model_copy(update={"seed": job.seed, "paper": plan.card, "name": f"{plan.key}:{job.arm}"})
+
+
+# ---------------------------------------------------------------- what was reached
+
+
+def conclude(registry: Registry, item: Pending, home: Path) -> Path | None:
+    """Write the result of a tier whose jobs have all ended; return its file, or ``None`` where some have not."""
+    folder = home / item.plan.key / item.tier
+    reports: dict[str, list[dict[str, Any]]] = {arm: [] for arm in item.chosen.arms}
+    for seed in item.chosen.seeds:
+        for arm in item.chosen.arms:
+            job = Job(item.plan.key, item.tier, seed, arm, folder / f"seed{seed}" / arm)
+            try:
+                report = finished(job.folder, seeded(item.plan, job))
+            except CondenseryError as error:
+                item.why = str(error)
+                return None
+            if report is None:
+                return None
+            reports[arm].append(report)
+
+    card = registry.card(item.plan.card) or {}
+    result = judge(item.plan, item.chosen, item.tier, card, reports)
+    target = folder / "result.json"
+    write_text(target, json.dumps(result, indent=1) + "\n")
+    item.jobs = []
+    return target
+
+
+def print_queue(waiting: Sequence[Pending], done: Sequence[Job]) -> None:
+    """Print what is done and what is left, with its estimate or what stands in its way."""
+    from rich.markup import escape
+
+    shown = table("reproduction", "tier", "jobs left", "minutes", "state")
+    ended = {job.folder for job in done}
+    for item in waiting:
+        left = [job for job in item.jobs if job.folder not in ended]
+        state = item.why or ("result.json written" if not left else "pending")
+        minutes = f"{item.minutes * len(left) / max(1, len(item.jobs)):.0f}" if item.minutes else "-"
+        shown.add_row(*map(escape, (item.plan.key, item.tier, str(len(left)), minutes, state)))
+    console().print(shown)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Play the job that the arguments name; its errors are one line."""
+    key, tier, seed, arm, folder, device = arguments
+    try:
+        play(Job(key, tier, int(seed), arm, Path(folder)), device)
+    except CondenseryError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,217 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.core.helpers import Inputs, Watch, offering, recipe, registry
+from torch import Tensor, nn
+
+import condensery
+from condensery import Batch, Registry, Run, Stage, UsageError
+from condensery.measure import Precision, evaluate
+from condensery.tasks import Subset, TaskFacts
+from condensery_plugins.tasks.digits import Digits
+
+CPU = torch.device("cpu")
+
+
+def test_a_size_stands_for_height_and_width() -> None:
+    square = TaskFacts("image", outputs=2, channels=1, size=8)
+    assert (square.height, square.width) == (8, 8)
+    again = TaskFacts(**json.loads(json.dumps(dataclasses.asdict(square))))
+    assert again == square
+    wide = TaskFacts("image", outputs=2, channels=1, height=8, width=16)
+    assert (wide.height, wide.width) == (8, 16)
+    assert TaskFacts("point cloud", outputs=2, size=3).height == 0
+
+
+class Two(nn.Module):
+    """A head that counts, and a second one; as a tuple while training alone, or as a dict."""
+
+    kind = "tuple"
+
+    def __init__(self, pixels: int, outputs: int) -> None:
+        super().__init__()
+        self.body, self.head, self.aux = nn.Linear(pixels, 16), nn.Linear(16, outputs), nn.Linear(16, outputs)
+
+    def forward(self, x: Tensor) -> Any:
+        x = torch.relu(self.body(x.flatten(1)))
+        if self.kind == "dict":
+            return {"aux": self.aux(x), "logits": self.head(x)}
+        return (self.head(x), self.aux(x)) if self.training else self.head(x)
+
+
+@pytest.mark.parametrize("kind", ["tuple", "dict"])
+@pytest.mark.parametrize("method", ["magnitude", "hinton-kd"])
+def test_of_several_outputs_the_head_counts(
+    kind: str, method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Two, "kind", kind)
+    nets = {"two": lambda facts, name: Two(facts.height * facts.width, facts.outputs)}
+    installed = Registry.open([("two", offering(models=nets))])
+    stage = {"methods": [method], "teacher": "original" if method == "hinton-kd" else None, "epochs": 2}
+    job = Run(recipe([stage], model="two"), installed, out=tmp_path / "o")
+    report = job.execute()
+
+    # The head learns, the other one, which gets no loss, stays as it was.
+    fresh = job.builder.net(job.recipe.model).module
+    assert job.baked is not None
+    assert torch.equal(job.baked.net.get_parameter("aux.bias"), fresh.get_parameter("aux.bias"))
+    assert not torch.equal(job.baked.net.get_parameter("head.bias"), fresh.get_parameter("head.bias"))
+    assert report["after"]["quality"]["accuracy"] > 0
+    assert isinstance(condensery.load(tmp_path / "o" / "artifact.safetensors", installed), Two)
+
+
+def test_a_held_out_part_is_never_trained_on() -> None:
+    task = Digits()
+    subset = Subset(held_out=0.1)
+    assert task.count("validation", subset) == 130  # of 1,297
+    assert task.count("train", subset) == 1167
+    aside, rest = task.pick("validation", subset).tolist(), task.pick("train", subset).tolist()
+    assert sorted(aside + rest) == list(range(1297))
+    assert set(task.pick("train", Subset(size=50, held_out=0.1)).tolist()) <= set(rest)
+    seen = sum(batch.size for batch in task.batches("validation", batch_size=50, subset=subset))
+    assert seen == 130
+    with pytest.raises(UsageError, match="'digits' has no validation split; hold out a share"):
+        task.count("validation")
+
+
+@pytest.mark.parametrize(("examples", "steps"), [(32, 2), (33, 2), (34, 3)])
+def test_steps_are_the_batches_of_an_epoch(examples: int, steps: int) -> None:
+    """A single example that is left over joins the batch before it."""
+    task, subset = Digits(), Subset(size=examples)
+    assert len(list(task.batches("train", batch_size=16, subset=subset, train=True))) == steps
+    assert task.steps("train", batch_size=16, subset=subset) == steps
+
+
+def test_epochs_are_measured_on_validation_where_it_is_asked_for(tmp_path: Path) -> None:
+    stage = {"methods": ["magnitude"], "epochs": 2}
+    plain = Run(recipe([stage]), registry(), out=tmp_path / "plain").execute()
+    assert [epoch["quality"] for epoch in plain["stages"][0]["history"]] == [{}, {}]
+    assert plain["validation"] == {}
+    assert plain["after"]["quality"]["accuracy"] > 0
+
+    told = Run(recipe([stage], validation=0.2), registry(), out=tmp_path / "told").execute()
+    assert all(epoch["quality"]["errors"] <= 259 for epoch in told["stages"][0]["history"])  # a fifth of 1,297
+    assert told["stages"][0]["history"][-1]["quality"] == told["validation"]
+
+    class Asks(Watch):
+        asks_quality = True
+
+    asked = Run(recipe([stage]), registry(), out=tmp_path / "asked", observer=Asks()).execute()
+    assert asked["recipe"]["validation"] == 0.1
+    assert "accuracy" in asked["stages"][0]["history"][0]["quality"]
+
+
+def test_the_test_split_is_read_once_before_and_once_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    whole = Digits.evaluate
+
+    def watched(self: Digits, model: nn.Module, split: Any, **how: Any) -> dict[str, float]:
+        seen.append("try" if how["limit"] else split)
+        return whole(self, model, split, **how)
+
+    monkeypatch.setattr(Digits, "evaluate", watched)
+    monkeypatch.setenv("CONDENSERY_CACHE", str(tmp_path / "cache"))
+    stages = [{"repeat": 2, "until": "errors < 0", "stages": [{"methods": ["magnitude"], "epochs": 1}]}]
+    base = {"epochs": 1, "max_steps": 2}
+    Run(recipe(stages, base=base, validation=0.1), registry(), out=tmp_path / "o").execute()
+    assert seen[0] == "try"
+    assert seen.count("test") == 2
+    assert set(seen) == {"try", "test", "validation"}
+
+
+class Broken(Digits):
+    key = "broken"
+
+    def meter(self) -> Any:
+        raise ZeroDivisionError("nothing to divide by")
+
+
+class Short(Digits):
+    key = "short"
+    metrics = (*Digits.metrics, dataclasses.replace(Digits.metrics[0], name="kappa"))
+
+
+@pytest.mark.parametrize(
+    ("task", "says"),
+    [
+        (Broken, "task 'broken' can't be evaluated: ZeroDivisionError: nothing to divide by"),
+        (Short, "task 'short' gives no 'kappa', which its metrics name; it gives accuracy, error, errors, loss"),
+    ],
+)
+def test_a_broken_metric_fails_before_anything_trains(task: type[Digits], says: str, tmp_path: Path) -> None:
+    installed = Registry.open([("mine", offering(tasks={task.key: task}))])
+    with pytest.raises(UsageError, match=says):
+        Run(recipe(["magnitude"], task=task.key), installed, out=tmp_path / "o").execute()
+    assert not (tmp_path / "o").exists()
+
+
+def test_evaluation_keeps_modes_and_follows_the_recipes_layout_and_precision() -> None:
+    class Look(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out = self.conv(x)
+            seen.append((x.is_contiguous(memory_format=torch.channels_last), out.dtype, self.training))
+            return torch.mean(out, (2, 3))
+
+    seen: list[tuple[bool, torch.dtype, bool]] = []
+    net = Look()
+    net.norm.eval()  # as its owner has set it, in a net that trains
+    task = Inputs(lambda n: torch.randn(n, 3, 2, 2))
+    evaluate(task, net, CPU)
+    evaluate(task, net, CPU, precision=Precision("bf16", channels_last=True))
+    assert seen == [(False, torch.float32, False), (True, torch.bfloat16, False)]
+    assert (net.training, net.norm.training) == (True, False)
+    assert not net._forward_pre_hooks
+
+
+def test_micro_batches_weigh_what_counts_in_them() -> None:
+    """Of four examples one counts; in parts of two the gradient is the whole batch's, not half of it."""
+
+    class Some(Inputs):
+        ignore_index = 9
+
+    net = nn.Linear(3, 2)
+    batch = Batch(torch.randn(4, 3, generator=torch.Generator().manual_seed(0)), torch.tensor([1, 9, 9, 9]))
+    grads = []
+    for parts in (1, 2):
+        stage = one_stage(net, Some(lambda n: torch.zeros(n, 3)), accumulate=parts)
+        stage.gradients(batch)
+        assert net.weight.grad is not None
+        grads.append(net.weight.grad.clone())
+        net.weight.grad = None
+    assert grads[0].any()
+    torch.testing.assert_close(grads[0], grads[1])
+
+
+def test_a_batch_in_which_nothing_counts_changes_no_figure() -> None:
+    class Some(Inputs):
+        ignore_index = 9
+
+    meter, scores = Some(torch.zeros).meter(), torch.tensor([[0.0, 1.0]])
+    for label in (1, 9):
+        meter.update(scores, Batch(scores, torch.tensor([label])))
+    found = meter.compute()
+    assert (found["accuracy"], found["errors"]) == (100, 0)
+    assert found["loss"] == pytest.approx(float(nn.functional.cross_entropy(scores, torch.tensor([1]))))
+
+
+def one_stage(net: nn.Module, task: Any, **train: Any) -> Stage:
+    """Return a stage without methods that trains a net."""
+    from condensery.contract import StageManager
+    from condensery.recipe import ModelSpec, StageSpec, TrainSpec
+    from condensery.run import Defaults, Player
+
+    stage = Stage(StageSpec(name="s"), task, TrainSpec(**train), seed=0, device=CPU)
+    stage.players["student"] = Player("student", net, spec=ModelSpec(key="given"), trains=True)
+    stage.manager = StageManager("s", [], Defaults())
+    stage.ready()
+    return stage

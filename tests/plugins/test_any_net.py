@@ -1,0 +1,379 @@
+"""Nets as people bring them: each is compressed right, or refused in one line that says why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.core.helpers import Sign, offering
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations
+
+import condensery
+from condensery import Registry, Run
+from condensery.errors import CondenseryError
+from condensery.nets import attach, attached
+from condensery.recipe import parse_recipe
+from condensery.recipe.spelling import parse
+from condensery.run.called import refuse_uncalled
+from condensery.tasks import Batch, TaskFacts
+from condensery_plugins.pruning.masks import Mask
+
+torch.set_num_threads(1)
+GPT2 = {"key": "hf/gpt2", "n_layer": 1, "n_embd": 24, "n_head": 3}
+Build = Callable[..., nn.Module]
+
+
+class Squeezed:
+    """A short run of a composition on a net of one's own.
+
+    :param make: builds the net from the task's facts; ``None`` where ``model`` is a spec of a known one.
+    """
+
+    def __init__(
+        self, line: str, make: Build | None, folder: Path, *, model: Any = "mine", task: str = "digits"
+    ) -> None:
+        offers = {} if make is None else {"mine": lambda facts, name: make(facts)}
+        self.registry = Registry.open([("given", offering(models=offers))])
+        train = {"epochs": 1, "max_steps": 3, "batch_size": 32, "optimizer": {"lr": 0.05}}
+        data = {"model": model, "task": task, "base": "none", "train": train, "stages": parse(line)}
+        self.run = Run(parse_recipe(data), self.registry, out=folder, device="cpu")
+        self.report = self.run.execute()
+        self.net = condensery.load(folder / "artifact.safetensors", self.registry)
+
+    def stage(self, number: int = -1) -> Mapping[str, Any]:
+        """Return what a stage came to."""
+        found: Mapping[str, Any] = self.report["stages"][number]
+        return found
+
+    def outputs_are_kept(self) -> bool:
+        """Tell whether the loaded net gives the baked net's outputs, bit for bit; these differ between examples."""
+        assert self.run.baked is not None
+        batch = Batch(self.run.task.example(4))
+        with torch.no_grad():
+            want, got = (self.run.task.outputs(net, batch) for net in (self.run.baked.net, self.net))
+        assert bool(want.isfinite().all())
+        assert bool((want != want[0]).any())
+        return torch.equal(want, got)
+
+
+def zeros(net: nn.Module) -> float:
+    """Return the share of zeros among a net's parameters."""
+    return sum(int((p == 0).sum()) for p in net.parameters()) / sum(p.numel() for p in net.parameters())
+
+
+@pytest.mark.parametrize("line", ["magnitude(sparsity=0.9)", "gradual-magnitude-pruning(sparsity=0.9, skip=[])"])
+def test_the_matrices_of_gpt2_are_pruned(line: str, tmp_path: Path) -> None:
+    done = Squeezed(line, None, tmp_path / "o", model=GPT2, task="word-language")
+    found = {key.rpartition(".")[2]: value for key, value in done.stage()["report"].items()}
+    layer = dict(done.net.named_parameters())
+    matrices = [
+        p for n, p in layer.items() if n.endswith("weight") and p.dim() > 1 and ".wte" not in n and ".wpe" not in n
+    ]
+    assert len(matrices) == 5  # four Conv1D and the head
+    gone, total = sum(int((p == 0).sum()) for p in matrices), sum(p.numel() for p in matrices)
+    assert gone == pytest.approx(0.9 * total, abs=3)
+
+    whole = sum(p.numel() for p in done.net.parameters())
+    assert found["sparsity_percent"] == pytest.approx(90.0, abs=0.1)
+    assert found["reached_percent"] == pytest.approx(100 * total / whole)
+    assert found["net_sparsity_percent"] == pytest.approx(100 * gone / whole)
+    assert {n.rpartition(".")[0].rpartition(".")[2] for n in done.stage()["missed"]} == {"wte", "wpe"}
+    assert done.outputs_are_kept()
+
+
+def test_the_matrices_of_gpt2_are_quantized(tmp_path: Path) -> None:
+    done = Squeezed("lsq(weight_bits=2, edge_bits=2)", None, tmp_path / "o", model=GPT2, task="word-language")
+    matrices = [p for n, p in done.net.named_parameters() if n.endswith("c_fc.weight")]
+    assert [len(p.unique()) for p in matrices] == [4]  # type: ignore[no-untyped-call]
+    assert done.outputs_are_kept()
+
+
+@pytest.mark.parametrize("asked", ["", ", embeddings=true"])
+def test_embeddings_are_quantized_where_they_are_asked_for(asked: str, tmp_path: Path) -> None:
+    line = f"lsq(weight_bits=2, edge_bits=2{asked})"
+    done = Squeezed(line, None, tmp_path / "o", model=GPT2, task="word-language")
+    levels = {n: len(p.unique()) for n, p in done.net.named_parameters() if ".wte" in n}  # type: ignore[no-untyped-call]
+    assert [number <= 4 for number in levels.values()] == [bool(asked)]
+    assert done.outputs_are_kept()
+
+
+def test_what_stays_float_is_counted_and_named(tmp_path: Path) -> None:
+    """Integer layers are made of plain convolutions and linear layers alone, and GPT-2 has one: its head."""
+    done = Squeezed("jacob-integer-only", None, tmp_path / "o", model=GPT2, task="word-language")
+    found = done.stage()["report"]
+    assert found["jacob-integer-only.integer_layers_count"] == 1
+    assert found["jacob-integer-only.float_layers_count"] == 4
+    assert found["jacob-integer-only.reached_percent"] < 5
+    assert sum(n.endswith(("c_attn.weight", "c_proj.weight", "c_fc.weight")) for n in done.stage()["missed"]) == 4
+
+
+class Lines(nn.Module):
+    """Convolutions, then an LSTM over the columns."""
+
+    def __init__(self, facts: Any) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            *(nn.Conv2d(facts.channels, 12, 3, padding=1), nn.BatchNorm2d(12), nn.ReLU()),
+            *(nn.Conv2d(12, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU()),
+        )
+        self.lstm, self.head = nn.LSTM(16, 24, batch_first=True), nn.Linear(24, facts.outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.lstm(self.body(x).mean(2).transpose(1, 2))[0][:, -1])  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("line", ["l1-filter-pruning(ratio=0.5)", "network-slimming(ratio=0.4)", "thinet"])
+def test_convolutions_before_an_lstm_are_cut(line: str, tmp_path: Path) -> None:
+    done = Squeezed(line, Lines, tmp_path / "o")
+    first, second = (done.net.get_submodule(f"body.{i}").get_parameter("weight") for i in (0, 3))
+    assert first.shape[0] < 12
+    assert first.shape[0] == second.shape[1]
+    assert second.shape[0] == 16  # the LSTM reads its channels, and can't be cut
+    assert done.outputs_are_kept()
+
+
+@pytest.mark.parametrize("act", [nn.PReLU, lambda: nn.PReLU(16)])
+def test_channels_go_behind_a_prelu_as_behind_a_relu(act: Any, tmp_path: Path) -> None:
+    def make(between: Any, facts: Any) -> nn.Module:
+        return nn.Sequential(
+            *(nn.Conv2d(facts.channels, 16, 3, padding=1), nn.BatchNorm2d(16), between()),
+            *(nn.Conv2d(16, 16, 3, padding=1), nn.BatchNorm2d(16), between()),
+            *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, facts.outputs)),
+        )
+
+    for number, line in enumerate(("l1-filter-pruning(ratio=0.5)", "network-slimming(ratio=0.4)")):
+        plain, steep = (Squeezed(line, partial(make, a), tmp_path / f"{number}{a}") for a in (nn.ReLU, act))
+        shapes = [[tuple(p.shape) for p in done.net.parameters() if p.dim() > 1] for done in (plain, steep)]
+        assert shapes[0][0][0] < 16
+        if number == 0:  # what slimming takes depends on how the scales have moved
+            assert shapes[0] == shapes[1]
+        assert steep.outputs_are_kept()
+
+
+def refused(line: str, make: Build, folder: Path) -> str:
+    """Return the one line with which a composition is refused before anything is written."""
+    with pytest.raises(CondenseryError) as found:
+        Squeezed(line, make, folder)
+    assert not folder.exists()
+    assert "\n" not in str(found.value)
+    return str(found.value)
+
+
+@pytest.mark.parametrize("wrap", [parametrizations.weight_norm, parametrizations.spectral_norm])
+def test_a_weight_that_torch_makes_is_refused_with_what_to_call(wrap: Any, tmp_path: Path) -> None:
+    def make(facts: Any) -> nn.Module:
+        return nn.Sequential(nn.Flatten(), wrap(nn.Linear(facts.size**2, 24)), nn.Linear(24, facts.outputs))
+
+    assert "remove_parametrizations(net.get_submodule('1'), 'weight')" in refused("magnitude", make, tmp_path / "o")
+
+
+class Half(nn.Sequential):
+    """Computes in bfloat16."""
+
+    def forward(self, x: Tensor) -> Any:
+        return super().forward(x.to(torch.bfloat16))  # type: ignore[no-untyped-call]
+
+
+def half(facts: Any) -> nn.Module:
+    layers = nn.Flatten(), nn.Linear(facts.size**2, 32), nn.ReLU(), nn.Linear(32, facts.outputs)
+    return Half(*layers).to(torch.bfloat16)
+
+
+def test_half_precision_is_pruned_and_stays(tmp_path: Path) -> None:
+    done = Squeezed("magnitude(sparsity=0.5)", half, tmp_path / "o")
+    assert {p.dtype for p in done.net.parameters()} == {torch.bfloat16}
+    assert zeros(done.net) == pytest.approx(0.5, abs=0.02)
+    assert done.outputs_are_kept()
+
+
+@pytest.mark.parametrize("line", ["lsq", "jacob-integer-only", "magnitude -> kmeans-sharing"])
+def test_half_precision_is_not_quantized(line: str, tmp_path: Path) -> None:
+    assert "layer '1' is bfloat16; build the net in float32" in refused(line, half, tmp_path / "o")
+
+
+class Standard(nn.Conv2d):
+    """Standardizes its weight before it uses it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean, std = self.weight.mean((1, 2, 3), keepdim=True), self.weight.std((1, 2, 3), keepdim=True)
+        return nn.functional.conv2d(x, (self.weight - mean) / (std + 1e-5), self.bias, padding=self.padding)
+
+
+def test_a_mask_that_weight_standardization_undoes_is_refused(tmp_path: Path) -> None:
+    def make(facts: Any) -> nn.Module:
+        body = Standard(facts.channels, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 24, 3, padding=1)
+        return nn.Sequential(*body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(24, facts.outputs))
+
+    said = refused("magnitude(sparsity=0.5)", make, tmp_path / "o")
+    assert said.startswith("layer '0': Standard changes its weight before it uses it, so that what a mask holds")
+    done = Squeezed("magnitude(sparsity=0.5, skip=['0'])", make, tmp_path / "o")
+    assert float((done.net.get_submodule("2").get_parameter("weight") == 0).float().mean()) > 0.4
+    assert done.outputs_are_kept()
+
+
+class Mirror(nn.Module):
+    """Uses the weight of a layer twice: as the layer does, and transposed by a function."""
+
+    def __init__(self, facts: Any) -> None:
+        super().__init__()
+        self.enc, self.head = nn.Linear(facts.size**2, 32), nn.Linear(facts.size**2, facts.outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.flatten(1)
+        return self.head(x + nn.functional.linear(torch.relu(self.enc(x)), self.enc.weight.t()))  # type: ignore[no-any-return]
+
+
+def test_a_weight_that_a_function_uses_too_is_masked_in_both_places(tmp_path: Path) -> None:
+    done = Squeezed("magnitude(sparsity=0.5)", Mirror, tmp_path / "o")
+    assert float((done.net.get_submodule("enc").get_parameter("weight") == 0).float().mean()) > 0.3
+    assert done.outputs_are_kept()
+
+
+@pytest.mark.parametrize(
+    ("line", "what"), [("lsq", "'lsq' on its input"), ("jacob-integer-only", "FoldedLinear in its place")]
+)
+def test_a_weight_that_is_used_without_its_layer_is_refused(line: str, what: str, tmp_path: Path) -> None:
+    said = refused(line, Mirror, tmp_path / "o")
+    assert said == f"layer 'enc': its weights are used without a call of the layer, so that {what} takes no part"
+
+
+class Attentive(nn.Module):
+    """An encoder layer, which torch runs as one operation in eval mode where it can, on the rows of an image."""
+
+    def __init__(self, facts: Any) -> None:
+        super().__init__()
+        self.block = nn.TransformerEncoderLayer(facts.size, 2, 16, dropout=0.0, batch_first=True)
+        self.head = nn.Linear(facts.size, facts.outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.block(x.squeeze(1)).mean(1))  # type: ignore[no-any-return]
+
+
+def test_layers_that_a_fast_path_gets_round_are_refused(tmp_path: Path) -> None:
+    said = refused("jacob-integer-only", Attentive, tmp_path / "o")
+    assert said.startswith("layer 'block.linear1': its weights are used without a call of the layer")
+
+
+def test_an_encoder_layers_weights_are_all_pruned(tmp_path: Path) -> None:
+    done = Squeezed("magnitude(sparsity=0.8, scope=local)", Attentive, tmp_path / "o")
+    matrices = [p for p in done.net.parameters() if p.dim() > 1]
+    assert len(matrices) == 5  # query, key and value in one, the projection behind them, two of the MLP, the head
+    assert sum(int((p == 0).sum()) for p in matrices) == pytest.approx(0.8 * sum(p.numel() for p in matrices), abs=3)
+    assert "missed" not in done.stage()
+    assert done.outputs_are_kept()
+
+
+class Two(nn.Module):
+    """Has a head for training alone."""
+
+    def __init__(self, facts: Any) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(facts.size**2, 16), nn.Linear(16, facts.outputs)
+        self.help = nn.Linear(16, facts.outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        seen = self.body(x.flatten(1)).relu()
+        return self.head(seen) + self.help(seen) if self.training else self.head(seen)  # type: ignore[no-any-return]
+
+
+def test_a_layer_that_is_called_in_one_mode_is_reported() -> None:
+    net = Two(TaskFacts("image", outputs=10, channels=1, size=8))
+    for path in ("body", "help"):
+        attach(net, f"{path}:input", "given", Sign())
+    assert refuse_uncalled(net, lambda net: net(torch.randn(2, 1, 8, 8))) == {"help": "train"}
+
+
+def test_a_masked_square_weight_is_used_as_it_is_whichever_way_it_lies() -> None:
+    net = nn.Sequential(nn.Linear(6, 6), nn.Conv2d(3, 3, 3, padding=1))
+    for path in ("0", "1"):
+        mask = Mask(net.get_submodule(path).get_parameter("weight").shape)
+        mask.keep[0, 1:] = False
+        attach(net, f"{path}.weight", "mask", mask)
+    assert refuse_uncalled(net, lambda net: net(torch.randn(2, 3, 6, 6))) == {}
+
+
+def frozen_stem(facts: Any) -> nn.Module:
+    """Return a net whose first layer and norm the builder froze, and whose second norm it put in eval mode."""
+    stem = nn.Sequential(nn.Conv2d(facts.channels, 8, 3), nn.BatchNorm2d(8)).requires_grad_(False)
+    body = nn.Sequential(nn.ReLU(), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8).eval(), nn.ReLU(), nn.BatchNorm2d(8))
+    return nn.Sequential(stem, body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, facts.outputs))
+
+
+@pytest.mark.parametrize("line", ["hinton-kd{teacher=original}", "magnitude(sparsity=0.1, skip=['0'])"])
+def test_what_the_builder_froze_stays_with_its_statistics(line: str, tmp_path: Path) -> None:
+    done = Squeezed(line, frozen_stem, tmp_path / "o")
+    fresh = done.run.builder.build(done.run.recipe.model)
+    moved = {n for n, v in done.net.state_dict().items() if not torch.equal(v, fresh.state_dict()[n])}
+    assert not {n for n in moved if n.startswith("0.")}
+    assert not {n for n in moved if n.startswith("1.2.running")}
+    assert {"1.1.weight", "1.2.weight", "1.4.running_mean", "4.weight"} <= moved
+
+
+def small(facts: Any) -> nn.Module:
+    body = nn.Conv2d(facts.channels, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten()
+    return nn.Sequential(*body, nn.Linear(8 * facts.size**2, 32), nn.ReLU(), nn.Linear(32, facts.outputs))
+
+
+@pytest.mark.parametrize("line", ["network-slimming(ratio=0.4) -> lsq", "jacob-integer-only"])
+def test_whole_numbers_can_be_exported(line: str, tmp_path: Path) -> None:
+    done, image = Squeezed(line, small, tmp_path / "o"), torch.randn(2, 1, 8, 8)
+    program = torch.export.export(done.net, (image,)).module()
+    assert done.outputs_are_kept()
+    assert torch.equal(program(image), done.net(image))
+
+
+def test_integer_layers_are_stored_in_their_bits_and_without_zeros(tmp_path: Path) -> None:
+    """16,384 weights at 2 bits are 4,096 bytes; a tenth of them, by their distances, is a quarter of that."""
+    bits = "jacob-integer-only(weight_bits=2, edge_bits=2)"
+    sizes = {}
+    for number, line in enumerate((bits, f"magnitude(sparsity=0.9) -> {bits} -> huffman")):
+        done = Squeezed(line, small, tmp_path / str(number))
+        assert done.outputs_are_kept()
+        assert done.net.get_buffer("4.codes").shape == (32, 512)
+        assert int(done.net.get_buffer("4.codes").count_nonzero()) > 100
+        sizes[number] = done.report["after"]["storage"]["payload"]
+    assert 4096 < sizes[0] < 5200
+    assert sizes[1] < 0.4 * sizes[0]
+
+
+def test_nothing_to_code_is_refused(tmp_path: Path) -> None:
+    assert "huffman is not applicable: no weight is pruned, shared or quantized yet" in refused(
+        "huffman", small, tmp_path / "o"
+    )
+
+
+class Rows(nn.Module):
+    """An LSTM over the rows of an image."""
+
+    def __init__(self, facts: Any) -> None:
+        super().__init__()
+        self.lstm, self.head = nn.LSTM(facts.size, 64, 2, batch_first=True), nn.Linear(64, facts.outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.lstm(x.squeeze(1))[0][:, -1])  # type: ignore[no-any-return]
+
+
+def test_a_recurrent_net_is_pruned_shared_and_coded(tmp_path: Path) -> None:
+    done = Squeezed("magnitude(sparsity=0.9) -> kmeans-sharing(bits=4) -> huffman", Rows, tmp_path / "o")
+    weights = dict(done.net.named_parameters())
+    matrices = {n: p for n, p in weights.items() if p.dim() > 1}
+    assert len(matrices) == 5
+    gone = sum(int((p == 0).sum()) for p in matrices.values())
+    assert gone == pytest.approx(0.9 * sum(p.numel() for p in matrices.values()), abs=3)
+    assert all(3 <= len(p.unique()) <= 16 for p in matrices.values())  # type: ignore[no-untyped-call]
+    assert done.report["ratios"]["compression_rate"] > 10
+    assert done.outputs_are_kept()
+
+
+def test_the_input_of_a_recurrent_layer_is_quantized_once(tmp_path: Path) -> None:
+    done = Squeezed("lsq(weight_bits=3, activation_bits=3, edge_bits=3)", Rows, tmp_path / "o")
+    assert [item.target for item in attached(done.net)] == ["lstm:input", "head:input"]
+    # Drawn evenly from -b to b, so that the mean size is b / 2, a step 0.58 b, and b the second level on its side.
+    matrices = [p for n, p in done.net.named_parameters() if n.startswith("lstm.weight")]
+    assert [len(p.unique()) for p in matrices] == [5] * 4  # type: ignore[no-untyped-call]
+    assert done.outputs_are_kept()
