@@ -4,7 +4,7 @@ BIN := .venv/bin
 WORKERS ?= 2
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-all lint format bench cards pages clean
+.PHONY: demo test test-all fuzz test-kill lint format bench cards pages clean
 
 .venv/installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: Condensery needs Python 3.11 or newer, and $(PYTHON) isn't; try make PYTHON=python3.12" >&2; exit 2; }
@@ -22,6 +22,13 @@ test: .venv/installed
 
 test-all: .venv/installed
 	$(BIN)/python -m pytest -n $(WORKERS) -q
+
+# Damage to everything that is read, and runs killed at any time: about a quarter of an hour each on two cores.
+fuzz: .venv/installed
+	PYTHONPATH=. $(BIN)/python tests/fuzz/run.py --cases $(or $(CASES),10000) --seed $(or $(SEED),0) --jobs $(WORKERS)
+
+test-kill: .venv/installed
+	PYTHONPATH=. $(BIN)/python tests/kill/run.py --random $(or $(KILLS),200) --aimed 20 --seed $(or $(SEED),0) --jobs $(WORKERS)
 
 lint: .venv/installed
 	$(BIN)/ruff check

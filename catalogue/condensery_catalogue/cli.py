@@ -170,13 +170,22 @@ def main() -> None:
     try:
         app()
     except CondenseryError as error:
-        print(f"error: {error}", file=sys.stderr)
-        if "--json" in sys.argv:
-            print(json.dumps({"error": str(error)}))
-        sys.exit(error.exit_code)
+        fail(str(error), error.exit_code)
+    except OSError as error:
+        # A disk that is full, a folder that isn't ours: no bug of this program, wherever it was met.
+        place = f"{error.filename}: " if error.filename else ""
+        fail(f"{place}{error.strerror or error}; give another place, or make room, and run it again", 2)
     except KeyboardInterrupt:  # between the commands' own handlers, which say how to go on
         print("\nstopped", file=sys.stderr)
         sys.exit(130)
+
+
+def fail(said: str, code: int) -> None:
+    """Say what is wrong in one line, as JSON too where that was asked for, and end."""
+    print(f"error: {' '.join(said.split())}", file=sys.stderr)
+    if "--json" in sys.argv:
+        print(json.dumps({"error": said}))
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 import tempfile
 import time
 from pathlib import Path
 
 from condensery.contract import Registry
+from condensery.files import cached_json, write_json
 from condensery.recipe import Recipe, RoundSpec, StageSpec, TrainSpec, fingerprint, flat
 from condensery.run import Progress, Run
-from condensery_catalogue.generated import write_text
 
 STEPS = 6
 """Timed ones; the first few are slow, so that the median counts."""
@@ -63,10 +62,7 @@ class Estimates:
 
     def __init__(self, path: Path, registry: Registry, device: str) -> None:
         self.path, self.registry, self.device = path, registry, device
-        try:
-            self._known: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            self._known = {}
+        self._known: dict[str, float] = cached_json(path) or {}
 
     def seconds(self, recipe: Recipe) -> float:
         """Return how long a recipe takes, its base training included.
@@ -76,7 +72,7 @@ class Estimates:
         key = fingerprint([recipe.dump(), self.device])
         if key not in self._known:
             self._known[key] = self._timed(recipe)
-            write_text(self.path, json.dumps(self._known, indent=1) + "\n")
+            write_json(self.path, self._known)
         return self._known[key]
 
     def _timed(self, recipe: Recipe) -> float:

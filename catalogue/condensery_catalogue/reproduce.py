@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from condensery.contract import Registry
-from condensery.errors import ArtifactError, UnknownKey, UsageError
+from condensery.errors import UnknownKey, UsageError
+from condensery.files import damaged, read_json
 from condensery.measure import versions
 from condensery.recipe import Recipe
 from condensery_catalogue.drawing import save_drawing
@@ -56,7 +57,7 @@ def reproduce_paper(key: str, tier: str, seeds: int | None, options: RunOptions,
     if tuned:
         result["grid"] = tuned
 
-    text = json.dumps(result, indent=1) + "\n"
+    text = json.dumps(result, indent=1, allow_nan=False) + "\n"
     write_text(folder / "result.json", text)
     if place is not None:
         write_text(place, text)
@@ -137,11 +138,11 @@ def finished(folder: Path, recipe: Recipe) -> dict[str, Any] | None:
     path = folder / "report.json"
     if not path.is_file():
         return None
+    report: dict[str, Any] = read_json(path, f"remove {folder} to run it again")
     try:
-        report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         known, made_with = report["recipe"], report["versions"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ArtifactError(f"{path}: damaged ({error}); remove {folder} to run it again") from None
+    except (KeyError, TypeError) as error:
+        raise damaged(path, error, f"remove {folder} to run it again") from None
 
     if known != json.loads(json.dumps(recipe.dump())):
         raise UsageError(f"{folder} holds a run of another recipe; say another --out")

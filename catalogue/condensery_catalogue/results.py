@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from condensery.contract import Registry
 from condensery.errors import UnknownKey, UsageError
+from condensery.files import package_folder, read_json
 
 TierName = Literal["smoke", "desk", "paper"]
 CHECKOUT = Path("reproductions")
@@ -28,10 +27,10 @@ def recipe_file(registry: Registry, key: str) -> Path:
         raise UnknownKey("reproduction", key, registry.keys("recipes"))
     entry = registry.find("recipes", key)
     package, _, name = entry.target.partition(":")
-    try:
-        return Path(str(resources.files(package).joinpath(name)))
-    except ImportError as error:
-        raise UsageError(f"plugin {entry.plugin!r}: reproduction {key!r} can't be read: {error}") from None
+    folder = package_folder(package)
+    if folder is None:
+        raise UsageError(f"plugin {entry.plugin!r}: reproduction {key!r} can't be read: no package {package!r}")
+    return folder / str(name)
 
 
 def stored_results(registry: Registry, key: str) -> list[dict[str, Any]]:
@@ -43,10 +42,7 @@ def stored_results(registry: Registry, key: str) -> list[dict[str, Any]]:
     found = []
     for path in (folder / f"{tier}.json" for tier in get_args(TierName)):
         if path.is_file():
-            try:
-                found.append(json.loads(path.read_text(encoding="utf-8")))
-            except ValueError as error:
-                raise UsageError(f"{path}: damaged: {error}") from None
+            found.append(read_json(path, "restore it, or reproduce it again"))
 
     # A package may keep several recipes in one folder, where it can't be seen from a file's name whose result it is.
     return [result for result in found if result["key"] == key]
@@ -65,7 +61,7 @@ def publishing_place(recipe: Path, tier: str, seeds: int) -> Path:
         raise UsageError(f"--store: {recipe} isn't part of a checkout in the current folder")
 
     path = recipe.parent / f"{tier}.json"
-    standing = len(json.loads(path.read_text(encoding="utf-8"))["seeds"]) if path.is_file() else 0
+    standing = len(read_json(path, "restore it, or reproduce it again")["seeds"]) if path.is_file() else 0
     if seeds < standing:
         raise UsageError(f"--store: {path} has {standing} seeds, and this would have {seeds}")
     if (changed := changed_files()) is None:

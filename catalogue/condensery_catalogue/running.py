@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import re
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ import yaml
 
 from condensery.contract import Registry
 from condensery.errors import UnknownKey, UsageError
+from condensery.files import unwritable
 from condensery.recipe import apply_overrides, load_yaml, parse, parse_model, parse_recipe
 from condensery_catalogue.listing import console, open_registry, table
 from condensery_catalogue.wording import collapses
@@ -83,7 +85,8 @@ def _run(data: Mapping[str, Any], name: str, registry: Registry, options: RunOpt
     quiet_libraries()
 
     folder = options.out or free_folder(Path("runs"), recipe.name or name)
-    with stoppable(folder, f"the same command with --out {folder} --resume"):
+    how = f"the same command with --out {folder} --resume"
+    with stoppable(folder, how), nullcontext() if options.out else kept_if_used(folder):
         from condensery.run import Progress, Run
 
         with Progress(quiet=options.as_json) as progress:
@@ -95,7 +98,7 @@ def _run(data: Mapping[str, Any], name: str, registry: Registry, options: RunOpt
             report = job.execute()
 
     if options.as_json:
-        print(json.dumps(report, indent=1, default=str))
+        print(json.dumps(report, indent=1, default=str, allow_nan=False))
     else:
         print_report(report, folder)
 
@@ -130,11 +133,30 @@ def quiet_libraries() -> None:
 
 
 def free_folder(parent: Path, name: str) -> Path:
-    """Return ``parent/name-1``, or the next number that is free."""
-    number = 1
-    while (parent / f"{name}-{number}").exists():
-        number += 1
-    return parent / f"{name}-{number}"
+    """Make and return ``parent/name-1``, or the next number that is free; two commands at once get two folders.
+
+    :raises FileError: if it can't be made.
+    """
+    for number in itertools.count(1):
+        folder = parent / f"{name}-{number}"
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise unwritable(folder, error) from None
+        break
+    return folder
+
+
+@contextmanager
+def kept_if_used(folder: Path) -> Iterator[None]:
+    """Remove a folder at the end if nothing was written there: a wrong recipe leaves nothing behind."""
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            folder.rmdir()
 
 
 ROWS = (

@@ -6,7 +6,7 @@ Every error here ends a command with its ``exit_code``; anything else is a bug a
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 
 class CondenseryError(Exception):
@@ -75,14 +75,62 @@ class NonFiniteNet(CondenseryError):
     exit_code = 1
 
 
+class FileError(UsageError):
+    """A file can't be written; names it and says how to go on."""
+
+
 class ArtifactError(UsageError):
     """A checkpoint or artifact can't be read: truncated, altered, or of another version."""
 
 
+def cut(text: str) -> str:
+    """Return how messages show a name that may be of any length: as it is, in one line, cut after 60 characters."""
+    line = " ".join(text.split())
+    return line if len(line) <= SHOWN else line[: SHOWN - 3] + "..."
+
+
+def in_line(error: BaseException, most: int = 160) -> str:
+    """Return what an error says in one line of limited length; its class where it says nothing."""
+    return " ".join(str(error).split())[:most] or type(error).__name__
+
+
+SHOWN = 60
+"""Characters of a value that a message shows."""
+
+
 def short(value: object) -> str:
-    """Return how messages show a value: its ``repr``, cut after 60 characters."""
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    """Return how messages show a value: its ``repr``, cut after 60 characters; no more of it is made than that."""
+    text = ""
+    for piece in _pieces(value):
+        text += piece
+        if len(text) > SHOWN:
+            return text[: SHOWN - 3] + "..."
+    return text
+
+
+def _pieces(value: object) -> Iterator[str]:
+    """Yield the ``repr`` of plain data bit by bit: a few aliases in YAML can stand for millions of entries."""
+    if type(value) in (list, tuple, dict):
+        items = value.items() if isinstance(value, dict) else value
+        opening, closing = (
+            ("{", "}") if isinstance(value, dict) else ("[", "]") if isinstance(value, list) else ("(", ")")
+        )
+        yield opening
+        for number, item in enumerate(items):  # type: ignore[arg-type, var-annotated]
+            yield ", " if number else ""
+            if isinstance(value, dict):
+                yield from _pieces(item[0])
+                yield ": "
+                yield from _pieces(item[1])
+            else:
+                yield from _pieces(item)
+        yield ",)" if isinstance(value, tuple) and len(value) == 1 else closing
+    elif isinstance(value, str):
+        yield repr(value[: SHOWN + 1])
+    elif isinstance(value, int) and value.bit_length() > 8 * SHOWN:
+        yield f"a number of {value.bit_length()} bits"
+    else:
+        yield repr(value)
 
 
 def nearest(key: str, known: Iterable[str]) -> str | None:

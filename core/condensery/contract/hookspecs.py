@@ -122,12 +122,15 @@ class StageSpecs:
     def players(self, stage: Stage) -> Sequence[Player] | None:
         """Return networks beyond student and teacher. Collected; called before any train/eval mode is set.
 
-        :returns: players made by ``stage.recruit(...)``; one with ``plays=False`` is called by the method itself.
+        :returns: players made by ``stage.recruit(...)``; one with ``plays=False`` is called by the method itself, and
+            one ``like="student"`` is a copy of the student as it is after the last ``prepare``.
         """
 
     @hookspec
     def prepare(self, stage: Stage) -> None:
-        """Attach transforms, taps and helpers; sample data; cut. Called once; no optimizer exists yet.
+        """Attach transforms, taps and helpers; freeze; sample data; cut. Called once; no optimizer exists yet.
+
+        ``stage.play`` is a look here, as in ``end_stage``: no statistics move. Nets are cut in these two hooks alone.
 
         Runs again when an interrupted stage is resumed, before the saved progress is laid over it.
         """

@@ -8,7 +8,6 @@ the cache by content, so that a list of many methods needs neither a YAML parser
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Mapping
 from functools import cached_property
 from hashlib import sha256
@@ -18,7 +17,7 @@ from typing import Any
 
 from condensery.contract.hookspecs import API, Register, RegisterCard, hookimpl
 from condensery.errors import UsageError
-from condensery.files import cache_dir, write_atomic
+from condensery.files import cache_dir, cached_json, write_json
 
 RECIPE = "recipe.yaml"
 
@@ -142,10 +141,9 @@ def read_cards(package: str, files: Mapping[str, Path]) -> tuple[dict[str, Valid
             cards[key] = ValidCard(found[mark])
 
     if found.keys() != kept.keys():
-        text = json.dumps(found)
         # Where the cache can't be written, cards are only read more slowly.
-        with contextlib.suppress(OSError):
-            write_atomic(_cache_file(package), lambda path: path.write_text(text, encoding="utf-8"))
+        with contextlib.suppress(UsageError):
+            write_json(_cache_file(package), found)
     return cards, wrong
 
 
@@ -171,8 +169,5 @@ def _cache_file(package: str) -> Path:
 
 def _kept(package: str) -> dict[str, Any]:
     """Return what the cache holds; a damaged file counts as none."""
-    try:
-        kept = json.loads(_cache_file(package).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
+    kept = cached_json(_cache_file(package))
     return kept if isinstance(kept, dict) and all(isinstance(card, dict) for card in kept.values()) else {}

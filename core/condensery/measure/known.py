@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
-from condensery.files import cache_dir, write_atomic
+from condensery.files import cache_dir, cached_json, write_json
 from condensery.measure.measuring import AS_IT_IS, Precision, evaluate
 from condensery.measure.report import versions
 from condensery.recipe import fingerprint
@@ -35,13 +35,12 @@ def known_quality(
     }
 
     path = cache_dir() / "quality" / f"{fingerprint(identity)}.json"
-    if path.is_file():
-        found: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))
-        return found
-
-    quality = evaluate(task, net, device, precision=precision)
-    write_atomic(path, lambda temporary: temporary.write_text(json.dumps(quality), encoding="utf-8"))
-    return quality
+    found: dict[str, float] | None = cached_json(path)
+    if found is None:
+        found = evaluate(task, net, device, precision=precision)
+        if all(map(math.isfinite, found.values())):  # what isn't finite is no quality, and the run will say so
+            write_json(path, found)
+    return found
 
 
 def digest(net: nn.Module) -> str:

@@ -266,6 +266,8 @@ class BitPack(Leaf):
     by_count = True
 
     def __init__(self, bits: int, low: int = 0) -> None:
+        if not (0 <= bits <= 32 and abs(low) < 2**40):
+            raise ValueError(f"{self.key}: {bits} bits from {low}")
         self.bits, self.low = bits, low
 
     @classmethod

@@ -19,7 +19,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from condensery.errors import UnknownKey, UsageError
+from condensery.errors import UnknownKey, UsageError, cut, short
 from condensery.recipe.schema import (
     ROLE_WORDS,
     DataSpec,
@@ -64,7 +64,7 @@ def apply_overrides(data: Mapping[str, Any], assignments: Iterable[str]) -> dict
     for assignment in assignments:
         path, equals, text = assignment.partition("=")
         if not equals:
-            raise UsageError(f"override {assignment!r}: expected path=value, as in train.epochs=3")
+            raise UsageError(f"override {short(assignment)}: expected path=value, as in train.epochs=3")
         values.append((path.strip(), _plain(assignment, text.strip())))
 
     return set_values(data, values)
@@ -76,7 +76,7 @@ def set_values(data: Mapping[str, Any], values: Mapping[str, Any] | Iterable[tup
     for path, value in values.items() if isinstance(values, Mapping) else values:
         parts = path.split(".")
         if not all(parts):
-            raise UsageError(f"override {path!r}: a path is names separated by dots, as in train.epochs")
+            raise UsageError(f"override {short(path)}: a path is names separated by dots, as in train.epochs")
         out = _Override(path, copy.deepcopy(value)).into(out, parts, Recipe)
     return out
 
@@ -86,14 +86,14 @@ def _plain(assignment: str, text: str) -> Any:
     try:
         return text if text.startswith("=") else parse_yaml(text)
     except UsageError as error:
-        raise UsageError(f"override {assignment}: {error}") from None
+        raise UsageError(f"override {cut(assignment)}: {error}") from None
 
 
 class _Override:
     """One value on its way to the place that its path names. Each step returns its node with the value in it."""
 
     def __init__(self, path: str, value: Any) -> None:
-        self.where = f"override {path}"
+        self.where = f"override {cut(path)}"
         self.value = value
 
     def into(self, node: Any, parts: Sequence[str], schema: Schema) -> Any:
@@ -112,10 +112,10 @@ class _Override:
         # A model or task without settings is written as its key alone.
         if schema in (ModelSpec, TaskSpec) and isinstance(node, str):
             if node in ROLE_WORDS or node.startswith("stage:"):
-                raise UsageError(f"{self.where}: {node!r} is no model that has settings")
+                raise UsageError(f"{self.where}: {short(node)} is no model that has settings")
             node = {"key": node}
         if not isinstance(node, Mapping | None):
-            raise UsageError(f"{self.where}: the value there is {node!r}, which has no {head!r}")
+            raise UsageError(f"{self.where}: the value there is {short(node)}, which has no {short(head)}")
 
         # What is keyed has settings of its own beside its fields, which no schema here knows.
         fields = {} if schema is None or issubclass(schema, Keyed) else schema.model_fields
@@ -136,7 +136,7 @@ class _Override:
     def into_stages(self, items: Any, parts: Sequence[str]) -> Any:
         """Put the value into one of some stages and rounds, found by number or, at any depth, by name."""
         if not isinstance(items, list):
-            raise UsageError(f"{self.where}: stages is no list but {items!r}")
+            raise UsageError(f"{self.where}: stages is no list but {short(items)}")
 
         head, *rest = parts
         if head.isascii() and head.isdigit():
@@ -180,7 +180,7 @@ class _Override:
         if head.isascii() and head.isdigit() and int(head) < len(items):
             return int(head)
         raise UsageError(
-            f"{self.where}: {what}there is no entry {head!r}; they are numbered from 0, and there are {len(items)}"
+            f"{self.where}: {what}there is no entry {short(head)}; they are numbered from 0, and there are {len(items)}"
         )
 
 

@@ -14,6 +14,9 @@ from condensery.recipe.formula import setting_at
 from condensery.recipe.train_spec import BaseSpec, OptimizerSpec, Strict, TrainSpec, merge_train
 from condensery.recipe.yaml_files import load_yaml
 
+NAME = r"^([^./\\\x00-\x1f][^/\\\x00-\x1f]{0,99})?$"
+"""A recipe's name is that of its folder in ``runs/``: one part of a path, which leads nowhere else."""
+
 
 class SubsetSpec(Strict):
     """A fixed part of the training split, see :class:`condensery.tasks.Subset`."""
@@ -223,7 +226,7 @@ class Recipe(Strict):
         trained on from them, such as an encoder with a new classifier.
     """
 
-    name: str = ""
+    name: str = Field(default="", pattern=NAME)
     paper: str | None = None
     model: Model
     task: TaskField

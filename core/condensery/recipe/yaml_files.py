@@ -1,4 +1,4 @@
-"""Reading YAML as plain data. Imports no torch."""
+"""Reading YAML as plain data, which a stranger may have written: aliases, merges and sizes are bounded. No torch."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from condensery.errors import UsageError
+from condensery.files import text_limit
 
 try:
     from yaml import CSafeLoader as SafeLoader
@@ -17,8 +18,26 @@ except ImportError:  # PyYAML was built without libyaml; its own parser takes ni
     from yaml import SafeLoader  # type: ignore[assignment]
 
 
+MOST = 100_000
+"""Entries of a document, those that an alias stands for counted each time."""
+WIDE = 100
+"""Characters of a number: YAML 1.1 has ways to write one that take forever to work out, ``1:1:1:1``."""
+
+
 class _Loader(SafeLoader):
-    """YAML 1.1 reads ``1e-4``, without a point, as a text."""
+    """YAML 1.1 reads ``1e-4``, without a point, as a text; its merges are bounded, and so is what a number may be."""
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Bound ``<<``: each level of merges may copy the one below it many times."""
+        super().flatten_mapping(node)
+        if len(node.value) > MOST:
+            raise yaml.YAMLError(f"its merges make more than {MOST:,} entries")
+
+    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
+        """Refuse a number that takes longer to work out than any that is meant."""
+        if node.tag.endswith((":int", ":float")) and len(node.value) > WIDE:
+            raise yaml.YAMLError(f"a number of {len(node.value)} characters")
+        return super().construct_scalar(node)
 
 
 _Loader.add_implicit_resolver(
@@ -31,16 +50,37 @@ def parse_yaml(text: str) -> Any:
 
     :raises UsageError: in one line, with the number of the line where it is broken.
     """
+    if len(text) > text_limit():
+        raise UsageError(f"not plain YAML: {len(text):,} characters, more than {text_limit():,}")
     try:
         value = yaml.load(text, Loader=_Loader)
-        # YAML knows dates, sets and circles, which no recipe, card or artifact can hold.
-        json.dumps(value)
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+        _count(value, {})
+        # YAML knows dates, sets and infinity, which no recipe, card or artifact can hold.
+        json.dumps(value, allow_nan=False)
+    except (yaml.YAMLError, ValueError, TypeError, ArithmeticError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f"line {mark.line + 1}: " if mark else ""
         reason = getattr(error, "problem", None) or " ".join(str(error).split())
-        raise UsageError(f"{line}not plain YAML: {reason}") from None
+        raise UsageError(f"{line}not plain YAML: {reason[:160]}") from None
     return value
+
+
+def _count(value: Any, known: dict[int, int]) -> int:
+    """Return how many entries a value has once aliases are written out, without writing them out.
+
+    :param known: of lists and mappings by identity, 0 for those that are being counted.
+    :raises ValueError: if there are more than :data:`MOST`, or a value holds itself.
+    """
+    if not isinstance(value, (list, dict)):
+        return 1
+    if id(value) not in known:
+        known[id(value)] = 0
+        inner = value.values() if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum(_count(one, known) for one in inner)
+    if not 0 < known[id(value)] <= MOST:
+        what = f"it stands for more than {MOST:,} entries" if known[id(value)] else "a value holds itself"
+        raise ValueError(what)
+    return known[id(value)]
 
 
 def load_yaml(path: Path) -> Any:
@@ -49,11 +89,13 @@ def load_yaml(path: Path) -> Any:
     :raises UsageError: naming the file, if it is missing or broken.
     """
     try:
+        if path.stat().st_size > 4 * text_limit():
+            raise UsageError(f"{path.stat().st_size:,} bytes, more than {4 * text_limit():,}")
         return parse_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         near = sorted(p.name for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
         raise UsageError(f"no such file: {path}" + (f"; there are {', '.join(near[:5])}" if near else "")) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: can't be read: {error}") from None
+        raise UsageError(f"{path}: can't be read: {getattr(error, 'strerror', None) or error}") from None
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from None

@@ -12,7 +12,7 @@ from condensery.run.builder import Builder, Net
 from condensery.run.folder import PROGRESS
 from condensery.run.unit import UnitRunner
 from condensery.run.validation import held_out
-from condensery.storage import CHECKPOINT_FORMAT, load_tree, save_tree
+from condensery.storage import CHECKPOINT_FORMAT, cached_tree, save_tree
 
 
 @dataclasses.dataclass(eq=False, repr=False)
@@ -38,8 +38,8 @@ class Base:
         seed = self.recipe.seed if train.seed is None else train.seed
 
         path = self._cached(spec, train, seed)
-        if path.is_file():
-            saved = load_tree(path)
+        saved = cached_tree(path)
+        if saved is not None:
             self.runner.show.line(f"{label}: {spec.key} trained before, taken from the cache")
             self.runner.stages.append({**saved["stage"], "cached": True})
             return Net(self.builder.rebuilt(saved["net"]).module, spec)

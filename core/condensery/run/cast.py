@@ -87,7 +87,7 @@ class Cast:
         if role in ("previous", "input"):
             return previous
         if role not in self.snapshots.nets:
-            near = ", ".join([*self.snapshots.nets, "input"])
+            near = ", ".join(dict.fromkeys(["original", *self.snapshots.nets, "input"]))
             raise UsageError(f"stage {label!r}: no net {role!r} at this point; there are {near}")
         return self.snapshots.nets[role]
 

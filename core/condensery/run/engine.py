@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from torch import nn
 
 from condensery.contract import DEFAULTS, STAGE_HOOKS, Registry
-from condensery.errors import CondenseryError, UsageError
+from condensery.errors import CondenseryError, NonFiniteNet, UsageError
 from condensery.measure import (
     Precision,
     counts,
@@ -149,6 +150,11 @@ class Run:
             return done
 
         self.check()  # before the folder exists: a bad recipe leaves nothing behind
+        with self.folder.claimed(self.recipe.dump()):
+            return self.folder.report() or self._execute()
+
+    def _execute(self) -> dict[str, Any]:
+        """Run the recipe in a folder that is this run's own."""
         self.folder.write("recipe.json", self.recipe.dump())
         self.show.line(f"model {self.recipe.model.key}, task {self.recipe.task.key}, on {self.device}")
         for line in self._teachers_given:
@@ -212,10 +218,14 @@ class Run:
         if trained and "test" in self.task.splits:
             spec = net.spec.model_dump(mode="json")
             before["quality"] = known_quality(self.task, net.module, spec, self.device, self._precision)
+        check_quality(before.get("quality", {}), "at the recipe's start")
         return before
 
     def _report(self, before: dict[str, Any]) -> dict[str, Any]:
         """Bake the net, save it as the artifact, measure it and return the report."""
+        for graph in self.builder.graphs:
+            graph.close()
+        self.builder.graphs.clear()
         self.baked = baked = bake(self.net.module, self.registry)
         collapsed = marks(self.stages)
         sizes = save_artifact(
@@ -236,6 +246,7 @@ class Run:
             quality="test" in self.task.splits,
             precision=self._precision,
         )
+        check_quality(after.get("quality", {}), "at the recipe's end")
         after["storage"] = sizes.dump() | {"weights_moved": baked.moved}
         watched = self.validation
         return {
@@ -282,22 +293,29 @@ class Run:
 
     def _save(self) -> None:
         """Save the net between two units, and how the run came to it."""
-        run = {"stages": self.stages, "decisions": self.decisions}
+        run = {"stages": self.stages, "decisions": self.decisions, "snapshots": self.snapshots.files}
         net = {**self.builder.described(self.net), "optimizer": self.net.optimizer}
         self.folder.save(NET, {**net, "run": run})
         self.folder.drop(PROGRESS)
+        self.snapshots.tidy()
 
     def _resumed(self) -> set[str]:
         """Take up the net that the last finished unit of an interrupted run left; returns the units that are done."""
-        # Before anything else: a run that was stopped in its first stage may have kept nets of its epochs already.
-        self.snapshots.recall()
+        files: dict[str, str] = {}
         saved = self.folder.load(NET)
-        if saved is None:
-            return set()
-        self.net = self.builder.rebuilt(saved)
-        self.net.optimizer = saved["optimizer"]
-        self.runner.stages, self.decisions = saved["run"]["stages"], saved["run"]["decisions"]
-        return {stage["unit"] for stage in self.stages}
+        if saved is not None:
+            self.net = self.builder.rebuilt(saved)
+            self.net.optimizer = saved["optimizer"]
+            self.runner.stages, self.decisions = saved["run"]["stages"], saved["run"]["decisions"]
+            files = saved["run"].get("snapshots", {})
+        done = {stage["unit"] for stage in self.stages} if saved is not None else set()
+
+        # A run that was stopped inside a stage may have kept nets of its epochs as well.
+        progress = self.folder.load(PROGRESS)
+        if progress is not None and progress["unit"] not in done:
+            files = progress.get("snapshots", files)
+        self.snapshots.recall(files)
+        return done
 
     # ---------------------------------------------------------------- what rounds ask
 
@@ -325,6 +343,16 @@ class Run:
             assert self.validation is not None  # a condition that asks for quality turned it on
             names |= self.validation.quality(self.net.module, self._train)
         return holds(condition, names)
+
+
+def check_quality(quality: Mapping[str, float], when: str) -> None:
+    """Refuse a net whose outputs are no numbers: no report shows one as a success.
+
+    :raises NonFiniteNet: naming the metric.
+    """
+    for name, value in quality.items():
+        if not math.isfinite(value):
+            raise NonFiniteNet(f"the net's {name} is {value} {when}: its weights or outputs are not finite")
 
 
 def calls_of(stage: Stage) -> dict[str, Any]:

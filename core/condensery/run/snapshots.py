@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Mapping
 
 from condensery.errors import UsageError
 from condensery.nets import clone, frozen
@@ -53,22 +54,28 @@ class Snapshots:
     """Copies of nets by the role that names them: ``original``, and each ``stage:`` role of the recipe.
 
     :param dry: of a dry run: nothing is written.
+    :param files: by role, the file that keeps its net. What a run goes on from names them, so that a net which was
+        written after that doesn't count.
     :raises UsageError: for a ``stage:`` role that can't be read.
     """
 
     def __init__(self, recipe: Recipe, builder: Builder, folder: RunFolder, *, dry: bool) -> None:
         self.builder, self.folder, self.dry = builder, folder, dry
         self.nets: dict[str, Net] = {}
-        roles = [r for s in flat(recipe.stages) for r in s.teachers if isinstance(r, str) and r.startswith("stage:")]
-        self.wanted = [Reference.parse(role) for role in dict.fromkeys(roles)]
+        self.files: dict[str, str] = {}
+        roles = dict.fromkeys(r for s in flat(recipe.stages) for r in s.teachers if isinstance(r, str))
+        self.asked = frozenset(roles)
+        self.wanted = [Reference.parse(role) for role in roles if role.startswith("stage:")]
 
     def keep(self, role: str, net: Net) -> None:
-        """Keep a frozen copy of a net under a role."""
-        self.nets[role] = Net(frozen(clone(net.module)), net.spec)
+        """Keep a frozen copy of a net under a role, if any stage asks for it."""
+        if role in self.asked:
+            self.nets[role] = Net(frozen(clone(net.module)), net.spec)
 
-    def take(self, stage: Stage, epoch: int | None = None) -> None:
+    def take(self, stage: Stage, unit: str, epoch: int | None = None) -> None:
         """Keep those nets of a stage that a later one refers to.
 
+        :param unit: id of the stage's unit, which tells the passes of a round apart.
         :param epoch: after this many epochs; ``None``: when the stage ends. A dry run comes here at the end alone, and
             takes the nets of all epochs then.
         :raises UsageError: for a player that the stage doesn't have.
@@ -84,17 +91,21 @@ class Snapshots:
             player = stage.players[name]
             self.keep(reference.role, Net(player.module, player.spec))
             if not self.dry:
-                self.folder.save(snapshot_file(number), self.builder.described(self.nets[reference.role]))
+                when = "" if epoch is None else f"@{epoch}"
+                self.files[reference.role] = f"snapshot-{number}-{unit}{when}.safetensors"
+                self.folder.save(self.files[reference.role], self.builder.described(self.nets[reference.role]))
 
-    def recall(self) -> None:
-        """Take the nets kept for later stages from the folder of an interrupted run."""
-        for number, reference in enumerate(self.wanted):
-            kept = self.folder.load(snapshot_file(number))
-            if kept is not None:
-                found = self.builder.rebuilt(kept)
-                self.nets[reference.role] = Net(frozen(found.module), found.spec)
+    def recall(self, files: Mapping[str, str]) -> None:
+        """Take the nets kept for later stages from the folder of an interrupted run.
 
+        :param files: by role, as the point that the run goes on from names them.
+        :raises ArtifactError: naming a file that is missing or damaged.
+        """
+        for role, file in files.items():
+            found = self.builder.rebuilt(self.folder.needed(file))
+            self.nets[role] = Net(frozen(found.module), found.spec)
+        self.files = dict(files)
 
-def snapshot_file(number: int) -> str:
-    """Return the name of the file that keeps the net of one reference."""
-    return f"snapshot-{number}.safetensors"
+    def tidy(self) -> None:
+        """Remove the files of nets that a later pass of a round has replaced."""
+        self.folder.tidy(self.files.values(), "snapshot-*.safetensors")

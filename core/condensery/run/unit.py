@@ -51,7 +51,7 @@ class UnitRunner:
         :raises NonFiniteLoss: if a loss does so.
         :raises NonFiniteNet: if a weight or an output does so.
         """
-        started = time.time()
+        started = time.monotonic()
         stage = self.opener.open(unit, train, players, seed)
         before = None if self.dry else look(stage)
         self.opener.prepare(stage)
@@ -65,10 +65,10 @@ class UnitRunner:
         _close(stage)
 
         gone = collapsed(stage, before) if before is not None else []
-        self.snapshots.take(stage)
+        self.snapshots.take(stage, unit.id)
         self._note(stage, unit, history, report, gone)
         if not self.dry:
-            took = time.time() - started
+            took = time.monotonic() - started
             self.folder.log({"stage": unit.title, "unit": unit.id, "report": report, "wall_s": took})
             self.observer.stage_ended(stage)
         return stage
@@ -82,7 +82,7 @@ class UnitRunner:
 
         for epoch in range(stage.epoch, stage.epochs):
             stage.epoch = epoch
-            started = time.time()
+            started = time.monotonic()
             for player in stage.players.values():
                 player.start_epoch()
             self._steps(stage)
@@ -112,7 +112,7 @@ class UnitRunner:
         steps = max(1, min(stage.steps_per_epoch, stage.step))
         terms = {name: float(value) / steps for name, value in stage.sums.items()}
         stage.sums.clear()
-        took = round(time.time() - started, 2)
+        took = round(time.monotonic() - started, 2)
         history.append({"epoch": stage.epoch + 1, "terms": terms, "quality": quality, "wall_s": took})
 
         main = stage.task.metrics[0]
@@ -122,9 +122,10 @@ class UnitRunner:
         self.show.epoch(unit.title, stage.epoch + 1, stage.epochs, note)
         self.folder.log({"stage": unit.title, **history[-1]})
 
-        # Before the progress: a run that is stopped between the two must not go on without the snapshot.
-        self.snapshots.take(stage, epoch=stage.epoch + 1)
-        self.folder.save(PROGRESS, {"unit": unit.id, **progress_of(stage, history)})
+        # The progress comes last, and names the nets that were kept: the one file that a later call goes on from.
+        self.snapshots.take(stage, unit.id, epoch=stage.epoch + 1)
+        kept = {"unit": unit.id, "snapshots": self.snapshots.files}
+        self.folder.save(PROGRESS, kept | progress_of(stage, history))
         self.observer.epoch_ended(stage, history)
 
     def _note(self, stage: Stage, unit: Unit, history: History, report: dict[str, float], gone: list[str]) -> None:
@@ -159,6 +160,7 @@ def _close(stage: Stage) -> None:
 
     :raises MethodError: naming the first promise that is broken.
     """
+    vars(stage).pop("surgeon", None)  # it holds the stage: neither would go, nor the nets
     for player in stage.players.values():
         player.taps.remove()
         detach_temporary(player.module)

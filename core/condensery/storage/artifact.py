@@ -14,17 +14,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from condensery.contract import Registry
-from condensery.errors import ArtifactError, CondenseryError
-from condensery.files import write_atomic
+from condensery.errors import ArtifactError, short
 from condensery.nets import SITE_PREFIX, Record, build_unfilled
 from condensery.recipe import ModelSpec, TaskSpec
 from condensery.storage.artifact_file import ARTIFACT_FORMAT, MANIFEST, ROOT, Sizes, decoded, origins, read, sizes_of
 from condensery.storage.baking import Baked, Stored, plain
-from condensery.storage.checkpoint import attach_described, load_tensors, tensors_of, transforms_of, unweighted
+from condensery.storage.bounds import bounded, in_words
+from condensery.storage.checkpoint import (
+    attach_described,
+    load_tensors,
+    tensors_of,
+    transforms_of,
+    unfit,
+    unweighted,
+    write_tensors,
+)
+from condensery.storage.manifest import check_streams, stored_facts, stored_model
 from condensery.storage.structure import PORTABLE, Structure, restructure, structure_of
 from condensery.tasks import TaskFacts
 
@@ -50,7 +58,10 @@ class Artifact:
 def load(path: str | Path, registry: Registry | None = None) -> nn.Module:
     """Return the net of an artifact, in eval mode.
 
-    :raises ArtifactError: for a file that is missing, damaged, or of another version.
+    Loading runs no code that the file brings or names, and reaches for no other file and no network. The net is built
+    without memory first: one that needs more than ``$CONDENSERY_MAX_MB`` million bytes, 1024 by default, is refused.
+
+    :raises ArtifactError: for a file that is missing, damaged, too large, or of another version.
     :raises PluginError: naming the package that offers a layer, codec or model which isn't installed.
     """
     return open_artifact(path, registry).net
@@ -102,7 +113,7 @@ def save_artifact(
     text = json.dumps(manifest, separators=(",", ":")).encode()
     packed = torch.frombuffer(bytearray(zlib.compress(text, 9)), dtype=torch.uint8)
     metadata = {"condensery": ARTIFACT_FORMAT}
-    write_atomic(path, lambda temporary: save_file({MANIFEST: packed, **blobs}, temporary, metadata))
+    write_tensors(path, {MANIFEST: packed, **blobs}, metadata)
     return sizes_of(path.stat().st_size, packed.numel(), records, registry)
 
 
@@ -152,25 +163,56 @@ def open_artifact(path: str | Path, registry: Registry | None = None) -> Artifac
     registry = registry or Registry.open()
     manifest, blobs, sizes = read(path, registry)
     where = str(path)
+    model, facts = stored_model(manifest, registry, where), stored_facts(manifest, where)
+
+    def build() -> nn.Module:
+        net = restructure(build_unfilled(model, facts, registry), manifest["structure"], registry, where)
+        attach_described(net, manifest["transforms"], registry, where)
+        return net
 
     try:
-        model = ModelSpec.model_validate(manifest["model"])
-        facts = TaskFacts(**manifest["facts"])
-        net = build_unfilled(model, facts, registry)
-        net = restructure(net, manifest["structure"], registry, where)
-        attach_described(net, manifest["transforms"], registry, where)
+        net = bounded(build, where)
+        check_shapes(net, manifest, where)
 
         # Tables outside the state, such as positions, are as the builder made them unless the file has them.
         persistent = set(net.state_dict(keep_vars=True))
         tables = {n: v for n, v in tensors_of(net).items() if n not in persistent}
-        load_tensors(net, tables | decoded(manifest, blobs, registry, where), where, keep=True)
-
+        stored = decoded(manifest, blobs, registry, where)
+        check_numbers(stored, net, where)
+        load_tensors(net, tables | stored, where, keep=True)
         task = None if manifest["task"] is None else TaskSpec.model_validate(manifest["task"])
-        bits = {str(name): int(width) for name, width in manifest["bits"].items()}
-    except CondenseryError:
-        raise
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
-        raise ArtifactError(f"{path}: damaged: {type(error).__name__}: {error}") from None
+    except Exception as error:  # noqa: BLE001  Builders, layers and codecs may make anything of a changed description.
+        raise in_words(error, where) from None
 
     net.eval().requires_grad_(False)
-    return Artifact(net, model, task, sizes, bits, manifest)
+    return Artifact(net, model, task, sizes, manifest["bits"], manifest)
+
+
+def check_shapes(net: nn.Module, manifest: Mapping[str, Any], where: str) -> None:
+    """Refuse tensors that the net doesn't have in this shape, before one is decoded: a shape decides its memory.
+
+    :raises ArtifactError: naming the first tensor.
+    """
+    mine = tensors_of(net)
+    for module, parts in manifest["tensors"].items():
+        for tensor, record in parts.items():
+            name = f"{module}.{tensor}" if module != ROOT else tensor
+            if name not in mine:
+                raise ArtifactError(f"{where}: tensor {short(name)} is unexpected")
+            if list(mine[name].shape) != record["shape"]:
+                wanted = tuple(mine[name].shape)
+                raise ArtifactError(f"{where}: {name!r} has shape {short(tuple(record['shape']))}, not {short(wanted)}")
+            check_streams(record, f"{where}: {short(name)}")
+
+
+def check_numbers(stored: Mapping[str, Tensor], net: nn.Module, where: str) -> None:
+    """Refuse weights that are infinite or not a number, and whole numbers in the place of floats.
+
+    :raises ArtifactError: naming the first tensor.
+    """
+    for name, parameter in net.named_parameters():
+        value = stored.get(name)
+        if value is not None:
+            wrong = unfit(value, parameter)
+            if wrong:
+                raise ArtifactError(f"{where}: {name!r} {wrong}")

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from condensery.contract import Registry
-from condensery.errors import ArtifactError, PluginError, UnknownKey
+from condensery.errors import ArtifactError, CondenseryError, PluginError, UnknownKey, in_line, short
+from condensery.files import inflate, parse_json, text_limit
 from condensery.nets import Cost, Record
 from condensery.storage.decoding import Source, cost_of, decode
+from condensery.storage.manifest import check_manifest
 from condensery.storage.structure import IDENTITY
 
 ARTIFACT_FORMAT = "1"
@@ -54,29 +56,37 @@ def read(path: Path, registry: Registry) -> tuple[dict[str, Any], dict[str, Tens
             version = (handle.metadata() or {}).get("condensery")
             blobs = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118  (not a mapping)
     except (OSError, SafetensorError, ValueError, RuntimeError) as error:
-        raise ArtifactError(f"{path}: not an artifact, or damaged ({' '.join(str(error).split())})") from None
+        raise ArtifactError(f"{path}: not an artifact, or damaged ({in_line(error)})") from None
 
     if version is None or MANIFEST not in blobs:
         raise ArtifactError(f"{path}: a safetensors file, but not an artifact of condensery")
     if version != ARTIFACT_FORMAT:
         raise ArtifactError(
-            f"{path}: written in format {version}, this version of condensery reads format {ARTIFACT_FORMAT}"
+            f"{path}: written in format {version[:20]}, this version of condensery reads format {ARTIFACT_FORMAT}"
         )
 
     packed = blobs.pop(MANIFEST)
     try:
-        manifest: dict[str, Any] = json.loads(zlib.decompress(packed.numpy().tobytes()))
+        manifest: dict[str, Any] = parse_json(inflate(packed.numpy().tobytes(), text_limit()))
+        check_manifest(manifest, str(path))
         if set(blobs) != set(manifest["crc"]) or set(blobs) != set(manifest["tensors"]):
             raise ArtifactError(f"{path}: damaged: its tensors are not those that its manifest names")
 
         for name, blob in blobs.items():
+            if blob.dtype != torch.uint8 or blob.dim() != 1:
+                raise ArtifactError(f"{path}: damaged: {short(name)} is {blob.dtype}, not bytes")
             if zlib.crc32(blob.numpy().data) != manifest["crc"][name]:
-                raise ArtifactError(f"{path}: damaged: the bytes of {name!r} have changed")
+                raise ArtifactError(f"{path}: damaged: the bytes of {short(name)} have changed")
+            said = sum(count for record in manifest["tensors"][name].values() for count in counts_in(record))
+            if said != blob.numel():
+                raise ArtifactError(f"{path}: damaged: {short(name)} has {blob.numel()} bytes, its records say {said}")
 
         check_offered(manifest, registry, path)
         sizes = sizes_of(path.stat().st_size, packed.numel(), manifest["tensors"], registry)
-    except (zlib.error, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ArtifactError(f"{path}: damaged: its manifest can't be read ({error})") from None
+    except CondenseryError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RuntimeError) as error:
+        raise ArtifactError(f"{path}: damaged: its manifest can't be read ({in_line(error)})") from None
     return manifest, blobs, sizes
 
 
@@ -90,8 +100,8 @@ def check_offered(manifest: Mapping[str, Any], registry: Registry, path: Path) -
             registry.find(kind, key)
         except UnknownKey as error:
             package = manifest["from"].get(f"{kind}:{key}")
-            hint = f"; install {package}" if package else "; it needs a newer condensery"
-            message = f"{path}: {error.kind} {key!r} isn't offered by any installed plugin{hint}"
+            hint = f"; install {str(package)[:60]}" if package else "; it needs a newer condensery"
+            message = f"{path}: {error.kind} {short(key)} isn't offered by any installed plugin{hint}"
             raise PluginError(message) from None
 
 
@@ -104,7 +114,10 @@ def sizes_of(file: int, manifest: int, tensors: Mapping[str, Mapping[str, Record
 def decoded(
     manifest: Mapping[str, Any], blobs: Mapping[str, Tensor], registry: Registry, where: str
 ) -> dict[str, Tensor]:
-    """Return the values of all tensors of an artifact by name."""
+    """Return the values of all tensors of an artifact by name.
+
+    Nothing is larger than its record says; whoever reads a stranger's file checks the records' shapes before.
+    """
     tensors = {}
     for module, parts in manifest["tensors"].items():
         source = Source(blobs[module], f"{where}: {module}")
@@ -138,6 +151,13 @@ def needed(manifest: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         for record in parts.values():
             for key in codecs_in(record):
                 yield "codecs", key
+
+
+def counts_in(record: Record) -> Iterator[int]:
+    """Yield the lengths of all streams of a record."""
+    yield from record.get("bytes", {}).values()
+    for part in record.get("parts", {}).values():
+        yield from counts_in(part)
 
 
 def codecs_in(record: Record) -> Iterator[str]:

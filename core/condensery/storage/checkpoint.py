@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import zlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +17,7 @@ from torch import Tensor, nn
 
 from condensery.contract import Registry
 from condensery.errors import ArtifactError, PluginError
-from condensery.files import write_atomic
+from condensery.files import SEAL, damaged, write_atomic
 from condensery.nets import Transform, attach, attached
 from condensery.recipe import ModelSpec
 from condensery.storage.structure import build_layer, restructure, structure_of
@@ -52,15 +55,36 @@ def unpack(tensors: Mapping[str, Tensor], data: Any) -> Any:
 
 
 def save_tree(path: Path, tree: Any) -> None:
-    """Write a tree to one file, which appears whole or not at all."""
+    """Write a tree to one file, which appears whole or not at all.
+
+    :raises FileError: if it can't be written.
+    """
     tensors, data = pack(tree)
-    metadata = {"condensery": json.dumps({"format": CHECKPOINT_FORMAT, "tree": data})}
-    write_atomic(path, lambda temporary: save_file(tensors, temporary, metadata))
+    header = {"format": CHECKPOINT_FORMAT, "tree": data}
+    metadata = {"condensery": json.dumps(header), SEAL: checksum(tensors, header)}
+    write_tensors(path, tensors, metadata)
 
 
-def load_tree(path: Path) -> Any:
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file whole or not at all.
+
+    :raises FileError: if it can't be written.
+    """
+
+    def write(temporary: Path) -> None:
+        try:
+            save_file(dict(tensors), temporary, dict(metadata))
+        except SafetensorError as error:  # a full disk, in its own words
+            code = re.search(r"code: (\d+)", str(error))
+            raise OSError(int(code[1]), os.strerror(int(code[1]))) if code else OSError(str(error)) from None
+
+    write_atomic(path, write)
+
+
+def load_tree(path: Path, how: str = "remove it to make it again") -> Any:
     """Read a tree.
 
+    :param how: to go on where it is damaged.
     :raises ArtifactError: if the file is missing, damaged, or of another version.
     """
     try:
@@ -68,14 +92,35 @@ def load_tree(path: Path) -> Any:
             metadata = handle.metadata() or {}
             tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118  (not a mapping)
         header = json.loads(metadata["condensery"])
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise ArtifactError(f"{path}: not a checkpoint of condensery, or damaged ({error})") from None
+        written = header["format"]
+        if written == CHECKPOINT_FORMAT:
+            # Files that were written before there were checksums have none.
+            if metadata.get(SEAL) not in (None, checksum(tensors, header)):
+                raise ValueError("its checksum doesn't fit")
+            return unpack(tensors, header["tree"])
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+        raise damaged(path, error, how) from None
+    raise ArtifactError(f"{path}: written in format {written}, this version reads format {CHECKPOINT_FORMAT}; {how}")
 
-    if header.get("format") != CHECKPOINT_FORMAT:
-        raise ArtifactError(
-            f"{path}: written in format {header.get('format')}, this version reads format {CHECKPOINT_FORMAT}"
-        )
-    return unpack(tensors, header["tree"])
+
+def cached_tree(path: Path) -> Any | None:
+    """Return a tree of the cache, or ``None`` where it is missing; one that can't be read any more is dropped."""
+    if not path.is_file():
+        return None
+    try:
+        return load_tree(path)
+    except ArtifactError:
+        path.unlink(missing_ok=True)
+        return None
+
+
+def checksum(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> str:
+    """Return a checksum of a tree: of its plain part, and of the names, types, shapes and bytes of its tensors."""
+    found = zlib.crc32(json.dumps(header, sort_keys=True).encode())
+    for name, value in sorted(tensors.items()):
+        found = zlib.crc32(f"{name} {value.dtype} {tuple(value.shape)} ".encode(), found)
+        found = zlib.crc32(value.flatten().view(torch.uint8).numpy().data, found)
+    return f"{found:08x}"
 
 
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:
@@ -103,6 +148,15 @@ def load_tensors(model: nn.Module, saved: Mapping[str, Tensor], where: str, *, k
                 mine[name].data = value
             else:
                 mine[name].copy_(value)
+
+
+def unfit(value: Tensor, wanted: Tensor) -> str | None:
+    """Return why a value can't be a parameter's, or ``None``: integer codes are no floats, and neither is infinity."""
+    if value.is_floating_point() != wanted.is_floating_point():
+        return f"is {value.dtype}, the net wants {wanted.dtype}"
+    if value.is_floating_point() and not bool(torch.isfinite(value.to(wanted.dtype)).all()):
+        return f"has numbers that are infinite or not a number as {wanted.dtype}"
+    return None
 
 
 def describe_net(model: nn.Module, spec: ModelSpec, fresh: nn.Module, registry: Registry) -> dict[str, Any]:
@@ -140,7 +194,8 @@ def attach_described(model: nn.Module, described: Iterable[Mapping[str, Any]], r
     """
     for item in described:
         transform = build_layer(item, registry, where)
-        assert isinstance(transform, Transform)
+        if not isinstance(transform, Transform):
+            raise ArtifactError(f"{where}: layer {item['key']!r} is no transform, but stands on {item['target']!r}")
         attach(model, item["target"], item["name"], transform)
 
 
@@ -160,5 +215,6 @@ def rebuild_net(
 
 
 def unweighted(spec: ModelSpec) -> ModelSpec:
-    """Return the spec of the same net with random weights."""
-    return spec.model_copy(update={"weights": None, "init_from": None})
+    """Return the spec of the same net with random weights, which reads no file and asks no hub."""
+    plain = spec.model_dump(exclude={"weights", "init_from", "pretrained"})
+    return ModelSpec.model_validate(plain)

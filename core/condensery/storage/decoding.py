@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from condensery.contract import Registry
-from condensery.errors import ArtifactError, PluginError
+from condensery.errors import ArtifactError, PluginError, in_line, short
 from condensery.nets import Branch, Coding, Cost, Leaf, Record
 
 
@@ -40,11 +40,11 @@ def decode(record: Record, source: Source, registry: Registry) -> Tensor:
     if "bytes" in record:
         streams = {n: source.take(count) for n, count in record["bytes"].items()}
     else:
-        streams = {n: decode(part, source, registry) for n, part in record["parts"].items()}
+        streams = {n: decode(part, source, registry) for n, part in record.get("parts", {}).items()}
     try:
         return codec.decode(streams, record["shape"])
-    except (KeyError, ValueError, IndexError, RuntimeError, TypeError) as error:
-        raise ArtifactError(f"{source.where}: {record['codec']} can't read it: {error}") from None
+    except Exception as error:  # noqa: BLE001  Codecs may make anything of changed bytes.
+        raise ArtifactError(f"{source.where}: {record['codec']} can't read it: {in_line(error)}") from None
 
 
 def codec_of(record: Record, registry: Registry, where: str) -> Leaf | Branch:
@@ -55,11 +55,11 @@ def codec_of(record: Record, registry: Registry, where: str) -> Leaf | Branch:
     """
     key = record["codec"]
     if key not in registry.entries["codecs"]:
-        raise PluginError(f"{where}: codec {key!r} isn't offered by any installed plugin")
+        raise PluginError(f"{where}: codec {short(key)} isn't offered by any installed plugin")
     try:
         codec = registry.load("codecs", key)(**record.get("config", {}))
-    except TypeError as error:
-        raise ArtifactError(f"{where}: codec {key!r}: {error}") from None
+    except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
+        raise ArtifactError(f"{where}: codec {key!r}: {in_line(error)}") from None
     if not isinstance(codec, Leaf | Branch):
         raise PluginError(f"{where}: codec {key!r} is neither a Leaf nor a Branch of condensery.nets.codecs")
     return codec

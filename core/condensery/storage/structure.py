@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from condensery.contract import Registry
-from condensery.errors import ArtifactError, PluginError
+from condensery.errors import ArtifactError, PluginError, in_line, short
 from condensery.nets import SITE_PREFIX, Layer, latent_of, replace
 
 IDENTITY = "identity"
@@ -162,6 +162,9 @@ def restructure(fresh: nn.Module, data: Mapping[str, Any], registry: Registry, w
         for path, values in wanted.attributes.items():
             module = fresh.get_submodule(path)
             for name, value in values.items():
+                # What our own manifests never say: a method in an attribute's place, or what torch keeps of a module.
+                if name in _OWN or name.startswith("_") or callable(getattr(type(module), name, None)):
+                    raise ArtifactError(f"{where}: the structure sets {short(name)}, which is no plain attribute")
                 setattr(module, name, _thawed(value))
 
         # Names that share a tensor get the new one together.
@@ -173,7 +176,7 @@ def restructure(fresh: nn.Module, data: Mapping[str, Any], registry: Registry, w
                 _reshape(fresh, full, shape, group)
                 done.update(group)
     except (AttributeError, KeyError, TypeError) as error:
-        raise ArtifactError(f"{where}: the structure doesn't fit the net: {error}") from None
+        raise ArtifactError(f"{where}: the structure doesn't fit the net: {in_line(error)}") from None
     return fresh
 
 
@@ -186,11 +189,11 @@ def build_layer(description: Mapping[str, Any], registry: Registry, where: str) 
     if key == IDENTITY:
         return nn.Identity()
     if key not in registry.entries["layers"]:
-        raise PluginError(f"{where}: layer {key!r} isn't offered by any installed plugin")
+        raise PluginError(f"{where}: layer {short(key)} isn't offered by any installed plugin")
     try:
         built = registry.load("layers", key)(**description.get("config", {}))
-    except (TypeError, ValueError) as error:
-        raise ArtifactError(f"{where}: layer {key!r}: {error}") from None
+    except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
+        raise ArtifactError(f"{where}: layer {key!r}: {in_line(error)}") from None
     assert isinstance(built, nn.Module)
     return built
 

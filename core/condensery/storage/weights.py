@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from importlib import resources
 from pathlib import Path
 
 import torch
@@ -14,9 +13,11 @@ from torch import Tensor, nn
 
 from condensery.contract import Registry
 from condensery.errors import UsageError, nearest
+from condensery.files import package_folder
 from condensery.nets import build_net
 from condensery.recipe import ModelSpec
 from condensery.storage.artifact_file import MANIFEST, decoded, read
+from condensery.storage.checkpoint import unfit
 from condensery.tasks import TaskFacts
 
 
@@ -44,6 +45,9 @@ def load_weights(model: nn.Module, source: str | Path, registry: Registry) -> No
         if saved[name].shape != value.shape:
             shapes = f"{tuple(saved[name].shape)}, the net wants {tuple(value.shape)}"
             raise UsageError(f"weights {source}: {name!r} has shape {shapes}")
+        wrong = unfit(saved[name], value)
+        if wrong:
+            raise UsageError(f"weights {source}: {name!r} {wrong}")
     extra = sorted(set(saved) - set(mine))
     if extra:
         raise UsageError(f"weights {source}: the net has no tensor {extra[0]!r}")
@@ -58,11 +62,10 @@ def _path(source: str) -> Path:
     # A single letter before the colon is a drive, not a package.
     package, colon, name = source.partition(":")
     if colon and all(part.isidentifier() for part in package.split(".")) and len(package) > 1:
-        try:
-            found = resources.files(package).joinpath(name)
-        except ModuleNotFoundError:
-            raise UsageError(f"weights {source}: the package {package} is not installed") from None
-        return Path(str(found))
+        folder = package_folder(package)
+        if folder is None:
+            raise UsageError(f"weights {source}: the package {package} is not installed")
+        return folder / name
 
     path = Path(os.path.expandvars(source)).expanduser()
     unset = re.search(r"\$\{?(\w+)", str(path))

@@ -105,6 +105,11 @@ class ChannelGraph:
         order = list(self.modules)
         self.groups.sort(key=lambda g: min(order.index(p) for p in g.layers))
 
+    def close(self) -> None:
+        """Let the copy of the net go at once: torch-pruning's nodes hold each other, and the layers."""
+        for node in self.graph.module2node.values():
+            node.inputs, node.outputs, node.dependencies = [], [], []
+
     def fits(self, model: nn.Module, example: Any) -> bool:
         """Take up the values of a net if it is built as the one that was looked at; returns whether it is.
 

@@ -76,7 +76,10 @@ class Surgeon(AttentionSurgeon):
             self._graph = next((graph for graph in known if graph.fits(self.net, example)), None)
             if self._graph is None:
                 self._graph = ChannelGraph(self.net, example, partial(_answer, self.stage.task))
-                known[:] = [self._graph]  # the last one only: it holds a copy of the net
+                # The last one only, because it holds a copy of the net.
+                for old in known:
+                    old.close()
+                known[:] = [self._graph]
             self._shapes = shapes
         return self._graph
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import os
 import socket
@@ -17,10 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from condensery.errors import UsageError
-from condensery.files import cache_dir, write_atomic
+from condensery.errors import FileError, UsageError
+from condensery.files import cache_dir, cached_json, inflate, size_limit, write_atomic, write_json
 
 Arrays = Mapping[str, NDArray[Any]]
+SUMS = "sums.json"
 
 
 def find_data(name: str, files: Sequence[str]) -> Path | None:
@@ -76,8 +76,8 @@ def read_gzip(path: Path, expected: Mapping[str, str]) -> bytes:
     :raises UsageError: naming the file if it is damaged, or its content is not what was pinned.
     """
     try:
-        content = gzip.decompress(path.read_bytes())
-    except (OSError, EOFError, zlib.error) as error:
+        content = inflate(path.read_bytes(), size_limit() // 4)
+    except (OSError, ValueError) as error:
         raise UsageError(f"{path}: damaged or not gzip ({error})") from None
     if path.name in expected:
         _compare(path, hashlib.sha256(content).hexdigest(), expected[path.name])
@@ -87,33 +87,46 @@ def read_gzip(path: Path, expected: Mapping[str, str]) -> bytes:
 def stored_arrays(name: str, keys: Sequence[str], build: Callable[[], Arrays]) -> dict[str, NDArray[Any]]:
     """Return arrays that are built once and then kept as ``<cache>/decoded/<name>/<key>.npy``.
 
-    The arrays are mapped from the files, copy on write: what isn't used isn't read, and processes share the memory.
+    The arrays are mapped from the files, copy on write: processes share the memory. A list of checksums is written
+    last, so that arrays of a call that was killed, or that were damaged since, count as missing.
 
-    :param build: returns an array for each of ``keys``; called where one is missing.
-    :raises UsageError: if the cache can't be written, or a file in it is damaged.
+    :param build: returns an array for each of ``keys``; called where one is missing or damaged.
+    :raises FileError: if the cache can't be written.
     """
     folder = cache_dir() / "decoded" / name
     paths = {key: folder / f"{key}.npy" for key in keys}
 
     if not is_stored(name, keys):
         built = build()
-        try:
-            for key, path in paths.items():
-                write_atomic(path, lambda temporary, key=key: np.save(temporary, built[key]))  # type: ignore[misc]
-        except OSError as error:
-            raise UsageError(
-                f"the cache {cache_dir()} can't be written ({error}); set CONDENSERY_CACHE to another folder"
-            ) from None
+        for key, path in paths.items():
+            write_atomic(path, lambda temporary, key=key: np.save(temporary, built[key]))  # type: ignore[misc]
+        write_json(folder / SUMS, {key: _sum(path) for key, path in paths.items()})
 
     try:
         return {key: np.load(path, mmap_mode="c", allow_pickle=False) for key, path in paths.items()}
     except (OSError, ValueError, EOFError) as error:
-        raise UsageError(f"{folder}: damaged ({error}); delete this folder, it is made again") from None
+        raise FileError(f"{folder} can't be read ({error}); remove it, it is made again") from None
 
 
 def is_stored(name: str, keys: Sequence[str]) -> bool:
-    """Tell whether :func:`stored_arrays` has all of these already."""
-    return all((cache_dir() / "decoded" / name / f"{key}.npy").is_file() for key in keys)
+    """Tell whether :func:`stored_arrays` has all of these already, and whole."""
+    folder = cache_dir() / "decoded" / name
+    sums = cached_json(folder / SUMS)
+    if sums is None:
+        return False
+    try:
+        return all(key in sums and sums[key] == _sum(folder / f"{key}.npy") for key in keys)
+    except OSError:
+        return False
+
+
+def _sum(path: Path) -> list[int]:
+    """Return the length of a file and its checksum; a gigabyte takes less than a second."""
+    found = 0
+    with path.open("rb") as handle:
+        while chunk := handle.read(1 << 22):
+            found = zlib.crc32(chunk, found)
+        return [handle.tell(), found]
 
 
 def load_hub(name: str, files: Sequence[str], hub: str, split: str, config: str | None = None) -> Any:

@@ -51,6 +51,8 @@ class Subset:
             parts = [order[shuffled == label][: self.per_class] for label in torch.unique(shuffled)]
             order = torch.cat(parts)
 
+        if not len(order):
+            raise UsageError("data.subset: it leaves no example")
         if self.size is not None:
             if self.size > len(order):
                 raise UsageError(f"data.subset.size: {self.size} asked for, the split has {len(order)} examples")

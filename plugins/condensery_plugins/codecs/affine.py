@@ -35,6 +35,8 @@ class Affine(Branch):
     def __init__(
         self, bits: int, scale: Tensor | None = None, zero: int | Tensor | None = None, group: int | None = None
     ) -> None:
+        if not 1 <= bits <= 32 or (group is not None and group < 1):
+            raise ValueError(f"{self.key}: {bits} bits, groups of {group}")
         self.bits, self.group = bits, group
         self.scale = None if scale is None else scale.detach().cpu().to(torch.float32)
         self.zero = 2 ** (bits - 1) if zero is None else zero

@@ -15,6 +15,9 @@ from condensery.tasks import TaskFacts, hub_reachable
 from condensery_plugins.hub import one_line
 from condensery_plugins.models.facts import builder, scaled, shared
 
+LOADING = ("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "pretrained_strict", "cache_dir")
+"""What timm takes beside a net's settings: files and places that weights come from."""
+
 
 @builder("image", family="timm/")
 def build(facts: TaskFacts, name: str, *, pretrained: bool = False, **config: Any) -> nn.Module:
@@ -26,6 +29,10 @@ def build(facts: TaskFacts, name: str, *, pretrained: bool = False, **config: An
     :raises UnknownKey: for a name that timm doesn't have, or a setting that the net doesn't have.
     :raises UsageError: if timm can't build it so, or the weights can't be had.
     """
+    for given in config:
+        if given in LOADING:
+            raise UsageError(f"model 'timm/{name}' takes no {given!r}; give 'weights' a safetensors file")
+
     known = timm.list_models()
     if name.partition(".")[0] not in known:
         raise UnknownKey("timm model", name, known)

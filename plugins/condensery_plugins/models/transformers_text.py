@@ -14,6 +14,11 @@ from condensery_plugins.hub import expanded, find_source, one_line
 from condensery_plugins.models.facts import builder, scaled, shared
 
 ATTENTION = ("eager", "sdpa")
+LOADING = {
+    "trust_remote_code", "auto_map", "code_revision", "revision", "subfolder", "cache_dir", "force_download", "token",
+    "proxies", "local_files_only", "attn_implementation", "quantization_config", "use_kernels", "kernel_config",
+}  # fmt: skip
+"""What transformers takes beside a config's own fields: where things come from, and whose code computes them."""
 NAMES = ("model_type", "architectures", "transformers_version", "id2label", "label2id", "torch_dtype", "dtype")
 """Fields of a config that say where it's from, or repeat others."""
 
@@ -65,8 +70,11 @@ def build_hf(
 ) -> nn.Module:
     """Build ``hf/<name>`` for sequence classification; settings override its config under their own names.
 
+    No code that comes with a folder or a hub id is run, and no pickle is read: safetensors only.
+
     :param name: a model type of transformers (``bert``, ``distilbert``), which gets the task's vocabulary; a folder
-        (environment variables are expanded); or a hub id, whose revision is not pinned.
+        with a ``/`` in its path, ``./mine`` (environment variables are expanded); or a hub id, whose revision is not
+        pinned.
     :param pretrained: take the weights that lie there too (``weights: hub`` in a recipe); the net's vocabulary must
         then be the task's.
     :param attention: ``sdpa`` or ``eager``; transformers' own choice where it isn't given.
@@ -96,9 +104,16 @@ def _net(key: str, source: str, config: Any, pretrained: bool, settings: dict[st
     auto: Any = AutoModelForSequenceClassification
     try:
         if pretrained:
-            net = auto.from_pretrained(source, config=config, local_files_only=expanded(source).is_dir(), **settings)
+            net = auto.from_pretrained(
+                source,
+                config=config,
+                local_files_only=expanded(source).is_dir(),
+                trust_remote_code=False,
+                use_safetensors=True,
+                **settings,
+            )
         else:
-            net = auto.from_config(config, **settings)
+            net = auto.from_config(config, trust_remote_code=False, **settings)
     except (OSError, ValueError, TypeError, RuntimeError) as error:
         raise UsageError(f"model {key!r}: {one_line(error)}") from None
     assert isinstance(net, nn.Module)
@@ -121,17 +136,23 @@ def _config(key: str, name: str, pretrained: bool, settings: dict[str, Any]) -> 
     from transformers import CONFIG_MAPPING, AutoConfig
 
     types = list(CONFIG_MAPPING.keys())
-    path = expanded(name)
-    if name in types and not path.is_dir():
+    if name in types:
         if pretrained:
             raise UsageError(f"model {key!r} is a type without weights; give a folder or a hub id")
         # The padding of the tasks' own vocabularies; a type's usual one may be a word there, or missing.
         return name, _with(key, partial(AutoConfig.for_model, name), {"pad_token_id": 0, **settings})
 
-    if "/" not in name and "$" not in name and not path.is_dir():
+    # A bare name is a type: that of an artifact must not come to mean a folder that happens to lie here.
+    if "/" not in name and "$" not in name:
+        if expanded(name).is_dir():
+            raise UsageError(f"model {key!r}: no such type; write hf/./{name} for the folder")
         raise UnknownKey("transformers model type", name, types)
     source, is_folder = find_source(name, f"model {key!r}")
-    return source, _with(key, partial(AutoConfig.from_pretrained, source, local_files_only=is_folder), settings)
+
+    def read(**given: Any) -> Any:
+        return AutoConfig.from_pretrained(source, local_files_only=is_folder, trust_remote_code=False, **given)
+
+    return source, _with(key, read, settings)
 
 
 def _with(key: str, make: Callable[..., Any], settings: dict[str, Any]) -> Any:
@@ -144,7 +165,11 @@ def _with(key: str, make: Callable[..., Any], settings: dict[str, Any]) -> Any:
         if type(plain) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
             raise UsageError(f"model {key!r}: transformers has no sequence classification for {plain.model_type!r}")
 
-        known = {*plain.to_dict(), *plain.attribute_map, "num_labels"}
+        if getattr(plain, "quantization_config", None) or plain._attn_implementation not in (None, *ATTENTION):
+            raise UsageError(f"model {key!r}: its config asks for other code than transformers' own to compute it")
+
+        # A folder's config may hold any field, also one that transformers would obey instead of storing it.
+        known = {*plain.to_dict(), *plain.attribute_map, "num_labels"} - LOADING
         for setting in sorted(set(settings) - known - {"vocab_size"}):
             raise UnknownKey("setting", setting, known | {"depth", "attention"}, where=f"model {key!r}")
         return make(**settings)

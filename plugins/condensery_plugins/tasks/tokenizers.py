@@ -105,7 +105,9 @@ class PretrainedEncoder(Encoder):
 
         place, is_folder = find_source(source, f"tokenizer {source}")
         try:
-            self.tokenizer: Any = AutoTokenizer.from_pretrained(place, local_files_only=is_folder)
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(
+                place, local_files_only=is_folder, trust_remote_code=False
+            )
         except (OSError, ValueError, KeyError) as error:
             raise UsageError(f"tokenizer {source}: can't be loaded: {one_line(error)}") from None
         self.size = len(self.tokenizer)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import importlib.metadata
 import importlib.resources
 import json
@@ -12,6 +11,7 @@ import numpy as np
 import torch
 
 from condensery import UsageError
+from condensery.files import inflate, size_limit
 from condensery.tasks import Arrays, Split, TaskFacts, stored_arrays
 from condensery_plugins.tasks.tensors import Stored
 from condensery_plugins.tasks.text import SPECIAL, START, UNKNOWN, TextTask, padded
@@ -120,5 +120,5 @@ def _frequencies() -> dict[str, dict[str, int]]:
         if not file.is_file():
             missing = f"pyspellchecker has no list {file.name}; install another version"
             raise UsageError(f"task {WordLanguage.key}: {missing}")
-        counts[language] = json.loads(gzip.decompress(file.read_bytes()))
+        counts[language] = json.loads(inflate(file.read_bytes(), size_limit() // 4))
     return counts

@@ -109,7 +109,10 @@ def test_an_artifact_of_another_shape_is_refused(tmp_path: Path) -> None:
 
 def test_a_package_may_bring_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "some_nets" / "trained").mkdir(parents=True)
-    (tmp_path / "some_nets" / "__init__.py").touch()
+    (tmp_path / "some_nets" / "__init__.py").write_text("raise SystemExit('imported')")
+    (tmp_path / "some_nets-1.dist-info").mkdir()
+    (tmp_path / "some_nets-1.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: some_nets\nVersion: 1\n")
+    (tmp_path / "some_nets-1.dist-info" / "top_level.txt").write_text("some_nets\n")
     tensors = saved(tmp_path / "some_nets" / "trained" / "w.safetensors")
     monkeypatch.syspath_prepend(tmp_path)
     model = net()
@@ -119,3 +122,33 @@ def test_a_package_may_bring_weights(tmp_path: Path, monkeypatch: pytest.MonkeyP
         load_weights(model, "some_nets:trained/v.safetensors", REGISTRY)
     with pytest.raises(UsageError, match="the package no_nets is not installed"):
         load_weights(model, "no_nets:trained/w.safetensors", REGISTRY)
+
+
+@pytest.mark.parametrize("source", ["evil:w.safetensors", "evil.inner:w.safetensors"])
+def test_a_package_in_the_current_folder_is_neither_imported_nor_read(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What lies in the current folder is importable, and a recipe that a stranger wrote may name it."""
+    (tmp_path / "evil" / "inner").mkdir(parents=True)
+    for folder in (tmp_path / "evil", tmp_path / "evil" / "inner"):
+        (folder / "__init__.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+        saved(folder / "w.safetensors")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UsageError, match=r"the package evil\S* is not installed"):
+        load_weights(net(), source, REGISTRY)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        (torch.full((4,), torch.nan), "has numbers that are infinite or not a number"),
+        (torch.full((4,), 1e300, dtype=torch.float64), "has numbers that are infinite"),
+        (torch.ones(4, dtype=torch.int64), r"is torch\.int64, the net wants torch\.float32"),
+    ],
+)
+def test_numbers_that_are_none_are_named(value: torch.Tensor, says: str, tmp_path: Path) -> None:
+    saved(tmp_path / "w.safetensors", {"1.bias": value})
+    with pytest.raises(UsageError, match=f"'1.bias' {says}"):
+        load_weights(net(), tmp_path / "w.safetensors", REGISTRY)

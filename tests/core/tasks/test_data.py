@@ -128,13 +128,27 @@ def test_arrays_are_built_once(places: Path) -> None:
     assert not is_stored("set", ["a", "c"])
 
 
-def test_a_damaged_cache_is_named(places: Path) -> None:
+def test_what_is_damaged_in_the_cache_is_made_again(places: Path) -> None:
     stored_arrays("set", ["a"], lambda: {"a": np.arange(1000)})
-    path = places / "cache" / "decoded" / "set" / "a.npy"
-    for broken in (path.read_bytes()[:300], b"nothing"):
-        path.write_bytes(broken)
-        with pytest.raises(UsageError, match=r"decoded/set: damaged .*delete this folder"):
-            stored_arrays("set", ["a"], dict)
+    folder = places / "cache" / "decoded" / "set"
+    whole = (folder / "a.npy").read_bytes()
+    one_bit = bytearray(whole)
+    one_bit[500] ^= 1
+    assert is_stored("set", ["a"])
+    for name, broken in (("a.npy", whole[:300]), ("a.npy", one_bit), ("sums.json", b"{"), ("sums.json", b"[1]")):
+        (folder / name).write_bytes(broken)
+        assert not is_stored("set", ["a"])
+        assert stored_arrays("set", ["a"], lambda: {"a": np.arange(1000)})["a"].tolist() == list(range(1000))
+        assert (folder / "a.npy").read_bytes() == whole
+
+
+def test_a_small_gzip_that_is_huge_is_refused(places: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CONDENSERY_MAX_MB", "8")
+    path = put(places / "f.gz", gzip.compress(bytes(2_000_000)))
+    assert len(read_gzip(path, {})) == 2_000_000
+    put(path, gzip.compress(bytes(1_500_000)) * 2)
+    with pytest.raises(UsageError, match=r"f\.gz: damaged or not gzip \(it unpacks to more than 2,000,000 bytes; set"):
+        read_gzip(path, {})
 
 
 def test_a_cache_that_can_not_be_written_is_named(places: Path, monkeypatch: pytest.MonkeyPatch) -> None:

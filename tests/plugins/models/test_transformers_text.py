@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import contextlib
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -134,3 +136,66 @@ def test_settings_of_the_small_net_are_checked() -> None:
         build_small(FACTS, "transformer", attention="flash")
     with pytest.raises(UsageError, match="hidden 16 is not a multiple of 3 heads"):
         build_small(FACTS, "transformer", hidden=16)
+
+
+# ------------------------------------------------------------------ what a stranger's folder may not do
+
+
+def strange_folder(folder: Path, **config: Any) -> Path:
+    """Save a net whose folder brings code, which leaves a trace when it is run."""
+    made: Any = build_hf(FACTS, "bert", depth=1, **SMALL)
+    made.save_pretrained(folder)
+    (folder / "evil.py").write_text(f"open({str(folder / 'ran')!r}, 'w')\nclass Net: pass\nclass Config: pass\n")
+    file = folder / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **config}))
+    return folder
+
+
+AUTO = {"auto_map": {"AutoConfig": "evil.Config", "AutoModelForSequenceClassification": "evil.Net"}}
+
+
+@pytest.mark.parametrize("pretrained", [False, True])
+@pytest.mark.parametrize("config", [AUTO, {**AUTO, "trust_remote_code": True}, {**AUTO, "model_type": "evil"}])
+@pytest.mark.parametrize("settings", [{}, {"trust_remote_code": True}])
+def test_code_in_a_folder_is_never_run(
+    tmp_path: Path, config: dict[str, Any], settings: dict[str, Any], pretrained: bool
+) -> None:
+    folder = strange_folder(tmp_path / "net", **config)
+    refused = bool(settings) or config.get("model_type") == "evil"
+    if refused:
+        with pytest.raises(UsageError) as caught:
+            build_hf(FACTS, str(folder), pretrained=pretrained, **settings)
+        assert "\n" not in str(caught.value)
+    else:
+        net = build_hf(FACTS, str(folder), pretrained=pretrained)
+        assert type(net).__module__.startswith("transformers.")
+    assert not (folder / "ran").exists()
+
+
+def test_no_pickle_is_read(tmp_path: Path) -> None:
+    folder = strange_folder(tmp_path / "net")
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(UsageError, match="safetensors"):
+        build_hf(FACTS, str(folder), pretrained=True)
+
+
+@pytest.mark.parametrize(
+    "config", [{"_attn_implementation": "someone/kernel"}, {"attn_implementation": "someone/kernel"},
+               {"quantization_config": {"quant_method": "gptq", "bits": 4}}],
+)  # fmt: skip
+def test_a_config_brings_no_other_code_to_compute_with(tmp_path: Path, config: dict[str, Any]) -> None:
+    folder = strange_folder(tmp_path / "net", **config)
+    with contextlib.suppress(UsageError):
+        net: Any = build_hf(FACTS, str(folder))
+        assert net.config._attn_implementation in ("sdpa", "eager")
+
+
+def test_a_bare_name_is_a_type_whatever_lies_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An artifact's ``hf/bert`` must not come to mean a folder of this name."""
+    strange_folder(tmp_path / "bert", hidden_size=8)
+    strange_folder(tmp_path / "mine", hidden_size=8)
+    monkeypatch.chdir(tmp_path)
+    assert build_hf(FACTS, "bert", depth=1, **SMALL).get_parameter("classifier.weight").shape == (3, 16)
+    assert build_hf(FACTS, "./bert").get_parameter("classifier.weight").shape == (3, 8)
+    with pytest.raises(UsageError, match=r"no such type; write hf/\./mine for the folder"):
+        build_hf(FACTS, "mine")

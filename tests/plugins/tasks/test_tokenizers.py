@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import contextlib
+import json
 from pathlib import Path
 
 import numpy as np
@@ -86,3 +88,15 @@ def test_places_without_a_tokenizer(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     for source, words in wrong.items():
         with pytest.raises(UsageError, match=words):
             PretrainedEncoder(source)
+
+
+def test_code_in_a_tokenizers_folder_is_never_run(folder: Path) -> None:
+    (folder / "evil.py").write_text(f"open({str(folder / 'ran')!r}, 'w')\nclass Mine: pass\n")
+    file = folder / "tokenizer_config.json"
+    said = json.loads(file.read_text())
+    for change in ({}, {"tokenizer_class": "Mine"}):
+        auto = {"auto_map": {"AutoTokenizer": ["evil.Mine", None]}, "trust_remote_code": True}
+        file.write_text(json.dumps({**said, **auto, **change}))
+        with contextlib.suppress(UsageError):
+            assert PretrainedEncoder(str(folder)).size > 0
+        assert not (folder / "ran").exists()

@@ -1,0 +1,36 @@
+"""A part of ``make test-kill`` in every run of the tests."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize(("kind", "kills"), [("snapshots", 4), ("base", 2)])
+def test_killed_runs_end_as_if_nothing_had_been(kind: str, kills: int) -> None:
+    """In a process of its own: runs are forked, and must not inherit what other tests have open."""
+    aimed = ["--random", "1", "--aimed", str(kills), "--kind", kind, "--jobs", "1"]
+    environment = {**os.environ, "PYTHONPATH": ":".join([str(ROOT), *filter(None, sys.path)]), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "tests/kill/run.py"), *aimed],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
+    assert f"1 random and {kills} aimed kills, seed 0: 0 fell" in done.stdout
+
+
+@pytest.mark.slow
+def test_20_kills_of_all_kinds() -> None:
+    environment = {**os.environ, "PYTHONPATH": ":".join([str(ROOT), *filter(None, sys.path)]), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(ROOT / "tests/kill/run.py"), "--random", "13", "--aimed", "7"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
