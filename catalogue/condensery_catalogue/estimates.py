@@ -25,12 +25,14 @@ class Enough(Exception):
 class Stopwatch(Progress):
     """Times the steps of a run's first training and then ends it.
 
-    After it, ``steps`` holds the number of steps of that training, and ``step_s`` the median seconds of one.
+    After it, ``steps`` holds the number of steps of that training, ``of_base`` whether it was the base's, which is not
+    played where the cache has it, and ``step_s`` the median seconds of one.
     """
 
     def __init__(self) -> None:
         super().__init__(quiet=True)
         self.steps = 0
+        self.of_base = False
         self._at: list[float] = []
 
     @property
@@ -43,7 +45,7 @@ class Stopwatch(Progress):
         """Note how many steps the first training has; a second one is not begun."""
         if self.steps:
             raise Enough
-        self.steps = steps
+        self.steps, self.of_base = steps, title == "base"
 
     def advance(self, steps: int = 1) -> None:
         """Note the time of a step."""
@@ -82,17 +84,16 @@ class Estimates:
                 pass
             else:
                 return time.monotonic() - started
-        return OVERHEAD * watch.step_s * self._steps(recipe, watch.steps)
+        return OVERHEAD * watch.step_s * self._steps(recipe, watch)
 
-    def _steps(self, recipe: Recipe, first: int) -> float:
-        """Return the steps of a whole recipe, from those of its first training: all stages have as long epochs."""
+    def _steps(self, recipe: Recipe, watch: Stopwatch) -> float:
+        """Return the steps of a whole recipe, from those of its first training: all trainings have as long epochs."""
         trains = [(recipe.train_of(stage), passes) for stage, passes in _passes(recipe.stages, 1)]
         epochs = sum(train.epochs * passes for train, passes in trains)
+        if watch.of_base:
+            return watch.steps * (1 + epochs / max(1, self._base_epochs(recipe)))
         begun = next((train for train, _ in trains if train.epochs), TrainSpec())
-        if recipe.trains_first:
-            # The base comes first and has its own length; its epochs are as long as the task's batches make them.
-            return first + epochs * first / max(1, self._base_epochs(recipe))
-        return epochs * first / max(1, begun.epochs)
+        return watch.steps * epochs / max(1, begun.epochs)
 
     def _base_epochs(self, recipe: Recipe) -> int:
         base = {**self.registry.load("tasks", recipe.task.key).base, **({} if recipe.base == "none" else recipe.base)}

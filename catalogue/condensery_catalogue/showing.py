@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from condensery.errors import UnknownKey
+from condensery.recipe import format_stages
 from condensery_catalogue.listing import console, open_registry, table
 from condensery_catalogue.results import stored_results
 from condensery_catalogue.wording import answer, effect, figure, measured, source
@@ -84,7 +85,7 @@ def _usage(card: Mapping[str, Any]) -> Iterator[str]:
     for text in card.get("departures") or []:
         yield f"departs from the paper: {text}"
     if card.get("composition") or card["runs"]:
-        yield f"spelt: {card.get('composition') or _spelling(card)}"
+        yield f"spelt: {spelling(card)}"
     if card["reproduction"]:
         yield f"reproduce: condensery reproduce {card['key']} --tier desk"
 
@@ -96,12 +97,21 @@ def _published(paper: Mapping[str, Any]) -> str:
     return ", ".join([place, *links, *([paper["code"]] if paper.get("code") else [])])
 
 
-def _spelling(card: Mapping[str, Any]) -> str:
-    """Return how the method is written in a composition, with the defaults of its first settings."""
+def spelling(card: Mapping[str, Any]) -> str:
+    """Return a line that runs the method: as its card says, or with the defaults of its first settings.
+
+    What must come before it stands in front.
+    """
+    if card.get("composition"):
+        return str(card["composition"])
+
     shown = list((card.get("hyperparameters") or {}).items())[:2]
     settings = ", ".join(f"{n}={json.dumps(h['default'])}" for n, h in shown)
     roles = "{teacher=original}" if (card.get("taxonomy") or {}).get("scheme") == "offline" else ""
-    return f"{card['key']}({settings}){roles}" if settings else f"{card['key']}{roles}"
+    own = f"{card['key']}({settings}){roles}" if settings else f"{card['key']}{roles}"
+
+    before = (card.get("contract") or {}).get("before")
+    return f"{format_stages(before)} -> {own}" if before else own
 
 
 def _hyperparameters(settings: Mapping[str, Mapping[str, Any]]) -> Table:

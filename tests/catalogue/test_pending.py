@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from condensery import Registry, UsageError
+from condensery import Registry, Run, UsageError
 from condensery.recipe import parse_recipe
 from condensery_catalogue.estimates import OVERHEAD, Estimates, Stopwatch
 from condensery_catalogue.pending import Job, Pending, pending_tiers, seconds_in
@@ -37,6 +37,7 @@ def test_an_estimate_counts_the_steps_of_base_stages_and_rounds(
 ) -> None:
     """64 examples in batches of 32 are 2 steps an epoch: base 3, a stage 1, two rounds of 2 are 8 epochs, 16 steps."""
     monkeypatch.setattr(Stopwatch, "step_s", property(lambda self: 0.01))
+    monkeypatch.setenv("CONDENSERY_CACHE", str(tmp_path / "cache"))
     recipe = parse_recipe(
         {
             "model": {"key": "mlp", "hidden": [4]},
@@ -54,6 +55,18 @@ def test_an_estimate_counts_the_steps_of_base_stages_and_rounds(
     monkeypatch.setattr(Stopwatch, "step_s", property(lambda self: 5.0))
     again = Estimates(tmp_path / "estimates.json", REGISTRY, "cpu")
     assert again.seconds(recipe) == found.seconds(recipe)
+
+
+def test_a_base_that_the_cache_has_is_not_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight epochs of 2 steps are left."""
+    monkeypatch.setattr(Stopwatch, "step_s", property(lambda self: 0.01))
+    monkeypatch.setenv("CONDENSERY_CACHE", str(tmp_path / "cache"))
+    data = {"model": {"key": "mlp", "hidden": [4]}, "task": "digits", "data": {"subset": {"size": 64}}}
+    train = {"batch_size": 32, "epochs": 1}
+    stages = [{"name": "one", "epochs": 8}]
+    recipe = parse_recipe({**data, "base": train, "train": train, "stages": stages})
+    Run(recipe, REGISTRY, out=tmp_path / "run", device="cpu").execute()
+    assert Estimates(tmp_path / "e.json", REGISTRY, "cpu").seconds(recipe) == pytest.approx(OVERHEAD * 0.01 * 16)
 
 
 def test_what_has_a_stored_result_is_not_pending(tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def test_every_figure_that_is_shown_is_marked(card: Card) -> None:
     assert len(claims) == len(card.claims) > 0
     for claim in claims:
         for figure in (claim["value"], claim.get("baseline", claim["value"])):
-            assert figure["source"] in ("read", "recalled", "derived"), claim["id"]
+            assert figure["source"] in ("read", "second-hand", "recalled", "derived"), claim["id"]
             assert figure["source"] != "read" or figure.get("where") or claim.get("table"), claim["id"]
 
 

@@ -6,6 +6,7 @@ from .facts import Facts as Facts
 from .facts import check_words as check_words
 from .hookspecs import PER_PLAYER_HOOKS as PER_PLAYER_HOOKS
 from .hookspecs import STAGE_HOOKS as STAGE_HOOKS
+from .hookspecs import STEP_HOOKS as STEP_HOOKS
 from .hookspecs import Register as Register
 from .hookspecs import RegisterWeighted as RegisterWeighted
 from .hookspecs import hookimpl as hookimpl

@@ -46,16 +46,18 @@ class Facts:
 
     def __init__(self, words: Iterable[str]) -> None:
         self.words = set(words)
-        self.taken: dict[str, str] = {}
+        self.taken: dict[str, tuple[str, str]] = {}
 
     def enter(self, stage: str, methods: Sequence[tuple[str, Method]], roles: Iterable[str]) -> None:
         """Check the methods of one stage in order and apply what they leave and remove.
+
+        What an earlier pass of the same stage removed isn't missing in the next: a method goes on with its own.
 
         :param methods: ``(name, method)`` pairs.
         :param roles: words that hold in this stage only (``teacher``).
         :raises NotApplicable: naming the method and the missing word with the reason.
         """
-        here = set(roles)
+        here = {*roles, *(word for word, (_, by) in self.taken.items() if by == stage)}
         for name, method in methods:
             words = method.words()
             for word in sorted(words.needs - self.words - here):
@@ -63,11 +65,13 @@ class Facts:
 
             # A method that removes and leaves the same word has put something new in the place of the old.
             self.words -= words.removes
-            self.taken |= dict.fromkeys(words.removes, f"{name} in stage {stage!r}")
+            self.taken |= dict.fromkeys(words.removes, (name, stage))
             self.words |= words.leaves
+            here -= words.removes
 
     def _why_not(self, word: str) -> str:
         """Return why a word doesn't hold here, or what to do about it."""
-        if word == "teacher":
-            return "give the stage one, e.g. {teacher=original}"
-        return f"{self.taken[word]} took them away" if word in self.taken else "there are none here"
+        if word not in self.taken:
+            return "there are none here"
+        method, stage = self.taken[word]
+        return f"{method} in stage {stage!r} took them away"

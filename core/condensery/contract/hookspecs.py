@@ -122,19 +122,22 @@ class StageSpecs:
     def players(self, stage: Stage) -> Sequence[Player] | None:
         """Return networks beyond student and teacher. Collected; called before any train/eval mode is set.
 
-        :returns: players made by ``stage.recruit(...)``; one with ``plays=False`` is called by the method itself.
+        :returns: players made by ``stage.recruit(...)``; one with ``plays=False`` is called by the method itself, and
+            one ``like="student"`` is a copy of the student as it is after the last ``prepare``.
         """
 
     @hookspec
     def prepare(self, stage: Stage) -> None:
-        """Attach transforms, taps and helpers; sample data; cut. Called once; no optimizer exists yet.
+        """Attach transforms, taps and helpers; freeze; sample data; cut. Called once; no optimizer exists yet.
+
+        ``stage.play`` is a look here, as in ``end_stage``: no statistics move. Nets are cut in these two hooks alone.
 
         Runs again when an interrupted stage is resumed, before the saved progress is laid over it.
         """
 
     @hookspec(firstresult=True)
     def optimizer(self, stage: Stage, player: Player, groups: list[dict[str, Any]]) -> torch.optim.Optimizer | None:
-        """Return the optimizer of one training player. First result; core's default builds the recipe's.
+        """Return the optimizer of one training player. First result for each player; by default the recipe's.
 
         :param groups: parameter groups with ``lr`` and ``weight_decay`` set, transforms' own settings included.
         """
@@ -165,9 +168,13 @@ class StageSpecs:
 
     @hookspec(firstresult=True)
     def training_step(self, stage: Stage, batch: Batch) -> bool | None:
-        """Do the whole step and return ``True``. First result.
+        """Do the whole step and return ``True``; anything else is refused. First result.
 
-        Core's default is ``stage.gradients(batch)``, then ``stage.update(player)`` for each training player.
+        Core's default is ``stage.gradients(batch)``, then ``stage.update(player)`` for each training player. A step of
+        your own goes through the same verbs, so that the other methods of the stage still act. For outputs of your own
+        they are ``stage.terms(player, batch, outputs)``, which asks every method, ``stage.backward(player, terms)``,
+        which takes more terms than these, and ``stage.update(player)``. The dry run counts: a method whose hooks are
+        never called for a player that trains is refused beside this one.
         """
 
     @hookspec
@@ -185,10 +192,12 @@ class StageSpecs:
         """Return the factor of the task's own loss for one player. Multiplied; 0 means that it isn't computed."""
 
     @hookspec(firstresult=True)
-    def exchange(self, stage: Stage, bucket: Bucket) -> Tensor | None:
-        """Combine one parameter's gradients from all workers. First result; core's default is the mean.
+    def exchange(self, stage: Stage, player: Player, bucket: Bucket) -> Tensor | None:
+        """Combine one parameter's gradients from all workers. First result for each player; by default the mean.
 
-        :param bucket: ``bucket.values`` is flat, of shape ``(workers of this process, numbers)``.
+        :param player: whose parameter it is: what is kept from step to step is kept for each player and name.
+        :param bucket: ``bucket.values`` is flat, of shape ``(workers of this process, numbers)``; see
+            :class:`condensery.run.Bucket` for what workers may tell each other.
         :returns: shape ``(numbers,)``.
         """
 
@@ -204,7 +213,9 @@ class StageSpecs:
 OFFERING_HOOKS = tuple(n for n in vars(OfferingSpecs) if not n.startswith("_"))
 STAGE_HOOKS = tuple(n for n in vars(StageSpecs) if not n.startswith("_"))
 FIRST_RESULT_HOOKS = ("optimizer", "batches", "training_step", "exchange")
-PER_PLAYER_HOOKS = ("loss_terms", "task_weight", "after_backward", "after_step")
+STEP_HOOKS = ("loss_terms", "task_weight", "exchange", "after_backward", "after_step")
+"""Called in each step, for each player that the method acts on."""
+PER_PLAYER_HOOKS = (*STEP_HOOKS, "optimizer")
 
 
 def check_marked(name: str, plugin: object, hooks: Iterable[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -47,7 +48,7 @@ class StageManager:
             self.add_method(name, method)
 
         self.methods = {name: self.methods[name] for name, _ in methods}
-        self._calls = {name: self._calls_of(name) for name in self.methods}
+        self._calls = {name: self._calls_of(name) for name, _ in self._manager.list_name_plugin()}
         self._refuse_rivals()
 
     def add_method(self, name: str, method: object) -> None:
@@ -82,9 +83,10 @@ class StageManager:
 
     def _refuse_rivals(self) -> None:
         for hook in FIRST_RESULT_HOOKS:
-            rivals = [name for name in self.order(hook) if name != DEFAULTS]
-            if len(rivals) > 1:
-                raise PluginError(f"stage {self.stage!r}: {' and '.join(rivals)} both implement {hook}; only one may")
+            for (one, _), (two, _) in itertools.combinations(self.each(hook), 2):
+                # Where each player is asked for, two methods may answer for different ones.
+                if hook not in PER_PLAYER_HOOKS or _meet(self.methods[one], self.methods[two]):
+                    raise PluginError(f"stage {self.stage!r}: {one} and {two} both implement {hook}; only one may")
 
     def order(self, hook: str) -> list[str]:
         """Return the names of those who implement a hook, in call order."""
@@ -110,10 +112,22 @@ class StageManager:
         :param player: only methods that act on this player.
         """
         return [
-            (name, calls[hook])
-            for name, calls in self._calls.items()
-            if hook in calls and (player is None or hook not in PER_PLAYER_HOOKS or acts_on(self.methods[name], player))
+            (name, self._calls[name][hook])
+            for name, method in self.methods.items()
+            if hook in self._calls[name] and (player is None or hook not in PER_PLAYER_HOOKS or acts_on(method, player))
         ]
+
+    def chosen(self, hook: str, player: str | None = None) -> tuple[str, Callable[..., Any]]:
+        """Return who answers a hook of which the first result counts, with the call: a method, or else core.
+
+        :param player: only a method that acts on this player.
+        """
+        found = self.each(hook, player)
+        return found[0] if found else (DEFAULTS, self.default(hook))
+
+    def default(self, hook: str) -> Callable[..., Any]:
+        """Return core's own answer to a hook, which also stands in for a method that answers ``None``."""
+        return self._calls[DEFAULTS][hook]
 
     def _calls_of(self, name: str) -> dict[str, Callable[..., Any]]:
         """Return one method's own hooks, each wrapped so that an error names stage and method."""
@@ -156,3 +170,8 @@ class StageManager:
 def acts_on(method: Method, player: str) -> bool:
     """Tell whether a method's per-player hooks are called for a player."""
     return "all" in method.acts_on or player in method.acts_on
+
+
+def _meet(one: Method, two: Method) -> bool:
+    """Tell whether there may be a player that both methods act on."""
+    return "all" in (*one.acts_on, *two.acts_on) or bool({*one.acts_on} & {*two.acts_on})

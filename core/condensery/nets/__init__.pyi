@@ -1,7 +1,10 @@
 from .choice import choose_layers as choose_layers
 from .cloning import clone as clone
+from .cloning import evaluating as evaluating
+from .cloning import fill_from as fill_from
 from .cloning import frozen as frozen
 from .cloning import keep_owners as keep_owners
+from .cloning import lent as lent
 from .cloning import plain as plain
 from .cloning import same_numbers as same_numbers
 from .codecs import BitPack as BitPack
@@ -12,6 +15,7 @@ from .codecs import Cost as Cost
 from .codecs import Dense as Dense
 from .codecs import Leaf as Leaf
 from .codecs import Record as Record
+from .codecs import joined as joined
 from .codecs import to_bytes as to_bytes
 from .codecs import whole_numbers as whole_numbers
 from .layers import Counted as Counted
@@ -20,6 +24,7 @@ from .layers import StandIn as StandIn
 from .layers import put_stand_ins as put_stand_ins
 from .layers import replace as replace
 from .models import build_net as build_net
+from .models import build_unfilled as build_unfilled
 from .models import copy_from as copy_from
 from .reach import Reach as Reach
 from .reach import parameters_of as parameters_of

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -13,7 +15,8 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from condensery.errors import UsageError
-from condensery.nets.transforms import attached, detach, plain_name, stack_of
+from condensery.nets.taps import remove_taps
+from condensery.nets.transforms import Transform, attached, detach, parametrized, plain_name, stack_of
 
 
 class Frozen(NamedTuple):
@@ -32,16 +35,35 @@ def clone(model: nn.Module) -> nn.Module:
     ``deepcopy`` alone lets the copy share the dynamic class that ``parametrize`` made, so that removing a
     parametrization from the copy breaks the original; and a tap before ``ReLU(inplace=True)`` reads wrong values.
     """
+    return _copied(model, {})
+
+
+def lent(model: nn.Module) -> nn.Module:
+    """Return a copy with modules of its own and the net's own tensors.
+
+    Nobody may write to these; a cut puts others in their places. Only transforms cut theirs in place: they get copies.
+    """
+    owners = [m for m in model.modules() if not isinstance(m, Transform)]
+    tensors = [t for m in owners for t in (*m._parameters.values(), *m._buffers.values()) if t is not None]
+    return _copied(model, {id(t): t for t in tensors})
+
+
+def _copied(model: nn.Module, shared: dict[int, Any]) -> nn.Module:
+    """Return a copy as :func:`clone` does.
+
+    :param shared: by identity, what the copy has in common with the net.
+    """
     _refuse_foreign(model)
     # A recurrent layer holds its weights as it last computed them through transforms, which can't be copied. It gets
     # an empty list instead of them, and computes them anew in its next pass.
     computed = [m for m in model.modules() if isinstance(m, nn.RNNBase) and parametrize.is_parametrized(m)]
-    twin = copy.deepcopy(model, {id(m._flat_weights): [] for m in computed})
+    twin = copy.deepcopy(model, {**shared, **{id(m._flat_weights): [] for m in computed}})
     for module in list(twin.modules()):
         if parametrize.is_parametrized(module):
             _renew(module)
         if getattr(module, "inplace", False) is True:
             module.inplace = False  # type: ignore[assignment]
+        remove_taps(module)
     return twin
 
 
@@ -77,7 +99,7 @@ def _renew(module: nn.Module) -> None:
         module.register_parameter(name, latent)
     for name, stack in stacks.items():
         assert stack is not None
-        parametrize.register_parametrization(module, name, stack, unsafe=True)
+        parametrized(module, name, stack)
 
 
 def plain(model: nn.Module) -> nn.Module:
@@ -122,6 +144,32 @@ def frozen(model: nn.Module) -> nn.Module:
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     return model
+
+
+@contextlib.contextmanager
+def evaluating(*nets: nn.Module) -> Iterator[None]:
+    """Put nets in eval mode for a while, so that no statistics move; then each module's own mode is put back."""
+    modes = {module: module.training for net in nets for module in net.modules()}
+    for net in nets:
+        net.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def fill_from(net: nn.Module, source: nn.Module) -> None:
+    """Give a net another one's numbers, by plain name; what only one of them has stays.
+
+    Where the net was cut, its tensors take the leading part of the larger ones.
+    """
+    theirs = {**dict(source.named_parameters()), **dict(source.named_buffers())}
+    mine = {plain_name(name): parameter for name, parameter in net.named_parameters()} | dict(net.named_buffers())
+    with torch.no_grad():
+        for name, tensor in mine.items():
+            if name in theirs and theirs[name].dim() == tensor.dim():
+                tensor.copy_(theirs[name][tuple(slice(size) for size in tensor.shape)])
 
 
 def same_numbers(left: nn.Module, right: nn.Module) -> bool:

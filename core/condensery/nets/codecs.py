@@ -8,6 +8,7 @@ huffman``; the other streams (a codebook, gaps between entries) have codings of 
 from __future__ import annotations
 
 import dataclasses
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
@@ -82,6 +83,9 @@ class Codec(ABC):
 
 class Leaf(Codec):
     """A codec whose streams are bytes: one-dimensional, uint8."""
+
+    by_count: ClassVar[bool] = False
+    """Its cost depends on how many values there are and on nothing else, so that a tensor on ``meta`` tells it."""
 
     @abstractmethod
     def cost(self, values: Tensor) -> Cost:
@@ -192,6 +196,7 @@ class Dense(Leaf):
     """
 
     key = "dense"
+    by_count = True
 
     def __init__(self, dtype: str = "float32") -> None:
         self.dtype = dtype
@@ -202,11 +207,11 @@ class Dense(Leaf):
         return cls(str(values.dtype).removeprefix("torch."))
 
     def encode(self, values: Tensor) -> dict[str, Tensor]:
-        """Return the bytes."""
+        """Return the bytes, which are the tensor's own where it lies in memory as it is stored."""
         flat = values.detach().cpu().contiguous().flatten()
         if str(flat.dtype).removeprefix("torch.") != self.dtype:
             raise ValueError(f"dense: {flat.dtype} is not {self.dtype}")
-        return {"data": flat.view(torch.uint8).clone()}
+        return {"data": flat.view(torch.uint8)}
 
     def decode(self, streams: Mapping[str, Tensor], shape: Sequence[int]) -> Tensor:
         """Return the numbers."""
@@ -230,6 +235,27 @@ _CHUNK = 2**18
 """Numbers packed at once: a multiple of 8, so that each lot starts at a whole byte."""
 
 
+def joined(numbers: NDArray[Any], bits: int) -> NDArray[Any]:
+    """Return each two neighbours as one number of twice as many bits, the first in the lower half.
+
+    :param numbers: unsigned and contiguous, an even count of them.
+    :param bits: that are used of each.
+    """
+    width = 8 * numbers.itemsize
+    wide = numbers.view(f"<u{2 * numbers.itemsize}")
+    upper: NDArray[Any] = (wide >> width) << bits
+    upper |= wide & ((1 << width) - 1)
+    return upper
+
+
+def _parted(numbers: NDArray[Any], bits: int) -> NDArray[Any]:
+    """Undo :func:`joined`: two numbers of ``bits`` bits for each one."""
+    half = numbers.itemsize // 2
+    upper: NDArray[Any] = (numbers >> bits) << (8 * half)
+    upper |= numbers & ((1 << bits) - 1)
+    return upper.view(f"<u{half}")
+
+
 class BitPack(Leaf):
     """Whole numbers from ``low`` to ``low + 2^bits - 1``, each in ``bits`` bits, the first in the lowest bits.
 
@@ -237,6 +263,7 @@ class BitPack(Leaf):
     """
 
     key = "bitpack"
+    by_count = True
 
     def __init__(self, bits: int, low: int = 0) -> None:
         if not (0 <= bits <= 32 and abs(low) < 2**40):
@@ -261,9 +288,13 @@ class BitPack(Leaf):
             low, high = int(numbers.min()), int(numbers.max())
             if low < max(self.low, -(2**31)) or high >= min(self.low + 2**self.bits, 2**31):
                 raise ValueError(f"bitpack: numbers {low} to {high} don't fit {self.bits} bits from {self.low}")
+
+        # Unsigned numbers that are too narrow for ``low`` itself still hold what lies between it and a number.
+        kind = np.dtype(np.uint8 if self.bits <= 8 else np.uint32)
+        origin = np.array(self.low % 256**kind.itemsize, kind)
         data = np.empty(self._bytes(numbers.size), np.uint8)
         for start in range(0, numbers.size, _CHUNK):
-            part = (numbers[start : start + _CHUNK].astype(np.int64) - self.low).astype(np.uint32)
+            part = numbers[start : start + _CHUNK].astype(kind) - origin
             data[self._bytes(start) : self._bytes(start + len(part))] = self._pack(part)
         return {"data": torch.from_numpy(data)}
 
@@ -275,33 +306,55 @@ class BitPack(Leaf):
             raise ValueError(f"{data.size} bytes for {count} numbers of {self.bits} bits")
         numbers = np.empty(count, np.int32)
         for start in range(0, count, _CHUNK):
-            size = min(_CHUNK, count - start)
-            numbers[start : start + size] = self._unpack(data[self._bytes(start) : self._bytes(start + size)], size)
-        numbers += np.int32(self.low)
+            part = numbers[start : start + _CHUNK]
+            part[:] = self._unpack(data[self._bytes(start) : self._bytes(start + len(part))], len(part))
+            if self.low:
+                part += np.int32(self.low)
         return torch.from_numpy(numbers).view(list(shape))
 
-    def _pack(self, numbers: NDArray[np.uint32]) -> NDArray[np.uint8]:
+    def _pack(self, numbers: NDArray[Any]) -> NDArray[np.uint8]:
         """Eight numbers fill ``bits`` bytes; all eights are packed at once."""
         eights = -(-len(numbers) // 8)
-        columns = np.zeros((eights, 8), np.uint32)
-        columns.reshape(-1)[: len(numbers)] = numbers
-        columns = np.ascontiguousarray(columns.T)
-        packed = np.zeros((self.bits, eights), np.uint8)
+        padded = np.zeros(8 * eights, numbers.dtype)
+        padded[: len(numbers)] = numbers
+
+        if self.bits <= 8:
+            used = self.bits
+            while used % 8:
+                padded, used = joined(padded, used), 2 * used
+            packed = padded.view(np.uint8).reshape(-1, padded.itemsize)[:, : used // 8]
+            return packed.reshape(-1)[: self._bytes(len(numbers))]
+
+        columns = np.ascontiguousarray(padded.reshape(eights, 8).T)
+        rows = np.zeros((self.bits, eights), np.uint8)
         for place, byte, shift in self._overlaps():
             moved = columns[place] >> shift if shift >= 0 else columns[place] << -shift
-            packed[byte] |= moved.astype(np.uint8)
-        return packed.T.reshape(-1)[: self._bytes(len(numbers))]
+            rows[byte] |= moved.astype(np.uint8)
+        return rows.T.reshape(-1)[: self._bytes(len(numbers))]
 
-    def _unpack(self, data: NDArray[np.uint8], count: int) -> NDArray[np.int32]:
+    def _unpack(self, data: NDArray[np.uint8], count: int) -> NDArray[Any]:
+        """Return the numbers above ``low``, ``(count,)``."""
         eights = -(-count // 8)
-        rows = np.zeros(eights * self.bits, np.uint8)
-        rows[: data.size] = data
-        packed = rows.reshape(eights, self.bits).T.astype(np.uint32, order="C")
+        padded = np.zeros(eights * self.bits, np.uint8)
+        padded[: data.size] = data
+        rows = padded.reshape(eights, self.bits)
+
+        if self.bits <= 8:
+            times = 8 // math.gcd(self.bits, 8)  # as many numbers fill whole bytes
+            wide = np.zeros((8 * eights // times, times), np.uint8)
+            wide[:, : times * self.bits // 8] = rows.reshape(len(wide), -1)
+            numbers = wide.reshape(-1).view(f"<u{times}")
+            while times > 1:
+                times //= 2
+                numbers = _parted(numbers, times * self.bits)
+            return numbers[:count]
+
+        packed = rows.T.astype(np.uint32, order="C")
         columns = np.zeros((8, eights), np.uint32)
         for place, byte, shift in self._overlaps():
             columns[place] |= packed[byte] << shift if shift >= 0 else packed[byte] >> -shift
         columns &= np.uint32(2**self.bits - 1)
-        return columns.astype(np.int32).T.reshape(-1)[:count]
+        return columns.T.reshape(-1)[:count]
 
     def _overlaps(self) -> list[tuple[int, int, int]]:
         """Which of eight numbers has bits in which byte, and how far the number is shifted down for it."""

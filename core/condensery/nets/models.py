@@ -7,8 +7,9 @@ from torch import Tensor, nn
 
 from condensery.contract import Registry
 from condensery.errors import UsageError
-from condensery.nets.cloning import clone, note_owners
+from condensery.nets.cloning import clone, lent, note_owners
 from condensery.nets.roles import resolve
+from condensery.nets.unfilled import Unfilled
 from condensery.recipe import ModelSpec, derive_seed
 from condensery.tasks import TaskFacts
 
@@ -20,6 +21,30 @@ def build_net(spec: ModelSpec, facts: TaskFacts, registry: Registry, seed: int) 
 
     :raises UsageError: for an unknown model, a setting it doesn't have, or weights that don't fit.
     """
+    net = clone(_built(spec, facts, registry, seed))
+    note_owners(net)
+    return net
+
+
+def build_unfilled(spec: ModelSpec, facts: TaskFacts, registry: Registry) -> nn.Module:
+    """Build a net that is only looked at, or whose every parameter and saved buffer is written over.
+
+    Its tables that no state holds are as they should be. A builder that reads the weights it draws makes its net as
+    ever, and so does one that draws anything else.
+
+    :raises UsageError: as :func:`build_net` does.
+    """
+    with Unfilled() as unfilled:
+        net = _built(spec, facts, registry, 0)
+    if not unfilled.whole:
+        return build_net(spec, facts, registry, 0)
+    net = lent(net)
+    note_owners(net)
+    return net
+
+
+def _built(spec: ModelSpec, facts: TaskFacts, registry: Registry, seed: int) -> nn.Module:
+    """Return what a spec's builder makes."""
     builder = registry.load("models", spec.key)
     family, _, rest = spec.key.partition("/")
     name = rest if f"{family}/*" in registry.entries["models"] and rest else spec.key
@@ -39,9 +64,8 @@ def build_net(spec: ModelSpec, facts: TaskFacts, registry: Registry, seed: int) 
             model = builder(facts, name, **config)
         except TypeError as error:
             raise UsageError(f"model {spec.key!r}: {error}") from None
-    net = clone(model)
-    note_owners(net)
-    return net
+    assert isinstance(model, nn.Module)
+    return model
 
 
 def copy_from(model: nn.Module, source: nn.Module, layers: list[int] | None) -> None:

@@ -6,13 +6,13 @@ from torch import nn
 
 from condensery.errors import UsageError
 
-MODULE_ROLES = ("stages", "logits")
+MODULE_ROLES = ("stages", "logits", "features")
 MAP_ROLES = ("attention", "scores")
 ROLES = (*MODULE_ROLES, *MAP_ROLES)
 
 
 def resolve(model: nn.Module, role: str) -> list[str]:
-    """Return the module paths of ``stages`` or ``logits``.
+    """Return the module paths of ``stages`` or ``logits``, or the inputs of the latter, which are the ``features``.
 
     Looked up in this order: the net's own ``roles`` attribute, timm's ``feature_info`` and classifier, the containers
     whose children hold attention, the last linear layer.
@@ -22,6 +22,8 @@ def resolve(model: nn.Module, role: str) -> list[str]:
     declared = getattr(model, "roles", None)
     if isinstance(declared, dict) and role in declared:
         return list(declared[role])
+    if role == "features":
+        return [f"{path}:input" for path in resolve(model, "logits")]
     paths = _stages(model) if role == "stages" else _logits(model)
     if not paths:
         raise UsageError(f"{type(model).__name__} has no {role}: name a module path instead")

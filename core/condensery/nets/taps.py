@@ -15,15 +15,15 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from condensery.errors import UsageError
-from condensery.nets.roles import MAP_ROLES, MODULE_ROLES, is_attention, resolve
+from condensery.errors import UnknownKey, UsageError
+from condensery.nets.roles import MAP_ROLES, MODULE_ROLES, ROLES, is_attention, resolve
 
 
 class TapValues(Mapping[str, Any]):
     """What the taps of one player read in one forward pass.
 
-    A module path gives its output tensor; a role gives a list in the net's order. Attention probabilities and scores
-    have shape ``(batch, heads, queries, keys)``; scores are before the softmax, masks added.
+    A module path gives its output tensor, ``path:input`` its input; a role gives a list in the net's order. Attention
+    probabilities and scores have shape ``(batch, heads, queries, keys)``; scores are before the softmax, masks added.
     """
 
     def __init__(self, values: Mapping[str, list[Tensor]], versions: Mapping[str, list[int]], roles: set[str]) -> None:
@@ -66,8 +66,12 @@ class Taps:
         self._read: dict[str, tuple[Tensor, int]] = {}
         self._watch: AttentionWatch | None = None
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Taps:
+        """Return empty taps: what was read isn't part of a copy."""
+        return Taps(memo.get(id(self.model), self.model))
+
     def add(self, target: str) -> None:
-        """Tap a module path or a role.
+        """Tap a module path, a module's input (``path:input``) or a role.
 
         :raises UsageError: if the net has no such module or role.
         """
@@ -81,11 +85,24 @@ class Taps:
         paths = resolve(self.model, target) if target in MODULE_ROLES else [target]
         modules = dict(self.model.named_modules())
         for path in paths:
-            if path not in modules:
-                raise UsageError(f"tap {target!r}: {type(self.model).__name__} has no module {path!r}")
-            if path not in self._handles:
-                self._handles[path] = modules[path].register_forward_hook(partial(self._store, path))
+            name = path.removesuffix(":input")
+            if name not in modules:
+                raise UnknownKey(
+                    "module or role", name, [*ROLES, *modules], where=f"tap in {type(self.model).__name__}"
+                )
+            if path in self._handles:
+                continue
+            if path == name:
+                self._handles[path] = modules[name].register_forward_hook(partial(self._store, path))
+            else:
+                # Before the transforms on it: what the module is given, not what it makes of that.
+                self._handles[path] = modules[name].register_forward_pre_hook(
+                    partial(self._store_input, path), prepend=True, with_kwargs=True
+                )
         self._paths[target] = paths
+
+    def _store_input(self, path: str, module: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> None:
+        self._store(path, module, args, args[0] if args else next(iter(kwargs.values())))
 
     def _store(self, path: str, module: nn.Module, args: Any, output: Any) -> None:
         value = output[0] if isinstance(output, tuple) else getattr(output, "last_hidden_state", output)
@@ -135,6 +152,15 @@ class Taps:
         self._handles.clear()
         self._paths.clear()
         self._watch = None
+
+
+def remove_taps(module: nn.Module) -> None:
+    """Take off one module's hooks that belong to taps, as on a copy."""
+    for hooks in (module._forward_hooks, module._forward_pre_hooks):
+        for identity, hook in list(hooks.items()):
+            if isinstance(hook, partial) and isinstance(getattr(hook.func, "__self__", None), Taps):
+                del hooks[identity]
+                module._forward_pre_hooks_with_kwargs.pop(identity, None)
 
 
 class AttentionWatch(TorchFunctionMode):

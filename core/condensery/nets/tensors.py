@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from condensery.nets.reach import Axes, Reach, parameters_of
-from condensery.nets.transforms import MASK, Stack, Transform, latent_of, stack_of
+from condensery.nets.transforms import Stack, Transform, latent_of, stack_of
 
 CONVS: tuple[type[nn.Module], ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 LINEARS: tuple[type[nn.Module], ...] = (nn.Linear,)
@@ -72,12 +72,13 @@ class Weight:
 
     @property
     def alive(self) -> Tensor:
-        """True where no mask holds the value at zero; of the latent's shape."""
-        ones = torch.ones_like(self.latent)
+        """True where no transform holds the value at zero; of the latent's shape."""
+        alive = torch.ones_like(self.latent, dtype=torch.bool)
         for transform in self.stack.transforms.values() if self.stack is not None else ():
-            if isinstance(transform, Transform) and transform.rank == MASK:
-                ones = transform(ones)
-        return ones.detach() != 0
+            held = transform.alive(self.latent) if isinstance(transform, Transform) else None
+            if held is not None:
+                alive &= held
+        return alive
 
 
 class Weights(list[Weight]):

@@ -61,6 +61,13 @@ class Transform(nn.Module):
         """Return what is wrong with the final value of the tensor, or ``None`` if its promise is kept."""
         return None
 
+    def alive(self, latent: Tensor) -> Tensor | None:
+        """Return where it lets a value be other than zero, bool of the latent's shape; ``None``: everywhere.
+
+        A mask tells what it leaves of ones. What holds some values for good, a codebook or fixed levels, overrides it.
+        """
+        return self(torch.ones_like(latent)).detach() != 0 if self.rank == MASK else None
+
     def config(self) -> dict[str, Any]:
         """Return the JSON arguments that build this transform again (its tensors come from the state)."""
         return {}
@@ -174,9 +181,28 @@ def attach(model: nn.Module, target: str, name: str, transform: Transform, *, ke
         _refuse_tied(model, target, owner, tensor)
         stack = Stack()
         stack.add(name, transform, keep)
-        parametrize.register_parametrization(owner, tensor, stack, unsafe=True)
+        parametrized(owner, tensor, stack)
     else:
         stack.add(name, transform, keep)
+
+
+def parametrized(owner: nn.Module, tensor: str, stack: Stack) -> None:
+    """Put a stack on a tensor of a module as its parametrization.
+
+    The property that torch makes holds the module, by whose identity it keys a cache; its class holds the property. So
+    no such net would go before the garbage collector comes round, with all its weights. Any other object is as good a
+    key, as each property has its own.
+    """
+    parametrize.register_parametrization(owner, tensor, stack, unsafe=True)
+    reading = vars(type(owner))[tensor].fget
+    caching = _captured(reading).get("get_cached_parametrization")
+    if caching is not None and "module" in (held := _captured(caching.cell_contents)):
+        held["module"].cell_contents = object()
+
+
+def _captured(function: Any) -> dict[str, Any]:
+    """Return the cells of what a function took from the one around it, by name."""
+    return dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
 
 
 def _refuse_name(target: str, name: str, transform: Transform) -> None:

@@ -24,7 +24,6 @@ from .schema import automatic_name as automatic_name
 from .schema import flat as flat
 from .schema import load_recipe as load_recipe
 from .schema import parse_recipe as parse_recipe
-from .spelling import format_stages as format_stages
 from .spelling import parse as parse
 from .spelling import parse_model as parse_model
 from .spelling import parse_task as parse_task
@@ -33,5 +32,7 @@ from .train_spec import OptimizerSpec as OptimizerSpec
 from .train_spec import ScheduleSpec as ScheduleSpec
 from .train_spec import Strict as Strict
 from .train_spec import TrainSpec as TrainSpec
+from .train_spec import merge_train as merge_train
+from .writing import format_stages as format_stages
 from .yaml_files import load_yaml as load_yaml
 from .yaml_files import parse_yaml as parse_yaml

@@ -17,7 +17,7 @@ class Unit:
     """One stage that runs once.
 
     :param id: place in the unrolled recipe, ``"2"`` or ``"1.0.3"``: item, pass, item...
-    :param spec: the stage.
+    :param spec: the stage, as it is in this pass.
     :param round: number of the innermost round's pass, of ``rounds``.
     :param layer: path of the layer, in a round over layers.
     """
@@ -79,7 +79,7 @@ def unroll(
     for number, item in enumerate(items):
         here = f"{prefix}{number}"
         if isinstance(item, StageSpec):
-            yield Unit(here, item, *outer)
+            yield Unit(here, item.in_pass(*outer[:2]), *outer)
             continue
 
         inner = partial(unroll, item.stages, decide=decide, layers=layers, holds=holds)

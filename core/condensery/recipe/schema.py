@@ -10,7 +10,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from condensery.errors import UsageError, short
 from condensery.recipe.checking import checked, merge
-from condensery.recipe.train_spec import BaseSpec, OptimizerSpec, Strict, TrainSpec
+from condensery.recipe.formula import setting_at
+from condensery.recipe.train_spec import BaseSpec, OptimizerSpec, Strict, TrainSpec, merge_train
 from condensery.recipe.yaml_files import load_yaml
 
 NAME = r"^([^./\\\x00-\x1f][^/\\\x00-\x1f]{0,99})?$"
@@ -132,10 +133,37 @@ def _roles(value: Any) -> Role | list[Role] | None:
     return [_role(one) for one in value] if isinstance(value, list) else _role(value)
 
 
+def _epochs(value: Any) -> Any:
+    """Accept a number of epochs, and for rounds a list of them or a formula."""
+    if value is None or isinstance(value, list) or (isinstance(value, str) and value.startswith("=")):
+        return value
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ValueError(f"a whole number, 0 or more; in rounds a list of them or a =formula; got {short(value)}")
+    return value
+
+
+LISTS = ("milestones", "without")
+"""Fields of ``train`` and ``data`` whose own type is a list; so may be what stands in an optimizer's ``options``."""
+
+
+def _in_pass(value: Any, number: int, passes: int, where: str, *, is_list: bool = False) -> Any:
+    """Return a value, and all that are in it, in one pass of a round."""
+    if not isinstance(value, Mapping):
+        return setting_at(value, number, passes, is_list=is_list, where=where)
+    return {
+        name: _in_pass(inner, number, passes, f"{where}.{name}", is_list=is_list or name in (*LISTS, "options"))
+        for name, inner in value.items()
+    }
+
+
 class StageSpec(Strict):
     """Methods that act at the same time for some epochs.
 
+    In a round ``epochs``, and each value in ``train`` and ``data``, may be a list with one entry for each pass, or a
+    ``=formula`` of ``round``.
+
     :param train: fields of :class:`TrainSpec` that differ from the recipe's.
+    :param data: fields of :class:`DataSpec` that differ from the recipe's.
     """
 
     name: str = ""
@@ -143,9 +171,18 @@ class StageSpec(Strict):
     student: Annotated[Any, BeforeValidator(_role)] = "previous"
     teacher: Annotated[Any, BeforeValidator(_roles)] = None
     players: dict[str, PlayerSpec] = {}
-    data: DataSpec | None = None
+    data: dict[str, Any] = {}
     train: dict[str, Any] = {}
-    epochs: int | None = Field(default=None, ge=0)
+    epochs: Annotated[Any, BeforeValidator(_epochs)] = None
+
+    def in_pass(self, number: int, passes: int) -> StageSpec:
+        """Return the stage as it is in one pass of a round.
+
+        :raises UsageError: for a broken formula, and a list that hasn't one entry for each pass.
+        """
+        where = f"stage {self.name!r}: "
+        fields = ("epochs", "train", "data")
+        return self.model_copy(update={f: _in_pass(getattr(self, f), number, passes, where + f) for f in fields})
 
     @property
     def teachers(self) -> list[Role]:
@@ -218,13 +255,20 @@ class Recipe(Strict):
         """Whether the base trains the model before the first stage."""
         return self.base != "none" and bool(self.base or not self.model.weights)
 
-    def train_of(self, stage: StageSpec) -> TrainSpec:
+    def train_of(self, stage: StageSpec, where: str = "") -> TrainSpec:
         """Return how a stage trains: its own fields over the recipe's.
 
+        :param stage: as it is in its pass.
+        :param where: begins messages.
         :raises UsageError: naming the stage and the field that is wrong.
         """
         own = stage.train if stage.epochs is None else stage.train | {"epochs": stage.epochs}
-        return checked(TrainSpec, merge(self.train, own), f"stage {stage.name!r}: train")
+        return checked(TrainSpec, merge_train(self.train, own), f"{where}stage {stage.name!r}: train")
+
+    def data_of(self, stage: StageSpec, where: str = "") -> DataSpec:
+        """Return which data a stage sees: its own fields over the recipe's; see :meth:`train_of`."""
+        below = self.data.model_dump(exclude_unset=True)
+        return checked(DataSpec, merge(below, stage.data), f"{where}stage {stage.name!r}: data")
 
     def dump(self) -> dict[str, Any]:
         """Return the resolved recipe as plain data."""
@@ -260,9 +304,25 @@ def parse_recipe(data: Any, where: str = "recipe") -> Recipe:
     recipe = checked(Recipe, dict(data), where)
     checked(TrainSpec, recipe.train, f"{where}: train")
     checked(BaseSpec, {} if recipe.base == "none" else recipe.base, f"{where}: base")
-    for stage in flat(recipe.stages):
-        checked(TrainSpec, merge(recipe.train, stage.train), f"{where}: stage {stage.name!r}: train")
+    for stage in _passes(recipe.stages):
+        recipe.train_of(stage, f"{where}: ")
+        recipe.data_of(stage, f"{where}: ")
     return recipe
+
+
+def _passes(items: Sequence[StageSpec | RoundSpec], passes: int = 1) -> Iterator[StageSpec]:
+    """Yield the stages as they are in each pass, once where all passes are the same.
+
+    Stages in a round over layers are left out: how many passes there are is known when the net is.
+    """
+    for item in items:
+        if isinstance(item, StageSpec):
+            first = item.in_pass(0, passes)
+            yield first
+            # The rest of very many passes is looked at when it comes.
+            yield from (item.in_pass(n, passes) for n in range(1, min(passes, 1000)) if first != item)
+        elif not item.over:
+            yield from _passes(item.stages, item.repeat)
 
 
 def load_recipe(path: Path) -> Recipe:

@@ -7,26 +7,27 @@
     stage    = method ("+" method)* | braces                "with" is the same as "+"; braces alone: only train
     method   = key ["(" settings ")"] braces*
     settings = name "=" value ("," name "=" value)*
-    braces   = "{" settings "}"                             name, teacher, student, epochs of the whole stage
-    value    = number | true | false | null | word | "text" | [values] | =formula | key "(" settings ")"
+    braces   = "{" settings "}"                             name, teacher, student, players, epochs of the whole stage
+    value    = number | true | false | null | word | "text" | [values] | braces | =formula | key "(" settings ")"
 
 A key is made of letters, digits, ``-``, ``_``, ``.`` and ``/``. In a role, a bare word that names an earlier stage
-means that stage, whether the name was given or is the key of its only method; ``word()`` always means a model.
+means that stage, whether the name was given or is the key of its only method; so do ``stage.player`` and
+``stage@epoch=3``, while ``word()`` always means a model. How players train is said as in
+``{players={teacher={train=true}}}``.
 """
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection
 from typing import Any, NamedTuple, NoReturn
 
 from condensery.errors import UnknownKey, UsageError
-from condensery.recipe.schema import ROLE_WORDS, ModelSpec, RoundSpec, StageSpec, automatic_name, flat, parse_recipe
+from condensery.recipe.schema import ROLE_WORDS, automatic_name
 
-FIELDS = ("name", "teacher", "student", "epochs")
+FIELDS = ("name", "teacher", "student", "players", "epochs")
 MAX_DEPTH = 20
 CONSTANTS: dict[str, bool | None] = {"true": True, "false": False, "null": None}
 # Possessive quantifiers (++, *+, ?+) never try a shorter match, so that no input takes more than linear time.
@@ -39,7 +40,7 @@ TOKEN = re.compile(
     re.VERBOSE,
 )
 KEY = re.compile(r"(?!(then|with)$)(?=[^A-Za-z]*+[A-Za-z])[A-Za-z0-9_](?:[A-Za-z0-9_./-]*[A-Za-z0-9_])?")
-NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*+")
+NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.#-]*+")
 
 
 class Token(NamedTuple):
@@ -72,6 +73,15 @@ def parse_model(text: str, what: str = "model") -> dict[str, Any]:
     spec = parser.spec()
     parser.expect("", "'(' or the end")
     return spec
+
+
+def parse_value(text: str, stages: Collection[str] | None = None) -> Any:
+    """Return the value that a text means.
+
+    :param stages: names of the stages so far, where the value is a role.
+    :raises UsageError: naming what was expected, and where.
+    """
+    return _Parser(text, "value", stages or ()).value(role=stages is not None)
 
 
 def parse_task(text: str) -> dict[str, Any]:
@@ -209,7 +219,7 @@ class _Parser:
 
     def braces(self, fields: dict[str, Any]) -> None:
         self.expect("{", "'{'")
-        for name, value in self.settings("}").items():
+        for name, value in self.settings("}", roles=("teacher", "student")).items():
             if name not in FIELDS:
                 raise UnknownKey("stage field", name, FIELDS, where=self.what)
             if name in fields and fields[name] != value:
@@ -218,8 +228,11 @@ class _Parser:
 
     # ---------------------------------------------------------------- values
 
-    def settings(self, closing: str) -> dict[str, Any]:
-        """Return what stands in brackets, the opening one already read."""
+    def settings(self, closing: str, roles: Collection[str] = ()) -> dict[str, Any]:
+        """Return what stands in brackets, the opening one already read.
+
+        :param roles: names whose values are roles.
+        """
         found: dict[str, Any] = {}
         while not self.accept(closing):
             if found:
@@ -232,7 +245,7 @@ class _Parser:
                 self.fail("each name once", name)
 
             self.expect("=", "'='")
-            found[name.text] = self.value(role=closing == "}" and name.text in ("teacher", "student"))
+            found[name.text] = self.value(role=name.text in roles)
         return found
 
     def value(self, *, role: bool = False) -> Any:
@@ -252,13 +265,17 @@ class _Parser:
             case "word" if token.text in CONSTANTS:
                 return CONSTANTS[token.text]
             case "word":
-                is_stage = role and token.text in self.names and token.text not in ROLE_WORDS
-                return f"stage:{token.text}" if is_stage else token.text
+                return f"stage:{token.text}" if role and self.is_stage(token.text) else token.text
 
-        if token.text != "[":
+        if token.text not in ("[", "{"):
             self.fail("a value", token)
 
         self.nest(+1)
+        if token.text == "{":
+            found = self.settings("}")
+            self.nest(-1)
+            return found
+
         values: list[Any] = []
         while not self.accept("]"):
             if values:
@@ -266,6 +283,11 @@ class _Parser:
             values.append(self.value(role=role))
         self.nest(-1)
         return values
+
+    def is_stage(self, word: str) -> bool:
+        """Tell whether a bare word means an earlier stage, its player, or what it was after an epoch."""
+        name = word.partition("@epoch=")[0]
+        return word not in ROLE_WORDS and (name in self.names or name.rpartition(".")[0] in self.names)
 
     def literal(self, token: Token) -> Any:
         """Return the number or text that a token writes, as JSON does; single quotes take everything as it is."""
@@ -300,96 +322,3 @@ def _formula(text: str, start: int) -> str:
             return text[start:place]
         depth += (text[place] in "([{") - (text[place] in ")]}")
     return text[start:]
-
-
-# ---------------------------------------------------------------- the inverse
-
-
-def format_stages(stages: Sequence[StageSpec | RoundSpec]) -> str:
-    """Return the composition that :func:`parse` reads as these stages, without names that a recipe gives by itself.
-
-    :raises UsageError: naming what one line can't say: data, players, ``until``, a key with a space...
-    """
-    wanted = _as_in_recipe(stages)
-    short = [stage.model_copy(deep=True) for stage in wanted]
-
-    # A name is left out where the recipe then gives the stage the same one.
-    for stage in flat(short):
-        name, stage.name = stage.name, ""
-        if _as_in_recipe(short) != wanted:
-            stage.name = name
-
-    text = _items(short, set())
-    try:
-        same = _as_in_recipe(parse(text)) == wanted
-    except UsageError:
-        same = False
-    if not same:
-        raise UsageError(f"one line can't say these stages (nearest: {text!r}); write a recipe file")
-    return text
-
-
-def _as_in_recipe(stages: Sequence[Any]) -> list[StageSpec | RoundSpec]:
-    """Return stages as a recipe has them, each with a name; those given stay as they are."""
-    copies = copy.deepcopy(list(stages))
-    return parse_recipe({"model": "any", "task": "any", "stages": copies}).stages
-
-
-def _items(items: Sequence[StageSpec | RoundSpec], names: set[str]) -> str:
-    """Return how to write some stages and rounds; their names join ``names``, those of the stages before.
-
-    :raises UsageError: for a field that one line can't say.
-    """
-    parts = []
-    for item in items:
-        unsaid = {"until", "over"} if isinstance(item, RoundSpec) else {"data", "players", "train"}
-        for field in sorted(unsaid & item.model_dump(exclude_defaults=True).keys()):
-            raise UsageError(f"one line can't say {field!r} of a stage or round; write a recipe file")
-
-        if isinstance(item, RoundSpec):
-            parts.append(f"({_items(item.stages, names)}) * {item.repeat}")
-        else:
-            parts.append(_stage(item, names))
-            names.add(item.name or automatic_name([m.key for m in item.methods], ()))
-    return " -> ".join(parts)
-
-
-def _stage(stage: StageSpec, names: set[str]) -> str:
-    methods = " + ".join(m.key + (f"({_settings(m.settings)})" if m.settings else "") for m in stage.methods)
-    given = {field: getattr(stage, field) for field in FIELDS if field in stage.model_dump(exclude_defaults=True)}
-    return methods + (f"{{{_settings(given, names)}}}" if given or not methods else "")
-
-
-def _settings(settings: Mapping[str, Any], names: Collection[str] | None = None) -> str:
-    return ", ".join(f"{name}={_say(value, names)}" for name, value in settings.items())
-
-
-def _say(value: Any, names: Collection[str] | None) -> str:
-    """Return how to write a value; ``names``, in the fields of a stage, are those of the stages before.
-
-    :raises UsageError: for a value that one line can't say.
-    """
-    if isinstance(value, ModelSpec):
-        value = value.model_dump(exclude_defaults=True)
-        if len(value) == 1 and _reads_as(value["key"], value["key"], names):
-            return str(value["key"])
-
-    match value:
-        case {"key": str(key)}:
-            return f"{key}({_settings({k: v for k, v in value.items() if k != 'key'})})"
-        case list():
-            return "[" + ", ".join(_say(v, names) for v in value) + "]"
-        case str():
-            shorter = [value.removeprefix("stage:"), value] if names is not None else [value]
-            return next((s for s in shorter if _reads_as(s, value, names)), json.dumps(value, ensure_ascii=False))
-        case None | bool() | int() | float():
-            return json.dumps(value)
-    raise UsageError(f"one line can't say the value {value!r}; write a recipe file")
-
-
-def _reads_as(text: str, value: str, names: Collection[str] | None) -> bool:
-    """Tell whether a bare text means this value; with ``names``, as a role among stages of these names."""
-    try:
-        return bool(_Parser(f"[{text}]", "value", names or ()).value(role=names is not None) == [value])
-    except UsageError:
-        return False

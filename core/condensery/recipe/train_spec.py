@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from condensery.recipe.checking import merge
 
 
 class Strict(BaseModel):
@@ -14,7 +17,7 @@ class Strict(BaseModel):
 
 
 class OptimizerSpec(Strict):
-    """An optimizer of torch, by name. ``options`` go to its constructor."""
+    """An optimizer of torch, by name. ``options`` go to its constructor, but those that are ``null``."""
 
     name: Literal["sgd", "adam", "adamw", "rmsprop"] = "sgd"
     lr: float = Field(default=0.1, gt=0)
@@ -67,3 +70,16 @@ class BaseSpec(TrainSpec):
     """
 
     seed: int | None = Field(default=None, ge=0)
+
+
+def merge_train(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay training settings over others; an optimizer of another name doesn't take over the options of the one below.
+
+    :param below: fields of :class:`TrainSpec`, as plain data.
+    """
+    old, new = below.get("optimizer"), above.get("optimizer")
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        name = old.get("name", OptimizerSpec.model_fields["name"].default)
+        if new.get("name", name) != name:
+            below = {**below, "optimizer": {key: value for key, value in old.items() if key != "options"}}
+    return merge(below, above)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from condensery.files import cache_dir
-from condensery.recipe import BaseSpec, ModelSpec, Recipe, StageSpec, Unit, checked, fingerprint, merge
+from condensery.recipe import BaseSpec, ModelSpec, Recipe, StageSpec, Unit, checked, fingerprint, merge_train
 from condensery.run.builder import Builder, Net
 from condensery.run.folder import PROGRESS
 from condensery.run.unit import UnitRunner
@@ -34,7 +34,7 @@ class Base:
         :param label: names the stage in reports and messages.
         """
         over = {} if self.recipe.base == "none" else self.recipe.base
-        train = checked(BaseSpec, merge(self.builder.task.base, over), "base")
+        train = checked(BaseSpec, merge_train(self.builder.task.base, over), "base")
         seed = self.recipe.seed if train.seed is None else train.seed
 
         path = self._cached(spec, train, seed)

@@ -9,10 +9,11 @@ import torch
 from torch import nn
 
 from condensery.contract import Registry
-from condensery.nets import clone
+from condensery.nets import build_unfilled, clone
 from condensery.recipe import ModelSpec, fingerprint
 from condensery.run.players import Player
 from condensery.storage import build_with_weights, describe_net, rebuild_net, unweighted
+from condensery.surgery import ChannelGraph
 from condensery.tasks import Task
 
 
@@ -46,6 +47,7 @@ class Builder:
     :param device: nets are on it when a run gets them.
     :param seed: of initial weights; each spec's own is added to it.
     :param fresh: nets as their specs build them, by fingerprint: a checkpoint says where a net differs from that.
+    :param graphs: how channels hang together in the net that was cut last, for stages that meet it again.
     """
 
     task: Task
@@ -53,6 +55,7 @@ class Builder:
     device: torch.device
     seed: int
     fresh: dict[str, nn.Module] = dataclasses.field(default_factory=dict)
+    graphs: list[ChannelGraph] = dataclasses.field(default_factory=list)
 
     def build(self, spec: ModelSpec, seed: int | None = None) -> nn.Module:
         """Build a module, still on the CPU, with the weights that its spec names or random ones.
@@ -74,10 +77,13 @@ class Builder:
         plain = unweighted(net.spec)
         key = fingerprint(plain.model_dump(mode="json"))
         if key not in self.fresh:
-            self.fresh[key] = self.build(plain)
+            self.fresh[key] = self._unfilled(plain)
         return describe_net(net.module, net.spec, self.fresh[key], self.registry)
 
     def rebuilt(self, description: Any) -> Net:
         """Return a net from a checkpoint."""
-        module, spec = rebuild_net(description, self.build, self.registry)
+        module, spec = rebuild_net(description, self._unfilled, self.registry)
         return Net(module.to(self.device), spec)
+
+    def _unfilled(self, spec: ModelSpec) -> nn.Module:
+        return build_unfilled(spec, self.task.facts, self.registry)

@@ -4,13 +4,36 @@ from __future__ import annotations
 
 import dataclasses
 
-from condensery.errors import UsageError
+from condensery.contract import Registry
+from condensery.errors import CondenseryError, UsageError
 from condensery.nets import clone, copy_from, frozen
-from condensery.recipe import ModelSpec, Role, Unit, fingerprint
+from condensery.recipe import ModelSpec, Recipe, Role, Unit, fingerprint, flat
 from condensery.run.base import Base
 from condensery.run.builder import Builder, Net
+from condensery.run.opening import methods_of
 from condensery.run.players import Player
 from condensery.run.snapshots import Snapshots
+
+
+def give_teachers(recipe: Recipe, registry: Registry) -> tuple[Recipe, list[str]]:
+    """Return a recipe in which each stage has the teacher that its methods need, and a line for each that got one.
+
+    A stage that names none gets the net at the recipe's start, unless one of its methods brings a teacher: it then
+    leaves the word ``teacher``.
+    """
+    recipe = recipe.model_copy(deep=True)
+    lines = []
+    for stage in flat(recipe.stages):
+        try:
+            found = [(name, method.words()) for name, method in methods_of(Unit("", stage), registry, lists=False)]
+        except CondenseryError:
+            continue  # What is wrong is said when the recipe is checked.
+
+        needing = [name for name, words in found if "teacher" in words.needs]
+        if needing and not stage.teachers and not any("teacher" in words.leaves for _, words in found):
+            stage.teacher = "original"
+            lines.append(f"stage {stage.name!r} names no teacher for {', '.join(needing)}: it gets the original net")
+    return recipe, lines
 
 
 @dataclasses.dataclass(eq=False, repr=False)
@@ -64,7 +87,7 @@ class Cast:
         if role in ("previous", "input"):
             return previous
         if role not in self.snapshots.nets:
-            near = ", ".join([*self.snapshots.nets, "input"])
+            near = ", ".join(dict.fromkeys(["original", *self.snapshots.nets, "input"]))
             raise UsageError(f"stage {label!r}: no net {role!r} at this point; there are {near}")
         return self.snapshots.nets[role]
 

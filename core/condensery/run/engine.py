@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from condensery.recipe import Recipe, TrainSpec, check_conditions, holds, unroll
 from condensery.run.base import Base
 from condensery.run.builder import Builder, Net
 from condensery.run.called import refuse_uncalled
-from condensery.run.cast import Cast
+from condensery.run.cast import Cast, give_teachers
 from condensery.run.collapse import marks
 from condensery.run.folder import ARTIFACT, NET, ORIGINAL, PROGRESS, RunFolder
 from condensery.run.opening import Opener, check_settings
@@ -75,6 +76,9 @@ class Run:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         if device.startswith("cuda") and not torch.cuda.is_available():
             raise UsageError(f"device {device!r}: no CUDA device here; say --device cpu")
+        if int(os.environ.get("WORLD_SIZE") or 1) > 1:
+            raise UsageError("WORLD_SIZE > 1: several processes would write one folder; start one, without torchrun")
+        recipe, self._teachers_given = give_teachers(recipe, registry)
         self.registry, self.tier, self.dry = registry, tier, dry
         self.device = torch.device("cpu" if dry else device)
         self.folder = RunFolder(Path(out), resume=resume)
@@ -117,13 +121,14 @@ class Run:
         check_settings(self.recipe.stages, self.registry)
 
         dry = Run(self.recipe, self.registry, out=self.folder.path, device="cpu", dry=True)
+        dry.builder.graphs = self.builder.graphs
         with torch.random.fork_rng(devices=[]):
             dry.net = dry.builder.net(self.recipe.model)
             dry.snapshots.keep("original", dry.net)
             dry._play()
             example = Batch(self.task.example(2))
             self._in_one_mode = refuse_uncalled(dry.net.module, lambda net: self.task.outputs(net, example))
-            baked = bake(dry.net.module, self.registry).net
+            baked = bake(dry.net.module, self.registry, trial=True).net
             dry.builder.described(Net(baked, dry.net.spec))  # refuses what can't be saved
             dry._try_metrics(baked)
         self._calls = dry._calls
@@ -152,6 +157,8 @@ class Run:
         """Run the recipe in a folder that is this run's own."""
         self.folder.write("recipe.json", self.recipe.dump())
         self.show.line(f"model {self.recipe.model.key}, task {self.recipe.task.key}, on {self.device}")
+        for line in self._teachers_given:
+            self.show.line(line)
 
         self.net = self._original()
         before = self._before()
@@ -216,6 +223,9 @@ class Run:
 
     def _report(self, before: dict[str, Any]) -> dict[str, Any]:
         """Bake the net, save it as the artifact, measure it and return the report."""
+        for graph in self.builder.graphs:
+            graph.close()
+        self.builder.graphs.clear()
         self.baked = baked = bake(self.net.module, self.registry)
         collapsed = marks(self.stages)
         sizes = save_artifact(
@@ -275,6 +285,8 @@ class Run:
             stage = self.runner.play(unit, train, self.cast.players(unit, self.net), self.recipe.seed)
             self.net = Net.of(stage.student)
             if self.dry:
+                # Refuses what a checkpoint can't hold, before anything trains.
+                self.builder.described(self.net)
                 self._calls.append(calls_of(stage))
             else:
                 self._save()

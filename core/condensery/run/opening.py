@@ -9,7 +9,7 @@ import torch
 
 from condensery.contract import Facts, Method, Registry, StageManager, build_method, check_words, takes_list
 from condensery.errors import MethodError, UsageError
-from condensery.nets import BATCH_NORMS, Reach, clone, is_attention
+from condensery.nets import BATCH_NORMS, Reach, clone, fill_from, is_attention
 from condensery.recipe import (
     ModelSpec,
     PlayerSpec,
@@ -22,6 +22,7 @@ from condensery.recipe import (
     setting_at,
 )
 from condensery.run.builder import Builder
+from condensery.run.checks import check_optimizer, check_players
 from condensery.run.players import Player
 from condensery.run.stage import Stage
 from condensery.run.steps import Defaults, parse_every
@@ -57,7 +58,7 @@ class Opener:
                 update={"epochs": min(train.epochs, 1), "max_steps": DRY_STEPS, "batch_size": min(train.batch_size, 8)}
             )
 
-        data = unit.spec.data or self.recipe.data
+        data = self.recipe.data_of(unit.spec)
         part, share = data.subset, held_out(self.recipe, self.builder.task)
         subset = Subset(part.size, part.per_class, tuple(part.without), share) if part else None
         if share and subset is None:
@@ -78,6 +79,7 @@ class Opener:
             classes=KnownClasses(self.builder.registry),
             reach=Reach.of(self.builder.registry),
         )
+        stage.graphs = self.builder.graphs
         stage.players = dict(players)
         stage.manager = StageManager(unit.spec.name, methods_of(unit, self.builder.registry), Defaults())
         return stage
@@ -98,13 +100,15 @@ class Opener:
             roles = ["teacher"] if stage.spec.teachers else []
             self._facts.enter(stage.name, list(stage.manager.methods.items()), roles)
 
-        for _, recruit in stage.manager.each("players"):
-            for player in recruit(stage=stage) or ():
+        stage.stepping = False
+        for method, recruit in stage.manager.each("players"):
+            for player in check_players(stage, method, recruit(stage=stage)):
                 if player.name in stage.players:
                     raise UsageError(f"stage {stage.name!r}: two players are named {player.name!r}")
                 stage.players[player.name] = player
         _set_players(stage)
         stage.manager.call("prepare", stage=stage)
+        _build_copies(stage)
         stage.ready()
         _set_optimizers(stage)
         self._stands_in |= self.dry and bool(stage.train.epochs or stage.manager.methods)
@@ -130,9 +134,10 @@ def has_rows(stage: Stage) -> bool:
         return stage.task.rows(stage.task.outputs(net, batch), batch) is not None
 
 
-def methods_of(unit: Unit, registry: Registry) -> list[tuple[str, Method]]:
+def methods_of(unit: Unit, registry: Registry, *, lists: bool = True) -> list[tuple[str, Method]]:
     """Return the methods of a unit by name, with their settings in this pass of the round.
 
+    :param lists: read lists with one entry for each pass; otherwise these settings keep their defaults.
     :raises UsageError: naming the setting that is wrong.
     """
     methods: list[tuple[str, Method]] = []
@@ -145,6 +150,8 @@ def methods_of(unit: Unit, registry: Registry) -> list[tuple[str, Method]]:
         for setting, value in item.settings.items():
             where = f"{unit.spec.name}: {item.key}.{setting}"
             is_list = takes_list(hints.get(setting))
+            if isinstance(value, list) and not (lists or is_list):
+                continue
             settings[setting] = setting_at(value, unit.round, unit.rounds, is_list=is_list, where=where)
 
         number = 1 + sum(name.partition("#")[0] == item.key for name, _ in methods)
@@ -184,9 +191,34 @@ def _set_players(stage: Stage) -> None:
         _configure(stage.players[name], spec)
 
     for player in stage.players.values():
-        player.set_mode()
-        if stage.train.channels_last:
-            player.module.to(memory_format=torch.channels_last)
+        if player.built:
+            _set_mode(player, stage)
+
+
+def _set_mode(player: Player, stage: Stage) -> None:
+    player.set_mode()
+    if stage.train.channels_last:
+        player.module.to(memory_format=torch.channels_last)
+
+
+def _build_copies(stage: Stage) -> None:
+    """Build the players that are like another one, which has prepared; and hold what was frozen before a cut.
+
+    :raises UsageError: for a player to copy that isn't there, or is a copy itself.
+    """
+    for player in stage.players.values():
+        if player.built:
+            player.start_epoch()
+            continue
+
+        origin = stage.players.get(player.like or "")
+        if origin is None or origin.like is not None:
+            known = ", ".join(name for name, other in stage.players.items() if other.like is None)
+            raise UsageError(f"stage {stage.name!r}: player {player.name!r} is like {player.like!r}; there are {known}")
+        player.take(clone(origin.module))
+        if player.spec != origin.spec:
+            fill_from(player.module, stage.build(player.spec))
+        _set_mode(player, stage)
 
 
 def _configure(player: Player, spec: PlayerSpec) -> None:
@@ -205,12 +237,15 @@ def _set_optimizers(stage: Stage) -> None:
 
         player.helpers.to(stage.device)
         groups = player.groups(player.optimizer_spec or stage.train.optimizer)
+        method, make = stage.manager.chosen("optimizer", player.name)
         try:
-            player.optimizer = stage.manager.call("optimizer", stage=stage, player=player, groups=groups)
+            made = make(stage=stage, player=player, groups=groups)
+            if made is None:
+                made = stage.manager.default("optimizer")(stage=stage, player=player, groups=groups)
         except MethodError as error:
             raise UsageError(f"stage {stage.name!r}: optimizer of {player.name}: {error}") from error
-        assert player.optimizer is not None
 
+        player.optimizer = check_optimizer(stage, method, made)
         player.base_rates = [g["lr"] for g in player.optimizer.param_groups]
         if stage.train.carry_optimizer:
             player.load_optimizer_state(player.carried)

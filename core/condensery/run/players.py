@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 
-from condensery.errors import UsageError
+from condensery.errors import UnknownKey, UsageError
 from condensery.nets import EMPTY, Taps, TapValues, attached, keep_owners, plain_name
 from condensery.recipe import ModelSpec, OptimizerSpec
 from condensery.tasks import Batch, Task, in_float32, map_tensors
@@ -62,38 +62,87 @@ class Player:
     :param plays: whether each batch is given to it; ``False`` for a net that a method calls by itself.
     :param optimizer_spec: of this player alone; ``None``: the stage's.
     :param every: ``(k, n)``: k optimizer steps each n batches.
+    :param like: the player of which its net will be a copy, see ``Stage.recruit``; until then it has no ``module``.
 
     ``helpers`` are modules that a method trains beside the net for the stage, such as a regressor. Core sets
     ``optimizer``, and ``base_rates``, the learning rate of each of its groups before any schedule; ``carried`` is the
-    state of the optimizer that trained the net last, by plain parameter name.
+    state of the optimizer that trained the net last, by plain parameter name. ``measured`` holds what taps with a
+    measure came to in the step, from ``after_backward`` on.
     """
+
+    module: nn.Module
+    taps: Taps
 
     def __init__(
         self,
         name: str,
-        module: nn.Module,
+        module: nn.Module | None,
         *,
         spec: ModelSpec,
         trains: bool = False,
         plays: bool = True,
         optimizer_spec: OptimizerSpec | None = None,
         every: tuple[int, int] = (1, 1),
+        like: str | None = None,
     ) -> None:
-        self.name, self.module, self.spec = name, module, spec
+        self.name, self.spec, self.like = name, spec, like
         self.trains, self.plays, self.every = trains, plays, every
         self.optimizer_spec = optimizer_spec
         self.optimizer: torch.optim.Optimizer | None = None
         self.base_rates: list[float] = []
         self.carried: dict[str, Any] = {}
         self.helpers = nn.ModuleDict()
-        self.taps = Taps(module)
+        self.measures: dict[str, Callable[[Any], Tensor]] = {}
+        self.measured: dict[str, Tensor] = {}
+        self._targets: list[str] = []
+        self._frozen: list[str] = []
+        self._held: list[nn.Parameter] = []
+        if module is not None:
+            self.take(module)
 
-    def tap(self, target: str) -> None:
-        """Read a module path or a role (``stages``, ``logits``, ``attention``, ``scores``) each time it plays.
+    def __getattr__(self, name: str) -> NoReturn:
+        if name in ("module", "taps"):
+            raise UsageError(
+                f"player {self.name!r} has no net yet: after the last prepare it is a copy of {self.like!r}"
+            )
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
-        The value is ``outputs[player].taps[target]``. Core takes the tap off when the stage ends.
+    @property
+    def built(self) -> bool:
+        """Whether it has its net; a copy of another player's is made after the last ``prepare``."""
+        return "module" in vars(self)
+
+    def take(self, module: nn.Module) -> None:
+        """Play with this net from now on."""
+        self.module, self.taps = module, Taps(module)
+        for target in self._targets:
+            self.taps.add(target)
+
+    def tap(self, target: str, measure: Callable[[Any], Tensor] | None = None) -> None:
+        """Read a module path, a module's input or a role each time it plays.
+
+        ``layer1`` is what that module gives, ``fc:input`` what it gets; roles are ``stages``, ``logits``, ``features``
+        (the input of the classifier), ``attention`` and ``scores``. The value is ``outputs[player].taps[target]``. Core
+        takes the tap off when the stage ends.
+
+        :param measure: makes a statistic of the value, read as ``player.measured[target]`` in ``after_backward`` and
+            ``after_step``: once in a step, the mean over its micro-batches and workers by their share.
         """
-        self.taps.add(target)
+        self._targets.append(target)
+        if self.built:
+            self.taps.add(target)
+        if measure is not None:
+            self.measures[target] = measure
+
+    def gauge(self, outputs: Outputs, share: float) -> None:
+        """Add what the measures make of one part of a step.
+
+        :param share: of this part in its step.
+        """
+        with torch.no_grad():
+            for target, measure in self.measures.items():
+                seen = measure(outputs.taps[target]) * share
+                self.measured[target] = self.measured[target] + seen if target in self.measured else seen
 
     def play(self, task: Task, batch: Batch) -> Outputs:
         """Return its outputs for a batch."""
@@ -102,15 +151,41 @@ class Player:
         return Outputs(in_float32(outputs), task, batch, self.taps.collect())
 
     def set_mode(self) -> None:
-        """Train mode with gradients if it trains, else eval mode without; what its builder froze stays so."""
+        """Train mode with gradients if it trains, else eval mode without; what is frozen stays so."""
         for parameter in self.module.parameters():
             parameter.requires_grad_(self.trains)
         self.start_epoch()
 
     def start_epoch(self) -> None:
-        """Train mode if it trains, else eval mode, but for what its builder froze."""
+        """Train mode if it trains, else eval mode; what is frozen, by its builder too, stays so without gradients."""
         self.module.train(self.trains)
         keep_owners(self.module)
+        for path in self._frozen:
+            module = self.module.get_submodule(path).eval()
+            held = [parameter for parameter in module.parameters() if parameter.requires_grad]
+            for parameter in held:
+                parameter.requires_grad_(False)
+            self._held += held
+
+    def freeze(self, paths: Iterable[str]) -> None:
+        """Hold modules for the stage: their weights, their transforms and their batch statistics; in ``prepare``.
+
+        :param paths: of the modules, with all that is in them.
+        :raises UnknownKey: for a path that the net doesn't have.
+        """
+        known = dict(self.module.named_modules())
+        for path in paths:
+            if path not in known:
+                raise UnknownKey("module", path, known, where=f"freeze in {self.name}")
+            self._frozen.append(path)
+        self.start_epoch()
+
+    def thaw(self) -> None:
+        """Let go of what was frozen, when the stage has ended."""
+        self._frozen.clear()
+        for parameter in self._held:
+            parameter.requires_grad_(True)
+        self._held.clear()
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """Return its parameters by plain name, its transforms' and (as ``helpers:...``) its helpers' among them."""

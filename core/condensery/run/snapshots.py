@@ -63,12 +63,14 @@ class Snapshots:
         self.builder, self.folder, self.dry = builder, folder, dry
         self.nets: dict[str, Net] = {}
         self.files: dict[str, str] = {}
-        roles = [r for s in flat(recipe.stages) for r in s.teachers if isinstance(r, str) and r.startswith("stage:")]
-        self.wanted = [Reference.parse(role) for role in dict.fromkeys(roles)]
+        roles = dict.fromkeys(r for s in flat(recipe.stages) for r in s.teachers if isinstance(r, str))
+        self.asked = frozenset(roles)
+        self.wanted = [Reference.parse(role) for role in roles if role.startswith("stage:")]
 
     def keep(self, role: str, net: Net) -> None:
-        """Keep a frozen copy of a net under a role."""
-        self.nets[role] = Net(frozen(clone(net.module)), net.spec)
+        """Keep a frozen copy of a net under a role, if any stage asks for it."""
+        if role in self.asked:
+            self.nets[role] = Net(frozen(clone(net.module)), net.spec)
 
     def take(self, stage: Stage, unit: str, epoch: int | None = None) -> None:
         """Keep those nets of a stage that a later one refers to.

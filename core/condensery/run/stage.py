@@ -19,6 +19,7 @@ from condensery.nets import (
     Weights,
     attach,
     choose_layers,
+    evaluating,
     own_parameters,
     replace,
     weights_of,
@@ -26,7 +27,7 @@ from condensery.nets import (
 from condensery.recipe import ModelSpec, StageSpec, TrainSpec
 from condensery.run.players import Player
 from condensery.run.training import Training
-from condensery.surgery import Surgeon
+from condensery.surgery import ChannelGraph, Surgeon
 from condensery.surgery.attention import KnownClasses
 from condensery.tasks import Batch, Subset, Task, head
 
@@ -67,6 +68,7 @@ class Stage(Training):
         self.round, self.rounds, self.layer = round_index, rounds, layer
         self.dry, self.stands_in = dry, False
         self.classes = classes or KnownClasses(Registry())
+        self.graphs: list[ChannelGraph] = []
         self._build = build
         self.missed: dict[str, float] | None = None
         self._known = reach or Reach()
@@ -85,15 +87,30 @@ class Stage(Training):
         """The teachers, in recipe order; the first is ``teacher``, then ``teacher#2``..."""
         return [p for n, p in self.players.items() if n.partition("#")[0] == "teacher"]
 
-    def recruit(self, name: str, spec: ModelSpec | None = None, *, trains: bool = True, plays: bool = True) -> Player:
-        """Return a new player, built from a spec.
+    def recruit(
+        self,
+        name: str,
+        spec: ModelSpec | None = None,
+        *,
+        like: str | None = None,
+        trains: bool = True,
+        plays: bool = True,
+    ) -> Player:
+        """Return a new player for ``players``, built from a spec, or like another player.
 
         :param spec: the student's own by default; give it another ``seed`` for other initial weights.
+        :param like: the net is a copy of this player's as it is after the last ``prepare``, cut and with its
+            transforms; with a spec its weights are those that the spec builds, without one the other player's.
         """
-        assert self._build is not None
+        if like is not None:
+            return Player(name, None, spec=spec or self.student.spec, trains=trains, plays=plays, like=like)
         spec = spec or self.student.spec
-        module = self._build(spec).to(self.device)
-        return Player(name, module, spec=spec, trains=trains, plays=plays)
+        return Player(name, self.build(spec), spec=spec, trains=trains, plays=plays)
+
+    def build(self, spec: ModelSpec) -> nn.Module:
+        """Return a fresh net of a spec."""
+        assert self._build is not None
+        return self._build(spec).to(self.device)
 
     # ---------------------------------------------------------------- layers and their weights
 
@@ -163,7 +180,10 @@ class Stage(Training):
         """Put a transform on ``conv1.weight``, ``conv1:input`` or ``conv1:output``.
 
         :param keep: stays until the recipe ends; ``False``: until this stage ends.
+        :raises PluginError: between ``prepare`` and ``end_stage``, for one that has parameters: no optimizer has them.
         """
+        if self.stepping and next(transform.parameters(), None) is not None:
+            raise self.too_late(f"a transform with parameters of its own is attached ({target}: {name})")
         net = self.players[player].module
         attach(net, target, name, transform.to(self.device), keep=keep)
         self.changed(player)
@@ -172,7 +192,10 @@ class Stage(Training):
         """Put a registered layer in a plain module's place, in ``prepare`` or ``end_stage``; it stays.
 
         :raises UsageError: if the net has no such module.
+        :raises PluginError: in any other hook, as optimizers hold the parameters then.
         """
+        if self.stepping:
+            raise self.too_late(f"a module is replaced ({path})")
         replace(self.players[player].module, path, layer.to(self.device))
         self.changed(player)
 
@@ -244,15 +267,10 @@ class Stage(Training):
             net.get_submodule(path).register_forward_pre_hook(lambda _, given, path=path: calls.append((path, given)))
             for path in paths
         ]
-        modes = {module: module.training for module in net.modules()}
-
-        net.eval()
-        with torch.no_grad():
+        with evaluating(net), torch.no_grad():
             for batch in batches:
                 self.task.outputs(net, batch)
 
-        for module, mode in modes.items():
-            module.training = mode
         for handle in handles:
             handle.remove()
         return calls

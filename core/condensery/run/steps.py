@@ -26,28 +26,41 @@ OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
 
 
 class Bucket:
-    """One parameter's gradients from the workers of this process.
+    """One parameter's gradients from the workers of this process, and what workers may tell each other.
 
     :param name: plain name of the parameter.
+    :param shape: of the parameter.
     :param values: flat, of shape ``(workers, numbers)``.
+
+    ``sent`` counts the bytes that each worker has sent so far for this bucket.
     """
 
-    def __init__(self, name: str, values: Tensor) -> None:
-        self.name, self.values = name, values
+    def __init__(self, name: str, shape: torch.Size, values: Tensor) -> None:
+        self.name, self.shape, self.values = name, shape, values
+        self.sent = 0
+
+    def gather(self, codes: Tensor) -> Tensor:
+        """Return what all workers send, each its own codes; the bytes of one worker's are counted.
+
+        :param codes: ``(workers of this process, ...)``, of any type: pack bits into bytes before.
+        :returns: ``(workers, ...)``.
+        """
+        self.sent += codes[0].numel() * codes.element_size()
+        return codes
 
     def mean(self, values: Tensor) -> Tensor:
-        """Return the mean over all workers.
+        """Return the mean over all workers, who send their values as they are.
 
         :param values: ``(workers, ...)``.
         """
-        return values.mean(0)
+        return self.gather(values).mean(0)
 
     def max(self, values: Tensor) -> Tensor:
-        """Return the maximum over all workers.
+        """Return the maximum over all workers, who send their values as they are.
 
         :param values: ``(workers, ...)``.
         """
-        return values.amax(0)
+        return self.gather(values).amax(0)
 
 
 class Defaults:
@@ -57,7 +70,8 @@ class Defaults:
     def optimizer(self, stage: Stage, player: Player, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         """Build the optimizer that the recipe names, for the player or for the stage."""
         spec = player.optimizer_spec or stage.train.optimizer
-        return OPTIMIZERS[spec.name](groups, lr=spec.lr, weight_decay=spec.weight_decay, **spec.options)  # type: ignore[call-arg]
+        options = {name: value for name, value in spec.options.items() if value is not None}
+        return OPTIMIZERS[spec.name](groups, lr=spec.lr, weight_decay=spec.weight_decay, **options)  # type: ignore[call-arg]
 
     @hookimpl(trylast=True)
     def batches(self, stage: Stage) -> Iterable[Batch]:
@@ -76,11 +90,6 @@ class Defaults:
                 for player in group:
                     stage.update(player)
         return True
-
-    @hookimpl(trylast=True)
-    def exchange(self, stage: Stage, bucket: Bucket) -> Tensor:
-        """Average over the workers."""
-        return bucket.mean(bucket.values)
 
 
 def due_steps(stage: Stage, parts: int) -> list[int]:

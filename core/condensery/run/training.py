@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from condensery.contract import DEFAULTS, PER_PLAYER_HOOKS, StageManager
-from condensery.errors import NonFiniteLoss, UsageError
-from condensery.nets import Transform, settle, settling
+from condensery.contract import STEP_HOOKS, StageManager
+from condensery.errors import NonFiniteLoss, PluginError, UsageError
+from condensery.nets import Transform, evaluating, settle, settling
 from condensery.recipe import StageSpec, TrainSpec
+from condensery.run.checks import check_exchanged, check_factor, check_terms, returned
 from condensery.run.players import Outputs, Player
 from condensery.run.steps import Bucket, rate_factor
 from condensery.tasks import Batch, Subset, Task, channels_last
@@ -27,7 +30,12 @@ class Training:
     A step is made of verbs, so that a method that replaces it can still call the others: :meth:`gradients` plays each
     part of a batch and fills ``.grad`` (through :meth:`play`, :meth:`terms` and :meth:`backward`); :meth:`update` moves
     one player.
+
+    ``stepping`` tells that optimizers are at work: false in ``players``, ``prepare`` and from ``end_stage`` on. In a
+    dry run ``called`` counts the calls of the methods' hooks in steps, by method, hook and player.
     """
+
+    dry: bool
 
     def __init__(
         self,
@@ -50,7 +58,12 @@ class Training:
         self.sums: dict[str, Tensor] = {}
         self._calls: dict[tuple[str, str], list[tuple[str, Callable[..., Any]]]] = {}
         self._settling: dict[str, list[tuple[Transform, nn.Module, str]]] = {}
-        self._exchanged = False
+        self._parameters: dict[str, dict[str, nn.Parameter]] = {}
+        self._waiting: set[str] = set()
+        self._measuring: list[Player] = []
+        self._step: tuple[str, Callable[..., Any]]
+        self.stepping = False
+        self.called: collections.Counter[tuple[str, str, str]] = collections.Counter()
 
     @property
     def training(self) -> list[Player]:
@@ -84,17 +97,38 @@ class Training:
 
     # ---------------------------------------------------------------- losses
 
-    def play(self, batch: Batch) -> dict[str, Outputs]:
-        """Give a batch to every player and return their outputs by name."""
+    def play(
+        self, batch: Batch, players: Sequence[Player] | None = None, *, to_input: bool = False
+    ) -> dict[str, Outputs]:
+        """Give a batch to players and return their outputs by name.
+
+        In ``prepare`` and ``end_stage`` this is only a look, as for the sizes of a helper: the nets are in eval mode,
+        their statistics stay, and nothing has a gradient.
+
+        :param players: by default all that play.
+        :param to_input: gradients reach what made the batch, such as a generator, and no weight of these players.
+        """
+        if players is None:
+            players = [p for p in self.players.values() if p.plays and (self.stepping or p.built)]
+        if self.stepping and not to_input:
+            return self._play(batch, players)
+
+        with contextlib.ExitStack() as stack:
+            if not self.stepping:
+                stack.enter_context(evaluating(*[player.module for player in players]))
+            if to_input:
+                stack.enter_context(without_gradient(p for q in players for p in self._named(q).values()))
+            return self._play(batch, players, to_input)
+
+    def _play(self, batch: Batch, players: Sequence[Player], to_input: bool = False) -> dict[str, Outputs]:
         if self.train.channels_last:
             batch = dataclasses.replace(batch, inputs=channels_last(batch.inputs))
 
         outputs = {}
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.train.autocast == "bf16"):
-            for player in self.players.values():
-                if player.plays:
-                    with torch.set_grad_enabled(player.trains):
-                        outputs[player.name] = player.play(self.task, batch)
+            for player in players:
+                with torch.set_grad_enabled(self.stepping and (player.trains or to_input)):
+                    outputs[player.name] = player.play(self.task, batch)
         return outputs
 
     def terms(self, player: Player, batch: Batch, outputs: Mapping[str, Outputs]) -> dict[str, Tensor]:
@@ -105,9 +139,8 @@ class Training:
         view = {n: o if n == player.name or not self.players[n].trains else o.detached() for n, o in outputs.items()}
 
         weight = 1.0
-        for _, call in self.calls("task_weight", player.name):
-            factor = call(stage=self, player=player)
-            weight *= 1.0 if factor is None else factor
+        for name, call in self.calls("task_weight", player.name):
+            weight *= check_factor(self, name, call(stage=self, player=player))
 
         terms: dict[str, Tensor] = {}
         if weight != 0.0:
@@ -115,7 +148,8 @@ class Training:
             if loss is not None:
                 terms["task"] = loss if weight == 1.0 else weight * loss
         for name, call in self.calls("loss_terms", player.name):
-            for term, value in (call(stage=self, batch=batch, outputs=view, player=player) or {}).items():
+            given = call(stage=self, batch=batch, outputs=view, player=player)
+            for term, value in check_terms(self, name, given).items():
                 terms[f"{name}.{term}"] = value
         return terms
 
@@ -129,6 +163,7 @@ class Training:
         if not terms:
             raise UsageError(f"stage {self.name!r}: player {player.name!r} trains, but nothing gives it a loss")
         total = functools.reduce(torch.add, terms.values())
+        self._waiting.add(player.name)
         (total if share == 1.0 else total * share).backward()  # type: ignore[no-untyped-call]
 
         for name, value in terms.items():
@@ -159,44 +194,68 @@ class Training:
         """
         players = self.training if players is None else players
         workers = _shares(batch, self.train.workers)
-        collected: list[dict[str, list[Tensor]]] = [{} for _ in players]
+        exchanging = [p for p in players if len(workers) > 1 or self.calls("exchange", p.name)]
+        told: dict[str, dict[str, list[Tensor]]] = {player.name: {} for player in exchanging}
+        for player in self._measuring:
+            player.measured.clear()
+
         for share in workers:
             for part, weight in _weighted(self.task, _shares(share, self.train.accumulate)):
                 # One block per pass: a cache that outlives a no_grad pass would give no gradient, without an error.
                 with parametrize.cached():
                     outputs = self.play(part)
+                    for player in self._measuring:
+                        player.gauge(outputs[player.name], weight / len(workers))
                     for player in players:
                         self.backward(player, self.terms(player, part, outputs), weight)
 
             # What each worker has is laid aside, to be combined into one gradient below.
-            if self._exchanged or len(workers) > 1:
-                for player, kept in zip(players, collected, strict=True):
-                    for name, parameter in player.parameters().items():
-                        if parameter.grad is not None:
-                            kept.setdefault(name, []).append(parameter.grad.flatten())
-                            parameter.grad = None
+            for player in exchanging:
+                self._lay_aside(player, told[player.name])
 
-        for player, kept in zip(players, collected, strict=True):
-            self._exchange(player, kept)
-            for _, call in self.calls("after_backward", player.name):
-                call(stage=self, player=player)
+        for player in players:
+            self._agree(player, told.get(player.name, {}))
 
-    def _exchange(self, player: Player, collected: Mapping[str, list[Tensor]]) -> None:
-        """Combine the workers' gradients of one player.
+    def _lay_aside(self, player: Player, told: dict[str, list[Tensor]]) -> None:
+        """Move the gradients of one worker, flat, to those of the workers before, by parameter name."""
+        for name, parameter in self._named(player).items():
+            if parameter.grad is not None:
+                told.setdefault(name, []).append(parameter.grad.flatten())
+                parameter.grad = None
 
-        :param collected: by parameter name, one flat gradient for each worker.
+    def _agree(self, player: Player, told: Mapping[str, list[Tensor]]) -> None:
+        """Combine the workers' gradients of one player where there are any, and let methods act on what comes out.
+
+        :param told: by parameter name, one flat gradient for each worker.
+        :raises PluginError: for an exchange that doesn't return a tensor of as many numbers.
         """
-        parameters = player.parameters() if collected else {}
-        for name, grads in collected.items():
-            bucket = Bucket(name, torch.stack(grads))
-            agreed = self.manager.call("exchange", stage=self, bucket=bucket)
-            parameters[name].grad = agreed.view_as(parameters[name])
+        self._waiting.discard(player.name)
+        exchange = self.calls("exchange", player.name)
+        for name, grads in told.items():
+            parameter = self._named(player)[name]
+            bucket = Bucket(name, parameter.shape, torch.stack(grads))
+            agreed = None
+            for method, call in exchange:  # of one method at most
+                agreed = check_exchanged(self, method, bucket, call(stage=self, player=player, bucket=bucket))
+            parameter.grad = (bucket.mean(bucket.values) if agreed is None else agreed).view_as(parameter)
+
+        for _, call in self.calls("after_backward", player.name):
+            call(stage=self, player=player)
 
     def update(self, player: Player) -> None:
-        """Take one optimizer step of a player; then its transforms settle, then ``after_step``."""
+        """Take one optimizer step of a player; then its transforms settle, then ``after_step``.
+
+        Gradients of :meth:`backward` alone are exchanged first, and ``after_backward`` is called on them.
+        """
         assert player.optimizer is not None
+        if player.name in self._waiting:
+            told: dict[str, list[Tensor]] = {}
+            if self.calls("exchange", player.name):
+                self._lay_aside(player, told)
+            self._agree(player, told)
+
         if self.train.clip_norm is not None:
-            nn.utils.clip_grad_norm_([p for p in player.parameters().values() if p.requires_grad], self.train.clip_norm)
+            nn.utils.clip_grad_norm_([p for p in self._named(player).values() if p.requires_grad], self.train.clip_norm)
         player.optimizer.step()
         player.optimizer.zero_grad(set_to_none=True)
 
@@ -206,26 +265,62 @@ class Training:
         for _, call in self.calls("after_step", player.name):
             call(stage=self, player=player)
 
+    def _named(self, player: Player) -> dict[str, nn.Parameter]:
+        """Return a player's parameters by plain name; its net is walked once."""
+        if player.name not in self._parameters:
+            self._parameters[player.name] = player.parameters()
+        return self._parameters[player.name]
+
     # ---------------------------------------------------------------- core's own use
 
     def calls(self, hook: str, player: str) -> list[tuple[str, Callable[..., Any]]]:
-        """Return the named calls of one per-player hook; made once per stage and player."""
+        """Return the named calls of one per-player hook; made once per stage and player, and counted in a dry run."""
         key = (hook, player)
         if key not in self._calls:
-            self._calls[key] = self.manager.each(hook, player)
+            found = self.manager.each(hook, player)
+            if self.dry:
+                found = [(name, self._counted((name, hook, player), call)) for name, call in found]
+            self._calls[key] = found
         return self._calls[key]
+
+    def _counted(self, key: tuple[str, str, str], call: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(**arguments: Any) -> Any:
+            self.called[key] += 1
+            return call(**arguments)
+
+        return counted
 
     def changed(self, player: str = "student") -> None:
         """Forget what is known of a player's layers, after a change of its structure or transforms."""
         self._settling.pop(player, None)
+        self._parameters.pop(player, None)
 
     def ready(self) -> None:
         """Make the lists that the steps use, once everything is attached."""
         for player in self.players.values():
             self.changed(player.name)
-            for hook in PER_PLAYER_HOOKS:
+            for hook in STEP_HOOKS:
                 self.calls(hook, player.name)
-        self._exchanged = self.manager.order("exchange") != [DEFAULTS]
+        self._measuring = [p for p in self.players.values() if p.plays and p.measures]
+        self._step = self.manager.chosen("training_step")
+        self.stepping = True
+
+    def take_step(self, batch: Batch) -> None:
+        """Let the method with a step of its own take it, or core.
+
+        :raises PluginError: if that method doesn't say that it did: core's step would follow its own.
+        """
+        method, step = self._step
+        done = step(stage=self, batch=batch)
+        if done is not True:
+            raise returned(self, method, "training_step", "True", done)
+
+    def too_late(self, what: str) -> PluginError:
+        """Return the error for a change of a net that comes while optimizers hold its parameters.
+
+        :param what: is done, in words.
+        """
+        return PluginError(f"stage {self.name!r}: {what} while the stage trains; only prepare and end_stage may")
 
     def set_rates(self) -> None:
         """Set each optimizer's learning rates for the current step."""
@@ -234,6 +329,19 @@ class Training:
             if player.optimizer is not None:
                 for group, rate in zip(player.optimizer.param_groups, player.base_rates, strict=True):
                     group["lr"] = rate * factor
+
+
+@contextlib.contextmanager
+def without_gradient(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+    """Keep parameters out of the graph that is made meanwhile."""
+    held = [parameter for parameter in parameters if parameter.requires_grad]
+    for parameter in held:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in held:
+            parameter.requires_grad_(True)
 
 
 def _weighted(task: Task, parts: Sequence[Batch]) -> list[tuple[Batch, float]]:

@@ -10,6 +10,7 @@ from typing import Any
 from condensery.errors import MethodError
 from condensery.nets import broken_promises, detach_temporary
 from condensery.recipe import TrainSpec, Unit
+from condensery.run.checks import check_batches, check_report, refuse_silenced
 from condensery.run.collapse import collapsed, look
 from condensery.run.folder import PROGRESS, RunFolder
 from condensery.run.opening import Opener
@@ -56,6 +57,9 @@ class UnitRunner:
         self.opener.prepare(stage)
 
         history = self._epochs(stage, unit)
+        if self.dry:
+            refuse_silenced(stage)
+        stage.stepping = False
         stage.manager.call("end_stage", stage=stage)
         report = _report(stage)
         _close(stage)
@@ -92,12 +96,12 @@ class UnitRunner:
         """Play one epoch's batches."""
         limit = stage.train.max_steps
         batches = stage.manager.call("batches", stage=stage)
-        for number, batch in enumerate(batches):
+        for number, batch in enumerate(check_batches(stage, batches)):
             if limit is not None and number >= limit:
                 break
             stage.set_rates()
             stage.manager.call("before_step", stage=stage, batch=batch)
-            stage.manager.call("training_step", stage=stage, batch=batch)
+            stage.take_step(batch)
             stage.step += 1
             self.show.advance()
 
@@ -147,7 +151,7 @@ def _report(stage: Stage) -> dict[str, float]:
     """Return what the methods report, each number prefixed with its method."""
     found: dict[str, float] = {}
     for name, call in stage.manager.each("report"):
-        found |= {f"{name}.{key}": float(value) for key, value in (call(stage=stage) or {}).items()}
+        found |= {f"{name}.{key}": value for key, value in check_report(stage, name, call(stage=stage)).items()}
     return found
 
 
@@ -156,10 +160,12 @@ def _close(stage: Stage) -> None:
 
     :raises MethodError: naming the first promise that is broken.
     """
+    vars(stage).pop("surgeon", None)  # it holds the stage: neither would go, nor the nets
     for player in stage.players.values():
         player.taps.remove()
         detach_temporary(player.module)
         player.helpers.clear()
+        player.thaw()
         stage.changed(player.name)
         player.module.zero_grad(set_to_none=True)
         wrong = broken_promises(player.module)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from condensery.contract import Registry
 from condensery.errors import ArtifactError, short
-from condensery.nets import SITE_PREFIX, build_net
+from condensery.nets import SITE_PREFIX, Record, build_unfilled
 from condensery.recipe import ModelSpec, TaskSpec
 from condensery.storage.artifact_file import ARTIFACT_FORMAT, MANIFEST, ROOT, Sizes, decoded, origins, read, sizes_of
 from condensery.storage.baking import Baked, Stored, plain
@@ -86,13 +86,15 @@ def save_artifact(
     :raises PluginError: for a layer or transform that no plugin registers.
     """
     model = ModelSpec.model_validate(getattr(baked.net, PORTABLE, None) or unweighted(model).model_dump())
-    fresh = build_net(model, facts, registry, 0)
+    fresh = build_unfilled(model, facts, registry)
     structure = structure_of(baked.net, fresh, registry)
 
     # One blob for each module: names and offsets weigh, on small nets, as much as the numbers.
-    modules = pack(baked, restructure(fresh, structure.dump(), registry, str(path)), structure)
-    blobs = {path: _joined([d for s in parts.values() for d in s.data]) for path, parts in modules.items()}
-    records = {path: {n: s.record for n, s in parts.items()} for path, parts in modules.items()}
+    blobs: dict[str, Tensor] = {}
+    records: dict[str, dict[str, Record]] = {}
+    for where, parts in pack(baked, restructure(fresh, structure.dump(), registry, str(path)), structure):
+        blobs[where] = _joined([d for s in parts.values() for d in s.data])
+        records[where] = {n: s.record for n, s in parts.items()}
 
     manifest: dict[str, Any] = {
         "model": model.model_dump(mode="json", exclude_defaults=True),
@@ -102,7 +104,7 @@ def save_artifact(
         "transforms": transforms_of(baked.net, registry),
         "tensors": records,
         "bits": baked.bits,
-        "crc": {path: zlib.crc32(blob.numpy().tobytes()) for path, blob in blobs.items()},
+        "crc": {where: zlib.crc32(blob.numpy().data) for where, blob in blobs.items()},
     }
     manifest["from"] = origins(manifest, registry)
     if collapsed:
@@ -115,21 +117,23 @@ def save_artifact(
     return sizes_of(path.stat().st_size, packed.numel(), records, registry)
 
 
-def pack(baked: Baked, fresh: nn.Module, structure: Structure) -> dict[str, dict[str, Stored]]:
-    """Return how each tensor is stored, by module and name; tables that the builder makes anyhow are left out.
+def pack(baked: Baked, fresh: nn.Module, structure: Structure) -> Iterator[tuple[str, dict[str, Stored]]]:
+    """Yield how each tensor is stored, module by module; tables that the builder makes anyhow are left out.
 
-    :param fresh: the builder's net with the same structure; only tensors that aren't reshaped are filled.
+    :param fresh: the builder's net with the same structure; only tables that aren't reshaped are filled.
     """
     persistent = set(baked.net.state_dict(keep_vars=True))
     made = {n: v for n, v in tensors_of(fresh).items() if n not in structure.shapes}
-    modules: dict[str, dict[str, Stored]] = {}
-    for name, value in tensors_of(baked.net).items():
+    modules: dict[str, dict[str, str]] = {}
+    values = tensors_of(baked.net)
+    for name, value in values.items():
         if name not in persistent and name in made and torch.equal(made[name], value.cpu()):
             continue
         path, tensor = split_name(name)
-        kept = baked.stored.get(name) or plain(value.detach().cpu())
-        modules.setdefault(path or ROOT, {})[tensor] = kept
-    return modules
+        modules.setdefault(path or ROOT, {})[tensor] = name
+
+    for path, names in modules.items():
+        yield path, {t: baked.stored.get(n) or plain(values[n].detach().cpu()) for t, n in names.items()}
 
 
 def split_name(name: str) -> tuple[str, str]:
@@ -145,6 +149,8 @@ def split_name(name: str) -> tuple[str, str]:
 
 
 def _joined(parts: list[Tensor]) -> Tensor:
+    if len(parts) == 1:
+        return parts[0]
     return torch.cat(parts) if parts else torch.empty(0, dtype=torch.uint8)
 
 
@@ -160,7 +166,7 @@ def open_artifact(path: str | Path, registry: Registry | None = None) -> Artifac
     model, facts = stored_model(manifest, registry, where), stored_facts(manifest, where)
 
     def build() -> nn.Module:
-        net = restructure(build_net(model, facts, registry, 0), manifest["structure"], registry, where)
+        net = restructure(build_unfilled(model, facts, registry), manifest["structure"], registry, where)
         attach_described(net, manifest["transforms"], registry, where)
         return net
 
@@ -173,7 +179,7 @@ def open_artifact(path: str | Path, registry: Registry | None = None) -> Artifac
         tables = {n: v for n, v in tensors_of(net).items() if n not in persistent}
         stored = decoded(manifest, blobs, registry, where)
         check_numbers(stored, net, where)
-        load_tensors(net, tables | stored, where)
+        load_tensors(net, tables | stored, where, keep=True)
         task = None if manifest["task"] is None else TaskSpec.model_validate(manifest["task"])
     except Exception as error:  # noqa: BLE001  Builders, layers and codecs may make anything of a changed description.
         raise in_words(error, where) from None

@@ -19,6 +19,7 @@ from condensery.nets import (
     attach,
     attached,
     clone,
+    latent_of,
     owner_of,
     replace,
     sites,
@@ -61,9 +62,10 @@ class Baked:
     moved: float
 
 
-def bake(model: nn.Module, registry: Registry) -> Baked:
+def bake(model: nn.Module, registry: Registry, *, trial: bool = False) -> Baked:
     """Return a net with plain weights and baked layers; the model itself stays as it is.
 
+    :param trial: of the weights that have the same transforms only the smallest is coded, to see that it can be.
     :raises MethodError: if a codec changes a weight, or a quantizer says it's stored on another grid than it used.
     """
     net = clone(model).eval()
@@ -84,7 +86,8 @@ def bake(model: nn.Module, registry: Registry) -> Baked:
     stored: dict[str, Stored] = {}
     bits: dict[str, int] = {}
     moved = 0.0
-    for target in dict.fromkeys(a.target for a in attached(net) if ":" not in a.target):
+    targets = list(dict.fromkeys(a.target for a in attached(net) if ":" not in a.target))
+    for target in _smallest(net, targets) if trial else targets:
         stack = stack_of(*owner_of(net, target))
         width = stack.width() if stack is not None else None
         if width is not None:
@@ -99,8 +102,18 @@ def bake(model: nn.Module, registry: Registry) -> Baked:
 
     # A loaded net is laid out plainly, and so must be the one it's compared with.
     for value in tensors_of(net).values():
-        value.data = value.data.clone(memory_format=torch.contiguous_format)
+        value.data = value.data.contiguous()
     return Baked(net, stored, bits, moved)
+
+
+def _smallest(net: nn.Module, targets: list[str]) -> list[str]:
+    """Return, of the weights that have transforms of the same classes, the one with the fewest entries."""
+    found: dict[tuple[type, ...], str] = {}
+    for target in sorted(targets, key=lambda t: latent_of(*owner_of(net, t)).numel()):
+        stack = stack_of(*owner_of(net, target))
+        if stack is not None:
+            found.setdefault(tuple(type(transform) for transform in stack.transforms.values()), target)
+    return list(found.values())
 
 
 def _replace(net: nn.Module, path: str, made: nn.Module) -> None:

@@ -128,9 +128,10 @@ def tensors_of(model: nn.Module) -> dict[str, Tensor]:
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
-def load_tensors(model: nn.Module, saved: Mapping[str, Tensor], where: str) -> None:
+def load_tensors(model: nn.Module, saved: Mapping[str, Tensor], where: str, *, keep: bool = False) -> None:
     """Copy saved tensors into a model of the same structure.
 
+    :param keep: the model may keep them as they are, without a copy: nobody else holds them.
     :raises ArtifactError: naming the first tensor that is missing, unexpected or of another shape; nothing is copied.
     """
     mine = tensors_of(model)
@@ -143,7 +144,10 @@ def load_tensors(model: nn.Module, saved: Mapping[str, Tensor], where: str) -> N
 
     with torch.no_grad():
         for name, value in saved.items():
-            mine[name].copy_(value)
+            if keep and value.dtype == mine[name].dtype and value.device == mine[name].device:
+                mine[name].data = value
+            else:
+                mine[name].copy_(value)
 
 
 def unfit(value: Tensor, wanted: Tensor) -> str | None:

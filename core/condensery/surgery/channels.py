@@ -105,9 +105,15 @@ def cut_layer_norm(norm: nn.LayerNorm, gone: set[int]) -> None:
 
 def randomize(net: nn.Module, generator: torch.Generator) -> None:
     """Draw every parameter and the statistics of batch normalization anew, of a size that keeps outputs finite."""
+    # Drawing a number for each entry takes longer than all else: a few are repeated, at a length that no layer has.
+    pool = torch.randn(65_537, generator=generator)
+    drawn = 0
 
     def noise(tensor: Tensor) -> Tensor:
-        return torch.randn(tensor.shape, generator=generator).to(tensor)
+        nonlocal drawn
+        start, drawn = drawn % len(pool), drawn + tensor.numel()
+        times = -(-(start + tensor.numel()) // len(pool))
+        return pool.repeat(times)[start : start + tensor.numel()].view(tensor.shape).to(tensor)
 
     with torch.no_grad():
         for parameter in net.parameters():

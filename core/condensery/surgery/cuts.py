@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from condensery.errors import CondenseryError, MethodError
-from condensery.nets import MASK, attached, owner_of, plain, plain_name, put_stand_ins, stack_of
+from condensery.nets import MASK, attached, lent, owner_of, plain, plain_name, put_stand_ins, stack_of
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-9}
 """Largest difference of a cut net from the masked one, over the largest output where that is above 1."""
@@ -40,7 +40,7 @@ class Left:
         if value.numel() == 1:
             return value
         if tuple(value.shape) == self.old:
-            return value.flatten()[self.kept.to(value.device)].view(self.new)
+            return value.flatten().index_select(0, self.kept.to(value.device)).view(self.new)
 
         lead = len(self.old) - value.dim()
         shape = (1,) * lead + tuple(value.shape)
@@ -248,15 +248,19 @@ def masked(cut: Cut, net: nn.Module, cut_net: nn.Module) -> nn.Module:
 
     :param net: without transforms on weights.
     """
-    twin = copy.deepcopy(net)
-    with torch.no_grad():
-        for name, left in cut.tensors.items():
-            path, _, tensor = name.rpartition(".")
-            parameter = twin.get_submodule(path)._parameters.get(tensor)
-            if parameter is not None:
-                keep = torch.zeros(parameter.numel(), dtype=torch.bool)
-                keep[left.kept] = True
-                parameter.mul_(keep.view(left.old))
+    twin = lent(net)
+    made: dict[int, nn.Parameter] = {}
+    for name, left in cut.tensors.items():
+        path, _, tensor = name.rpartition(".")
+        owner = twin.get_submodule(path)
+        old = owner._parameters.get(tensor)
+        if old is None:
+            continue
+        if id(old) not in made:
+            zeros = torch.zeros_like(old.detach(), memory_format=torch.contiguous_format)
+            zeros.view(-1).scatter_(0, left.kept, old.detach().flatten().index_select(0, left.kept))
+            made[id(old)] = nn.Parameter(zeros, requires_grad=False)
+        owner._parameters[tensor] = made[id(old)]
 
     for path in norms_over_channels(cut):
         twin.set_submodule(path, _OverLeft(copy.deepcopy(cut_net.get_submodule(path)), cut.sites[f"{path}:input"]))
@@ -286,7 +290,7 @@ def difference(cut: Cut, net: nn.Module, example: Any, forward: Callable[[nn.Mod
 
     :param net: without transforms on weights, in eval mode; not changed.
     """
-    after = copy.deepcopy(net)
+    after = lent(net)
     apply(cut, after)
     return gap(masked(cut, net, after), after, example, forward)
 

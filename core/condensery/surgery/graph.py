@@ -32,7 +32,8 @@ from condensery.surgery.channels import (
     rest,
     widths,
 )
-from condensery.surgery.cuts import TOLERANCE, Channels, Cut, Left, difference, precise, verify
+from condensery.surgery.cuts import TOLERANCE, Channels, Cut, difference, precise, verify
+from condensery.surgery.shadow import built, read_off, shadow_of
 
 Forward = Callable[[nn.Module, Any], Tensor]
 Removed = Mapping[str, Sequence[int]]
@@ -104,6 +105,27 @@ class ChannelGraph:
         self._refuse_what_fails()
         order = list(self.modules)
         self.groups.sort(key=lambda g: min(order.index(p) for p in g.layers))
+
+    def close(self) -> None:
+        """Let the copy of the net go at once: torch-pruning's nodes hold each other, and the layers."""
+        for node in self.graph.module2node.values():
+            node.inputs, node.outputs, node.dependencies = [], [], []
+
+    def fits(self, model: nn.Module, example: Any) -> bool:
+        """Take up the values of a net if it is built as the one that was looked at; returns whether it is.
+
+        How channels hang together is a matter of modules, shapes and settings alone: values only enter what a cut is
+        compared with.
+
+        :param example: inputs; their shapes must be those of the graph's own.
+        """
+        other, inputs, renamed = precise(model, example, self.forward)
+        if renamed != self._renamed or built(other, inputs) != built(self.net, self.example):
+            return False
+        for mine, its in zip(_state(self.net), _state(other), strict=True):
+            mine.data = its.data
+        self.example = inputs
+        return True
 
     # ---------------------------------------------------------------- groups
 
@@ -323,12 +345,7 @@ class ChannelGraph:
 
     def _cut(self, removed: Removed) -> Cut:
         """Return what a cut leaves, read off a shadow net whose tensors hold their own flat indices."""
-        shadow = copy.deepcopy(self.net)
-        with torch.no_grad():
-            for tensor in [*shadow.parameters(), *shadow.buffers()]:
-                if tensor.is_floating_point():
-                    tensor.data = torch.arange(tensor.numel(), dtype=torch.float64).view(tensor.shape)
-
+        shadow = shadow_of(self.net)
         sites: dict[str, Channels] = {}
         for name, (ins, outs) in self.removed_by(removed).items():
             if name not in self.modules:
@@ -342,7 +359,7 @@ class ChannelGraph:
                 if gone:
                     sites[f"{name}:{site}"] = Channels(width, rest(width, gone), axis(module))
             self._cut_module(module, ins, outs)
-        return Cut(*self._read_off(shadow), sites)
+        return Cut(*read_off(self.net, shadow), sites)
 
     def _cut_parameter(self, shadow: nn.Module, name: str, gone: set[int]) -> None:
         """Cut a parameter that belongs to no layer, such as a scale that the net multiplies by itself."""
@@ -366,27 +383,10 @@ class ChannelGraph:
             if ins:
                 pruner.prune_in_channels(module, sorted(ins))
 
-    def _read_off(self, shadow: nn.Module) -> tuple[dict[str, Left], dict[str, dict[str, tuple[Any, Any]]]]:
-        """Return what is left of each tensor whose shape changed, and the changed attributes by module path."""
-        tensors = {}
-        left = _tensors(shadow)
-        for name, old in _tensors(self.net).items():
-            new = left[name]
-            if new.shape != old.shape:
-                tensors[name] = Left(tuple(old.shape), tuple(new.shape), new.detach().flatten().long())
 
-        attributes: dict[str, dict[str, tuple[Any, Any]]] = {}
-        for path, module in self.modules.items():
-            after = vars(shadow.get_submodule(path))
-            for name, value in vars(module).items():
-                if isinstance(value, int | tuple) and after[name] != value:
-                    attributes.setdefault(path, {})[name] = (value, after[name])
-        return tensors, attributes
-
-
-def _tensors(net: nn.Module) -> dict[str, Tensor]:
-    """Return parameters and buffers by name, tied ones under each of their names."""
-    return {**dict(net.named_parameters(remove_duplicate=False)), **dict(net.named_buffers(remove_duplicate=False))}
+def _state(net: nn.Module) -> list[Tensor]:
+    """Return the parameters and buffers of a net in its own order, each once."""
+    return [*net.parameters(), *net.buffers()]
 
 
 def _some(group: Group, share: float, generator: torch.Generator) -> list[int]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from condensery.surgery.attention import AttentionSurgeon
 from condensery.surgery.channels import axis, is_writer
 from condensery.surgery.cuts import Channels, Cut, Left, apply, gap, precise, verify
 from condensery.surgery.graph import ChannelGraph, Group, Removed
+from condensery.tasks import Batch, Task, head
 
 if TYPE_CHECKING:
     from condensery.run import Stage
@@ -64,10 +66,20 @@ class Surgeon(AttentionSurgeon):
 
     @property
     def graph(self) -> ChannelGraph:
-        """How the net's channels hang together; worked out again when a shape has changed."""
+        """How the net's channels hang together; worked out again when a shape has changed.
+
+        What another stage of the run, or its dry run, found of a net that is built in the same way is taken up again.
+        """
         shapes = [(n, tuple(t.shape)) for n, t in [*self.net.named_parameters(), *self.net.named_buffers()]]
         if self._graph is None or shapes != self._shapes:
-            self._graph = ChannelGraph(self.net, self.stage.task.example(2), self.stage.answer)
+            example, known = self.stage.task.example(2), self.stage.graphs
+            self._graph = next((graph for graph in known if graph.fits(self.net, example)), None)
+            if self._graph is None:
+                self._graph = ChannelGraph(self.net, example, partial(_answer, self.stage.task))
+                # The last one only, because it holds a copy of the net.
+                for old in known:
+                    old.close()
+                known[:] = [self._graph]
             self._shapes = shapes
         return self._graph
 
@@ -175,6 +187,8 @@ class Surgeon(AttentionSurgeon):
 
     def _apply(self, cut: Cut) -> None:
         """Cut the net, and the state of its optimizer; before an optimizer exists, the state that it will carry on."""
+        if self.stage.stepping:
+            raise self.stage.too_late("a net is cut")
         player = self.stage.players[self.player]
         optimizer = player.optimizer
         old = player.parameters()
@@ -213,6 +227,11 @@ class Surgeon(AttentionSurgeon):
             values = score.detach().to("cpu", torch.float64)
             found[group] = found[group] + values if group in found else values
         return found, left_out
+
+
+def _answer(task: Task, net: nn.Module, inputs: Any) -> Tensor:
+    """Return what ``Stage.answer`` does; a graph that outlives its stage must not hold it, with all its nets."""
+    return head(task.outputs(net, Batch(inputs)))
 
 
 def _selection(net: nn.Module, path: str) -> Transform | None:

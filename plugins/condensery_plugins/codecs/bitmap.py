@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from condensery.nets import Branch, Coding, Dense
+from condensery_plugins.codecs.places import places_of_nonzeros
 
 
 class Bitmap(Branch):
@@ -22,8 +23,8 @@ class Bitmap(Branch):
     def encode(self, values: Tensor) -> dict[str, Tensor]:
         """Return entries, ``(entries,)``, and bits, ``(bytes,)`` of uint8."""
         flat = values.detach().cpu().flatten()
-        there = flat != 0
-        return {"values": flat[there], "bits": torch.from_numpy(np.packbits(there.numpy(), bitorder="little"))}
+        bits = np.packbits((flat != 0).numpy(), bitorder="little")
+        return {"values": flat.index_select(0, places_of_nonzeros(flat)), "bits": torch.from_numpy(bits)}
 
     def decode(self, streams: Mapping[str, Tensor], shape: Sequence[int]) -> Tensor:
         """Return the tensor, zeros where no bit is set."""
@@ -31,13 +32,10 @@ class Bitmap(Branch):
         if bits.dtype != torch.uint8 or len(bits) != -(-count // 8):
             raise ValueError(f"{len(bits)} bytes of bits for {count} positions")
 
-        there = torch.from_numpy(np.unpackbits(bits.numpy(), count=count, bitorder="little").view(np.bool_))
-        if int(there.sum()) != len(entries):
-            raise ValueError(f"{len(entries)} entries for {int(there.sum())} set bits")
-
-        flat = torch.zeros(count, dtype=entries.dtype)
-        flat[there] = entries
-        return flat.view(list(shape))
+        places = places_of_nonzeros(torch.from_numpy(np.unpackbits(bits.numpy(), count=count, bitorder="little")))
+        if len(places) != len(entries):
+            raise ValueError(f"{len(entries)} entries for {len(places)} set bits")
+        return torch.zeros(count, dtype=entries.dtype).scatter_(0, places, entries).view(list(shape))
 
     def parts(self) -> dict[str, Coding]:
         """Return float32 values and the bits as they are."""

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from condensery.nets import Branch, Coding, Dense
+from condensery_plugins.codecs.codebook_places import Places, distinct
 from condensery_plugins.codecs.places import check_places, packed_places
 
 LARGEST = 2**16
@@ -26,7 +27,7 @@ class Palette(Branch):
     tables = frozenset({"codebook"})
 
     def __init__(self, codebook: Tensor | None = None) -> None:
-        ascending = torch.unique(torch.zeros(0) if codebook is None else self._float32(codebook))
+        ascending = torch.zeros(0) if codebook is None else distinct(self._float32(codebook))
         if len(ascending) > LARGEST:
             raise ValueError(f"{self.key}: {len(ascending)} distinct values, more than {LARGEST}")
         if bool(ascending.isnan().any()):
@@ -41,17 +42,16 @@ class Palette(Branch):
         :raises ValueError: if a value isn't in the codebook.
         """
         flat = self._float32(values).flatten()
-        ascending, order = self.codebook.sort()
-        places = torch.bucketize(flat, ascending, out_int32=True).clamp_(max=max(len(ascending) - 1, 0))
-        if len(flat) and (not len(ascending) or not torch.equal(ascending[places], flat)):
+        codes, right = Places(self.codebook).of(flat)
+        if not right:
             raise ValueError(f"{self.key}: a value is not in the codebook")
-        return {"codes": order.to(torch.int32)[places].view(values.shape), "codebook": self.codebook}
+        return {"codes": codes.view(values.shape), "codebook": self.codebook}
 
     def decode(self, streams: Mapping[str, Tensor], shape: Sequence[int]) -> Tensor:
         """Return the values that the codes stand for."""
         codes, codebook = streams["codes"], streams["codebook"]
         check_places(codes, len(codebook))
-        return codebook[codes.flatten()].view(list(shape))
+        return codebook.index_select(0, codes.flatten()).view(list(shape))
 
     def parts(self) -> dict[str, Coding]:
         """Return codes as wide as the codebook needs, and float32 values."""

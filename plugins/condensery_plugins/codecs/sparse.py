@@ -1,8 +1,9 @@
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
-from condensery.nets import Branch, Coding
+from condensery.nets import Branch, Coding, Leaf
 from condensery_plugins.codecs.bitmap import Bitmap
 from condensery_plugins.codecs.sparse_index import SparseIndex
 
@@ -22,13 +23,31 @@ def sparse(coding: Coding, final: Tensor, index_bits: int | None = None) -> Codi
     leaf, stream = _end(coding, final)
     inner = 8 * leaf.cost(stream).total / max(stream.numel(), 1)
     relative = _before(SparseIndex.cheapest(stream, inner), leaf)
-    cheapest = min(leaf, _before(Bitmap(), leaf), relative, key=lambda c: c.cost(stream).total)
+    cheapest = min(leaf, _before(Bitmap(), leaf), relative, key=lambda c: _price(c, stream))
     return coding.map_main(lambda _: cheapest)
 
 
 def _before(codec: Bitmap | SparseIndex, leaf: Coding) -> Coding:
     """Return a sparse codec whose entries a leaf stores."""
     return Coding(codec, {"values": leaf})
+
+
+def _price(coding: Coding, values: Tensor) -> int:
+    """Return the bytes of a tensor under a coding; it is encoded only where its leaf's cost depends on the values."""
+    codec = coding.codec
+    if isinstance(codec, Leaf) or not (isinstance(leaf := coding.part(codec.main).codec, Leaf) and leaf.by_count):
+        return coding.cost(values).total
+
+    def stored(part: Coding, count: int, dtype: torch.dtype) -> int:
+        return part.cost(torch.empty(count, dtype=dtype, device="meta")).total
+
+    if isinstance(codec, SparseIndex):
+        count = codec.entries(values)
+        places = stored(coding.part("index"), count, torch.int32)
+    else:
+        count = int(values.count_nonzero())
+        places = stored(coding.part("bits"), -(-values.numel() // 8), torch.uint8)
+    return places + stored(coding.part(codec.main), count, values.dtype)
 
 
 def _end(coding: Coding, values: Tensor) -> tuple[Coding, Tensor]:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from condensery.nets import BitPack, Branch, Coding, Dense
+from condensery_plugins.codecs.places import places_of_nonzeros
 
 WIDTHS = range(2, 17)
 """Bits of an index that :meth:`SparseIndex.cheapest` chooses among."""
@@ -39,30 +40,36 @@ class SparseIndex(Branch):
         :param values: of any shape.
         :param inner_bits: what a stored value costs without its index.
         """
-        skipped = _skipped(_positions(values))
-        return min((cls(bits) for bits in WIDTHS), key=lambda c: c._count(skipped) * (c.bits + inner_bits))
+        left = _skipped(places_of_nonzeros(values)).numpy()
+        entries = len(left)
+        costs = {}
+        left = left >> WIDTHS.start
+        for bits in WIDTHS:
+            left = left[left > 0]  # only long distances need fillers, fewer with each bit
+            costs[bits] = (entries + int(left.sum())) * (bits + inner_bits)
+            left >>= 1
+        return cls(min(costs, key=costs.__getitem__))
 
     def entries(self, values: Tensor) -> int:
         """Return how many entries are stored, fillers included: the sum of 1 + floor((jump - 1) / 2^bits)."""
-        return self._count(_skipped(_positions(values)))
-
-    def _count(self, skipped: Tensor) -> int:
+        skipped = _skipped(places_of_nonzeros(values))
         return len(skipped) + int((skipped >> self.bits).sum())
 
     def encode(self, values: Tensor) -> dict[str, Tensor]:
         """Return entries and indices, ``(entries,)`` each, fillers included."""
-        positions = _positions(values)
+        positions = places_of_nonzeros(values)
         skipped = _skipped(positions)
-        fillers = skipped >> self.bits
-        places = torch.arange(len(positions)) + fillers.cumsum(0)  # of the true entries among all
-        total = len(positions) + int(fillers.sum())
+        places = (skipped >> self.bits).cumsum(0)  # fillers so far
+        places += torch.arange(len(positions))  # of the true entries among all
+        total = int(places[-1]) + 1 if len(places) else 0
 
-        entries = torch.zeros(total, dtype=values.dtype)
-        entries[places] = values.detach().cpu().flatten()[positions]
+        true = values.detach().cpu().flatten().index_select(0, positions)
+        entries = torch.zeros(total, dtype=values.dtype).scatter_(0, places, true)
 
         # A filler's jump is the longest; what is left of a long distance stands at the entry behind its fillers.
-        index = torch.full((total,), 2**self.bits - 1, dtype=torch.int32)
-        index[places] = (skipped & (2**self.bits - 1)).to(torch.int32)
+        longest = 2**self.bits - 1
+        index = torch.full((total,), longest, dtype=torch.int32)
+        index.scatter_(0, places, (skipped & longest).to(torch.int32))
         return {"values": entries, "index": index}
 
     def decode(self, streams: Mapping[str, Tensor], shape: Sequence[int]) -> Tensor:
@@ -71,13 +78,10 @@ class SparseIndex(Branch):
         if entries.shape != index.shape or (len(index) and int(index.min()) < 0):
             raise ValueError(f"{len(entries)} entries and {len(index)} indices")
 
-        positions = (index + 1).cumsum(0).sub_(1)
+        positions = index.cumsum(0).add_(torch.arange(len(index)))
         if len(positions) and int(positions[-1]) >= prod(shape):
             raise ValueError(f"an entry at {int(positions[-1])} of {prod(shape)}")
-
-        flat = torch.zeros(prod(shape), dtype=entries.dtype)
-        flat[positions] = entries
-        return flat.view(list(shape))
+        return torch.zeros(prod(shape), dtype=entries.dtype).scatter_(0, positions, entries).view(list(shape))
 
     def config(self) -> dict[str, Any]:
         """Return the width."""
@@ -90,11 +94,6 @@ class SparseIndex(Branch):
     def spelled(self) -> str:
         """Return the width."""
         return f"{self.key}({self.bits})"
-
-
-def _positions(values: Tensor) -> Tensor:
-    """Return where the entries that are not zero stand in the flattened tensor, ascending."""
-    return values.detach().cpu().flatten().nonzero().flatten()
 
 
 def _skipped(positions: Tensor) -> Tensor:

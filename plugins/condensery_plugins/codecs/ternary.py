@@ -18,6 +18,7 @@ class Ternary(Leaf):
     """Codes -1, 0 and 1, five to a byte: 1.6 bits each. The first is the lowest digit in base 3, -1 the digit 0."""
 
     key = "ternary"
+    by_count = True
 
     def encode(self, values: Tensor) -> dict[str, Tensor]:
         """Return the packed bytes.

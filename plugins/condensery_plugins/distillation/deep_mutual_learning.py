@@ -15,7 +15,7 @@ class DeepMutualLearning(Method):
     """Let nets that start differently teach each other while they train.
 
     Zhang, Xiang, Hospedales, Lu: "Deep Mutual Learning", CVPR 2018. The peers are built like the student, with other
-    initial weights.
+    initial weights: cut as it is, and with the same quantizers and masks.
 
     Loss of net k: task + weight / (K - 1) sum over l != k of KL(p_l || p_k), at temperature 1 (eq. 8).
 
@@ -43,7 +43,7 @@ class DeepMutualLearning(Method):
         made = []
         for number in range(start, start + self.peers):
             fresh = spec.model_copy(update={"seed": spec.seed + number, "weights": None, "init_from": None})
-            made.append(stage.recruit(f"peer#{number}", fresh))
+            made.append(stage.recruit(f"peer#{number}", fresh, like="student"))
 
         self.cohort_ = ["student", *[p.name for p in made]]
         return made

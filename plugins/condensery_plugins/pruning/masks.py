@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -98,15 +99,26 @@ def keep_largest(scores: Mapping[str, Tensor], remove: float, *, scope: str) -> 
     """
     if scope == "local":
         return {n: keep_largest({n: s}, remove, scope="global")[n] for n, s in scores.items()}
-
-    flat = torch.cat([s.flatten() for s in scores.values()])
+    numbers = torch.cat([s.detach().flatten() for s in scores.values()]).cpu()
+    flat = (numbers if numbers.dtype == torch.float64 else numbers.float()).numpy()
     gone = round(remove * len(flat))
-    keep = torch.ones(len(flat), dtype=torch.bool, device=flat.device)
-    keep[torch.argsort(flat, stable=True)[:gone]] = False
-    keep &= flat > float("-inf")
+    if not gone:
+        return {n: s > float("-inf") for n, s in scores.items()}
 
-    parts = torch.split(keep, [s.numel() for s in scores.values()])
-    return {n: part.view_as(s) for (n, s), part in zip(scores.items(), parts, strict=True)}
+    # Selected and not sorted: all below the edge go, and of those that equal it the first ones.
+    flat.partition(gone - 1)
+    edge = float(flat[gone - 1])
+    equal = gone - int(np.count_nonzero(flat[:gone] < edge))
+
+    kept = {}
+    for name, score in scores.items():
+        row = score.detach().flatten()
+        keep = row > edge
+        ties = (row == edge).nonzero().flatten() if edge > float("-inf") else row.new_zeros(0, dtype=torch.long)
+        keep[ties[equal:]] = True
+        equal = max(equal - len(ties), 0)
+        kept[name] = keep.view_as(score)
+    return kept
 
 
 def keep_above(weight: Weight, factor: float) -> Tensor:

@@ -53,6 +53,10 @@ class SharedWeights(Transform):
         """Check the number of levels."""
         return too_many_levels(final, self.code_bits)
 
+    def alive(self, latent: Tensor) -> Tensor:
+        """Return which weights don't have the code of zero, which is fixed."""
+        return self.codes != 0
+
     def config(self) -> dict[str, Any]:
         """Return bits, shape and number of centers."""
         return {"code_bits": self.code_bits, "shape": list(self.codes.shape), "count": len(self.centers)}

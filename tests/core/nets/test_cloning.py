@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import copy
+import gc
 import re
+import weakref
 from typing import Any
 
 import pytest
@@ -69,3 +71,18 @@ def test_weights_that_others_make_are_refused_with_what_to_call(wrap: Any, call:
         clone(net)
     eval(re.findall(said, str(found.value))[0], {"torch": torch, "net": net})
     assert clone(net)(torch.ones(1, 4)).equal(net(torch.ones(1, 4)))
+
+
+def test_a_net_with_transforms_goes_as_soon_as_nobody_holds_it() -> None:
+    net = nn.Linear(2, 2)
+    attach(net, "weight", "sign", Sign())
+    twin = clone(net)
+    held = [weakref.ref(module) for module in (net, twin)]
+
+    gc.collect()
+    gc.disable()
+    try:
+        del net, twin
+        assert [ref() for ref in held] == [None, None]
+    finally:
+        gc.enable()

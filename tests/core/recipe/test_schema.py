@@ -110,7 +110,7 @@ def test_merge_goes_into_mappings_only() -> None:
         ({"stages": [{"metods": ["a"]}]}, "stages.0: unknown field 'metods'; did you mean 'methods'"),
         ({"stages": [{"stages": [{"metods": []}]}]}, "stages.0.stages.0: unknown field 'metods'; did you mean 'method"),
         ({"stages": [{"stages": ["a"], "repeet": 2}]}, "stages.0: unknown field 'repeet'; did you mean 'repeat'"),
-        ({"stages": [{"data": {"subset": {"sise": 3}}}]}, "data.subset: unknown field 'sise'; did you mean 'size'"),
+        ({"stages": [{"data": {"subset": {"sise": 3}}}]}, "data: subset: unknown field 'sise'; did you mean 'size'"),
         ({"stages": [{"players": {"g": {"trian": 1}}}]}, "players.g: unknown field 'trian'; did you mean 'train'"),
         (
             {"stages": [{"players": {"g": {"optimizer": {"lrr": 1}}}}]},

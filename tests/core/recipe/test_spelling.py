@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from condensery.errors import UnknownKey, UsageError
 from condensery.recipe import (
-    DataSpec,
     MethodSpec,
     ModelSpec,
     PlayerSpec,
@@ -259,6 +258,9 @@ def test_long_text_is_read_in_linear_time() -> None:
         'a + b -> c{teacher="stage:a+b"}',
         "a -> a -> c{teacher=stage:a#2}",
         "a{name=b} -> b",
+        "a{name=co, teacher=original, players={teacher={train=true}, peer#1={every=1/5}}} -> b{teacher=co.teacher}",
+        "(a{epochs=[1, 2]}) * 2 -> b{teacher=a@epoch=1, epochs==round}",
+        "a(bits={layer1.0.conv1=4, fc=[2, 3]}, none={})",
     ],
 )
 def test_format_gives_the_shortest_spelling(text: str) -> None:
@@ -268,14 +270,13 @@ def test_format_gives_the_shortest_spelling(text: str) -> None:
 @pytest.mark.parametrize(
     ("item", "message"),
     [
-        (StageSpec(name="s", data=DataSpec(labels=False)), "'data'"),
+        (StageSpec(name="s", data={"labels": False}), "'data'"),
         (StageSpec(name="s", train={"epochs": 3}), "'train'"),
-        (StageSpec(name="s", players={"teacher": PlayerSpec(train=True)}), "'players'"),
         (RoundSpec(stages=[StageSpec()], until="sparsity >= 0.9"), "'until'"),
         (RoundSpec(stages=[StageSpec()], over="layers"), "'over'"),
         (StageSpec(methods=[MethodSpec(key="two words")]), "two words"),
         (StageSpec(methods=[MethodSpec(key="then")]), "then"),
-        (StageSpec(methods=[MethodSpec(key="a", settings={"x": {"y": 1}})]), "{'y': 1}"),
+        (StageSpec(methods=[MethodSpec(key="a", settings={"x": {"y z": 1}})]), "{y z=1}"),
         (StageSpec(methods=[MethodSpec(key="a", settings={"x y": 1})]), "x y"),
         (StageSpec(methods=[MethodSpec(key="a", settings={"x": float("nan")})]), "NaN"),
         (StageSpec(teacher=ModelSpec(key="input")), "input"),
@@ -301,7 +302,13 @@ TEXTS = st.text(max_size=8) | st.sampled_from(
     ["true", "1", "-1e5", "a b", "=1-round", "=a,b", "=(", "previous", "'", '"']
 )
 PLAIN = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXTS
-VALUES = st.recursive(PLAIN, lambda inner: st.lists(inner, max_size=3), max_leaves=5)
+VALUES = st.recursive(
+    PLAIN,
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(NAMES.filter(lambda name: name != "key"), inner, max_size=2)
+    ),
+    max_leaves=5,
+)
 MODELS = st.builds(
     lambda key, settings: ModelSpec.model_validate(settings | {"key": key}),
     KEYS,
@@ -318,7 +325,8 @@ STAGES = st.builds(
     ),
     teacher=st.none() | ROLES | st.lists(ROLES, max_size=2),
     student=ROLES,
-    epochs=st.none() | st.integers(0, 99),
+    epochs=st.none() | st.integers(0, 99) | st.just("=round + 1"),
+    players=st.dictionaries(NAMES, st.builds(PlayerSpec, train=st.booleans(), every=st.just("1/5")), max_size=2),
 )
 ITEMS: st.SearchStrategy[StageSpec | RoundSpec] = st.recursive(
     STAGES,

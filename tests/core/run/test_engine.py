@@ -18,7 +18,7 @@ def test_the_dry_run_finds_a_fault_of_a_late_stage(tmp_path: Path) -> None:
             self.prepare_ = lambda stage: stage.student.tap("nolayer")
 
     state = torch.get_rng_state()
-    with pytest.raises(UsageError, match="no module 'nolayer'"):
+    with pytest.raises(UsageError, match="unknown module or role 'nolayer'"):
         Run(recipe(["magnitude", "magnitude", "taps3"]), registry(taps3=Taps3), out=tmp_path / "o").execute()
     assert torch.equal(torch.get_rng_state(), state)
     assert not (tmp_path / "o").exists()

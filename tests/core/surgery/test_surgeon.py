@@ -237,3 +237,18 @@ def test_choosing_takes_as_many_from_each_block() -> None:
     score = torch.tensor([5.0, 1.0, 4.0, 2.0, 9.0, 3.0])
     assert choose({group: score}, 0.5, "global") == {"a": [1, 3]}
     assert choose({group: score}, 0.7, "global") == {"a": [1, 3, 2, 5]}
+
+
+def test_a_graph_serves_a_net_that_is_built_alike_with_its_own_values() -> None:
+    """What the second net's cut is compared with are its own values: the first one's would prove nothing."""
+    first, second, third = (stage_of(PreActivation()) for _ in range(3))
+    graph = first.surgeon.graph
+    second.graphs = third.graphs = first.graphs
+    assert second.surgeon.graph is graph
+    wanted, found = second.student.module.get_parameter("conv3.weight"), graph.net.get_parameter("conv3.weight")
+    assert torch.equal(found, wanted.double())
+    assert not torch.equal(found, first.student.module.get_parameter("conv3.weight").double())
+
+    third.student.module.conv1.padding_mode = "circular"  # type: ignore[union-attr]
+    assert third.surgeon.graph is not graph
+    assert third.graphs == [third.surgeon.graph]

@@ -47,6 +47,8 @@ def texts() -> dict[str, Tensor]:
         "rare-other": torch.tensor([0] * 100_000 + [9]),
         "full-blocks": torch.from_numpy(draw.integers(-2, 2, 3 * 1024)),
         "one-block": torch.from_numpy(draw.integers(-2, 2, 1024)),
+        "two-symbols": torch.from_numpy(draw.integers(0, 2, 100_001)),
+        "three-symbols": torch.from_numpy(draw.integers(-1, 2, 300_001)),
         "several-lots": torch.from_numpy(draw.geometric(0.4, 600_001).astype(np.int16)),
     }
 

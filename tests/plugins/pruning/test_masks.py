@@ -63,3 +63,23 @@ def test_a_threshold_by_hand() -> None:
     assert keep_above(weight, 1.0).tolist() == [[False, False, True, False]]
     made.keep.zero_()
     assert not keep_above(weight, 1.0).any()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2, 0.5, 0.77, 1.0])
+@pytest.mark.parametrize("scope", ["global", "local"])
+def test_selecting_keeps_what_sorting_kept(share: float, scope: str) -> None:
+    """Many equal scores in several tensors, some gone before, one laid out channels-last."""
+    draw = torch.Generator().manual_seed(0)
+    scores = {n: torch.randint(0, 6, (8, 4, 3, 3), generator=draw).float() for n in "abc"}
+    scores["a"][torch.rand(8, 4, 3, 3, generator=draw) < 0.1] = float("-inf")
+    scores["b"] = scores["b"].to(memory_format=torch.channels_last)
+
+    def sorted_out(names: str) -> dict[str, list[bool]]:
+        flat = torch.cat([scores[n].flatten() for n in names])
+        keep = flat > float("-inf")
+        keep[flat.argsort(stable=True)[: round(share * len(flat))]] = False
+        return {n: part.tolist() for n, part in zip(names, torch.split(keep, len(flat) // len(names)), strict=True)}
+
+    wanted = sorted_out("abc") if scope == "global" else sorted_out("a") | sorted_out("b") | sorted_out("c")
+    found = keep_largest(scores, share, scope=scope)
+    assert {n: keep.flatten().tolist() for n, keep in found.items()} == wanted

@@ -1,0 +1,141 @@
+"""``make bench``, codecs: megabytes of float32 a second, each beside numpy's or safetensors' own way.
+
+Every codec gets the same number of values, as a compressed layer holds them. Values count as four bytes each, whatever
+a codec is given, so that its figures can be laid beside those of the weights that they come from.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from condensery import Registry
+from condensery.nets import BitPack, Coding, Leaf, build_net
+from condensery.recipe import ModelSpec
+from condensery.storage import bake, open_artifact, save_artifact
+from condensery.tasks import TaskFacts
+from condensery_plugins.codecs.huffman import Huffman
+from condensery_plugins.codecs.palette import Palette
+from condensery_plugins.codecs.sparse import sparse
+from condensery_plugins.codecs.sparse_index import SparseIndex
+
+VALUES = 4_000_000
+ROUNDS = 3
+
+
+def best(work: Callable[[], object]) -> float:
+    """Return the shortest of a few times in seconds of the processor, which others on the machine hardly add to."""
+    times = []
+    for _ in range(ROUNDS):
+        start = time.process_time()
+        work()
+        times.append(time.process_time() - start)
+    return min(times)
+
+
+def layers() -> dict[str, tuple[Callable[[Tensor], Coding], Tensor]]:
+    """Return, by name, how a coding is made for some values, and the values."""
+    draw = np.random.default_rng(0)
+    codes = torch.from_numpy(np.clip(draw.normal(size=VALUES) * 4, -15, 15).round().astype(np.int32))
+    nibbles = torch.from_numpy(draw.integers(0, 16, VALUES).astype(np.int32))
+    few = codes.to(torch.float32) * 0.01
+    zeros = torch.from_numpy(draw.random(VALUES) < 0.7)
+    holes = torch.from_numpy(draw.normal(size=VALUES).astype(np.float32)).masked_fill_(zeros, 0)
+    return {
+        "huffman": (lambda _: Coding(Huffman()), codes),
+        "bitpack(4)": (lambda _: Coding(BitPack(4)), nibbles),
+        "bitpack(5)": (lambda _: Coding(BitPack(5, -15)), codes),
+        "palette": (lambda values: Coding(Palette(values)), few),
+        "sparse-index(2)": (lambda _: Coding(SparseIndex(2)), holes),
+        "sparse, chosen": (lambda values: sparse(Coding(BitPack(5, -15)), values), codes.masked_fill(zeros, 0)),
+    }
+
+
+def rates(make: Callable[[Tensor], Coding], values: Tensor) -> tuple[float, float]:
+    """Return the megabytes of float32 a second that a coding encodes and decodes; making it counts as encoding.
+
+    Where it is a branch, its streams are what is counted: what stores them has lines of its own.
+    """
+    megabytes = 4e-6 * values.numel()
+    encoded = best(lambda: make(values).codec.encode(values))
+    codec = make(values).codec
+    streams = codec.encode(values)
+    assert isinstance(codec, Leaf) or codec.parts()
+    return megabytes / encoded, megabytes / best(lambda: codec.decode(streams, values.shape))
+
+
+def numpy_nibbles() -> tuple[float, float]:
+    """Return what numpy reaches with two numbers to a byte: the plainest packing there is."""
+    numbers = np.random.default_rng(0).integers(0, 16, VALUES).astype(np.int32)
+
+    def pack() -> np.ndarray:
+        small = numbers.astype(np.uint8)
+        return small[::2] | small[1::2] << 4
+
+    packed = pack()
+
+    def unpack() -> np.ndarray:
+        return np.stack([packed & 15, packed >> 4], 1).reshape(-1).astype(np.int32)
+
+    megabytes = 4e-6 * VALUES
+    return megabytes / best(pack), megabytes / best(unpack)
+
+
+def files(folder: Path) -> dict[str, float]:
+    """Return how much longer saving and opening a dense net takes than safetensors alone."""
+    registry = Registry.open()
+    facts = TaskFacts("image", outputs=10, channels=3, size=32)
+    spec = ModelSpec(key="timm/resnet18")
+    net = build_net(spec, facts, registry, 0)
+    ours, theirs = folder / "ours.safetensors", folder / "theirs.safetensors"
+    tensors = {name: value.contiguous() for name, value in net.state_dict().items()}
+
+    saved = best(lambda: save_artifact(ours, bake(net, registry), spec, facts, registry))
+    peer_saved = best(lambda: save_file(tensors, theirs))
+    opened = best(lambda: open_artifact(ours, registry))
+    blank = build_net(spec, facts, registry, 0)
+    peer_opened = best(lambda: blank.load_state_dict(load_file(theirs)))
+    built = best(lambda: build_net(spec, facts, registry, 0))
+    return {
+        "save_over_safetensors": saved / peer_saved,
+        "open_over_safetensors": opened / peer_opened,
+        "open_over_building_the_net": opened / built,
+    }
+
+
+def main() -> None:
+    """Print and store the figures."""
+    torch.set_num_threads(1)
+    wanted = sys.argv[1:]
+    figures: dict[str, object] = {}
+    for name, (make, values) in layers().items():
+        if wanted and name not in wanted:
+            continue
+        encoded, decoded = rates(make, values)
+        figures[name] = {"encode_mb_per_s": encoded, "decode_mb_per_s": decoded}
+        print(f"{name}: {encoded:,.0f} MB/s in, {decoded:,.0f} MB/s out", flush=True)
+
+    packed, unpacked = numpy_nibbles()
+    figures["numpy nibbles"] = {"encode_mb_per_s": packed, "decode_mb_per_s": unpacked}
+    print(f"numpy nibbles, for comparison: {packed:,.0f} MB/s in, {unpacked:,.0f} MB/s out")
+
+    if not wanted:
+        with tempfile.TemporaryDirectory() as folder:
+            figures["files"] = found = files(Path(folder))
+        print("timm/resnet18: " + ", ".join(f"{name} {value:.1f}x" for name, value in found.items()))
+
+    Path("runs").mkdir(exist_ok=True)
+    Path("runs/bench-codecs.json").write_text(json.dumps(figures, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

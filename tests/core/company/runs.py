@@ -1,0 +1,36 @@
+"""A recipe run to its end, and the same one killed and resumed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.core.helpers import Watch
+
+from condensery import Registry, Run
+from condensery.recipe import Recipe
+from condensery.testing import different_tensors
+
+
+def run(recipe: Recipe, registry: Registry, out: Path, **options: Any) -> tuple[dict[str, Any], Watch]:
+    """Run a recipe; returns the report and who has seen the last student."""
+    watch = Watch()
+    return Run(recipe, registry, out=out, observer=watch, **options).execute(), watch
+
+
+def run_also_killed(recipe: Recipe, registry: Registry, out: Path, **killed: Any) -> tuple[dict[str, Any], Watch]:
+    """Run a recipe twice, whole and killed, and hold both to the same bits and reports.
+
+    :param killed: when, see :class:`Watch`; after the first epoch of the first stage by default.
+    """
+    report, watch = run(recipe, registry, out / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        Run(recipe, registry, out=out / "killed", observer=Watch(**{"stop_after": 1} | killed)).execute()
+
+    again, resumed = run(recipe, registry, out / "killed", resume=True)
+    assert different_tensors(watch.student, resumed.student) == []
+    for one, other in zip(report["stages"], again["stages"], strict=True):
+        assert one["report"] == other["report"]
+        assert [e["terms"] for e in one["history"]] == [e["terms"] for e in other["history"]]
+    return report, watch
