@@ -30,8 +30,10 @@ from condensery.surgery.channels import (
     parts,
     randomize,
     rest,
+    some,
     widths,
 )
+from condensery.surgery.copies import built, numbered, state, tensors_in
 from condensery.surgery.cuts import TOLERANCE, Channels, Cut, Left, difference, precise, verify
 
 Forward = Callable[[nn.Module, Any], Tensor]
@@ -119,9 +121,9 @@ class ChannelGraph:
         :param example: inputs; their shapes must be those of the graph's own.
         """
         other, inputs, renamed = precise(model, example, self.forward)
-        if renamed != self._renamed or _built(other, inputs) != _built(self.net, self.example):
+        if renamed != self._renamed or built(other, inputs) != built(self.net, self.example):
             return False
-        for mine, its in zip(_state(self.net), _state(other), strict=True):
+        for mine, its in zip(state(self.net), state(other), strict=True):
             mine.data = its.data
         self.example = inputs
         return True
@@ -222,7 +224,7 @@ class ChannelGraph:
             todo = [[g for g in self.groups if g.reason is None and g.channels >= 2 * g.blocks]]
             while todo:
                 groups = todo.pop()
-                removed = {g.layers[0]: _some(g, share, generator) for g in groups}
+                removed = {g.layers[0]: some(g.channels, g.blocks, share, generator) for g in groups}
                 problem = self._try(trial, removed) if groups else None
 
                 if problem and len(groups) > 1:
@@ -344,16 +346,7 @@ class ChannelGraph:
 
     def _cut(self, removed: Removed) -> Cut:
         """Return what a cut leaves, read off a shadow net whose tensors hold their own flat indices."""
-
-        def indices(tensor: Tensor) -> Tensor:
-            if not tensor.is_floating_point():
-                return tensor
-            places = torch.arange(tensor.numel(), dtype=torch.float64).view(tensor.shape)
-            return nn.Parameter(places, requires_grad=False) if isinstance(tensor, nn.Parameter) else places
-
-        tensors = [*self.net.parameters(), *self.net.buffers()]
-        shadow = copy.deepcopy(self.net, {id(t): indices(t) for t in tensors})
-
+        shadow = numbered(self.net)
         sites: dict[str, Channels] = {}
         for name, (ins, outs) in self.removed_by(removed).items():
             if name not in self.modules:
@@ -394,8 +387,8 @@ class ChannelGraph:
     def _read_off(self, shadow: nn.Module) -> tuple[dict[str, Left], dict[str, dict[str, tuple[Any, Any]]]]:
         """Return what is left of each tensor whose shape changed, and the changed attributes by module path."""
         tensors = {}
-        left = _tensors(shadow)
-        for name, old in _tensors(self.net).items():
+        left = tensors_in(shadow)
+        for name, old in tensors_in(self.net).items():
             new = left[name]
             if new.shape != old.shape:
                 tensors[name] = Left(tuple(old.shape), tuple(new.shape), new.detach().flatten().long())
@@ -407,36 +400,3 @@ class ChannelGraph:
                 if isinstance(value, int | tuple) and after[name] != value:
                     attributes.setdefault(path, {})[name] = (value, after[name])
         return tensors, attributes
-
-
-def _state(net: nn.Module) -> list[Tensor]:
-    """Return the parameters and buffers of a net in its own order, each once."""
-    return [*net.parameters(), *net.buffers()]
-
-
-def _built(net: nn.Module, example: Any) -> list[Any]:
-    """Return what channels hang together by, to be compared: modules, their settings, shapes, and indices."""
-    found: list[Any] = []
-    for path, module in net.named_modules():
-        settings = {n: v for n, v in vars(module).items() if isinstance(v, int | float | str | tuple | list | Callable)}
-        found.append((path, type(module), settings))
-    for name, tensor in _tensors(net).items():
-        indices = tensor.tolist() if tensor.dim() and not tensor.is_floating_point() else None
-        found.append((name, tensor.shape, tensor.dtype, indices))
-
-    inputs = example.items() if isinstance(example, Mapping) else [("", example)]
-    return [*found, *((name, value.shape, value.dtype) for name, value in inputs)]
-
-
-def _tensors(net: nn.Module) -> dict[str, Tensor]:
-    """Return parameters and buffers by name, tied ones under each of their names."""
-    return {**dict(net.named_parameters(remove_duplicate=False)), **dict(net.named_buffers(remove_duplicate=False))}
-
-
-def _some(group: Group, share: float, generator: torch.Generator) -> list[int]:
-    """Return channels of each block: a random share, or the first one where that is less."""
-    size = group.channels // group.blocks
-    count = int(size * share)
-    first = torch.zeros(1, dtype=torch.long)
-    parts = [torch.randperm(size, generator=generator)[:count] if count else first for _ in range(group.blocks)]
-    return torch.cat([part + number * size for number, part in enumerate(parts)]).tolist()
