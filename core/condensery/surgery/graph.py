@@ -115,10 +115,7 @@ class ChannelGraph:
     def fits(self, model: nn.Module, example: Any) -> bool:
         """Take up the values of a net if it is built as the one that was looked at; returns whether it is.
 
-        How channels hang together is a matter of modules, shapes and settings alone: values only enter what a cut is
-        compared with.
-
-        :param example: inputs; their shapes must be those of the graph's own.
+        How channels hang together is a matter of modules, shapes and settings: values only enter a cut's proof.
         """
         other, inputs, renamed = precise(model, example, self.forward)
         if renamed != self._renamed or built(other, inputs) != built(self.net, self.example):
