@@ -41,7 +41,7 @@ def main() -> None:
     print(
         f"contract suite of {len(METHODS)} methods: {sum(parts.seconds.values()):.1f} s" + (" (failed)" if code else "")
     )
-    for name, took in parts.seconds.most_common():
+    for name, took in sorted(parts.seconds.items(), key=lambda item: -item[1]):
         print(f"  {took:6.1f} s  {name}")
     Path("runs").mkdir(exist_ok=True)
     Path("runs/bench-suite.json").write_text(json.dumps(dict(parts.seconds), indent=1) + "\n")
