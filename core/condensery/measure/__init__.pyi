@@ -11,6 +11,7 @@ from .measuring import evaluate as evaluate
 from .measuring import latency as latency
 from .measuring import layer_counts as layer_counts
 from .measuring import measure as measure
+from .measuring import quick as quick
 from .measuring import ratios as ratios
 from .measuring import used_tensors as used_tensors
 from .report import environment as environment

@@ -1,3 +1,4 @@
+from .engine import Checked as Checked
 from .engine import Run as Run
 from .players import Outputs as Outputs
 from .players import Player as Player

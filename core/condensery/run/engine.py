@@ -46,6 +46,20 @@ SIZES = ("sparsity", "parameters", "nonzeros")
 """What a round's ``until`` may ask about, besides the task's metrics."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Checked:
+    """What the dry run of a recipe found: another run of the same recipe, with the same plugins, needs none of its own.
+
+    :param recipe: that was checked, as plain data.
+    :param calls: for each stage, which methods each hook calls.
+    :param in_one_mode: layers that are called in one mode only, and in which.
+    """
+
+    recipe: dict[str, Any]
+    calls: list[dict[str, Any]]
+    in_one_mode: dict[str, str]
+
+
 class Run:
     """One run of one recipe.
 
@@ -55,6 +69,7 @@ class Run:
     :param tier: noted in the report.
     :param observer: is told how the run goes; the dry run before it tells nothing.
     :param dry: play two batches a stage and write nothing, see :meth:`check`.
+    :param checked: what :meth:`check` returned for another run of this recipe.
 
     Afterwards ``baked`` holds the compressed net, which is also in the out folder's artifact.
     """
@@ -71,6 +86,7 @@ class Run:
         show: Progress | None = None,
         observer: Observer | None = None,
         dry: bool = False,
+        checked: Checked | None = None,
     ) -> None:
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -99,8 +115,7 @@ class Run:
         self.net: Net
         self.decisions: dict[str, Any] = {}
         self.baked: Baked | None = None
-        self._checked = False
-        self._in_one_mode: dict[str, str] = {}
+        self._checked = checked if checked is not None and checked.recipe == recipe.dump() else None
         self._calls: list[dict[str, Any]] = []
 
     @property
@@ -110,13 +125,13 @@ class Run:
 
     # ---------------------------------------------------------------- what a user calls
 
-    def check(self) -> None:
+    def check(self) -> Checked:
         """Run the whole recipe dry, on a copy with two batches a stage: everything that can be wrong fails here.
 
         :raises CondenseryError: with one line; nothing was trained or written.
         """
-        if self._checked:
-            return
+        if self._checked is not None:
+            return self._checked
         check_conditions(self.recipe.stages, [*SIZES, *(m.name for m in self.task.metrics)])
         check_settings(self.recipe.stages, self.registry)
 
@@ -127,17 +142,16 @@ class Run:
             dry.snapshots.keep("original", dry.net)
             dry._play()
             example = Batch(self.task.example(2))
-            self._in_one_mode = refuse_uncalled(dry.net.module, lambda net: self.task.outputs(net, example))
+            in_one_mode = refuse_uncalled(dry.net.module, lambda net: self.task.outputs(net, example))
             baked = bake(dry.net.module, self.registry, trial=True).net
             dry.builder.described(Net(baked, dry.net.spec))  # refuses what can't be saved
             dry._try_metrics(baked)
-        self._calls = dry._calls
-        self._checked = True
+        self._checked = Checked(self.recipe.dump(), dry._calls, in_one_mode)
+        return self._checked
 
     def explain(self) -> dict[str, Any]:
         """Return the resolved recipe and, for each stage, which methods each hook calls, in call order."""
-        self.check()
-        return {"recipe": self.recipe.dump(), "stages": self._calls}
+        return {"recipe": self.recipe.dump(), "stages": self.check().calls}
 
     def execute(self) -> dict[str, Any]:
         """Run the recipe and return the report, which is also ``report.json`` in the out folder.
@@ -263,7 +277,7 @@ class Run:
             "ratios": ratios(before, after),
             "artifact": ARTIFACT,
             "collapsed": collapsed,
-            "called_in_one_mode": self._in_one_mode,
+            "called_in_one_mode": self.check().in_one_mode,
             "stages": self.stages,
             "wall_s": round(sum(s["wall_s"] for s in self.stages), 2),
         }

@@ -76,6 +76,15 @@ def rest(width: int, gone: set[int]) -> Tensor:
     return torch.tensor([i for i in range(width) if i not in gone], dtype=torch.long)
 
 
+def some(channels: int, blocks: int, share: float, generator: torch.Generator) -> list[int]:
+    """Return channels of each block: a random share, or the first one where that is less."""
+    size = channels // blocks
+    count = int(size * share)
+    first = torch.zeros(1, dtype=torch.long)
+    parts = [torch.randperm(size, generator=generator)[:count] if count else first for _ in range(blocks)]
+    return torch.cat([part + number * size for number, part in enumerate(parts)]).tolist()
+
+
 def cut_grouped(conv: _ConvNd, ins: set[int], outs: set[int]) -> None:
     """Cut a grouped convolution: the columns that stay may be others in each group, but as many."""
     rows, columns = (ins, outs) if conv.transposed else (outs, ins)

@@ -30,10 +30,11 @@ from condensery.surgery.channels import (
     parts,
     randomize,
     rest,
+    some,
     widths,
 )
-from condensery.surgery.cuts import TOLERANCE, Channels, Cut, difference, precise, verify
-from condensery.surgery.shadow import built, read_off, shadow_of
+from condensery.surgery.copies import built, numbered, state, tensors_in
+from condensery.surgery.cuts import TOLERANCE, Channels, Cut, Left, difference, precise, verify
 
 Forward = Callable[[nn.Module, Any], Tensor]
 Removed = Mapping[str, Sequence[int]]
@@ -114,15 +115,12 @@ class ChannelGraph:
     def fits(self, model: nn.Module, example: Any) -> bool:
         """Take up the values of a net if it is built as the one that was looked at; returns whether it is.
 
-        How channels hang together is a matter of modules, shapes and settings alone: values only enter what a cut is
-        compared with.
-
-        :param example: inputs; their shapes must be those of the graph's own.
+        How channels hang together is a matter of modules, shapes and settings: values only enter a cut's proof.
         """
         other, inputs, renamed = precise(model, example, self.forward)
         if renamed != self._renamed or built(other, inputs) != built(self.net, self.example):
             return False
-        for mine, its in zip(_state(self.net), _state(other), strict=True):
+        for mine, its in zip(state(self.net), state(other), strict=True):
             mine.data = its.data
         self.example = inputs
         return True
@@ -223,7 +221,7 @@ class ChannelGraph:
             todo = [[g for g in self.groups if g.reason is None and g.channels >= 2 * g.blocks]]
             while todo:
                 groups = todo.pop()
-                removed = {g.layers[0]: _some(g, share, generator) for g in groups}
+                removed = {g.layers[0]: some(g.channels, g.blocks, share, generator) for g in groups}
                 problem = self._try(trial, removed) if groups else None
 
                 if problem and len(groups) > 1:
@@ -345,7 +343,7 @@ class ChannelGraph:
 
     def _cut(self, removed: Removed) -> Cut:
         """Return what a cut leaves, read off a shadow net whose tensors hold their own flat indices."""
-        shadow = shadow_of(self.net)
+        shadow = numbered(self.net)
         sites: dict[str, Channels] = {}
         for name, (ins, outs) in self.removed_by(removed).items():
             if name not in self.modules:
@@ -359,7 +357,7 @@ class ChannelGraph:
                 if gone:
                     sites[f"{name}:{site}"] = Channels(width, rest(width, gone), axis(module))
             self._cut_module(module, ins, outs)
-        return Cut(*read_off(self.net, shadow), sites)
+        return Cut(*self._read_off(shadow), sites)
 
     def _cut_parameter(self, shadow: nn.Module, name: str, gone: set[int]) -> None:
         """Cut a parameter that belongs to no layer, such as a scale that the net multiplies by itself."""
@@ -383,16 +381,19 @@ class ChannelGraph:
             if ins:
                 pruner.prune_in_channels(module, sorted(ins))
 
+    def _read_off(self, shadow: nn.Module) -> tuple[dict[str, Left], dict[str, dict[str, tuple[Any, Any]]]]:
+        """Return what is left of each tensor whose shape changed, and the changed attributes by module path."""
+        tensors = {}
+        left = tensors_in(shadow)
+        for name, old in tensors_in(self.net).items():
+            new = left[name]
+            if new.shape != old.shape:
+                tensors[name] = Left(tuple(old.shape), tuple(new.shape), new.detach().flatten().long())
 
-def _state(net: nn.Module) -> list[Tensor]:
-    """Return the parameters and buffers of a net in its own order, each once."""
-    return [*net.parameters(), *net.buffers()]
-
-
-def _some(group: Group, share: float, generator: torch.Generator) -> list[int]:
-    """Return channels of each block: a random share, or the first one where that is less."""
-    size = group.channels // group.blocks
-    count = int(size * share)
-    first = torch.zeros(1, dtype=torch.long)
-    parts = [torch.randperm(size, generator=generator)[:count] if count else first for _ in range(group.blocks)]
-    return torch.cat([part + number * size for number, part in enumerate(parts)]).tolist()
+        attributes: dict[str, dict[str, tuple[Any, Any]]] = {}
+        for path, module in self.modules.items():
+            after = vars(shadow.get_submodule(path))
+            for name, value in vars(module).items():
+                if isinstance(value, int | tuple) and after[name] != value:
+                    attributes.setdefault(path, {})[name] = (value, after[name])
+        return tensors, attributes

@@ -1,0 +1,46 @@
+"""Copies of a net to try cuts on, and whether another net is built alike, so that what was found is true of it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def state(net: nn.Module) -> list[Tensor]:
+    """Return the parameters and buffers of a net in its own order, each once."""
+    return [*net.parameters(), *net.buffers()]
+
+
+def built(net: nn.Module, example: Any) -> list[Any]:
+    """Return what channels hang together by, to be compared: modules, their settings, shapes, and indices."""
+    found: list[Any] = []
+    for path, module in net.named_modules():
+        settings = {n: v for n, v in vars(module).items() if isinstance(v, int | float | str | tuple | list | Callable)}
+        found.append((path, type(module), settings))
+    for name, tensor in tensors_in(net).items():
+        indices = tensor.tolist() if tensor.dim() and not tensor.is_floating_point() else None
+        found.append((name, tensor.shape, tensor.dtype, indices))
+
+    inputs = example.items() if isinstance(example, Mapping) else [("", example)]
+    return [*found, *((name, value.shape, value.dtype) for name, value in inputs)]
+
+
+def tensors_in(net: nn.Module) -> dict[str, Tensor]:
+    """Return parameters and buffers by name, tied ones under each of their names."""
+    return {**dict(net.named_parameters(remove_duplicate=False)), **dict(net.named_buffers(remove_duplicate=False))}
+
+
+def numbered(net: nn.Module) -> nn.Module:
+    """Return a copy in which each entry of a float tensor is its own place in the flattened tensor, as float64."""
+
+    def places(tensor: Tensor) -> Tensor:
+        if not tensor.is_floating_point():
+            return tensor
+        found = torch.arange(tensor.numel(), dtype=torch.float64).view(tensor.shape)
+        return nn.Parameter(found, requires_grad=False) if isinstance(tensor, nn.Parameter) else found
+
+    return copy.deepcopy(net, {id(tensor): places(tensor) for tensor in state(net)})
