@@ -104,10 +104,10 @@ BAD = [
     (["run", "good.yaml", "--device", "gpu"], "unknown device 'gpu'"),
     (["run", "good.yaml", "--out", "nowhere", "--resume"], "nothing to resume: nowhere"),
     (["compose", "magnitude -"], "quote the composition"),
-    (["compose", "magnitude -> hinton-kd", "--out", "o"], "teacher=original"),
+    (["compose", "lsq -> lsq", "--out", "o"], "lsq is not applicable"),
     (["compose", "network-slimming", "--model", "vit", "--out", "o"], "batch normalization"),
     (["compose", "magnitude", "--task", "cifar10", "--out", "o"], "data set 'cifar10' not found"),
-    (["run", "good.yaml", "--set", "stages.1.teacher=null", "--json"], "teacher=original"),
+    (["run", "good.yaml", "--set", "stages.1.teacher=stage:nowhere", "--json"], "no net 'stage:nowhere'"),
     (["reproduce", "hinton"], "did you mean 'hinton-kd'"),
     (["reproduce", "hinton-kd", "--tier", "dsk"], "did you mean 'desk'"),
 ]
