@@ -57,6 +57,9 @@ pages: .venv/installed
 bench: .venv/installed
 	$(BIN)/python tests/benchmarks/run.py
 	$(BIN)/python tests/benchmarks/artifacts.py
+	$(BIN)/python tests/benchmarks/codecs.py
+	$(BIN)/python tests/benchmarks/memory.py
+	$(BIN)/python tests/benchmarks/suite.py
 	$(BIN)/python tests/benchmarks/zoo.py
 	$(BIN)/python tests/benchmarks/listing.py
 
