@@ -111,23 +111,25 @@ class Training:
         if players is None:
             players = [p for p in self.players.values() if p.plays and (self.stepping or p.built)]
         if self.stepping and not to_input:
-            return self._play(batch, players)
+            return self._play(batch, players, learning=True)
 
         with contextlib.ExitStack() as stack:
             if not self.stepping:
                 stack.enter_context(evaluating(*[player.module for player in players]))
             if to_input:
                 stack.enter_context(without_gradient(p for q in players for p in self._named(q).values()))
-            return self._play(batch, players, to_input)
+            return self._play(batch, players, learning=self.stepping, to_input=to_input)
 
-    def _play(self, batch: Batch, players: Sequence[Player], to_input: bool = False) -> dict[str, Outputs]:
+    def _play(
+        self, batch: Batch, players: Sequence[Player], *, learning: bool, to_input: bool = False
+    ) -> dict[str, Outputs]:
         if self.train.channels_last:
             batch = dataclasses.replace(batch, inputs=channels_last(batch.inputs))
 
         outputs = {}
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.train.autocast == "bf16"):
             for player in players:
-                with torch.set_grad_enabled(self.stepping and (player.trains or to_input)):
+                with torch.set_grad_enabled(learning and (player.trains or to_input)):
                     outputs[player.name] = player.play(self.task, batch)
         return outputs
 
@@ -203,7 +205,7 @@ class Training:
             for part, weight in _weighted(self.task, _shares(share, self.train.accumulate)):
                 # One block per pass: a cache that outlives a no_grad pass would give no gradient, without an error.
                 with parametrize.cached():
-                    outputs = self.play(part)
+                    outputs = self._play(part, [p for p in self.players.values() if p.plays], learning=True)
                     for player in self._measuring:
                         player.gauge(outputs[player.name], weight / len(workers))
                     for player in players:
