@@ -52,6 +52,12 @@ def method(stage: Stage, **settings: Any) -> StructuredSparsityLearning:
     return made
 
 
+def without_reach(report: dict[str, float]) -> dict[str, float]:
+    """Return a report without the share of the net that is reached, which every pruning method says."""
+    assert 0 < report["reached_percent"] <= 100
+    return {name: value for name, value in report.items() if name != "reached_percent"}
+
+
 @pytest.mark.parametrize(
     ("kind", "expected"),
     [
@@ -172,7 +178,10 @@ def test_channels_that_nobody_reads_are_cut_and_the_outputs_stay() -> None:
         net.eval()
         before = net(X)
         report = ended(net, granularity=["channel"])
-        assert report == {"channel_removed_percent": pytest.approx(100 * 3 / 19), "channels_cut_count": 3.0}
+        assert without_reach(report) == {
+            "channel_removed_percent": pytest.approx(100 * 3 / 19),
+            "channels_cut_count": 3.0,
+        }
         assert [len(m.weight) for m in (net.a, net.b, net.c, net.d)] == [4, 4, 3, 4]
         assert not attached(net)
         torch.testing.assert_close(net(X), before, atol=1e-3, rtol=0)
@@ -186,7 +195,7 @@ def test_what_only_held_weights_make_is_gone_however_large_they_are() -> None:
     hold(net, "a", filters)
     hold(net, "b", columns)
     hold(net, "d", inner)
-    assert ended(net, granularity=["filter"]) == {
+    assert without_reach(ended(net, granularity=["filter"])) == {
         "filter_removed_percent": pytest.approx(100 / 18),
         "channels_cut_count": 3.0,
     }
@@ -203,7 +212,7 @@ def test_filters_without_weights_are_cut_or_masked_where_a_shortcut_couples_them
     net.c.weight.data[1] = 0.0
     net.d.weight.data[2] = 1e-5
     report = ended(net, granularity=["filter"])
-    assert report == {"filter_removed_percent": pytest.approx(100 * 4 / 18), "channels_cut_count": 3.0}
+    assert without_reach(report) == {"filter_removed_percent": pytest.approx(100 * 4 / 18), "channels_cut_count": 3.0}
     assert [len(latent_of(m, "weight")) for m in (net.a, net.b, net.c, net.d)] == [4, 4, 3, 4]
     (mask,) = attached(net)
     assert mask.target == "d.weight"
@@ -245,7 +254,10 @@ def test_shapes_become_thinner_products() -> None:
     net.b.weight.data[:, 2, 1, :] = 0.0
     net.b.weight.data[:, 5, 2, :2] = 1e-5
     report = ended(net, granularity=["shape"])
-    assert report == {"shape_removed_percent": pytest.approx(100 * 7 / (9 + 54 + 36 + 36)), "channels_cut_count": 0.0}
+    assert without_reach(report) == {
+        "shape_removed_percent": pytest.approx(100 * 7 / (9 + 54 + 36 + 36)),
+        "channels_cut_count": 0.0,
+    }
     with torch.no_grad():
         masked, baked = net(X), bake(net, REGISTRY).net
         assert (baked(X) - masked).abs().max() < 1e-5
@@ -260,7 +272,11 @@ def test_layers_with_a_shortcut_around_them_go_whole() -> None:
     for module in (net.a, net.c, net.d):
         module.weight.data *= 1e-5
     report = ended(net, granularity=["depth"])
-    assert report == {"depth_removed_percent": 100.0, "layers_removed_count": 2.0, "channels_cut_count": 0.0}
+    assert without_reach(report) == {
+        "depth_removed_percent": 100.0,
+        "layers_removed_count": 2.0,
+        "channels_cut_count": 0.0,
+    }
     with torch.no_grad():
         masked, baked = net(X), bake(net, REGISTRY).net
         assert (baked(X) - masked).abs().max() < 1e-5
