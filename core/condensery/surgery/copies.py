@@ -18,10 +18,10 @@ def state(net: nn.Module) -> list[Tensor]:
 def built(net: nn.Module, example: Any) -> list[Any]:
     """Return what channels hang together by, to be compared: modules, their settings, shapes, and indices."""
     found: list[Any] = []
-    kinds = int | float | str | tuple | list | Callable
     for path, module in net.named_modules():
         # Private lists, such as an LSTM's, hold tensors, which stand below and can't be compared as settings.
-        settings = {n: v for n, v in vars(module).items() if isinstance(v, kinds) and n[0] != "_"}
+        public = {n: v for n, v in vars(module).items() if n[0] != "_"}
+        settings = {n: v for n, v in public.items() if isinstance(v, int | float | str | tuple | list | Callable)}
         found.append((path, type(module), settings))
     for name, tensor in tensors_in(net).items():
         indices = tensor.tolist() if tensor.dim() and not tensor.is_floating_point() else None
