@@ -132,16 +132,16 @@ def pending_tiers(registry: Registry, tiers: Sequence[str], home: Path, keys: Se
         stored = {result["tier"] for result in stored_results(registry, key)}
         for tier in plan.tiers:
             if tier in tiers and tier not in stored:
-                yield Pending(plan, tier, list(_open_jobs(plan, tier, home)))
+                jobs = [job for job in _jobs(plan, tier, home) if not (job.folder / "report.json").is_file()]
+                yield Pending(plan, tier, jobs)
 
 
-def _open_jobs(plan: Reproduction, tier: str, home: Path) -> Iterator[Job]:
+def _jobs(plan: Reproduction, tier: str, home: Path) -> Iterator[Job]:
+    """Yield all jobs of a tier, those that have ended too, the arms of the first seed first."""
     chosen = plan.tiers[tier]  # type: ignore[index]
     for seed in chosen.seeds:
         for arm in chosen.arms:
-            job = Job(plan.key, tier, seed, arm, home / plan.key / tier / f"seed{seed}" / arm)
-            if not (job.folder / "report.json").is_file():
-                yield job
+            yield Job(plan.key, tier, seed, arm, home / plan.key / tier / f"seed{seed}" / arm)
 
 
 def _estimate(item: Pending, estimates: Estimates, until: float | None) -> None:
@@ -239,23 +239,20 @@ def seeded(plan: Reproduction, job: Job) -> Any:
 
 def conclude(registry: Registry, item: Pending, home: Path) -> Path | None:
     """Write the result of a tier whose jobs have all ended; return its file, or ``None`` where some have not."""
-    folder = home / item.plan.key / item.tier
     reports: dict[str, list[dict[str, Any]]] = {arm: [] for arm in item.chosen.arms}
-    for seed in item.chosen.seeds:
-        for arm in item.chosen.arms:
-            job = Job(item.plan.key, item.tier, seed, arm, folder / f"seed{seed}" / arm)
-            try:
-                report = finished(job.folder, seeded(item.plan, job))
-            except CondenseryError as error:
-                item.why = str(error)
-                return None
-            if report is None:
-                return None
-            reports[arm].append(report)
+    for job in _jobs(item.plan, item.tier, home):
+        try:
+            report = finished(job.folder, seeded(item.plan, job))
+        except CondenseryError as error:
+            item.why = str(error)
+            return None
+        if report is None:
+            return None
+        reports[job.arm].append(report)
 
     card = registry.card(item.plan.card) or {}
     result = judge(item.plan, item.chosen, item.tier, card, reports)
-    target = folder / "result.json"
+    target = home / item.plan.key / item.tier / "result.json"
     write_text(target, json.dumps(result, indent=1) + "\n")
     item.jobs = []
     return target

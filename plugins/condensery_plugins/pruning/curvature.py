@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from condensery import Batch, Stage, UsageError, Weight
+from condensery.nets import evaluating as in_eval_mode
 from condensery.tasks import head
 
 Rows = Literal["gauss-newton", "sampled", "fisher"]
@@ -24,14 +25,8 @@ Rows = Literal["gauss-newton", "sampled", "fisher"]
 @contextlib.contextmanager
 def evaluating(net: nn.Module) -> Iterator[None]:
     """Put a net in eval mode and let it have gradients; at the end each module gets its mode back. A context."""
-    modes = {m: m.training for m in net.modules()}
-    net.eval()
-    try:
-        with torch.enable_grad():
-            yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+    with in_eval_mode(net), torch.enable_grad():
+        yield
 
 
 def loss_of(stage: Stage, logits: Tensor, batch: Batch) -> Tensor:

@@ -7,8 +7,7 @@ import torch
 from torch import nn
 
 from condensery import Method, NotApplicable, Stage, hookimpl
-from condensery.nets import QUANTIZE, attached, owner_of
-from condensery_plugins.pruning.curvature import evaluating
+from condensery.nets import QUANTIZE, attached, evaluating, owner_of
 from condensery_plugins.quantization.calibration import SAMPLES, plan_bits, refuse_quantized
 from condensery_plugins.quantization.folded_layers import Folded, Plan, fold
 from condensery_plugins.quantization.tracing import Site, trace
