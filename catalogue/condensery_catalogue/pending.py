@@ -175,10 +175,13 @@ def play_all(waiting: Iterable[Pending], jobs: int, device: str, until: float | 
         while queue or running:
             if until is not None and time.monotonic() > until:
                 break
+
+            # A job of a tier that has failed meanwhile is passed over.
             while queue and len(running) < jobs:
                 item, job = queue.pop(0)
                 if not item.why:
                     running[_begin(job, jobs, device)] = (item, job)
+
             time.sleep(POLL_S)
             for process in [p for p in running if p.poll() is not None]:
                 item, job = running.pop(process)

@@ -112,6 +112,7 @@ def test_a_killed_queue_goes_on_elsewhere_and_gives_what_an_unbroken_one_gives(t
             queue.send_signal(signal.SIGKILL)
             break
     queue.wait()
+    queue.stderr.close()
     time.sleep(25)  # the jobs that it had begun end by themselves; a machine that goes away would take them along
     assert not (first / "hinton-kd" / "smoke" / "result.json").exists()
     shutil.move(first, elsewhere)
