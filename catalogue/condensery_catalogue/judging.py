@@ -33,10 +33,18 @@ Reports = Mapping[str, Sequence[Report]]
 """The reports of each arm, in the order of the seeds."""
 
 
-def judge(plan: Reproduction, chosen: Tier, tier: str, card: Mapping[str, Any], reports: Reports) -> dict[str, Any]:
+def judge(
+    plan: Reproduction,
+    chosen: Tier,
+    tier: str,
+    card: Mapping[str, Any],
+    reports: Reports,
+    choices: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """Return the result of one tier as plain data: what is stored, shown and drawn.
 
     :param chosen: the tier, its figure's labels filled in.
+    :param choices: of each arm, what was tried of the tier's grid and what was chosen, where it has one.
     :raises UsageError: for a metric that the reports don't have.
     """
     runs = [run for arm in reports.values() for run in arm]
@@ -59,6 +67,8 @@ def judge(plan: Reproduction, chosen: Tier, tier: str, card: Mapping[str, Any], 
         "recipes": {arm: found[0]["recipe"] for arm, found in reports.items()},
     }
 
+    if choices:
+        result["grid"] = dict(choices)
     if chosen.figure is not None:
         axes = {"x": chosen.figure.x, "y": chosen.figure.y}
         for arm, found in reports.items():
