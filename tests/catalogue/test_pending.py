@@ -172,7 +172,8 @@ def test_the_queue_tries_a_grid_in_processes_side_by_side(gridded: Path, capsys:
             item.jobs.play(job, "cpu")
     run_pending(("smoke",), None, 2, gridded / "out", "cpu", (KEY,))
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith(("begun", "done"))]
-    assert said == [f"{word}: {job.title}" for job in waiting for word in ("begun", "done")]
+    assert sorted(said) == sorted(f"{word}: {job.title}" for job in waiting for word in ("begun", "done"))
+    assert said[0] == f"begun: {waiting[0].title}"
     assert (gridded / "out" / KEY / "smoke" / "result.json").is_file()
 
 
