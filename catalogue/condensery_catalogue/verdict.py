@@ -6,8 +6,8 @@ Most claims are of small losses, so "did it improve the net?" is the wrong quest
 says      the claim                                                the null, which must be excluded
 ========  =======================================================  ==================================================
 gain      the method is better than its baseline by this much      no difference
-loss      it is worse than its baseline by no more than this       a loss of ``margin``: twice the claimed one, at
-                                                                   least half a point (else one percent of the
+loss      it is worse than its baseline by no more than this; a    a loss of ``margin``: twice the claimed one, at
+          figure that came out better allows no loss at all        least half a point (else one percent of the
                                                                    baseline)
 level     the figure itself                                        a figure that is ``margin`` away
 bound     at least this rate, or at most this size; better counts  a figure that falls short by one percent
@@ -102,6 +102,11 @@ class Claimed:
     margin: float
     source: str = "read"
     sign: int = 1
+
+    @property
+    def allowed(self) -> float:
+        """What a loss may come to, 0 or less: a paper that says "nothing is lost" doesn't claim its luck of +0.06."""
+        return min(0.0, self.effect - self.rounding)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,11 +230,11 @@ def _gain(claim: Claimed, found: Interval, values: Sequence[float]) -> Judgement
 
 
 def _loss(claim: Claimed, found: Interval, values: Sequence[float]) -> Judgement:
-    reaches = found.high + claim.rounding >= claim.effect
+    reaches = found.high >= claim.allowed
     if found.low > -claim.margin:
         if reaches:
             return Judgement("reproduced", "loses no more than claimed", found)
-        return Judgement("partly", f"less than claimed, but a loss of {claim.margin:g} is excluded", found)
+        return Judgement("partly", f"loses more than claimed, but less than {claim.margin:g}", found)
     if reaches:
         return Judgement("inconclusive", f"a loss of {claim.margin:g} isn't excluded", found)
     return Judgement("not", "loses more than claimed", found)
@@ -315,7 +320,7 @@ def welch(values: Sequence[float], others: Sequence[float]) -> Interval:
 def seeds_needed(claim: Claimed, values: Sequence[float], others: Sequence[float] | None) -> int | None:
     """Return how many seeds exclude the null where the paper's figure is true and the noise is as seen here."""
     noise = statistics.variance(values) + (statistics.variance(others) if others is not None else 0.0)
-    distance = {"gain": claim.effect, "loss": claim.margin + claim.effect}.get(claim.says, claim.margin)
+    distance = {"gain": claim.effect, "loss": claim.margin + min(claim.effect, 0.0)}.get(claim.says, claim.margin)
     for n in range(SEEDS, 1001):
         if _quantile((2 if others is not None else 1) * (n - 1)) * math.sqrt(noise / n) < distance:
             return n

@@ -38,8 +38,9 @@ def subject(claim: Mapping[str, Any]) -> str:
 
 
 def source(claim: Mapping[str, Any]) -> str:
-    """Return how a claim's figure is known, where it stands, and whether others than the authors say so."""
-    where = claim["value"].get("where") or claim.get("table")
+    """Return how a claim's figure is known, where and in which row it stands, and whether others than the authors say so."""
+    places = (claim["value"].get("where") or claim.get("table"), claim.get("row"))
+    where = ", ".join(place for place in places if place)
     by = ", by a third party" if claim.get("by") == "third party" else ""
     return f"{claim['value']['source']}{f': {where}' if where else ''}{by}"
 
@@ -80,6 +81,8 @@ def effect(comparison: Mapping[str, Any]) -> str:
     if said is None or said["says"] not in ("gain", "loss"):
         return "-"
     paper = "" if said["claimed"] is None else f"{said['claimed']:+.3g} claimed, "
+    if paper and said["says"] == "loss" and said["claimed"] > 0:
+        paper = f"no loss claimed ({said['claimed']:+.3g} printed), "
     noise = "" if said["interval"] is None else " ({:+.3g} to {:+.3g})".format(*said["interval"])
     return f"{paper}{said['effect']:+.3g} here{noise}"
 

@@ -17,6 +17,7 @@ from condensery_catalogue.results import TierName
 
 KEY = "made-up"
 ON: dict[str, Any] = {"kind": "quality", "unit": "%", "model": "M", "dataset": "D"}
+ON |= {"row": "M, pruned", "protocol": "last epoch"}
 CARD: dict[str, Any] = {
     "key": KEY,
     "ref": 7,
