@@ -18,7 +18,7 @@ from condensery_catalogue.points import is_drawn
 from condensery_catalogue.reproduction import load_reproduction
 from condensery_catalogue.results import publishing_place, recipe_file
 from condensery_catalogue.running import RunOptions, check_device, quiet_libraries, stoppable
-from condensery_catalogue.wording import answer, claimed, collapse, effect, heading, measured, spread
+from condensery_catalogue.wording import answer, claimed, collapse, counted, effect, heading, measured, spread
 
 
 def reproduce_paper(key: str, tier: str, seeds: int | None, options: RunOptions, *, store: bool = False) -> None:
@@ -101,7 +101,7 @@ def print_result(result: Mapping[str, Any]) -> None:
         said = [spread(figures["quality"][name]) for name in names]
         file, rate = (statistics.fmean(v) for v in (figures["storage"]["file"], figures["compression_rate"]))
         label = escape(f"{arm}, {gone}" if gone else arm)
-        arms.add_row(label, *said, f"{figures['nonzeros']:,}", f"{file:,.0f}", f"{rate:.2f}x")
+        arms.add_row(label, *said, counted(figures["nonzeros"]), f"{file:,.0f}", f"{rate:.2f}x")
     out.print(arms)
     if result["note"]:
         out.print(result["note"], markup=False, highlight=False)

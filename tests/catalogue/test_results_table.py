@@ -27,7 +27,12 @@ def test_a_strangers_paper_has_its_rows(tmp_path: Path, monkeypatch: pytest.Monk
     measured = result("paper", {"plain": [6.0, 6.2, 6.1], "better": [4.4, 4.6, 4.5]})
     install(tmp_path, "brings_rows", monkeypatch, measured)
     desk, error, gain = (row for row in claim_rows(Registry.open()) if KEY in row["reproduction"])
-    said = {"claim": "`error`", "what": "error: M, D", "the paper says": "6 -> 4.4 %", "source": "read: p. 1"}
+    said = {
+        "claim": "`error`",
+        "what": "error: M, D",
+        "the paper says": "6 -> 4.4 %",
+        "source": "read: p. 1, M, pruned",
+    }
     assert desk == {
         "reproduction": "`made-up` [7]",
         "tier": "desk",
