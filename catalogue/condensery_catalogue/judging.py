@@ -119,7 +119,7 @@ def compare(asked: Asked, scale: str, reports: Reports) -> list[dict[str, Any]]:
                 "baseline_arm": item.baseline_arm,
                 "measured": summary(_values(reports, item.arm, item.metric)),
                 "baseline": summary(_values(reports, item.baseline_arm, item.metric)) if item.baseline_arm else None,
-                "verdict": None if answer is None else _said(claim, answer),
+                "verdict": None if answer is None else _said(claim, answer) | _cause(item, answer),
             }
         )
     return found
@@ -153,6 +153,12 @@ def _said(claim: Mapping[str, Any], answer: Judgement) -> dict[str, Any]:
         "interval": bounds if all(map(math.isfinite, bounds)) else None,
         "seeds_needed": answer.seeds_needed,
     }
+
+
+def _cause(item: Comparison, answer: Judgement) -> dict[str, Any]:
+    """Return the cause of a verdict that wants one, ``None`` where nobody has tested it yet; noise explains itself."""
+    wanted = answer.word in ("partly", "not") and not answer.explained
+    return {"cause": item.cause or None} if wanted else {}
 
 
 def _values(reports: Reports, arm: str, metric: str) -> list[float]:

@@ -74,8 +74,11 @@ def index_page(results: Sequence[Mapping[str, Any]]) -> str:
         said = ", ".join(f"{number} {verdict}" for verdict, number in sorted(verdicts.items())) or "-"
         link = f"[{result['key']}]({page_name(result)}.md)"
         seeds = str(len(result["seeds"]))
-        rows.append([link, result["tier"], result["scale"], seeds, said, _device(result), result["date"]])
-    table = markdown_table(("result", "tier", "scale", "seeds", "verdicts", "device", "date"), rows)
+        effects = (
+            "; ".join(f"`{c['claim']['id']}` {effect(c)}" for c in result["comparisons"] if effect(c) != "-") or "-"
+        )
+        rows.append([link, result["tier"], result["scale"], seeds, said, effects, _device(result), result["date"]])
+    table = markdown_table(("result", "tier", "scale", "seeds", "verdicts", "effects", "device", "date"), rows)
     return f"""# Results
 
 What was measured here, each beside the claims of its paper. {WORDS}

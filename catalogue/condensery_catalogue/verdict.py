@@ -117,6 +117,7 @@ class Judgement:
         turned so that more is better.
     :param seeds_needed: how many seeds would exclude the null if the paper's effect is true, where that is the reason.
     :param as_claimed: the figures are what the claim says, however well the claim itself is known.
+    :param explained: ``why`` is the cause: a collapse, a claim that is only recalled, the quality that a size hangs on.
     """
 
     word: Word
@@ -124,6 +125,7 @@ class Judgement:
     interval: Interval
     seeds_needed: int | None = None
     as_claimed: bool = False
+    explained: bool = False
 
 
 def says_of(claim: Mapping[str, Any]) -> Says:
@@ -192,7 +194,7 @@ def judge(
 
     interval = welch(turned, against) if claim.says in ("gain", "loss") and against is not None else of_mean(turned)
     if collapsed:
-        return Judgement("not" if scale == "paper" else "scaled-down", "the net collapsed", interval)
+        return Judgement("not" if scale == "paper" else "scaled-down", "the net collapsed", interval, explained=True)
     found = _RULES[claim.says](claim, interval, turned)
     if scale != "paper":
         return Judgement("scaled-down", _direction(claim, interval), interval)
@@ -203,7 +205,8 @@ def judge(
     if found.word != "reproduced":
         return found
     if claim.source == "recalled":
-        return Judgement("partly", "as claimed, but the claim was only recalled", interval, as_claimed=True)
+        why = "as claimed, but the claim was only recalled"
+        return Judgement("partly", why, interval, as_claimed=True, explained=True)
     why = f"{found.why}; the claim as another text gives it" if claim.source == "second-hand" else found.why
     return dataclasses.replace(found, why=why, as_claimed=True)
 
@@ -212,7 +215,8 @@ def tied(judgement: Judgement, quality: Judgement) -> Judgement:
     """Return a size's judgement, given that of the quality at which it was claimed: small and bad is no answer."""
     if judgement.word != "reproduced" or quality.as_claimed or quality.word == "scaled-down":
         return judgement
-    return Judgement("partly", f"reached, but the quality beside it is {quality.word}", judgement.interval)
+    why = f"reached, but the quality beside it is {quality.word}"
+    return Judgement("partly", why, judgement.interval, explained=True)
 
 
 # ---------------------------------------------------------------- the five rules

@@ -120,6 +120,8 @@ def answer(result: Mapping[str, Any], comparison: Mapping[str, Any]) -> str:
         parts = [f"{parts[0]}: {said['why']}"]
         if said["seeds_needed"]:
             parts.append(f"{said['seeds_needed']} seeds would do")
+        if "cause" in said:
+            parts.append(f"cause: {said['cause']}" if said["cause"] else "cause not tested yet")
 
     for arm in (comparison["arm"], comparison["baseline_arm"]):
         if arm is not None and (gone := collapse(result["arms"][arm])):

@@ -10,6 +10,7 @@ from condensery.errors import UnknownKey, UsageError
 from condensery_catalogue.judging import dig, judge
 from condensery_catalogue.rejudge import rejudged, seeds_of
 from condensery_catalogue.reproduce import print_result
+from condensery_catalogue.wording import answer
 
 
 def test_judge_by_hand() -> None:
@@ -108,6 +109,21 @@ def test_a_size_without_its_quality_is_not_reproduced(errors: list[float], says:
     assert f"{verdict['word']}: {verdict['why']}" == says
     with pytest.raises(UsageError, match="'small' was made at 'error': compare that with arm 'better' too"):
         plan(compare=[SIZE]).comparisons(made.tiers["paper"], SIZED)
+
+
+def test_a_verdict_that_is_not_as_claimed_tells_its_cause_or_that_nobody_tested_it() -> None:
+    """Errors that rise by 0.1 where a gain of 1.6 is claimed."""
+    worse = {"plain": [6.0, 6.1, 6.2], "better": [6.1, 6.2, 6.3]}
+    reports = {arm: [report(0, error=e) for e in found] for arm, found in worse.items()}
+    for cause, said in (
+        ("", "cause not tested yet"),
+        ("a longer training gains 1.6", "cause: a longer training gains 1.6"),
+    ):
+        made = plan(compare=[{**ERROR, "cause": cause}])
+        found = judge(made, made.tiers["paper"], "paper", CARD, reports)
+        assert answer(found, found["comparisons"][0]) == f"not reproduced: no gain; {said}"
+        smaller = judge(made, made.tiers["smoke"], "smoke", CARD, reports)
+        assert "cause" not in smaller["comparisons"][0]["verdict"]
 
 
 def test_a_stored_result_is_judged_again_by_todays_claims() -> None:

@@ -109,11 +109,14 @@ def test_a_page_tells_what_each_arm_tried_and_chose() -> None:
     assert "Settings tried" not in result_page(result("paper", {"plain": [6.0], "better": [4.6]}))
 
 
-def test_the_index_counts_verdicts() -> None:
+def test_the_index_counts_verdicts_and_tells_effects() -> None:
     errors = {"plain": [6.0, 6.2, 6.1], "better": [4.4, 4.6, 4.5]}
     index = index_page([result("paper", errors), result("desk", errors)])
-    assert "| [made-up](made-up-paper.md) | paper | paper | 3 | 1 partly reproduced, 1 reproduced | cpu, C |" in index
-    assert "| [made-up](made-up-desk.md) | desk | scaled-down | 3 | 1 scaled-down (gains) | cpu, C |" in index
+    gains = "`error` +1.6 claimed, +1.6 here (+1.37 to +1.83)"
+    assert "| [made-up](made-up-paper.md) | paper | paper | 3 | 1 partly reproduced, 1 reproduced | " in index
+    assert (
+        f"| [made-up](made-up-desk.md) | desk | scaled-down | 3 | 1 scaled-down (gains) | {gains} | cpu, C |" in index
+    )
 
 
 def test_a_cell_ends_where_it_should() -> None:
