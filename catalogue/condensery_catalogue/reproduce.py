@@ -11,11 +11,10 @@ from typing import Any
 
 from condensery.contract import Registry
 from condensery.errors import UnknownKey, UsageError
-from condensery.files import damaged, read_json
+from condensery.files import damaged, read_json, write_json
 from condensery.measure import versions
 from condensery.recipe import Recipe
 from condensery_catalogue.drawing import save_drawing
-from condensery_catalogue.generated import write_text
 from condensery_catalogue.judging import judge
 from condensery_catalogue.listing import console, open_registry, table
 from condensery_catalogue.metrics import measures
@@ -57,10 +56,9 @@ def reproduce_paper(key: str, tier: str, seeds: int | None, options: RunOptions,
     if tuned:
         result["grid"] = tuned
 
-    text = json.dumps(result, indent=1, allow_nan=False) + "\n"
-    write_text(folder / "result.json", text)
+    text = write_json(folder / "result.json", result)
     if place is not None:
-        write_text(place, text)
+        write_json(place, result)
     picture = folder / "result.svg" if is_drawn(result) else None
     if picture is not None:
         save_drawing(result, picture)
