@@ -13,7 +13,7 @@ from typing import Any
 
 from condensery.contract import Registry
 from condensery.errors import UsageError
-from condensery_catalogue.generated import keep, markdown_table
+from condensery_catalogue.generated import keep, markdown_table, play
 from condensery_catalogue.listing import own_registry
 from condensery_catalogue.reproduction import load_reproduction
 from condensery_catalogue.results import stored_results
@@ -57,7 +57,8 @@ def standing(claim: Mapping[str, Any], places: list[Standing]) -> Standing:
     :param places: the recipes that compare it.
     :raises UsageError: for a number of which nothing is known.
     """
-    found, kind, what = [*places], *claim.get("lacks", "").partition(": ")[::2]
+    found = list(places)
+    kind, _, what = claim.get("lacks", "").partition(": ")
     if kind == "same":
         found.append(("answered by another", what))
     elif kind == "recipe":
@@ -110,13 +111,8 @@ a direction. *Pending*: a recipe waits to be run, with its own estimate for all 
 
 def main(arguments: list[str]) -> int:
     """Write the page into the checkout in the current folder, or check that it is up to date."""
-    try:
-        page = claims_page(own_registry())
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return keep(PAGE, page, MODULE, check="--check" in arguments)
+    return keep(PAGE, claims_page(own_registry()), MODULE, check="--check" in arguments)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(play(main))

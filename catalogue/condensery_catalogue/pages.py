@@ -14,7 +14,7 @@ import yaml
 
 from condensery.contract import Registry
 from condensery_catalogue.drawing import save_drawing
-from condensery_catalogue.generated import markdown_table, write_text
+from condensery_catalogue.generated import markdown_table, play, write_text
 from condensery_catalogue.listing import open_registry
 from condensery_catalogue.points import is_drawn
 from condensery_catalogue.results import stored_results
@@ -209,4 +209,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(play(main))

@@ -8,7 +8,6 @@ there. Jobs run in processes of their own, ``--jobs`` side by side.
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import re
 import signal
@@ -20,8 +19,8 @@ from pathlib import Path
 
 from condensery.contract import Registry
 from condensery.errors import CondenseryError, UsageError
+from condensery.files import write_json
 from condensery_catalogue.estimates import Estimates
-from condensery_catalogue.generated import write_text
 from condensery_catalogue.jobs import Job, Jobs
 from condensery_catalogue.judging import judge
 from condensery_catalogue.listing import console, open_registry, table
@@ -204,7 +203,7 @@ def conclude(item: Pending) -> Path | None:
         return None
 
     target = jobs.folder / "result.json"
-    write_text(target, json.dumps(result, indent=1) + "\n")
+    write_json(target, result)
     item.left = []
     return target
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from condensery.errors import UnknownKey
+from condensery.files import write_json
 from condensery_catalogue.drawing import save_drawing
-from condensery_catalogue.generated import write_text
 from condensery_catalogue.jobs import Jobs
 from condensery_catalogue.judging import judge
 from condensery_catalogue.listing import console, open_registry, table
@@ -48,10 +47,9 @@ def reproduce_paper(key: str, tier: str, seeds: int | None, options: RunOptions,
         choices, reports = run_arms(jobs, options)
     result = judge(plan, chosen, tier, card, reports, choices)
 
-    text = json.dumps(result, indent=1, allow_nan=False) + "\n"
-    write_text(folder / "result.json", text)
+    text = write_json(folder / "result.json", result)
     if place is not None:
-        write_text(place, text)
+        write_json(place, result)
     picture = folder / "result.svg" if is_drawn(result) else None
     if picture is not None:
         save_drawing(result, picture)
