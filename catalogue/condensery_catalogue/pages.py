@@ -19,12 +19,15 @@ from condensery_catalogue.listing import open_registry
 from condensery_catalogue.points import is_drawn
 from condensery_catalogue.results import stored_results
 from condensery_catalogue.wording import (
+    EFFECT,
+    EXPLAINED,
     answer,
     claimed,
     collapse,
     collapses,
     counted,
     effect,
+    explained,
     heading,
     measured,
     source,
@@ -34,11 +37,8 @@ from condensery_catalogue.wording import (
 )
 
 INDEX = "index.md"
-WORDS = """An effect is arm less baseline, turned so that more is better, with its 95 % interval over the seeds. A claim
-is *reproduced* where that interval contains what the paper says and excludes that there is nothing to it: no difference
-for a gain, the stated margin for a loss. *Inconclusive*: it contains both. *Partly*: on the claimed side, but not what
-the paper says. *Scaled-down*: at another scale than the paper's, with where it points. A claim that was only recalled
-and a net that collapsed are never reproduced. `catalogue/docs/verdicts.md` has the whole rule."""
+WORDS = f"""{EFFECT} {explained(EXPLAINED)} A claim that was only recalled is never reproduced.
+`catalogue/docs/verdicts.md` has the whole rule."""
 """What stands under the tables with verdicts."""
 RATES = (
     ("MACs, before over after", "macs_ratio", "{:.2f}x"),

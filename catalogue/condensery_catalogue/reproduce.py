@@ -17,7 +17,18 @@ from condensery_catalogue.points import is_drawn
 from condensery_catalogue.reproduction import load_reproduction
 from condensery_catalogue.results import publishing_place, recipe_file
 from condensery_catalogue.running import RunOptions, check_device, quiet_libraries, stoppable
-from condensery_catalogue.wording import answer, claimed, collapse, counted, effect, heading, measured, spread
+from condensery_catalogue.wording import (
+    EFFECT,
+    answer,
+    claimed,
+    collapse,
+    counted,
+    effect,
+    explained,
+    heading,
+    measured,
+    spread,
+)
 
 
 def reproduce_paper(key: str, tier: str, seeds: int | None, options: RunOptions, *, store: bool = False) -> None:
@@ -91,6 +102,7 @@ def print_result(result: Mapping[str, Any]) -> None:
             cells = (claim["id"], says, measured(c), effect(c), answer(result, c))
             claims.add_row(*map(escape, cells))
         out.print(claims)
+        out.print(EFFECT, explained(c["verdict"]["word"] for c in result["comparisons"] if c["verdict"]), markup=False)
 
     names = list(next(iter(result["arms"].values()))["quality"])
     arms = table("arm", *names, "non-zero", "file (bytes)", "times", title="After the last epoch, mean ± deviation")

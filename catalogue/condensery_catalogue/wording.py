@@ -13,6 +13,24 @@ UNSURE = {RECALLED: " (recalled, not read)", "second-hand": " (second-hand)"}
 VERDICTS = {"not": "not reproduced", "partly": "partly reproduced"}
 """Verdicts that don't stand alone, in words that do."""
 
+EFFECT = "An effect is arm less baseline, turned so that more is better, with its 95 % interval over the seeds."
+EXPLAINED = {
+    "reproduced": "the interval contains what the paper says and excludes that there is nothing to it: no difference "
+    "for a gain, the stated margin for a loss",
+    "partly": "on the claimed side, but not what the paper says",
+    "inconclusive": "the interval contains both what the paper says and that there is nothing to it",
+    "not": "neither, or the net collapsed: a layer of it died, or its outputs no longer depend on its inputs",
+    "scaled-down": "another net, data set or schedule than the paper's, with where it points",
+}
+"""What each verdict means, for the places where it stands; ``docs/verdicts.md`` has the whole rule."""
+
+
+def explained(words: Iterable[str]) -> str:
+    """Return what some verdicts mean, one sentence each, in the order from best to worst."""
+    kept = set(words)
+    return " ".join(f"{VERDICTS.get(w, w).capitalize()}: {said}." for w, said in EXPLAINED.items() if w in kept)
+
+
 # ---------------------------------------------------------------- what a paper claims
 
 
