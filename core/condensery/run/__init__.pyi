@@ -14,6 +14,7 @@ from .search import Pruned as Pruned
 from .search import Search as Search
 from .search import Trial as Trial
 from .search import best_trials as best_trials
+from .search import build_search as build_search
 from .search import run_search as run_search
 from .snapshots import Reference as Reference
 from .space import Limit as Limit

@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from condensery.contract import Registry, configured
 from condensery.errors import ArtifactError, CondenseryError, FileError, PluginError
 from condensery.run.space import Space, figure
 
@@ -128,6 +129,21 @@ class Search(ABC):
 
     def observe(self, trial: Trial) -> None:  # noqa: B027  Not every search learns.
         """Learn from a trial that has ended."""
+
+
+def build_search(spec: Mapping[str, Any], space: Space, seed: int, registry: Registry) -> Search:
+    """Build a search from its key and settings: ``{"key": "tpe", "startup": 5}``.
+
+    :raises UnknownKey: for an unknown search, or a setting that it doesn't have.
+    :raises UsageError: for a setting with a wrong value.
+    :raises PluginError: if what is registered is no search.
+    """
+    key = spec["key"]
+    cls = registry.load("searches", key)
+    if not (dataclasses.is_dataclass(cls) and isinstance(cls, type) and issubclass(cls, Search)):
+        raise PluginError(f"search {key!r}: its class must be a dataclass that extends condensery.run.Search")
+    settings = {name: value for name, value in spec.items() if name != "key"}
+    return configured(key, cls, settings, space=space, seed=seed)
 
 
 def run_search(

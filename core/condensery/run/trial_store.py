@@ -81,7 +81,7 @@ class TrialStore:
             self._id = storage.get_study_id_from_name(NAME)
         except CondenseryError:
             raise
-        except Exception as error:  # its lines are whole, but optuna may make anything of what they say
+        except Exception as error:  # noqa: BLE001  Its lines are whole, but optuna may make anything of what they say
             raise damaged(path or Path(NAME), error, how) from None
         self.storage = storage
 

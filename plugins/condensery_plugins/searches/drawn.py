@@ -96,6 +96,11 @@ class TreeParzenSearch(Drawn):
     key = "tpe"
     startup: int = 10
 
+    def __post_init__(self) -> None:
+        """Refuse a number that is none."""
+        if self.startup < 1:
+            raise UsageError(f"{self.key}.startup must be >= 1, got {self.startup}")
+
     def sampler(self, seed: int) -> BaseSampler:
         """Return optuna's."""
         return TPESampler(seed=seed, n_startup_trials=self.startup)
@@ -113,6 +118,11 @@ class EvolutionarySearch(Drawn):
 
     key = "nsga2"
     population: int = 16
+
+    def __post_init__(self) -> None:
+        """Refuse a population that has nobody to cross with."""
+        if self.population < 2:
+            raise UsageError(f"{self.key}.population must be >= 2, got {self.population}")
 
     def sampler(self, seed: int) -> BaseSampler:
         """Return optuna's."""
