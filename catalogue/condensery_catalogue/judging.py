@@ -13,6 +13,7 @@ from condensery_catalogue.results import commit
 from condensery_catalogue.verdict import Judgement, claimed, summary, tied
 from condensery_catalogue.verdict import judge as judge_claim
 
+COUNTS = ("parameters", "nonzeros", "macs")
 STORAGE = ("file", "payload", "tables", "header", "manifest")
 RATES = {
     "compression_rate": "compression_rate",
@@ -72,12 +73,10 @@ def judge(plan: Reproduction, chosen: Tier, tier: str, card: Mapping[str, Any], 
 
 def _figures(runs: Sequence[Report]) -> dict[str, Any]:
     """Return the figures of one arm: means over the seeds, or one value for each seed."""
-    first = runs[0]["after"]
+    qualities = runs[0]["after"]["quality"]
     return {
-        "quality": {name: summary([run["after"]["quality"][name] for run in runs]) for name in first["quality"]},
-        "parameters": first["parameters"],
-        "nonzeros": first["nonzeros"],
-        "macs": first["macs"],
+        "quality": {name: summary([run["after"]["quality"][name] for run in runs]) for name in qualities},
+        **{name: [run["after"][name] for run in runs] for name in COUNTS},
         "storage": {name: [run["after"]["storage"][name] for run in runs] for name in STORAGE},
         **{name: [run["ratios"].get(ratio) for run in runs] for name, ratio in RATES.items()},
         "collapsed": [run.get("collapsed", []) for run in runs],

@@ -8,7 +8,6 @@ elsewhere once the folder is carried there. Jobs run in processes of their own, 
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import re
 import signal
@@ -21,8 +20,8 @@ from typing import Any
 
 from condensery.contract import Registry
 from condensery.errors import CondenseryError, UsageError
+from condensery.files import write_json
 from condensery_catalogue.estimates import Estimates
-from condensery_catalogue.generated import write_text
 from condensery_catalogue.judging import judge
 from condensery_catalogue.listing import console, open_registry, table
 from condensery_catalogue.reproduce import finished
@@ -256,7 +255,7 @@ def conclude(registry: Registry, item: Pending, home: Path) -> Path | None:
     card = registry.card(item.plan.card) or {}
     result = judge(item.plan, item.chosen, item.tier, card, reports)
     target = home / item.plan.key / item.tier / "result.json"
-    write_text(target, json.dumps(result, indent=1) + "\n")
+    write_json(target, result)
     item.jobs = []
     return target
 

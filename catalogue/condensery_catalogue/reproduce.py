@@ -11,11 +11,10 @@ from typing import Any
 
 from condensery.contract import Registry
 from condensery.errors import UnknownKey, UsageError
-from condensery.files import damaged, read_json
+from condensery.files import damaged, read_json, write_json
 from condensery.measure import versions
 from condensery.recipe import Recipe
 from condensery_catalogue.drawing import save_drawing
-from condensery_catalogue.generated import write_text
 from condensery_catalogue.judging import judge
 from condensery_catalogue.listing import console, open_registry, table
 from condensery_catalogue.metrics import measures
@@ -24,7 +23,7 @@ from condensery_catalogue.reproduction import Reproduction, Tier, load_reproduct
 from condensery_catalogue.results import publishing_place, recipe_file
 from condensery_catalogue.running import RunOptions, check_device, quiet_libraries, stoppable
 from condensery_catalogue.tuning import tune
-from condensery_catalogue.wording import answer, claimed, collapse, effect, heading, measured, spread
+from condensery_catalogue.wording import answer, claimed, collapse, counted, effect, heading, measured, spread
 
 
 def reproduce_paper(key: str, tier: str, seeds: int | None, options: RunOptions, *, store: bool = False) -> None:
@@ -57,10 +56,9 @@ def reproduce_paper(key: str, tier: str, seeds: int | None, options: RunOptions,
     if tuned:
         result["grid"] = tuned
 
-    text = json.dumps(result, indent=1, allow_nan=False) + "\n"
-    write_text(folder / "result.json", text)
+    text = write_json(folder / "result.json", result)
     if place is not None:
-        write_text(place, text)
+        write_json(place, result)
     picture = folder / "result.svg" if is_drawn(result) else None
     if picture is not None:
         save_drawing(result, picture)
@@ -174,7 +172,7 @@ def print_result(result: Mapping[str, Any]) -> None:
         said = [spread(figures["quality"][name]) for name in names]
         file, rate = (statistics.fmean(v) for v in (figures["storage"]["file"], figures["compression_rate"]))
         label = escape(f"{arm}, {gone}" if gone else arm)
-        arms.add_row(label, *said, f"{figures['nonzeros']:,}", f"{file:,.0f}", f"{rate:.2f}x")
+        arms.add_row(label, *said, counted(figures["nonzeros"]), f"{file:,.0f}", f"{rate:.2f}x")
     out.print(arms)
     if result["note"]:
         out.print(result["note"], markup=False, highlight=False)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 RECALLED = "recalled"
@@ -63,6 +64,13 @@ def spread(figures: Mapping[str, Any] | None) -> str:
         return f"{mean:.2f}"
     places = min(max(-math.floor(math.log10(deviation)), 2), 4) if deviation else 2
     return f"{mean:.{places}f} ± {deviation:.{places}f}"
+
+
+def counted(counts: Sequence[int | None]) -> str:
+    """Return the counts of all seeds in words: their mean, and between what they lie where they differ."""
+    known = [count for count in counts if count is not None]
+    low, high = min(known), max(known)
+    return f"{low:,}" if low == high else f"{statistics.fmean(known):,.0f} ({low:,} to {high:,})"
 
 
 def measured(comparison: Mapping[str, Any]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from condensery.files import write_json
 from condensery.recipe import checked
 from condensery_catalogue.judging import judge
 from condensery_catalogue.reproduction import Reproduction
@@ -104,7 +104,7 @@ def install(site: Path, package: str, monkeypatch: pytest.MonkeyPatch, *results:
     (site / package / "made_up.yaml").write_text(yaml.safe_dump(CARD))
     (home / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
     for made in results:
-        (home / f"{made['tier']}.json").write_text(json.dumps(made))
+        write_json(home / f"{made['tier']}.json", made)
 
     about = site / f"{package}-1.0.dist-info"
     about.mkdir()

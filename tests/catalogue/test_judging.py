@@ -129,3 +129,14 @@ def test_what_a_size_is_judged_by_is_kept() -> None:
     assert dig(first, "after.storage.kilobytes") == 0.05
     assert (dig(first, "ratios.compression_rate"), dig(second, "ratios.compression_rate")) == (2.0, 3.0)
     assert dig(second, "after.quality.error") == 4.5
+
+
+def test_counts_are_kept_for_each_seed() -> None:
+    """A net may keep 21 weights with one seed and 16 with the next."""
+    made = plan()
+    runs = [report(seed, error=4.5) for seed in (0, 1)]
+    for run, left in zip(runs, (21, 16), strict=True):
+        run["after"]["nonzeros"] = left
+    figures = judge(made, made.tiers["desk"], "desk", CARD, {"plain": runs, "better": runs})["arms"]["better"]
+    assert figures["nonzeros"] == [21, 16]
+    assert [dig(run, "after.nonzeros") for run in seeds_of(figures)] == [21.0, 16.0]

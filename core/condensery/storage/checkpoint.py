@@ -144,10 +144,15 @@ def load_tensors(model: nn.Module, saved: Mapping[str, Tensor], where: str, *, k
 
     with torch.no_grad():
         for name, value in saved.items():
-            if keep and value.dtype == mine[name].dtype and value.device == mine[name].device:
-                mine[name].data = value
+            # Registered layers begin as float32, also in a net of float64.
+            old = mine[name]
+            wider = value.dtype == torch.float64 and old.is_floating_point()
+            if keep and value.device == old.device and (wider or value.dtype == old.dtype):
+                old.data = value
+            elif wider:
+                old.data = value.to(old.device, copy=True)
             else:
-                mine[name].copy_(value)
+                old.copy_(value)
 
 
 def unfit(value: Tensor, wanted: Tensor) -> str | None:
