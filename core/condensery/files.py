@@ -226,10 +226,7 @@ def read_lines(path: Path, how: str) -> list[Any]:
         content = path.read_bytes()
         whole = content.rfind(b"\n") + 1
         for line in content[:whole].splitlines():
-            entry = parse_json(line)
-            if not isinstance(entry, dict) or entry.pop(SEAL, None) != seal(entry):
-                raise ValueError("its checksum doesn't fit")
-            entries.append(entry)
+            entries.append(unsealed(line, sealed=True))
         if whole < len(content):
             os.truncate(path, whole)
     except (OSError, ValueError) as error:
