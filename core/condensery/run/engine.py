@@ -247,6 +247,7 @@ class Run:
             graph.close()
         self.builder.graphs.clear()
         self.baked = baked = bake(self.net.module, self.registry)
+        self.net = Net(baked.net, self.net.spec)  # so that the weights behind transforms may go
         collapsed = marks(self.stages)
         sizes = save_artifact(
             self.folder.path / ARTIFACT,
