@@ -15,6 +15,7 @@ from condensery import Layer, Method, Registry, Task, Transform
 from condensery.contract import Card, settings_of
 from condensery.contract.cards import read_card
 from condensery.nets import Branch, Leaf
+from condensery.run import Search
 
 REGISTRY = Registry.open()
 FILES = {
@@ -29,6 +30,7 @@ KINDS: dict[str, type | tuple[type, ...]] = {
     "layers": (Transform, Layer),
     "codecs": (Leaf, Branch),
     "tasks": Task,
+    "searches": Search,
 }
 
 
