@@ -264,7 +264,14 @@ def test_damage_is_one_line(tmp_path: Path) -> None:
 def test_whole_lines_that_are_no_journal_are_one_line(tmp_path: Path) -> None:
     study = {"op_code": 0, "worker_id": "x", "study_name": "search", "directions": [2]}
     trial = {"op_code": 4, "worker_id": "x", "study_id": 0, "datetime_start": None}
-    for entries in ([{}], [{"op_code": 99}], [{"op_code": 0}], [{"op_code": 4, "study_id": 3}], [study, trial]):
+    journals: tuple[list[dict[str, Any]], ...] = (
+        [{}],
+        [{"op_code": 99}],
+        [{"op_code": 0}],
+        [{"op_code": 4, "study_id": 3}],
+        [study, trial],
+    )
+    for entries in journals:
         path = tmp_path / "trials.jsonl"
         path.unlink(missing_ok=True)
         append_lines(path, entries)
