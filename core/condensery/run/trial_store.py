@@ -67,29 +67,26 @@ class TrialStore:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
 
         how = "remove it to search anew"
-        storage: BaseStorage = InMemoryStorage()
+        wanted = json.loads(json.dumps({"space": space.model_dump(mode="json"), **(about or {})}))
         try:
-            if path is not None:
-                storage = JournalStorage(_Journal(path, how))
+            self.storage: BaseStorage = InMemoryStorage() if path is None else JournalStorage(_Journal(path, how))
             self.study = optuna.create_study(
-                storage=storage,
+                storage=self.storage,
                 study_name=NAME,
                 load_if_exists=True,
                 directions=list(space.objectives.values()),
                 pruner=pruner or optuna.pruners.NopPruner(),
             )
-            self._id = storage.get_study_id_from_name(NAME)
+            self._id = self.storage.get_study_id_from_name(NAME)
+            known = self.study.user_attrs.get("about", wanted)
+            other = [name for name in wanted if known.get(name) != wanted[name]]
+            if other:
+                raise UsageError(f"{path} holds another search: its {other[0]} is another one; say another --out")
+            self.trials()
         except CondenseryError:
             raise
-        except Exception as error:  # noqa: BLE001  Its lines are whole, but optuna may make anything of what they say
+        except Exception as error:  # noqa: BLE001  Its lines are whole, but anything may be made of what they say.
             raise damaged(path or Path(NAME), error, how) from None
-        self.storage = storage
-
-        wanted = json.loads(json.dumps({"space": space.model_dump(mode="json"), **(about or {})}))
-        known = self.study.user_attrs.get("about", wanted)
-        for name in wanted:
-            if known.get(name) != wanted[name]:
-                raise UsageError(f"{path} holds another search: its {name} is another one; say another --out")
         if not self.study.user_attrs:
             self.study.set_user_attr("about", wanted)
 

@@ -13,6 +13,7 @@ from optuna.pruners import MedianPruner, ThresholdPruner
 
 from condensery import UnknownKey, UsageError
 from condensery.errors import ArtifactError, FileError, NonFiniteLoss, PluginError
+from condensery.files import append_lines
 from condensery.run import Budget, Ongoing, Proposal, Search, Space, Trial, TrialStore, best_trials, run_search
 
 SPARSITY, BITS = "stages.0.magnitude.sparsity", "stages.1.lsq.bits"
@@ -261,12 +262,19 @@ def test_damage_is_one_line(tmp_path: Path) -> None:
 
 
 def test_whole_lines_that_are_no_journal_are_one_line(tmp_path: Path) -> None:
-    from condensery.files import append_lines
-
-    for entry in ({}, {"op_code": 99}, {"op_code": 0}, {"op_code": 4, "study_id": 3}):
+    study = {"op_code": 0, "worker_id": "x", "study_name": "search", "directions": [2]}
+    trial = {"op_code": 4, "worker_id": "x", "study_id": 0, "datetime_start": None}
+    journals: tuple[list[dict[str, Any]], ...] = (
+        [{}],
+        [{"op_code": 99}],
+        [{"op_code": 0}],
+        [{"op_code": 4, "study_id": 3}],
+        [study, trial],
+    )
+    for entries in journals:
         path = tmp_path / "trials.jsonl"
         path.unlink(missing_ok=True)
-        append_lines(path, [entry])
+        append_lines(path, entries)
         with pytest.raises(ArtifactError, match="remove it to search anew"):
             store(path)
 
