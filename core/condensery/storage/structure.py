@@ -17,6 +17,7 @@ from torch.nn.utils import parametrize
 from condensery.contract import Registry
 from condensery.errors import ArtifactError, PluginError, in_line, short
 from condensery.nets import SITE_PREFIX, Layer, latent_of, replace
+from condensery.storage.manifest import LARGEST, numbers_in
 
 IDENTITY = "identity"
 _TUPLE = "$tuple"
@@ -184,12 +185,16 @@ def build_layer(description: Mapping[str, Any], registry: Registry, where: str) 
     """Build a registered layer or transform from its key and config.
 
     :raises PluginError: naming one that no plugin offers.
+    :raises ArtifactError: naming one that can't be built.
     """
     key = description["key"]
     if key == IDENTITY:
         return nn.Identity()
     if key not in registry.entries["layers"]:
         raise PluginError(f"{where}: layer {short(key)} isn't offered by any installed plugin")
+    large = max(map(abs, numbers_in(description)), default=0)
+    if large > LARGEST:  # two to the power of so many bits would take hours
+        raise ArtifactError(f"{where}: layer {key!r} has a setting of {short(large)}, more than {LARGEST:,}")
     try:
         built = registry.load("layers", key)(**description.get("config", {}))
     except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:

@@ -73,6 +73,20 @@ def test_nothing_but_the_file_itself_is_asked(artifact: Path, model: dict[str, A
 
 
 @pytest.mark.parametrize(
+    "change",
+    [
+        lambda m: m["transforms"].append(
+            {"target": "fc1:input", "name": "q", "key": "lsq-step", "config": {"bits": 2**31}}
+        ),
+        lambda m: m["structure"].update(layers={"fc1": {"key": "test-scaled", "config": {"size": [[2**31]]}}}),
+    ],
+)
+def test_a_layers_setting_has_a_limit(artifact: Path, change: Any) -> None:
+    rewritten(artifact, lambda m, _: change(m))
+    assert "has a setting of 2147483648, more than 16,777,216" in refusal(artifact)
+
+
+@pytest.mark.parametrize(
     ("where", "value"),
     [("__class__", "x"), ("_modules", {}), ("forward", "x"), ("training", False), ("_backward_hooks", {})],
 )
@@ -98,8 +112,8 @@ def peak() -> int:
         lambda m, t: m.update(model={"key": "vit", "dim": 3 * 2**20}),
         lambda m, t: m["facts"].update(outputs=10**8),
         lambda m, t: m["structure"].update(shapes={"fc1.weight": [50_000, 50_000]}),
-        lambda m, t: m["structure"].update(layers={"fc1": {"key": "test-scaled", "config": {"size": 10**9}}}),
-        lambda m, t: m["transforms"][0]["config"].update(size=10**9),
+        lambda m, t: m["structure"].update(layers={"fc1": {"key": "test-scaled", "config": {"size": 10**7}}}),
+        lambda m, t: m["transforms"][0]["config"].update(size=10**7),
     ],
 )
 def test_a_net_that_is_too_large_takes_no_memory(artifact: Path, change: Any) -> None:
