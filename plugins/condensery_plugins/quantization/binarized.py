@@ -1,0 +1,144 @@
+"""What the methods with one bit share: which layers they take, and room for signs in a net that has ReLUs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from condensery import Method, NotApplicable, Stage, Transform, UsageError, Weight, hookimpl
+from condensery.nets import Weights, evaluating
+from condensery.run import Defaults, Player
+from condensery_plugins.quantization.calibration import SAMPLES, refuse_quantized
+from condensery_plugins.quantization.signs import ScaledSign
+
+Edges = Literal["float", "quantized"]
+
+
+def chosen_weights(stage: Stage, method: str, edges: Edges) -> Weights:
+    """Return the weights that a method quantizes: all, or all but the first and the last layer's.
+
+    :raises NotApplicable: naming a layer that is quantized already, or if no layer is left.
+    :raises UsageError: naming a layer with a weight that is not a number.
+    """
+    left = stage.edges() if edges == "float" else ()
+    weights = Weights(weight for weight in stage.weights() if weight.path not in left)
+    if not weights:
+        raise NotApplicable(method, "the net has no layers between the first and the last, which stay float")
+
+    for weight in weights:
+        refuse_quantized(method, weight)
+        if bool(weight.latent.isnan().any()):
+            raise UsageError(f"{method}: layer {weight.path!r} has a weight that is not a number")
+    return weights
+
+
+def attach_each(stage: Stage, method: str, weights: Sequence[Weight], make: Callable[[Weight], Transform]) -> None:
+    """Put a quantizer on each weight, and bring the latent weight to where it keeps it."""
+    for weight in weights:
+        made = make(weight)
+        stage.attach(weight.name, method, made)
+        with torch.no_grad():
+            made.settle(weight.latent)
+
+
+def attach_signs(stage: Stage, method: str, weights: Sequence[Weight]) -> None:
+    """Let some layers see the signs of their inputs, where a ReLU leaves any; gradients pass within -1 and 1.
+
+    What ``nn.MultiheadAttention`` reads stays float: it has three inputs.
+
+    :raises NotApplicable: naming a layer whose inputs are never negative.
+    """
+    paths = list(dict.fromkeys(w.path for w in weights if not isinstance(w.module, nn.MultiheadAttention)))
+    unrectify(stage, method, paths)
+    for path in paths:
+        stage.attach(f"{path}:input", method, ScaledSign(gradient="clip"))
+
+
+def unrectify(stage: Stage, method: str, paths: Sequence[str]) -> None:
+    """Take away the ReLU before each layer that sees no negative number: behind it all signs are the same.
+
+    It is the one that a forward pass calls last before the layer, so that the sign comes right behind what stood before
+    the ReLU, such as batch normalization. A shortcut that starts behind the same ReLU loses it too.
+
+    :raises NotApplicable: naming the first layer for which there is no such module.
+    """
+    relus = _relus_before(stage, paths)
+    for relu in dict.fromkeys(relu for relu in relus.values() if relu is not None):
+        stage.replace(relu, nn.Identity())
+
+    left = list(_relus_before(stage, paths)) if relus else []
+    if left:
+        why = "its sign says nothing: no ReLU module stands before it that could go"
+        raise NotApplicable(method, f"the input of layer {left[0]!r} is never negative, so {why}; leave inputs float")
+
+
+def _relus_before(stage: Stage, paths: Sequence[str]) -> dict[str, str | None]:
+    """Return the layers that see no negative number on sampled data, and the path of the ReLU called last before."""
+    net = stage.student.module
+    last: list[str | None] = [None]
+    least: dict[str, float] = {}
+    before: dict[str, str | None] = {}
+
+    def see(path: str, x: Tensor) -> None:
+        least[path] = min(least.get(path, torch.inf), float(x.min()))
+        before[path] = last[0]
+
+    handles = [
+        module.register_forward_pre_hook(lambda _, given, path=path: last.__setitem__(0, path))
+        for path, module in net.named_modules()
+        if isinstance(module, nn.ReLU)
+    ]
+    handles += [
+        net.get_submodule(path).register_forward_pre_hook(lambda _, given, path=path: see(path, given[0]))
+        for path in paths
+    ]
+    with evaluating(net), torch.no_grad():
+        for batch in stage.sample(SAMPLES):
+            stage.task.outputs(net, batch)
+    for handle in handles:
+        handle.remove()
+    return {path: before[path] for path, low in least.items() if low >= 0}
+
+
+@dataclass(eq=False, kw_only=True)
+class UnitWeights(Method):
+    """What BinaryConnect and BNN share: weights -1 and 1 without a scale, whose latent weights have a rate of their own.
+
+    :param glorot: an optimizer's step of such a weight is multiplied by sqrt((inputs + outputs) / 1.5).
+    :param restart: the latent weights start evenly drawn from -1 to 1.
+    """
+
+    glorot: bool = True
+    restart: bool = False
+
+    def hold_signs(self, stage: Stage, **settings: Any) -> Weights:
+        """Hold all layers' weights at -1 and 1, and return them."""
+        weights = chosen_weights(stage, self.key, "quantized")
+        generator = torch.Generator().manual_seed(stage.seed)
+        for weight in weights if self.restart else ():
+            drawn = torch.rand(weight.latent.shape, generator=generator) * 2 - 1
+            weight.latent.data.copy_(drawn)
+        attach_each(stage, self.key, weights, lambda _: ScaledSign(limited=True, **settings))
+        return weights
+
+    @hookimpl
+    def optimizer(self, stage: Stage, player: Player, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        """Return the recipe's optimizer, with a group for each binary weight: its own rate, and no weight decay."""
+        steps = {id(w.latent): _glorot(w.latent) if self.glorot else 1.0 for w in stage.weights(player.name)}
+        own = [
+            {**group, "params": [p], "lr": group["lr"] * steps[id(p)], "weight_decay": 0.0}
+            for group in groups
+            for p in group["params"]
+            if id(p) in steps
+        ]
+        rest = [{**group, "params": [p for p in group["params"] if id(p) not in steps]} for group in groups]
+        return Defaults().optimizer(stage=stage, player=player, groups=rest + own)
+
+
+def _glorot(weight: Tensor) -> float:
+    """Return the factor of a weight's step, from the numbers of its inputs and outputs, a kernel's area included."""
+    return float(((weight.shape[0] + weight.shape[1]) * weight[0, 0].numel() / 1.5) ** 0.5)
