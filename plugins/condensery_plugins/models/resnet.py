@@ -18,9 +18,10 @@ class Block(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(before, after, 3, stride, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(after)
+        self.relu1 = nn.ReLU()
         self.conv2 = nn.Conv2d(after, after, 3, 1, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(after)
-        self.relu1, self.relu2 = nn.ReLU(), nn.ReLU()
+        self.relu2 = nn.ReLU()
         self.stride, self.grow = stride, after - before
 
     def forward(self, x: Tensor) -> Tensor:
