@@ -9,40 +9,46 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from condensery import Method, NotApplicable, Stage, Transform, UsageError, Weight, hookimpl
+from condensery import Method, NotApplicable, Stage, Transform, Weight, hookimpl
 from condensery.nets import Weights, evaluating
 from condensery.run import Defaults, Player
-from condensery_plugins.quantization.calibration import SAMPLES, refuse_quantized
+from condensery_plugins.quantization.calibration import SAMPLES, quantize_layers
 from condensery_plugins.quantization.signs import ScaledSign
 
 Edges = Literal["float", "quantized"]
 
 
-def chosen_weights(stage: Stage, method: str, edges: Edges) -> Weights:
-    """Return the weights that a method quantizes: all, or all but the first and the last layer's.
+def hold(stage: Stage, method: str, make: Callable[[Weight], Transform], edges: Edges = "quantized") -> Weights:
+    """Put a quantizer on each weight, and return those that have one now.
 
-    :raises NotApplicable: naming a layer that is quantized already, or if no layer is left.
-    :raises UsageError: naming a layer with a weight that is not a number.
+    :param make: makes one from a weight.
+    :param edges: what becomes of the first and the last layer.
+    :raises NotApplicable: naming a layer that can't be quantized, or if none is left between the first and the last.
     """
-    left = stage.edges() if edges == "float" else ()
-    weights = Weights(weight for weight in stage.weights() if weight.path not in left)
-    if not weights:
+    quantize_layers(
+        stage,
+        method,
+        weight_bits=1,
+        activation_bits=None,
+        edge_bits=1 if edges == "quantized" else None,
+        for_weight=lambda weight, _: make(weight),
+        for_input=lambda *_: ScaledSign(gradient="clip"),
+    )
+    held = held_by(stage, method)
+    if not held:
         raise NotApplicable(method, "the net has no layers between the first and the last, which stay float")
-
-    for weight in weights:
-        refuse_quantized(method, weight)
-        if bool(weight.latent.isnan().any()):
-            raise UsageError(f"{method}: layer {weight.path!r} has a weight that is not a number")
-    return weights
+    return held
 
 
-def attach_each(stage: Stage, method: str, weights: Sequence[Weight], make: Callable[[Weight], Transform]) -> None:
-    """Put a quantizer on each weight, and bring the latent weight to where it keeps it."""
-    for weight in weights:
-        made = make(weight)
-        stage.attach(weight.name, method, made)
-        with torch.no_grad():
-            made.settle(weight.latent)
+def held_by(stage: Stage, method: str) -> Weights:
+    """Return the weights that carry a method's quantizer."""
+    return Weights(w for w in stage.weights() if w.stack is not None and method in w.stack.transforms)
+
+
+def zeros(weights: Sequence[Weight]) -> dict[str, float]:
+    """Return, for a report, how many of some weights are zero, in percent."""
+    count = sum(int((weight.value == 0).sum()) for weight in weights)
+    return {"zeros_percent": 100 * count / sum(weight.latent.numel() for weight in weights)}
 
 
 def attach_signs(stage: Stage, method: str, weights: Sequence[Weight]) -> None:
@@ -106,7 +112,7 @@ def _relus_before(stage: Stage, paths: Sequence[str]) -> dict[str, str | None]:
 
 @dataclass(eq=False, kw_only=True)
 class UnitWeights(Method):
-    """What BinaryConnect and BNN share: weights -1 and 1 without a scale, whose latent weights have a rate of their own.
+    """What BinaryConnect and BNN share: weights -1 and 1 without a scale, and rates of their own for latent weights.
 
     :param glorot: an optimizer's step of such a weight is multiplied by sqrt((inputs + outputs) / 1.5).
     :param restart: the latent weights start evenly drawn from -1 to 1.
@@ -117,13 +123,14 @@ class UnitWeights(Method):
 
     def hold_signs(self, stage: Stage, **settings: Any) -> Weights:
         """Hold all layers' weights at -1 and 1, and return them."""
-        weights = chosen_weights(stage, self.key, "quantized")
         generator = torch.Generator().manual_seed(stage.seed)
-        for weight in weights if self.restart else ():
-            drawn = torch.rand(weight.latent.shape, generator=generator) * 2 - 1
-            weight.latent.data.copy_(drawn)
-        attach_each(stage, self.key, weights, lambda _: ScaledSign(limited=True, **settings))
-        return weights
+
+        def made(weight: Weight) -> ScaledSign:
+            if self.restart:
+                weight.latent.data.copy_(torch.rand(weight.latent.shape, generator=generator) * 2 - 1)
+            return ScaledSign(limited=True, **settings).start(weight.latent)
+
+        return hold(stage, self.key, made)
 
     @hookimpl
     def optimizer(self, stage: Stage, player: Player, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:

@@ -4,23 +4,24 @@ from dataclasses import dataclass
 
 from condensery import Stage, hookimpl
 from condensery_plugins.quantization.binarized import UnitWeights, attach_signs
+from condensery_plugins.quantization.calibration import quantized_share
 
 
 @dataclass(eq=False, kw_only=True)
 class BNN(UnitWeights):
     """Train a net whose weights and activations are -1 or 1; batch normalization gives the scales.
 
-    Courbariaux, Hubara, Soudry, El-Yaniv, Bengio: "Binarized Neural Networks: Training Deep Neural Networks with Weights
-    and Activations Constrained to +1 or -1", NeurIPS 2016 [24]. All layers have binary weights, kept as in BinaryConnect;
-    all but the first see the sign of their input. A sign's gradient passes where the input is within -1 and 1. The sign
-    must see what batch normalization gives, so a ReLU module in between is taken away.
+    Courbariaux, Hubara, Soudry, El-Yaniv, Bengio: "Binarized Neural Networks: Training Deep Neural Networks with
+    Weights and Activations Constrained to +1 or -1", NeurIPS 2016 [24]. All layers have binary weights, kept as in
+    BinaryConnect; all but the first see the sign of their input. A sign's gradient passes where the input is within -1
+    and 1. The sign must see what batch normalization gives, so a ReLU module in between is taken away.
 
     When: the signs act from the start of the stage. A step of a latent weight is multiplied by Glorot's factor.
 
     End: an artifact holds the signs of the weights, one bit each.
 
-    Raises NotApplicable where a layer is quantized already, and where a layer's input is never negative although no ReLU
-    module stands before it: an activation that is called as a function can't be taken away.
+    Raises NotApplicable where a layer is quantized already, and where a layer's input is never negative although no
+    ReLU module stands before it: an activation that is called as a function can't be taken away.
     """
 
     key = "bnn"
@@ -39,4 +40,4 @@ class BNN(UnitWeights):
     @hookimpl
     def report(self, stage: Stage) -> dict[str, float]:
         """Return the share of the net's parameters that are binary."""
-        return stage.reached(stage.weights())
+        return quantized_share(stage, self.key)

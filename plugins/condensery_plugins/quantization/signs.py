@@ -13,8 +13,9 @@ from condensery_plugins.codecs.affine import Affine
 from condensery_plugins.codecs.palette import Palette
 from condensery_plugins.codecs.signs import Signs
 from condensery_plugins.codecs.ternary import Ternary
+from condensery_plugins.quantization.gradients import Estimator, clipped, estimated
 
-Pass = Literal["identity", "clip", "paper", "exact"]
+Through = Estimator | Literal["paper", "exact"]
 
 
 def sign(x: Tensor) -> Tensor:
@@ -114,8 +115,8 @@ class ScaledSign(Signed):
     :param axis: see :class:`Groups`; for the scales.
     :param size: see :class:`Groups`.
     :param gradient: what becomes of the gradient g of the value. ``identity``: g. ``clip``: g where the latent is
-        within -1 and 1, otherwise 0. With a scale a of n entries also ``paper``: g (1/n + a 1(|w| <= 1)), and ``exact``:
-        the chain rule through the mean, sign(w) / n times the sum of g sign(w), + a g 1(|w| <= 1).
+        within -1 and 1, otherwise 0. With a scale a of n entries also ``paper``: g (1/n + a 1(|w| <= 1)), and
+        ``exact``: the chain rule through the mean, sign(w) / n times the sum of g sign(w), + a g 1(|w| <= 1).
     :param limited: the latent is kept within -1 and 1.
     :param centred: after each step the latent's mean over the inputs, dimension 1, is taken away.
     :param stochastic: in training the sign is drawn, 1 with probability clip((w + 1) / 2, 0, 1).
@@ -129,7 +130,7 @@ class ScaledSign(Signed):
         scaled: bool = False,
         axis: int | None = None,
         size: int | None = None,
-        gradient: Pass = "identity",
+        gradient: Through = "identity",
         limited: bool = False,
         centred: bool = False,
         stochastic: bool = False,
@@ -147,18 +148,24 @@ class ScaledSign(Signed):
         if self.real and not self.training:
             return value
         if not self.scaled:
-            return straight_through(self._signs(value), self._passed(value))
+            return self._estimated(self._signs(value), value)
 
         rows = self.groups.split(value)
         counts = self.groups.counts(rows, value)
-        scale = rows.abs().sum(1, keepdim=True) / counts
+        signs, scale = self._signs(rows), rows.abs().sum(1, keepdim=True) / counts
         if self.gradient == "exact":
-            out = straight_through(self._signs(rows), rows.clamp(-1, 1)) * scale
+            out = clipped(signs, rows) * scale
+        elif self.gradient == "paper":
+            held = scale.detach()
+            out = straight_through(signs * held, clipped(signs, rows) * held + rows / counts)
         else:
-            scale = scale.detach()
-            passed = scale * rows.clamp(-1, 1) + rows / counts if self.gradient == "paper" else self._passed(rows)
-            out = straight_through(self._signs(rows) * scale, passed)
+            out = self._estimated(signs * scale.detach(), rows)
         return self.groups.join(out, value)
+
+    def _estimated(self, value: Tensor, latent: Tensor) -> Tensor:
+        """Return a value with the gradient of an estimator."""
+        assert self.gradient in ("clip", "identity")
+        return estimated(value, latent, self.gradient)
 
     def _signs(self, value: Tensor) -> Tensor:
         """Return the signs, drawn where they are to be."""
@@ -166,9 +173,11 @@ class ScaledSign(Signed):
             return sign((value + 1) / 2 - torch.rand_like(value))
         return sign(value)
 
-    def _passed(self, value: Tensor) -> Tensor:
-        """Return what has the gradient that the value is to have."""
-        return value.clamp(-1, 1) if self.gradient == "clip" else value
+    def start(self, latent: Tensor) -> ScaledSign:
+        """Bring the latent weight to where it is kept, and return self."""
+        with torch.no_grad():
+            self.settle(latent)
+        return self
 
     def settle(self, latent: Tensor | None) -> None:
         """Centre the latent weight and keep it within -1 and 1, where that is asked for."""

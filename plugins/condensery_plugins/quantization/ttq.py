@@ -7,15 +7,16 @@ import torch
 from torch import Tensor, nn
 
 from condensery import Method, Stage, hookimpl, straight_through
-from condensery_plugins.quantization.binarized import Edges, attach_each, chosen_weights
+from condensery_plugins.quantization.binarized import Edges, held_by, hold, zeros
+from condensery_plugins.quantization.calibration import quantized_share
 from condensery_plugins.quantization.signs import Signed
 
 
 class LearnedTernary(Signed):
     """A learned positive value, zero, or a learned negative value.
 
-    The gradient of the positive value is the sum over the weights that have it, that of the other minus the sum: a weight
-    is ``-negative``. A latent weight's is g times its value's size, and g where it is zero.
+    The gradient of the positive value is the sum over the weights that have it, that of the other minus the sum: a
+    weight is ``-negative``. A latent weight's is g times its value's size, and g where it is zero.
 
     :param threshold: what is within as many times the largest absolute value is zero, the ends included.
     """
@@ -62,9 +63,9 @@ class LearnedTernary(Signed):
 class TTQ(Method):
     """Train a net whose weights are zero, or one of two values for each layer that are learned too.
 
-    Zhu, Han, Mao, Dally: "Trained Ternary Quantization", ICLR 2017 [29]. A weight within ``threshold`` times the layer's
-    largest is zero; the others become Wp or -Wn by their sign. A latent weight's gradient is scaled by Wp or Wn, or by 1
-    where it is zero. The first and the last layer stay float.
+    Zhu, Han, Mao, Dally: "Trained Ternary Quantization", ICLR 2017 [29]. A weight within ``threshold`` times the
+    layer's largest is zero; the others become Wp or -Wn by their sign. A latent weight's gradient is scaled by Wp or
+    Wn, or by 1 where it is zero. The first and the last layer stay float.
 
     When: Wp and Wn start at 1, or with ``start: mean`` at the mean size of their weights; they train with the net, and
     have its weight decay.
@@ -87,18 +88,14 @@ class TTQ(Method):
     @hookimpl
     def prepare(self, stage: Stage) -> None:
         """Hold the weights at ternary values."""
-        weights = chosen_weights(stage, self.key, self.edges)
-        attach_each(stage, self.key, weights, lambda w: self._made(w.latent.detach()))
-        self.names_ = [weight.name for weight in weights]
+        hold(stage, self.key, lambda weight: self._made(weight.latent.detach().cpu()), self.edges)
 
     def _made(self, latent: Tensor) -> LearnedTernary:
         """Return a layer's quantizer."""
         made = LearnedTernary(self.threshold)
-        return made.start(latent.cpu()) if self.start == "mean" else made
+        return made.start(latent) if self.start == "mean" else made
 
     @hookimpl
     def report(self, stage: Stage) -> dict[str, float]:
         """Return the share of zeros in the ternary weights, and of all parameters that are ternary, in percent."""
-        weights = [w for w in stage.weights() if w.name in self.names_]
-        zeros = sum(int((w.value == 0).sum()) for w in weights)
-        return {"zeros_percent": 100 * zeros / sum(w.latent.numel() for w in weights), **stage.reached(weights)}
+        return {**zeros(held_by(stage, self.key)), **quantized_share(stage, self.key)}

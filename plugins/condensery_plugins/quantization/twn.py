@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from condensery import Method, Stage, hookimpl
-from condensery_plugins.quantization.binarized import Edges, attach_each, chosen_weights
+from condensery_plugins.quantization.binarized import Edges, held_by, hold, zeros
+from condensery_plugins.quantization.calibration import quantized_share
 from condensery_plugins.quantization.signs import ScaledTernary
 
 
@@ -12,10 +13,10 @@ from condensery_plugins.quantization.signs import ScaledTernary
 class TWN(Method):
     """Train a net whose weights are a scale times -1, 0 or 1, nearest to latent weights.
 
-    Li, Zhang, Liu: "Ternary Weight Networks", NeurIPS workshop 2016 [28]. A weight within the threshold, ``factor`` times
-    mean|W|, is zero; the scale is the mean size of those beyond it. ``threshold: exact`` searches the threshold that
-    leaves the least squared error. One threshold and scale for each layer (first version, 0.7) or for each filter (third
-    version, 0.75).
+    Li, Zhang, Liu: "Ternary Weight Networks", NeurIPS workshop 2016 [28]. A weight within the threshold, ``factor``
+    times mean|W|, is zero; the scale is the mean size of those beyond it. ``threshold: exact`` searches the threshold
+    that leaves the least squared error. One threshold and scale for each layer (first version, 0.7) or for each filter
+    (third version, 0.75).
 
     When: threshold and scale are found anew in each pass; gradients go to the latent weights as they are.
 
@@ -38,17 +39,11 @@ class TWN(Method):
     @hookimpl
     def prepare(self, stage: Stage) -> None:
         """Hold the weights at ternary values."""
-        weights = chosen_weights(stage, self.key, self.edges)
         factor = self.factor if self.threshold == "approximate" else None
         by_filter = self.scope == "filter"
-        attach_each(
-            stage, self.key, weights, lambda w: ScaledTernary(w.axes[0] if by_filter else None, factor=factor)
-        )
-        self.names_ = [weight.name for weight in weights]
+        hold(stage, self.key, lambda w: ScaledTernary(w.axes[0] if by_filter else None, factor=factor), self.edges)
 
     @hookimpl
     def report(self, stage: Stage) -> dict[str, float]:
         """Return the share of zeros in the ternary weights, and of all parameters that are ternary, in percent."""
-        weights = [w for w in stage.weights() if w.name in self.names_]
-        zeros = sum(int((w.value == 0).sum()) for w in weights)
-        return {"zeros_percent": 100 * zeros / sum(w.latent.numel() for w in weights), **stage.reached(weights)}
+        return {**zeros(held_by(stage, self.key)), **quantized_share(stage, self.key)}
