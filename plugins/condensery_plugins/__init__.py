@@ -16,6 +16,7 @@ CODECS = (
     ("palette", "codecs.palette:Palette"),
     ("product-codebook", "codecs.codebooks:ProductCodebook"),
     ("residual-codebook", "codecs.codebooks:ResidualCodebook"),
+    ("signs", "codecs.signs:Signs"),
     ("sparse-index", "codecs.sparse_index:SparseIndex"),
     ("ternary", "codecs.ternary:Ternary"),
 )
@@ -27,6 +28,8 @@ LAYERS = (
     ("integer-conv2d", "quantization.integer_layers:IntegerConv2d"),
     ("integer-linear", "quantization.integer_layers:IntegerLinear"),
     ("mask", "pruning.masks:Mask"),
+    ("scaled-sign", "quantization.signs:ScaledSign"),
+    ("scaled-ternary", "quantization.signs:ScaledTernary"),
     ("thinned-conv2d", "pruning.thinned:ThinnedConv2d"),
     ("thinning-mask", "pruning.thinned:ThinningMask"),
 )
