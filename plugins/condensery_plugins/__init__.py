@@ -32,6 +32,7 @@ LAYERS = (
     ("scaled-ternary", "quantization.signs:ScaledTernary"),
     ("thinned-conv2d", "pruning.thinned:ThinnedConv2d"),
     ("thinning-mask", "pruning.thinned:ThinningMask"),
+    ("uniform", "quantization.uniform:Uniform"),
 )
 """Those that several methods share; a method's own stand in its card."""
 TASKS = (

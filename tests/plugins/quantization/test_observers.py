@@ -90,7 +90,7 @@ def test_the_smallest_error_is_that_of_a_search_in_numpy() -> None:
 
 
 def test_the_smallest_error_for_normal_numbers_is_the_known_one() -> None:
-    """The best uniform quantizer with three levels of a unit normal has the step 1.2240 (Max, 1960, table II, N = 3)."""
+    """The best uniform quantizer with three levels of normal numbers has the step 1.2240 (Max, 1960, table II)."""
     low, high = mean_square([normal(60_000)], Scheme(2))
     assert max(-float(low), float(high)) == pytest.approx(1.224, abs=0.03)
 
