@@ -30,6 +30,7 @@ LAYERS = (
     ("mask", "pruning.masks:Mask"),
     ("scaled-sign", "quantization.signs:ScaledSign"),
     ("scaled-ternary", "quantization.signs:ScaledTernary"),
+    ("tanh-levels", "quantization.tanh_levels:TanhLevels"),
     ("thinned-conv2d", "pruning.thinned:ThinnedConv2d"),
     ("thinning-mask", "pruning.thinned:ThinningMask"),
     ("uniform", "quantization.uniform:Uniform"),

@@ -15,7 +15,7 @@ from condensery_plugins.codecs.affine import TOLERANCE, Affine, spread
 from condensery_plugins.quantization.affine import Grid, fake_quantize, nudged_grid
 from condensery_plugins.quantization.calibration import Seen, flat
 from condensery_plugins.quantization.gradients import Estimator
-from condensery_plugins.quantization.observers import Observe, Scheme
+from condensery_plugins.quantization.observers import Observe, Scheme, min_max
 
 Granularity = Literal["tensor", "channel", "group"]
 
@@ -154,3 +154,14 @@ def for_input(
     scheme = Scheme(bits, symmetric, signed=bool((flat(seen) < 0).any()))
     grid = scheme.grid(*observe([call.flatten() for call in seen], scheme))
     return Uniform.on(grid, bits, estimator)
+
+
+def for_unit_input(seen: Seen, bits: int, estimator: Estimator = "clip") -> Uniform:
+    """Return a quantizer for what reaches a layer: 2^bits levels from 0 to 1, which 1 / (2^bits - 1) lies between.
+
+    What is negative on sampled data, such as images, has an affine grid on the range that was seen.
+    """
+    if bool((flat(seen) < 0).any()):
+        return for_input(seen, bits, min_max, symmetric=False, estimator=estimator)
+    one = torch.ones((), device=seen[0].device)
+    return Uniform.on(Scheme(bits, signed=False).grid(torch.zeros_like(one), one), bits, estimator)
