@@ -16,6 +16,7 @@ CODECS = (
     ("palette", "codecs.palette:Palette"),
     ("product-codebook", "codecs.codebooks:ProductCodebook"),
     ("residual-codebook", "codecs.codebooks:ResidualCodebook"),
+    ("signs", "codecs.signs:Signs"),
     ("sparse-index", "codecs.sparse_index:SparseIndex"),
     ("ternary", "codecs.ternary:Ternary"),
 )
@@ -27,8 +28,12 @@ LAYERS = (
     ("integer-conv2d", "quantization.integer_layers:IntegerConv2d"),
     ("integer-linear", "quantization.integer_layers:IntegerLinear"),
     ("mask", "pruning.masks:Mask"),
+    ("scaled-sign", "quantization.signs:ScaledSign"),
+    ("scaled-ternary", "quantization.signs:ScaledTernary"),
+    ("tanh-levels", "quantization.tanh_levels:TanhLevels"),
     ("thinned-conv2d", "pruning.thinned:ThinnedConv2d"),
     ("thinning-mask", "pruning.thinned:ThinningMask"),
+    ("uniform", "quantization.uniform:Uniform"),
 )
 """Those that several methods share; a method's own stand in its card."""
 SEARCHES = (
