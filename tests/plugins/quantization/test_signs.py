@@ -192,7 +192,7 @@ def test_a_mask_over_signs_survives() -> None:
     """The mask's zeros are a third value, which costs 1.6 bits, or a bitmap and the rest."""
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(40, 8, bias=False))
-    held = Mask(net[0].weight.shape)
+    held = Mask((8, 40))
     held.keep.copy_(torch.rand(8, 40) < 0.1)
     attach(net, "0.weight", "mask", held)
     attach(net, "0.weight", "sign", ScaledSign(scaled=True, axis=0))
