@@ -56,6 +56,8 @@ class Packed(Layer):
     :param inputs: the grid of the inputs, the fields of :class:`Codes`; ``None``: any floats.
     :param geometry: the fields of :class:`.packed_words.Geometry` of a convolution; ``None`` for a linear layer.
     :param bias: whether it has one.
+    :param scaled: shape of the scales: one row where they are those of positive and negative codes, else one for each;
+        one column where all outputs share them.
     """
 
     codes: Tensor
@@ -69,6 +71,7 @@ class Packed(Layer):
         inputs: Mapping[str, Any] | None = None,
         geometry: Mapping[str, Any] | None = None,
         bias: bool = False,
+        scaled: Sequence[int] = (1, 1),
     ) -> None:
         super().__init__()
         self.shape, self.weight_bits = list(shape), weight_bits
@@ -78,7 +81,7 @@ class Packed(Layer):
         """What was on the weight and says how it is stored: masks, and that it is entropy coded."""
 
         self.register_buffer("codes", torch.zeros(self.shape, dtype=torch.int8))
-        self.register_buffer("scales", torch.zeros(2, self.shape[0]))
+        self.register_buffer("scales", torch.zeros(*scaled))
         self.register_buffer("bias", torch.zeros(self.shape[0]) if bias else None)
 
     def config(self) -> dict[str, Any]:
@@ -89,6 +92,7 @@ class Packed(Layer):
             "inputs": None if self.inputs is None else self.inputs._asdict(),
             "geometry": None if self.geometry is None else self.geometry._asdict(),
             "bias": self.bias is not None,
+            "scaled": list(self.scales.shape),
         }
 
     @classmethod
@@ -100,9 +104,12 @@ class Packed(Layer):
         :param codes: whole, of the weight's shape.
         :param scales: of positive codes and of negative ones, ``(2, outputs)``.
         """
-        made = cls(shape=list(codes.shape), bias=bias is not None, **settings)
+        for dim in (0, 1):
+            first = scales.narrow(dim, 0, 1)
+            scales = first if bool((scales == first).all()) else scales
+        made = cls(shape=list(codes.shape), bias=bias is not None, scaled=list(scales.shape), **settings)
         made.marks = tuple(marks)
-        made.codes, made.scales = codes.detach().to(torch.int8), scales.detach().float().clone()
+        made.codes, made.scales = codes.detach().to(torch.int8), torch.zeros_like(made.scales).copy_(scales.detach())
         made.bias = None if bias is None else bias.detach().float().clone()
         return made
 
@@ -118,8 +125,13 @@ class Packed(Layer):
     @property
     def weight(self) -> Tensor:
         """The real weight, of the layer's ``shape``."""
-        up, down = (scale.view(-1, *[1] * (len(self.shape) - 1)) for scale in self.scales)
+        up, down = (scale.view(-1, *[1] * (len(self.shape) - 1)) for scale in self._each)
         return self.codes * torch.where(self.codes > 0, up, down)
+
+    @property
+    def _each(self) -> Tensor:
+        """The scales of each output, ``(2, outputs)``."""
+        return self.scales.expand(2, self.shape[0])
 
     def counted(self) -> dict[str, Tensor]:
         """Return weight and bias."""
@@ -158,7 +170,7 @@ class Packed(Layer):
         """Return what the plain layer would, of its shape, float32."""
         if self.geometry is None:
             rows, _ = self.encoded(x)
-            out = self.sums(rows.reshape(-1, self.shape[1]), self.codes, self.scales).view(*x.shape[:-1], -1)
+            out = self.sums(rows.reshape(-1, self.shape[1]), self.codes, self._each).view(*x.shape[:-1], -1)
             return out if self.bias is None else out + self.bias
 
         seen = x[0].numel() * self.shape[2] * self.shape[3]  # by one example's outputs, at most
@@ -170,7 +182,7 @@ class Packed(Layer):
         """Return the convolution of some examples, without bias."""
         rows, fill = self.encoded(x)
         seen, size = windows(rows, self._kernel, how, fill)
-        parts = zip(seen, self.codes.flatten(1).chunk(how.groups), self.scales.chunk(how.groups, 1), strict=True)
+        parts = zip(seen, self.codes.flatten(1).chunk(how.groups), self._each.chunk(how.groups, 1), strict=True)
         outs = [self.sums(*part) + self._of_padding(x, *part[1:]) for part in parts]
         return torch.cat(outs, 1).view(len(x), *size, -1).movedim(-1, 1).contiguous()
 
@@ -267,7 +279,7 @@ class ShiftLayer(Packed):
     @property
     def weight(self) -> Tensor:
         """The real weight, of the layer's ``shape``."""
-        least = self.scales[0].view(-1, *[1] * (len(self.shape) - 1))
+        least = self._each[0].view(-1, *[1] * (len(self.shape) - 1))
         return self.codes.sign() * torch.ldexp(least.expand(self.shape), self.codes.abs().int() - 1)
 
     def encoded(self, x: Tensor) -> tuple[Tensor, float]:
