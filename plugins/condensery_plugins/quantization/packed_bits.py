@@ -23,6 +23,8 @@ from condensery_plugins.quantization.packed_layers import (
 Prefer = Literal["speed", "bits"]
 SIGNS = Codes(1.0, -1, 1, 1)
 """The grid of an input of signs."""
+FASTER = 2**17
+"""Weights of a layer from which on products of int8 take less time than those of floats, windows included."""
 NEAR = 1e-4
 """Of a step: how far from its grid an input may be."""
 
@@ -57,8 +59,9 @@ class PackedBits(Transform):
 def packed_layer(owner: nn.Module, prefer: Prefer) -> Packed | None:
     """Return a layer on codes that computes what a linear layer or a convolution does, or ``None``.
 
-    Whole numbers, signs among them, times whole numbers go by products of int8; with ``prefer: bits`` signs times signs
-    go by counting bits, powers of two by shifts, and signs or ternary values times any floats by additions.
+    With ``bits`` signs times signs go by counting bits, powers of two by shifts, signs or ternary values times any
+    floats by additions, and other whole numbers times whole numbers by products of int8. With ``speed`` there are only
+    these, for signs too, in layers of at least :data:`FASTER` weights.
     """
     stack = stack_of(owner, "weight")
     if stack is None or not isinstance(owner, (nn.Linear, nn.Conv2d)) or not _walks_plainly(owner):
@@ -86,6 +89,8 @@ def packed_layer(owner: nn.Module, prefer: Prefer) -> Packed | None:
             return ShiftLayer.filled(*powers, **settings)
         if signs is not None and inputs is None:
             return SelectLayer.filled(*signs, **settings)
+    elif final.numel() < FASTER:
+        return None
     if whole is not None and inputs is not None and inputs.bits <= 8 and final[0].numel() < 2**16:
         return CodesLayer.filled(*whole, **settings)
     return None
@@ -186,10 +191,9 @@ class PackedArithmetic(Method):
     """Compute with the codes that quantizers left, in place of the floats that they stand for; no value changes.
 
     Rastegari et al.: "XNOR-Net", ECCV 2016 [26], section 3.2, for signs times signs: the bits that are equal are
-    counted. Beside it products of int8, additions alone where weights are signs or ternary, and shifts where they are
-    powers of two. With ``prefer: speed`` only products of int8 are taken, which are the faster ones here, for all whole
-    weights whose layer's input is on a grid too; with ``bits`` every layer for which there is a way without products of
-    floats.
+    counted. Beside it additions alone where weights are signs or ternary, shifts where they are powers of two, and
+    products of int8. ``prefer: bits`` takes every way without products of floats that there is, some slower than floats
+    here; ``speed`` takes products of int8 alone, in layers that are large enough for them to be faster.
 
     When: weights are marked as the stage starts. There is nothing to train: ``epochs: 0``.
 
@@ -201,7 +205,7 @@ class PackedArithmetic(Method):
 
     key = "packed-bits"
 
-    prefer: Prefer = "speed"
+    prefer: Prefer = "bits"
 
     @hookimpl
     def prepare(self, stage: Stage) -> None:

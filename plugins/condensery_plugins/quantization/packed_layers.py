@@ -18,10 +18,12 @@ from condensery_plugins.quantization.packed_words import (
     COLUMNS,
     Chosen,
     Geometry,
+    Words,
     counted,
     packed,
     whole_products,
     windows,
+    words,
 )
 
 AT_ONCE = 2**24
@@ -77,6 +79,7 @@ class Packed(Layer):
         self.shape, self.weight_bits = list(shape), weight_bits
         self.inputs = None if inputs is None else Codes(**inputs)
         self.geometry = None if geometry is None else Geometry(*(_pair(geometry[name]) for name in Geometry._fields))
+        self._made: tuple[Tensor, int, list[Any]] | None = None
         self.marks: Sequence[Transform] = ()
         """What was on the weight and says how it is stored: masks, and that it is entropy coded."""
 
@@ -143,7 +146,8 @@ class Packed(Layer):
         (x,) = inputs
         outputs = x[..., 0].numel()
         if self.geometry is not None:
-            outputs = windows(x[:, :1], self._kernel, self.geometry._replace(groups=1), 0)[0].shape[1]
+            rows, columns = self.geometry.outputs(self._kernel, (x.shape[2], x.shape[3]))
+            outputs = len(x) * rows * columns
         macs = outputs * self.codes.numel()
         bits = self.weight_bits, 32 if self.inputs is None else self.inputs.bits
         return Counted(macs, outputs * int(self.codes.count_nonzero()), macs * bits[0] * bits[1], (bits,))
@@ -154,14 +158,21 @@ class Packed(Layer):
 
     @abstractmethod
     def encoded(self, x: Tensor) -> tuple[Tensor, float]:
-        """Return the input as the layer computes with it, of its shape, and what pads it."""
+        """Return an input as the layer computes with it, ``(..., numbers)`` of ``(..., inputs)``, and what pads it."""
 
     @abstractmethod
-    def sums(self, rows: Tensor, codes: Tensor, scales: Tensor) -> Tensor:
+    def prepared(self, codes: Tensor) -> Any:
+        """Return what is made of the weight of one group once.
+
+        :param codes: ``(outputs, ..., inputs)``.
+        """
+
+    @abstractmethod
+    def sums(self, rows: Tensor, weight: Any, scales: Tensor) -> Tensor:
         """Return the scaled sums of one group, ``(rows, outputs)``, float32.
 
-        :param rows: encoded inputs, ``(rows, inputs)``.
-        :param codes: ``(outputs, inputs)``.
+        :param rows: encoded inputs, ``(rows, numbers)``.
+        :param weight: of :meth:`prepared`.
         :param scales: ``(2, outputs)``.
         """
 
@@ -169,8 +180,8 @@ class Packed(Layer):
     def forward(self, x: Tensor) -> Tensor:
         """Return what the plain layer would, of its shape, float32."""
         if self.geometry is None:
-            rows, _ = self.encoded(x)
-            out = self.sums(rows.reshape(-1, self.shape[1]), self.codes, self._each).view(*x.shape[:-1], -1)
+            rows = self.encoded(x)[0].flatten(0, -2)
+            out = self.sums(rows, self._weights()[0], self._each).view(*x.shape[:-1], -1)
             return out if self.bias is None else out + self.bias
 
         seen = x[0].numel() * self.shape[2] * self.shape[3]  # by one example's outputs, at most
@@ -180,15 +191,31 @@ class Packed(Layer):
 
     def _convolved(self, x: Tensor, how: Geometry) -> Tensor:
         """Return the convolution of some examples, without bias."""
-        rows, fill = self.encoded(x)
-        seen, size = windows(rows, self._kernel, how, fill)
-        parts = zip(seen, self.codes.flatten(1).chunk(how.groups), self._each.chunk(how.groups, 1), strict=True)
-        outs = [self.sums(*part) + self._of_padding(x, *part[1:]) for part in parts]
-        return torch.cat(outs, 1).view(len(x), *size, -1).movedim(-1, 1).contiguous()
+        rows, fill = self.encoded(x.movedim(1, -1).view(len(x), *x.shape[2:], how.groups, -1))
+        seen = windows(rows, self._kernel, how, fill)
+        padding = self._of_padding(x, how)
 
-    def _of_padding(self, x: Tensor, codes: Tensor, scales: Tensor) -> Tensor | float:
-        """Return what the padding must add, where it isn't real zeros."""
-        return 0.0
+        scales = self._each.chunk(how.groups, 1)
+        parts = zip(seen, self._weights(), scales, padding, strict=True)
+        outs = [
+            self.sums(part, weight, scale).view(len(x), -1, scale.shape[1]) + more
+            for part, weight, scale, more in parts
+        ]
+        size = how.outputs(self._kernel, (x.shape[2], x.shape[3]))
+        return torch.cat(outs, 2).view(len(x), *size, -1).movedim(-1, 1).contiguous()
+
+    def _weights(self) -> list[Any]:
+        """Return what is made of each group's weight, as long as the codes are the same."""
+        version = self.codes._version
+        if self._made is None or self._made[0] is not self.codes or self._made[1] != version:
+            groups = 1 if self.geometry is None else self.geometry.groups
+            last = self.codes.movedim(1, -1)
+            self._made = self.codes, version, [self.prepared(part.contiguous()) for part in last.chunk(groups)]
+        return self._made[2]
+
+    def _of_padding(self, x: Tensor, how: Geometry) -> list[Tensor]:
+        """Return what padding must add where it isn't real zeros: for each group, ``(outputs of an example, ...)``."""
+        return [torch.zeros((), device=x.device)] * how.groups
 
 
 class XnorLayer(Packed):
@@ -201,24 +228,31 @@ class XnorLayer(Packed):
     key = "xnor-layer"
 
     def encoded(self, x: Tensor) -> tuple[Tensor, float]:
-        """Return bits, set for what isn't negative."""
-        return x >= 0, 0
+        """Return bits, set for what isn't negative, eight to a byte."""
+        return packed(x >= 0), 0
 
-    def sums(self, rows: Tensor, codes: Tensor, scales: Tensor) -> Tensor:
+    def prepared(self, codes: Tensor) -> Words:
+        """Return the bits of the weight as words, ``(outputs, words)``."""
+        return words(packed(codes > 0).flatten(1))
+
+    def sums(self, rows: Tensor, weight: Words, scales: Tensor) -> Tensor:
         """Return counts, scaled."""
-        unequal = counted(np.bitwise_xor, packed(rows), packed(codes > 0))
-        return (rows.shape[1] - 2 * unequal).to(scales.device) * scales[0]
+        unequal = counted(np.bitwise_xor, words(rows), weight)
+        return (self.codes[0].numel() - 2 * unequal).to(scales.device) * scales[0]
 
-    def _of_padding(self, x: Tensor, codes: Tensor, scales: Tensor) -> Tensor | float:
-        assert self.geometry is not None
-        if self.geometry.padding == (0, 0):
-            return 0.0
-        one_group = self.geometry._replace(groups=1)
-        inside = torch.ones(1, codes.shape[1] // (self.shape[2] * self.shape[3]), *x.shape[2:], dtype=torch.bool)
-        outside = packed(~windows(inside, self._kernel, one_group, 0)[0][0])
-        set_bits = counted(np.bitwise_and, outside, packed(codes > 0))
-        sums = 2 * set_bits - torch.from_numpy(np.bitwise_count(outside).sum(1, dtype=np.int32))[:, None]
-        return sums.to(scales.device).repeat(len(x), 1) * scales[0]
+    def _of_padding(self, x: Tensor, how: Geometry) -> list[Tensor]:
+        if how.padding == (0, 0):
+            return super()._of_padding(x, how)
+        inside = torch.ones(1, *x.shape[2:], 1, self.shape[1], dtype=torch.bool)
+        seen = words(windows(packed(inside), self._kernel, how, 0)[0])
+        used = torch.from_numpy(np.bitwise_count(seen).sum(1, dtype=np.int32))[:, None]
+
+        found = []
+        for weight, scales in zip(self._weights(), self._each.chunk(how.groups, 1), strict=True):
+            whole = 2 * torch.from_numpy(np.bitwise_count(weight).sum(1, dtype=np.int32)) - self.codes[0].numel()
+            seen_sums = 2 * counted(np.bitwise_and, seen, weight) - used
+            found.append((whole - seen_sums).to(scales.device) * scales[0])
+        return found
 
 
 class CodesLayer(Packed):
@@ -237,13 +271,14 @@ class CodesLayer(Packed):
         assert self.inputs is not None
         return (self.inputs.of(x) - self._offset).to(torch.int8), -self._offset
 
-    def sums(self, rows: Tensor, codes: Tensor, scales: Tensor) -> Tensor:
+    def prepared(self, codes: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the codes, ``(outputs, inputs)``, and what the offset adds to each output."""
+        return codes.flatten(1), self._offset * codes.flatten(1).sum(1, dtype=torch.int32)
+
+    def sums(self, rows: Tensor, weight: tuple[Tensor, Tensor], scales: Tensor) -> Tensor:
         """Return sums of whole numbers, scaled."""
         assert self.inputs is not None
-        found = whole_products(rows, codes)
-        if self._offset:
-            found = found + self._offset * codes.sum(1, dtype=torch.int32)
-        return found * (scales[0] * self.inputs.scale)
+        return (whole_products(rows, weight[0]) + weight[1]) * (scales[0] * self.inputs.scale)
 
 
 class SelectLayer(Packed):
@@ -255,14 +290,16 @@ class SelectLayer(Packed):
         """Return the input."""
         return x.float(), 0
 
-    def sums(self, rows: Tensor, codes: Tensor, scales: Tensor) -> Tensor:
+    def prepared(self, codes: Tensor) -> tuple[Chosen, Chosen]:
+        """Return which inputs each output adds, and which it takes away."""
+        return Chosen.of(codes.flatten(1) > 0), Chosen.of(codes.flatten(1) < 0)
+
+    def sums(self, rows: Tensor, weight: tuple[Chosen, Chosen], scales: Tensor) -> Tensor:
         """Return differences of sums, scaled."""
-        above, below = Chosen.of(codes > 0), Chosen.of(codes < 0)
         outs = []
         for start in range(0, len(rows), COLUMNS):
-            part = rows[start : start + COLUMNS]
-            x = part.T.contiguous()
-            up, down = above.sums(x), below.sums(x)
+            x = rows[start : start + COLUMNS].T.contiguous()
+            up, down = (chosen.sums(x) for chosen in weight)
             outs.append(up * scales[0, :, None] - down * scales[1, :, None])
         return torch.cat(outs, 1).T
 
@@ -286,15 +323,21 @@ class ShiftLayer(Packed):
         """Return the input, or its codes."""
         return x.float() if self.inputs is None else self.inputs.of(x), 0
 
-    def sums(self, rows: Tensor, codes: Tensor, scales: Tensor) -> Tensor:
+    def prepared(self, codes: Tensor) -> list[tuple[Chosen, Chosen]]:
+        """Return, by power, which inputs each output adds, and which it takes away."""
+        flat = codes.flatten(1)
+        most = int(flat.abs().max()) if flat.numel() else 0
+        return [(Chosen.of(flat == place), Chosen.of(flat == -place)) for place in range(1, most + 1)]
+
+    def sums(self, rows: Tensor, weight: list[tuple[Chosen, Chosen]], scales: Tensor) -> Tensor:
         """Return sums of shifted sums."""
         whole = self.inputs is not None
-        out = rows.new_zeros(len(codes), len(rows), dtype=torch.int64 if whole else torch.float32)
         x = rows.T.contiguous()
-        for place in range(1, int(codes.abs().max()) + 1 if codes.numel() else 1):
-            difference = Chosen.of(codes == place).sums(x) - Chosen.of(codes == -place).sums(x)
-            shift = torch.tensor(place - 1)
+        out = x.new_zeros(scales.shape[1], len(rows), dtype=torch.int64 if whole else torch.float32)
+        for place, (up, down) in enumerate(weight):
+            difference, shift = up.sums(x) - down.sums(x), torch.tensor(place)
             out += difference.long() << shift if whole else torch.ldexp(difference, shift)
+
         unit = scales[0] * (self.inputs.scale if self.inputs is not None else 1.0)
         return (out * unit[:, None]).T
 

@@ -26,35 +26,50 @@ class Geometry(NamedTuple):
     dilation: tuple[int, int] = (1, 1)
     groups: int = 1
 
+    def outputs(self, kernel: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
+        """Return height and width of the outputs, for those of the input."""
+        sides = zip(size, self.padding, self.dilation, kernel, self.stride, strict=True)
+        rows, columns = ((side + 2 * pad - step * (k - 1) - 1) // stride + 1 for side, pad, step, k, stride in sides)
+        return rows, columns
 
-def windows(x: Tensor, kernel: tuple[int, int], how: Geometry, fill: float) -> tuple[Tensor, tuple[int, int]]:
-    """Return what each output of a convolution sees, and the height and width of the outputs.
 
-    :param x: of any type, ``(batch, channels, height, width)``.
+def windows(x: Tensor, kernel: tuple[int, int], how: Geometry, fill: float) -> Tensor:
+    """Return what each output of a convolution sees: ``(groups, batch * outputs, kernel * channels of a group)``.
+
+    Channels lie innermost, so that whole runs are copied.
+
+    :param x: of any type, ``(batch, height, width, groups, channels of a group)``.
     :param fill: what pads.
-    :return: ``(groups, batch * outputs, channels of a group * kernel)``.
     """
-    (up, left), (down, right) = how.stride, how.dilation
-    x = functional.pad(x, (how.padding[1], how.padding[1], how.padding[0], how.padding[0]), value=fill).contiguous()
-    batch, channels, height, width = x.shape
-    rows = (height - down * (kernel[0] - 1) - 1) // up + 1
-    columns = (width - right * (kernel[1] - 1) - 1) // left + 1
+    rows, columns = how.outputs(kernel, (x.shape[1], x.shape[2]))
+    up, left = how.padding
+    x = functional.pad(x, (0, 0, 0, 0, left, left, up, up), value=fill).contiguous()
 
-    each, group = x.stride(), channels // how.groups
+    batch, _, _, groups, channels = x.shape
+    each = x.stride()
+    by_row, by_column = each[1] * how.stride[0], each[2] * how.stride[1]
+    down, right = each[1] * how.dilation[0], each[2] * how.dilation[1]
     seen = x.as_strided(
-        (how.groups, batch, rows, columns, group, *kernel),
-        (group * each[1], each[0], up * each[2], left * each[3], each[1], down * each[2], right * each[3]),
+        (groups, batch, rows, columns, *kernel, channels),
+        (each[3], each[0], by_row, by_column, down, right, each[4]),
     )
-    return seen.reshape(how.groups, batch * rows * columns, -1), (rows, columns)
+    return seen.reshape(groups, batch * rows * columns, -1)
 
 
-def packed(bits: Tensor) -> Words:
-    """Return bits as words of 64, ``(rows, words)``, the last one filled with zeros.
+def packed(bits: Tensor) -> Tensor:
+    """Return bits, eight to a byte along the last dimension, the first one lowest; the last byte is filled with zeros.
 
-    :param bits: bool, ``(rows, bits)``.
+    :param bits: bool, ``(..., bits)``.
     """
-    filled = functional.pad(bits, (0, -bits.shape[1] % 64)).cpu().numpy()
-    return np.packbits(filled, axis=1, bitorder="little").view("<u8")
+    return torch.from_numpy(np.packbits(bits.cpu().numpy(), axis=-1, bitorder="little"))
+
+
+def words(data: Tensor) -> Words:
+    """Return rows of bytes as words of 64 bits, ``(rows, words)``, the last one filled with zeros.
+
+    :param data: uint8, ``(rows, bytes)``.
+    """
+    return functional.pad(data, (0, -data.shape[1] % 8)).contiguous().numpy().view("<u8")
 
 
 def counted(compare: Any, left: Words, right: Words) -> Tensor:
@@ -71,10 +86,10 @@ def counted(compare: Any, left: Words, right: Words) -> Tensor:
     step = max(1, AT_ONCE // max(1, len(right)))
     for start in range(0, len(left), step):
         part, sums = left[start : start + step], out[start : start + step]
-        words = np.empty(sums.shape, np.uint64)
+        compared = np.empty(sums.shape, np.uint64)
         for place, row in enumerate(by_word):
-            compare(part[:, place, None], row, out=words)
-            sums += np.bitwise_count(words)
+            compare(part[:, place, None], row, out=compared)
+            sums += np.bitwise_count(compared)
     return torch.from_numpy(out)
 
 

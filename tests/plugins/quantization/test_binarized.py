@@ -183,7 +183,7 @@ def test_bits_out_of_range_are_refused() -> None:
     ("method", "prefer", "kinds"),
     [
         ({"bnn": {}}, "bits", {XnorLayer, SelectLayer}),
-        ({"bnn": {}}, "speed", {CodesLayer}),
+        ({"lsq": {}}, "bits", {CodesLayer}),
         ({"twn": {}}, "bits", {SelectLayer}),
         ({"ttq": {"edges": "quantized"}}, "bits", {SelectLayer}),
     ],

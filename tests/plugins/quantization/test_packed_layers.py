@@ -85,14 +85,13 @@ def test_signs_times_signs_are_counts_of_bits(place: int) -> None:
     ("weight", "inputs", "prefer", "kind"),
     [
         (ScaledSign(scaled=True, axis=0), ScaledSign(gradient="clip"), "bits", XnorLayer),
-        (ScaledSign(scaled=True, axis=0), ScaledSign(gradient="clip"), "speed", CodesLayer),
         (ScaledSign(scaled=True, axis=0), None, "bits", SelectLayer),
         (ScaledTernary(), None, "bits", SelectLayer),
         (LearnedTernary(0.3), None, "bits", SelectLayer),
         (Powers(), None, "bits", ShiftLayer),
         (ScaledTernary(axis=0), "signed", "bits", CodesLayer),
-        ("weight", "signed", "speed", CodesLayer),
-        ("weight", "unsigned", "speed", CodesLayer),
+        ("weight", "signed", "bits", CodesLayer),
+        ("weight", "unsigned", "bits", CodesLayer),
         (Powers(), "unsigned", "bits", ShiftLayer),
     ],
 )
@@ -164,7 +163,10 @@ def test_what_it_cannot_do_stays_simulated() -> None:
             attach(net, "0:input", "quantizer", inputs)
         return packed_layer(net[0], prefer)
 
-    assert of(nn.Linear(8, 8), ScaledTernary(), prefer="speed") is None  # slower than floats
+    signs = ScaledSign(gradient="clip")
+    assert of(nn.Linear(512, 256), ScaledTernary(), prefer="speed") is None  # slower than floats
+    assert of(nn.Linear(512, 255), ScaledSign(), signs, prefer="speed") is None  # too small
+    assert isinstance(of(nn.Linear(512, 256), ScaledSign(), signs, prefer="speed"), CodesLayer)
     assert of(nn.Linear(8, 8), ScaledSign(scaled=True, size=3)) is None  # several scales in a row
     assert of(nn.Conv2d(2, 2, 3, padding=1, padding_mode="reflect"), ScaledSign()) is None
     assert of(nn.Conv2d(2, 2, 3, padding="same"), ScaledSign()) is None
@@ -188,7 +190,7 @@ def test_masks_and_huffmans_code_survive_the_layer() -> None:
         attach(net, "0.weight", "mask", held)
         attach(net, "0.weight", "coded", EntropyCoded())
         if on_codes:
-            attach(net, "0.weight", "packed", PackedBits("speed"))
+            attach(net, "0.weight", "packed", PackedBits("bits"))
         x = torch.randn(9, 60)
         baked = bake(net, REGISTRY)
         with torch.no_grad():
