@@ -30,8 +30,10 @@ LAYERS = (
     ("mask", "pruning.masks:Mask"),
     ("scaled-sign", "quantization.signs:ScaledSign"),
     ("scaled-ternary", "quantization.signs:ScaledTernary"),
+    ("tanh-levels", "quantization.tanh_levels:TanhLevels"),
     ("thinned-conv2d", "pruning.thinned:ThinnedConv2d"),
     ("thinning-mask", "pruning.thinned:ThinningMask"),
+    ("uniform", "quantization.uniform:Uniform"),
 )
 """Those that several methods share; a method's own stand in its card."""
 TASKS = (
