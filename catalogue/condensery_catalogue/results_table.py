@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from condensery.contract import Registry
-from condensery_catalogue.generated import keep, markdown_table
+from condensery_catalogue.generated import keep, markdown_table, play
 from condensery_catalogue.listing import own_registry
 from condensery_catalogue.reproduction import Reproduction, load_reproduction
 from condensery_catalogue.results import stored_results
@@ -129,4 +129,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(play(main))

@@ -36,6 +36,11 @@ LAYERS = (
     ("uniform", "quantization.uniform:Uniform"),
 )
 """Those that several methods share; a method's own stand in its card."""
+SEARCHES = (
+    ("nsga2", "searches.drawn:EvolutionarySearch"),
+    ("random", "searches.drawn:RandomSearch"),
+    ("tpe", "searches.drawn:TreeParzenSearch"),
+)
 TASKS = (
     ("cifar10", "tasks.cifar:Cifar10"),
     ("cifar100", "tasks.cifar:Cifar100"),
@@ -101,6 +106,11 @@ class Builtin(Papers):
     def register_tasks(self, register: Register) -> None:
         """Offer the tasks."""
         self._offer(register, TASKS)
+
+    @hookimpl
+    def register_searches(self, register: Register) -> None:
+        """Offer the outer loops over recipes."""
+        self._offer(register, SEARCHES)
 
     @hookimpl
     def register_models(self, register: Register) -> None:

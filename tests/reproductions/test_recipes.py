@@ -65,6 +65,8 @@ def test_smoke_runs(key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     first = next(iter(result["arms"].values()))
     assert len(first["quality"]["accuracy"]["values"]) == len(result["seeds"]) == 1
     assert (tmp_path / "out" / "smoke" / "result.svg").is_file() == is_drawn(result)
+    plan = load_reproduction(REGISTRY, key)  # whatever is compared is kept, so that it can be judged again
+    assert rejudge.rejudged(result, plan, REGISTRY.card(plan.card) or {})["comparisons"] == result["comparisons"]
 
 
 def test_each_stored_result_belongs_to_the_recipe_of_its_folder() -> None:
@@ -75,6 +77,7 @@ def test_each_stored_result_belongs_to_the_recipe_of_its_folder() -> None:
         plan = load_reproduction(REGISTRY, key)
         assert (result["key"], result["card"], result["tier"]) == (key, plan.card, path.stem)
         assert set(result["arms"]) == set(plan.tiers[result["tier"]].arms), path
+        assert result.pop("checksum")
         assert result in stored_results(REGISTRY, key)
 
 

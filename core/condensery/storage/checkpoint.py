@@ -29,10 +29,14 @@ _MARK = "$tensor"
 def pack(tree: Any) -> tuple[dict[str, Tensor], Any]:
     """Split a tree of dicts and lists into its tensors by path, and the rest as JSON data."""
     tensors: dict[str, Tensor] = {}
+    seen: set[int] = set()
 
     def walk(node: Any, path: str) -> Any:
         if isinstance(node, Tensor):
-            tensors[path] = node.detach().to("cpu", copy=True).contiguous()
+            value = node.detach().cpu().contiguous()
+            at = value.untyped_storage().data_ptr()
+            tensors[path] = value.clone() if at in seen else value  # a file holds no memory twice
+            seen.add(at)
             return {_MARK: path}
         if isinstance(node, Mapping):
             return {str(k): walk(v, f"{path}/{k}") for k, v in node.items()}
@@ -144,10 +148,15 @@ def load_tensors(model: nn.Module, saved: Mapping[str, Tensor], where: str, *, k
 
     with torch.no_grad():
         for name, value in saved.items():
-            if keep and value.dtype == mine[name].dtype and value.device == mine[name].device:
-                mine[name].data = value
+            # Registered layers begin as float32, also in a net of float64.
+            old = mine[name]
+            wider = value.dtype == torch.float64 and old.is_floating_point()
+            if keep and value.device == old.device and (wider or value.dtype == old.dtype):
+                old.data = value
+            elif wider:
+                old.data = value.to(old.device, copy=True)
             else:
-                mine[name].copy_(value)
+                old.copy_(value)
 
 
 def unfit(value: Tensor, wanted: Tensor) -> str | None:

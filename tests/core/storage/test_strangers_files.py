@@ -17,6 +17,9 @@ from condensery import load
 from condensery.errors import ArtifactError, CondenseryError
 from condensery.files import LIMIT
 from condensery.storage import open_artifact, read
+from condensery.storage.bounds import bounded
+from condensery_plugins.models import resnet
+from condensery_plugins.models.resnet import ResNet
 
 
 @pytest.fixture
@@ -108,6 +111,29 @@ def test_a_net_that_is_too_large_takes_no_memory(artifact: Path, change: Any) ->
         said
     )
     assert peak() < refusal_before + 200_000_000
+
+
+def test_a_net_is_built_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    built = []
+
+    def counting(*arguments: Any) -> Any:
+        built.append(ResNet(*arguments))
+        return built[-1]
+
+    monkeypatch.setattr(resnet, "ResNet", counting)
+    found = open_artifact(Path(__file__).parent / "written/slim-integer/artifact.safetensors")
+    assert found.model.key == "resnet8"
+    assert len(built) == 1
+    assert any(isinstance(module, torch.nn.Conv2d) for module in built[0].modules())
+
+
+def test_what_is_computed_from_a_nets_tensors_is_sized_as_well() -> None:
+    before = peak()
+    with pytest.raises(ArtifactError, match="x: refused: its net needs 40,000 MB or more"), bounded("x"):
+        torch.ones(100_000, 1) * torch.ones(1, 100_000)
+    with pytest.raises(ArtifactError, match="needs 1,200 MB or more"), bounded("x"):
+        torch.empty(100_000_000).double()
+    assert peak() < before + 1_000_000_000
 
 
 def test_the_limit_can_be_raised(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
