@@ -78,12 +78,15 @@ def bake(model: nn.Module, registry: Registry, *, trial: bool = False) -> Baked:
             made = module.bake()
             if made is not module:
                 _replace(net, path, made)
+    replaced: set[str] = set()
     for item in attached(net):
-        if ":" not in item.target:
-            owner, _ = owner_of(net, item.target)
-            layer = item.transform.bake(owner)
-            if layer is not None:
-                _replace(net, item.target.rpartition(".")[0], layer)
+        path = item.target.rpartition(".")[0]
+        if ":" in item.target or path in replaced:
+            continue
+        layer = item.transform.bake(owner_of(net, item.target)[0])
+        if layer is not None:
+            _replace(net, path, layer)
+            replaced.add(path)
 
     stored: dict[str, Stored] = {}
     bits: dict[str, int] = {}
