@@ -10,7 +10,7 @@ import sys
 import time
 from functools import partial
 
-from tests.kill.killed import RECIPES, Ended, Reference, killed, reference
+from tests.kill.killed import RECIPES, Ended, Reference, check, killed, reference
 
 
 def main() -> int:
@@ -25,6 +25,8 @@ def main() -> int:
 
     begun = time.monotonic()
     kinds = [given.kind] if given.kind else list(RECIPES)
+    for kind in kinds:
+        check(kind)
     with multiprocessing.get_context("fork").Pool(given.jobs) as pool:
         known = dict(zip(kinds, pool.map(reference, kinds, chunksize=1), strict=True))
         numbers = range(given.random + given.aimed)

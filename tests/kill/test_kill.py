@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": ":".join([str(ROOT), *filter(None, sys.path)]), "OMP_NUM_THREADS": "1"}
 
 
-@pytest.mark.parametrize(("kind", "kills"), [("snapshots", 4), ("base", 2)])
+@pytest.mark.parametrize(("kind", "kills"), [("snapshots", 3), ("base", 1)])
 def test_killed_runs_end_as_if_nothing_had_been(kind: str, kills: int) -> None:
     """In a process of its own: runs are forked, and must not inherit what other tests have open."""
     aimed = ["--random", "1", "--aimed", str(kills), "--kind", kind, "--jobs", "1"]
