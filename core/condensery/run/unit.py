@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from condensery.errors import MethodError
@@ -109,9 +110,10 @@ class UnitRunner:
         """Write down how the epoch went, and save what a later call goes on from."""
         watched = self.validation
         quality = {} if watched is None else watched.quality(stage.student.module, stage.train)
-        steps = max(1, min(stage.steps_per_epoch, stage.step))
+        steps = max(1, min(stage.steps_per_epoch, stage.step) - stage.skipped)
         terms = {name: float(value) / steps for name, value in stage.sums.items()}
         stage.sums.clear()
+        stage.skipped = 0
         took = round(time.monotonic() - started, 2)
         history.append({"epoch": stage.epoch + 1, "terms": terms, "quality": quality, "wall_s": took})
 
@@ -141,10 +143,21 @@ class UnitRunner:
         }
         if stage.missed:
             entry["missed"] = stage.missed
+            share = sum(stage.missed.values())
+            self.show.line(f"{unit.title}: not reached: {_named(stage.missed)}, {share:.1f} % of the parameters")
+        if stage.left_out:
+            entry["left_out"] = stage.left_out
+            self.show.line(f"{unit.title}: left out: {_named(stage.left_out)}: {next(iter(stage.left_out.values()))}")
         if gone:
             entry["collapsed"] = gone
             self.show.line(f"{unit.title}: collapsed: {', '.join(gone)}")
         self.stages.append(entry)
+
+
+def _named(targets: Collection[str]) -> str:
+    """Return the first few of some names, for one line."""
+    first = ", ".join(itertools.islice(targets, 3))
+    return first if len(targets) <= 3 else f"{first} and {len(targets) - 3} more"
 
 
 def _report(stage: Stage) -> dict[str, float]:

@@ -45,7 +45,7 @@ def quantize_layers(
 ) -> None:
     """Put a quantizer on every layer's weights, and one on its input unless ``activation_bits`` is ``None``.
 
-    What ``nn.MultiheadAttention`` reads stays float: it has three inputs.
+    An input that can't be quantized stays float, and the run's report names it (``left_out``).
 
     :param edge_bits: of the first and the last layer, weights and inputs.
     :param for_weight: makes a quantizer from the latent weight, of its shape, and its bits.
@@ -55,9 +55,14 @@ def quantize_layers(
     weights = stage.weights()
     bits = plan_bits(stage, weight_bits, edge_bits)
     input_bits = plan_bits(stage, activation_bits or edge_bits, edge_bits)
-    several = stage.weights(kinds=(nn.MultiheadAttention,)).paths
+    several = stage.weights(kinds=(nn.MultiheadAttention, nn.Bilinear)).paths
     read = [] if activation_bits is None else [path for path in bits if path not in several]
     inputs = stage.record_inputs(read, SAMPLES)  # of the net in floats
+
+    if activation_bits is not None:
+        unseen = f"no float reaches it on {SAMPLES} examples"
+        whys = {path: "it has several inputs" if path in several else unseen for path in bits if path not in inputs}
+        stage.left_out |= {f"{path}:input": f"stays float: {why}" for path, why in whys.items()}
 
     for weight in weights:
         refuse_quantized(method, weight)
