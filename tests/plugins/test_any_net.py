@@ -2,68 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tests.core.helpers import Sign, offering
+from tests.plugins.squeezed import Squeezed, refused, zeros
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-import condensery
-from condensery import Registry, Run
-from condensery.errors import CondenseryError
-from condensery.nets import attach, attached
-from condensery.recipe import parse_recipe
-from condensery.recipe.spelling import parse
-from condensery.run.called import refuse_uncalled
-from condensery.tasks import Batch, TaskFacts
-from condensery_plugins.pruning.masks import Mask
+from condensery.nets import attached
 
 torch.set_num_threads(1)
 GPT2 = {"key": "hf/gpt2", "n_layer": 1, "n_embd": 24, "n_head": 3}
-Build = Callable[..., nn.Module]
-
-
-class Squeezed:
-    """A short run of a composition on a net of one's own.
-
-    :param make: builds the net from the task's facts; ``None`` where ``model`` is a spec of a known one.
-    """
-
-    def __init__(
-        self, line: str, make: Build | None, folder: Path, *, model: Any = "mine", task: str = "digits"
-    ) -> None:
-        offers = {} if make is None else {"mine": lambda facts, name: make(facts)}
-        self.registry = Registry.open([("given", offering(models=offers))])
-        train = {"epochs": 1, "max_steps": 3, "batch_size": 32, "optimizer": {"lr": 0.05}}
-        data = {"model": model, "task": task, "base": "none", "train": train, "stages": parse(line)}
-        self.run = Run(parse_recipe(data), self.registry, out=folder, device="cpu")
-        self.report = self.run.execute()
-        self.net = condensery.load(folder / "artifact.safetensors", self.registry)
-
-    def stage(self, number: int = -1) -> Mapping[str, Any]:
-        """Return what a stage came to."""
-        found: Mapping[str, Any] = self.report["stages"][number]
-        return found
-
-    def outputs_are_kept(self) -> bool:
-        """Tell whether the loaded net gives the baked net's outputs, bit for bit; these differ between examples."""
-        assert self.run.baked is not None
-        batch = Batch(self.run.task.example(4))
-        with torch.no_grad():
-            want, got = (self.run.task.outputs(net, batch) for net in (self.run.baked.net, self.net))
-        assert bool(want.isfinite().all())
-        assert bool((want != want[0]).any())
-        return torch.equal(want, got)
-
-
-def zeros(net: nn.Module) -> float:
-    """Return the share of zeros among a net's parameters."""
-    return sum(int((p == 0).sum()) for p in net.parameters()) / sum(p.numel() for p in net.parameters())
 
 
 @pytest.mark.parametrize("line", ["magnitude(sparsity=0.9)", "gradual-magnitude-pruning(sparsity=0.9, skip=[])"])
@@ -155,15 +107,6 @@ def test_channels_go_behind_a_prelu_as_behind_a_relu(act: Any, tmp_path: Path) -
         assert steep.outputs_are_kept()
 
 
-def refused(line: str, make: Build, folder: Path) -> str:
-    """Return the one line with which a composition is refused before anything is written."""
-    with pytest.raises(CondenseryError) as found:
-        Squeezed(line, make, folder)
-    assert not folder.exists()
-    assert "\n" not in str(found.value)
-    return str(found.value)
-
-
 @pytest.mark.parametrize("wrap", [parametrizations.weight_norm, parametrizations.spectral_norm])
 def test_a_weight_that_torch_makes_is_refused_with_what_to_call(wrap: Any, tmp_path: Path) -> None:
     def make(facts: Any) -> nn.Module:
@@ -194,107 +137,6 @@ def test_half_precision_is_pruned_and_stays(tmp_path: Path) -> None:
 @pytest.mark.parametrize("line", ["lsq", "jacob-integer-only", "magnitude -> kmeans-sharing"])
 def test_half_precision_is_not_quantized(line: str, tmp_path: Path) -> None:
     assert "layer '1' is bfloat16; build the net in float32" in refused(line, half, tmp_path / "o")
-
-
-class Standard(nn.Conv2d):
-    """Standardizes its weight before it uses it."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        mean, std = self.weight.mean((1, 2, 3), keepdim=True), self.weight.std((1, 2, 3), keepdim=True)
-        return nn.functional.conv2d(x, (self.weight - mean) / (std + 1e-5), self.bias, padding=self.padding)
-
-
-def test_a_mask_that_weight_standardization_undoes_is_refused(tmp_path: Path) -> None:
-    def make(facts: Any) -> nn.Module:
-        body = Standard(facts.channels, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 24, 3, padding=1)
-        return nn.Sequential(*body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(24, facts.outputs))
-
-    said = refused("magnitude(sparsity=0.5)", make, tmp_path / "o")
-    assert said.startswith("layer '0': Standard changes its weight before it uses it, so that what a mask holds")
-    done = Squeezed("magnitude(sparsity=0.5, skip=['0'])", make, tmp_path / "o")
-    assert float((done.net.get_submodule("2").get_parameter("weight") == 0).float().mean()) > 0.4
-    assert done.outputs_are_kept()
-
-
-class Mirror(nn.Module):
-    """Uses the weight of a layer twice: as the layer does, and transposed by a function."""
-
-    def __init__(self, facts: Any) -> None:
-        super().__init__()
-        self.enc, self.head = nn.Linear(facts.size**2, 32), nn.Linear(facts.size**2, facts.outputs)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x.flatten(1)
-        return self.head(x + nn.functional.linear(torch.relu(self.enc(x)), self.enc.weight.t()))  # type: ignore[no-any-return]
-
-
-def test_a_weight_that_a_function_uses_too_is_masked_in_both_places(tmp_path: Path) -> None:
-    done = Squeezed("magnitude(sparsity=0.5)", Mirror, tmp_path / "o")
-    assert float((done.net.get_submodule("enc").get_parameter("weight") == 0).float().mean()) > 0.3
-    assert done.outputs_are_kept()
-
-
-@pytest.mark.parametrize(
-    ("line", "what"), [("lsq", "'lsq' on its input"), ("jacob-integer-only", "FoldedLinear in its place")]
-)
-def test_a_weight_that_is_used_without_its_layer_is_refused(line: str, what: str, tmp_path: Path) -> None:
-    said = refused(line, Mirror, tmp_path / "o")
-    assert said == f"layer 'enc': its weights are used without a call of the layer, so that {what} takes no part"
-
-
-class Attentive(nn.Module):
-    """An encoder layer, which torch runs as one operation in eval mode where it can, on the rows of an image."""
-
-    def __init__(self, facts: Any) -> None:
-        super().__init__()
-        self.block = nn.TransformerEncoderLayer(facts.size, 2, 16, dropout=0.0, batch_first=True)
-        self.head = nn.Linear(facts.size, facts.outputs)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.block(x.squeeze(1)).mean(1))  # type: ignore[no-any-return]
-
-
-def test_layers_that_a_fast_path_gets_round_are_refused(tmp_path: Path) -> None:
-    said = refused("jacob-integer-only", Attentive, tmp_path / "o")
-    assert said.startswith("layer 'block.linear1': its weights are used without a call of the layer")
-
-
-def test_an_encoder_layers_weights_are_all_pruned(tmp_path: Path) -> None:
-    done = Squeezed("magnitude(sparsity=0.8, scope=local)", Attentive, tmp_path / "o")
-    matrices = [p for p in done.net.parameters() if p.dim() > 1]
-    assert len(matrices) == 5  # query, key and value in one, the projection behind them, two of the MLP, the head
-    assert sum(int((p == 0).sum()) for p in matrices) == pytest.approx(0.8 * sum(p.numel() for p in matrices), abs=3)
-    assert "missed" not in done.stage()
-    assert done.outputs_are_kept()
-
-
-class Two(nn.Module):
-    """Has a head for training alone."""
-
-    def __init__(self, facts: Any) -> None:
-        super().__init__()
-        self.body, self.head = nn.Linear(facts.size**2, 16), nn.Linear(16, facts.outputs)
-        self.help = nn.Linear(16, facts.outputs)
-
-    def forward(self, x: Tensor) -> Tensor:
-        seen = self.body(x.flatten(1)).relu()
-        return self.head(seen) + self.help(seen) if self.training else self.head(seen)  # type: ignore[no-any-return]
-
-
-def test_a_layer_that_is_called_in_one_mode_is_reported() -> None:
-    net = Two(TaskFacts("image", outputs=10, channels=1, size=8))
-    for path in ("body", "help"):
-        attach(net, f"{path}:input", "given", Sign())
-    assert refuse_uncalled(net, lambda net: net(torch.randn(2, 1, 8, 8))) == {"help": "train"}
-
-
-def test_a_masked_square_weight_is_used_as_it_is_whichever_way_it_lies() -> None:
-    net = nn.Sequential(nn.Linear(6, 6), nn.Conv2d(3, 3, 3, padding=1))
-    for path in ("0", "1"):
-        mask = Mask(net.get_submodule(path).get_parameter("weight").shape)
-        mask.keep[0, 1:] = False
-        attach(net, f"{path}.weight", "mask", mask)
-    assert refuse_uncalled(net, lambda net: net(torch.randn(2, 3, 6, 6))) == {}
 
 
 def frozen_stem(facts: Any) -> nn.Module:

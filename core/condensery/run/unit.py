@@ -21,7 +21,9 @@ from condensery.run.resume import lay_progress, progress_of
 from condensery.run.snapshots import Snapshots
 from condensery.run.stage import Stage
 from condensery.run.validation import Validation
+from condensery.tasks import Batch
 
+TRIED = 4
 History = list[dict[str, Any]]
 """By epoch: losses by term, quality on validation (empty where it isn't measured), seconds."""
 
@@ -33,6 +35,7 @@ class UnitRunner:
     :param observer: is told of every epoch and stage, but not in a dry run.
     :param validation: on which each epoch is measured; ``None``: epochs aren't measured.
     :param stages: what each unit came to, in order: its name, methods, history and report.
+    :param tried: in a dry run, some of the batches that were played.
     """
 
     opener: Opener
@@ -43,6 +46,7 @@ class UnitRunner:
     dry: bool
     validation: Validation | None
     stages: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    tried: list[Batch] = dataclasses.field(default_factory=list)
 
     def play(self, unit: Unit, train: TrainSpec, players: Mapping[str, Player], seed: int) -> Stage:
         """Play one unit from where an earlier call was stopped; returns its stage, which has ended.
@@ -104,6 +108,8 @@ class UnitRunner:
             stage.manager.call("before_step", stage=stage, batch=batch)
             stage.take_step(batch)
             stage.step += 1
+            if self.dry and len(self.tried) < TRIED:
+                self.tried.append(batch)
             self.show.advance()
 
     def _end_epoch(self, stage: Stage, unit: Unit, history: History, started: float) -> None:
