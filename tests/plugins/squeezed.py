@@ -16,6 +16,7 @@ from condensery import Registry, Run
 from condensery.errors import CondenseryError
 from condensery.recipe import parse_recipe
 from condensery.recipe.spelling import parse
+from condensery.run import Progress
 from condensery.tasks import Batch
 
 torch.set_num_threads(1)
@@ -29,13 +30,20 @@ class Squeezed:
     """
 
     def __init__(
-        self, line: str, make: Build | None, folder: Path, *, model: Any = "mine", task: str = "digits"
+        self,
+        line: str,
+        make: Build | None,
+        folder: Path,
+        *,
+        model: Any = "mine",
+        task: str = "digits",
+        show: Progress | None = None,
     ) -> None:
         offers = {} if make is None else {"mine": lambda facts, name: make(facts)}
         self.registry = Registry.open([("given", offering(models=offers))])
         train = {"epochs": 1, "max_steps": 3, "batch_size": 32, "optimizer": {"lr": 0.05}}
         data = {"model": model, "task": task, "base": "none", "train": train, "stages": parse(line)}
-        self.run = Run(parse_recipe(data), self.registry, out=folder, device="cpu")
+        self.run = Run(parse_recipe(data), self.registry, out=folder, device="cpu", show=show)
         self.report = self.run.execute()
         self.net = condensery.load(folder / "artifact.safetensors", self.registry)
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 from condensery.nets import attached
+from condensery.run import Progress
 
 torch.set_num_threads(1)
 GPT2 = {"key": "hf/gpt2", "n_layer": 1, "n_embd": 24, "n_head": 3}
@@ -54,14 +55,37 @@ def test_embeddings_are_quantized_where_they_are_asked_for(asked: str, tmp_path:
     assert done.outputs_are_kept()
 
 
-def test_what_stays_float_is_counted_and_named(tmp_path: Path) -> None:
-    """Integer layers are made of plain convolutions and linear layers alone, and GPT-2 has one: its head."""
-    done = Squeezed("jacob-integer-only", None, tmp_path / "o", model=GPT2, task="word-language")
+@pytest.mark.parametrize("before", ["", "magnitude(sparsity=0.6) -> "])
+def test_the_matrices_of_gpt2_compute_in_whole_numbers(before: str, tmp_path: Path) -> None:
+    """They lie across, (inputs, outputs), and are turned, with the masks on them and the momentum beside them."""
+    done = Squeezed(f"{before}jacob-integer-only", None, tmp_path / "o", model=GPT2, task="word-language")
+    found = done.stage()["report"]
+    assert found["jacob-integer-only.integer_layers_count"] == 5
+    assert found["jacob-integer-only.float_layers_count"] == 0
+    stored = dict(done.net.named_buffers())
+    codes = {n: b - stored[n.replace("codes", "weight_zero")] for n, b in stored.items() if n.endswith("codes")}
+    assert [tuple(c.shape) for n, c in codes.items() if "mlp" in n] == [(96, 24), (24, 96)]
+    assert {n.rpartition(".")[0].rpartition(".")[2] for n in done.stage()["missed"]} == {"wte", "wpe"}
+    if before:
+        gone = sum(int((c == 0).sum()) for c in codes.values()) / sum(c.numel() for c in codes.values())
+        assert 0.599 < gone < 0.65  # some more weights are rounded to zero
+    assert done.outputs_are_kept()
+
+
+def test_what_stays_float_is_counted_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Integer layers are made of convolutions and linear layers alone, so that an LSTM of 4 matrices stays float."""
+    done = Squeezed("jacob-integer-only", Rows, tmp_path / "o", show=Progress())
     found = done.stage()["report"]
     assert found["jacob-integer-only.integer_layers_count"] == 1
-    assert found["jacob-integer-only.float_layers_count"] == 4
-    assert found["jacob-integer-only.reached_percent"] < 5
-    assert sum(n.endswith(("c_attn.weight", "c_proj.weight", "c_fc.weight")) for n in done.stage()["missed"]) == 4
+    assert found["jacob-integer-only.float_layers_count"] == 1
+    sizes = {n: p.numel() for n, p in done.net.named_parameters() if n.startswith("lstm.weight")}
+    whole = sum(p.numel() for p in Rows(done.run.task.facts).parameters())
+    assert done.stage()["missed"] == {n: pytest.approx(100 * size / whole, abs=0.01) for n, size in sizes.items()}
+    assert found["jacob-integer-only.reached_percent"] == pytest.approx(100 * 640 / whole)
+    share = 100 * sum(sizes.values()) / whole
+    said = f"not reached: lstm.weight_ih_l0, lstm.weight_hh_l0, lstm.weight_ih_l1 and 1 more, {share:.1f} % of the"
+    assert said in capsys.readouterr().err
+    assert done.outputs_are_kept()
 
 
 class Lines(nn.Module):
