@@ -113,6 +113,55 @@ def test_convolutions_before_an_lstm_are_cut(line: str, tmp_path: Path) -> None:
     assert done.outputs_are_kept()
 
 
+def decoder(facts: Any) -> nn.Module:
+    """Return a convolution, a transposed one, and another: the middle one's channels are a decoder's."""
+    down = nn.Conv2d(facts.channels, 12, 3, 2, 1), nn.ReLU(), nn.ConvTranspose2d(12, 10, 2, 2), nn.ReLU()
+    up = nn.Conv2d(10, 8, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    return nn.Sequential(*down, *up, nn.Linear(8, facts.outputs))
+
+
+@pytest.mark.parametrize("line", ["l1-filter-pruning(ratio=0.5)", "filter-pruning(ratio=0.5)"])
+def test_filters_before_and_behind_a_transposed_convolution_go(line: str, tmp_path: Path) -> None:
+    done = Squeezed(line, decoder, tmp_path / "o")
+    shapes = [tuple(p.shape) for p in done.net.parameters() if p.dim() > 1]
+    assert [shape[:2] for shape in shapes] == [(6, 1), (6, 10), (4, 10), (10, 4)]
+    assert done.stage()["left_out"] == {"2": "a transposed convolution keeps its filters"}
+    assert done.outputs_are_kept()
+
+
+@pytest.mark.parametrize("line", ["l1-filter-pruning", "filter-pruning", "thinet"])
+def test_a_net_without_filters_that_may_go_is_refused(line: str, tmp_path: Path) -> None:
+    def make(facts: Any) -> nn.Module:
+        layers = nn.ConvTranspose2d(facts.channels, 4, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        return nn.Sequential(*layers, nn.Linear(4, facts.outputs))
+
+    said = refused(line, make, tmp_path / "o")
+    why = "the net has no convolution whose filters may go; '0' is a transposed one, which keeps its filters"
+    assert said == f"{line} is not applicable: {why}"
+
+
+class Sequences(nn.Module):
+    """Convolutions over time, as of sound."""
+
+    def __init__(self, facts: Any) -> None:
+        super().__init__()
+        layers = nn.Conv1d(facts.size, 16, 3, padding=1), nn.BatchNorm1d(16), nn.ReLU(), nn.Conv1d(16, 8, 3), nn.ReLU()
+        self.layers = nn.Sequential(*layers, nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(8, facts.outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x.squeeze(1))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("line", ["l1-filter-pruning(ratio=0.5)", "thinet(keep=0.5)"])
+def test_filters_over_time_go(line: str, tmp_path: Path) -> None:
+    done = Squeezed(line, Sequences, tmp_path / "o")
+    first, second = (tuple(p.shape) for p in done.net.parameters() if p.dim() == 3)
+    assert first == (8, 8, 3)
+    assert second[1] == 8
+    assert "left_out" not in done.stage()
+    assert done.outputs_are_kept()
+
+
 @pytest.mark.parametrize("act", [nn.PReLU, lambda: nn.PReLU(16)])
 def test_channels_go_behind_a_prelu_as_behind_a_relu(act: Any, tmp_path: Path) -> None:
     def make(between: Any, facts: Any) -> nn.Module:
