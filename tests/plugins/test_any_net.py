@@ -273,6 +273,31 @@ class Rows(nn.Module):
         return self.head(self.lstm(x.squeeze(1))[0][:, -1])  # type: ignore[no-any-return]
 
 
+class Meeting(nn.Module):
+    """Attends to the rows of an image, then lets two of what it sees meet: layers with several inputs."""
+
+    def __init__(self, facts: Any) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(facts.size, 2, batch_first=True)
+        self.pair, self.head = nn.Bilinear(facts.size, facts.size, 6), nn.Linear(6, facts.outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        seen = self.attention(query=x.squeeze(1), key=x.squeeze(1), value=x.squeeze(1))[0]
+        return self.head(self.pair(seen[:, 0], seen[:, 1]))  # type: ignore[no-any-return]
+
+
+def test_inputs_that_stay_float_are_named(tmp_path: Path) -> None:
+    done = Squeezed("lsq(weight_bits=3, activation_bits=8, edge_bits=8)", Meeting, tmp_path / "o")
+    why = "stays float: it has several inputs"
+    unread = "stays float: no float reaches it on 128 examples"  # attention uses its weight by itself
+    left = {"attention:input": why, "attention.out_proj:input": unread, "pair:input": why}
+    assert done.stage()["left_out"] == left
+    assert [item.target for item in attached(done.net)] == ["head:input"]
+    levels = {n: len(p.unique()) for n, p in done.net.named_parameters() if p.dim() > 1}  # type: ignore[no-untyped-call]
+    assert levels["attention.out_proj.weight"] <= 8 or levels["pair.weight"] <= 8
+    assert done.outputs_are_kept()
+
+
 def test_a_recurrent_net_is_pruned_shared_and_coded(tmp_path: Path) -> None:
     done = Squeezed("magnitude(sparsity=0.9) -> kmeans-sharing(bits=4) -> huffman", Rows, tmp_path / "o")
     weights = dict(done.net.named_parameters())
