@@ -289,8 +289,7 @@ class Meeting(nn.Module):
 def test_inputs_that_stay_float_are_named(tmp_path: Path) -> None:
     done = Squeezed("lsq(weight_bits=3, activation_bits=8, edge_bits=8)", Meeting, tmp_path / "o")
     why = "stays float: it has several inputs"
-    unread = "stays float: no float reaches it on 128 examples"  # attention uses its weight by itself
-    left = {"attention:input": why, "attention.out_proj:input": unread, "pair:input": why}
+    left = {"attention:input": why, "attention.out_proj:input": why, "pair:input": why}
     assert done.stage()["left_out"] == left
     assert [item.target for item in attached(done.net)] == ["head:input"]
     levels = {n: len(p.unique()) for n, p in done.net.named_parameters() if p.dim() > 1}  # type: ignore[no-untyped-call]

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from condensery.errors import UsageError
-from condensery.nets import MASK, Layer, attached, clone, owner_of, parameters_of, sites
+from condensery.nets import MASK, Layer, attached, lent, owner_of, parameters_of, sites
 from condensery.tasks import Batch
 
 aten = torch.ops.aten
@@ -47,7 +47,7 @@ def refuse_uncalled(
     for mode, waiting in waits.items():
         waiting |= dict.fromkeys(acts)
         for batch in itertools.islice(itertools.cycle(batches), PASSES if acts else 1):
-            net = clone(model).train(mode == "train")
+            net = lent(model).train(mode == "train")
             with torch.no_grad(), parametrize.cached(), _Look(net, list(acts)) as look, look.following():
                 play(net, batch)
 
@@ -163,7 +163,7 @@ class _Look(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Note a layer whose weight isn't zero where it is masked."""
         # A product takes some layers' weights transposed, and of a square one it can't be told which way it lies.
         ways = [way for way in (zero, zero.movedim(0, -1)) if way.shape == used.shape]
-        if ways and all(bool((used[way] != 0).any()) for way in ways):
+        if ways and all(bool(((used != 0) & way).any()) for way in ways):
             self.changed[self._paths[self._running[-1]]] = None
 
 

@@ -22,7 +22,7 @@ from condensery.recipe import TaskSpec
 from condensery.tasks.batches import Batch
 from condensery.tasks.metrics import ACCURACY, Meter, Metric, answers_of_classes
 from condensery.tasks.splits import Split, Subset
-from condensery.tasks.trees import head, in_float32, tensors_in
+from condensery.tasks.trees import full_precision, head, tensors_in
 
 NO_LABEL = -100
 """What torch ignores unless it is told otherwise."""
@@ -228,7 +228,7 @@ class Task(ABC):
         meter = self.meter()
         batches = self.batches(split, batch_size=batch_size, subset=subset, device=device)
         for batch in itertools.islice(batches, limit):
-            meter.update(in_float32(self.outputs(model, batch)), batch)
+            meter.update(full_precision(self.outputs(model, batch)), batch)
         return dict(meter.compute())
 
     def describe(self) -> dict[str, Any]:

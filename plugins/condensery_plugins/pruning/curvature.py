@@ -17,7 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from condensery import Batch, Stage, UsageError, Weight
 from condensery.nets import evaluating as in_eval_mode
-from condensery.tasks import Task, head, in_float32, map_tensors, tensors_in
+from condensery.tasks import Task, full_precision, head, map_tensors, tensors_in
 
 Rows = Literal["gauss-newton", "sampled", "fisher"]
 MOST = 2**28
@@ -122,7 +122,7 @@ def curvature_rows(stage: Stage, weights: Sequence[Weight], batches: Sequence[Ba
 
     with evaluating(net):
         for example, weight in there:
-            outputs = in_float32(stage.task.outputs(net, example))
+            outputs = full_precision(stage.task.outputs(net, example))
             for made, start in _starts(stage, outputs, example, kind, generator):
                 grads = torch.autograd.grad(made, latents, start, retain_graph=True, materialize_grads=True)
                 row = torch.cat([g.flatten() for g in grads])
@@ -185,7 +185,7 @@ def hutchinson_diagonal(stage: Stage, weights: Sequence[Weight], batches: Sequen
     # The fused attention kernels have no second derivative.
     with evaluating(net), sdpa_kernel(SDPBackend.MATH):
         for batch, weight in there:
-            loss = loss_of(stage, in_float32(stage.task.outputs(net, batch)), batch)
+            loss = loss_of(stage, full_precision(stage.task.outputs(net, batch)), batch)
             slopes = torch.autograd.grad(loss, latents, create_graph=True, materialize_grads=True)
 
             for _ in range(probes):

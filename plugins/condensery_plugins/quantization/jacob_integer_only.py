@@ -29,7 +29,8 @@ class JacobIntegerOnly(Method):
     Reach: convolutions of images, linear layers, and those of GPT-2. Other layers stay float, recurrent ones, attention
     of torch and transposed convolutions among them: the report counts them, and names each with its share.
 
-    Raises NotApplicable on a net that is quantized already, or that calls no plain convolution or linear layer.
+    Raises NotApplicable on a net that is quantized already or isn't of float32, or that calls no plain convolution or
+    linear layer.
     """
 
     key = "jacob-integer-only"
@@ -64,6 +65,8 @@ class JacobIntegerOnly(Method):
         """Refuse a net on which another quantizer is."""
         for weight in stage.weights():
             refuse_quantized(self.key, weight)
+            if weight.latent.dtype != torch.float32:
+                raise NotApplicable(self.key, f"it computes in float32, and {weight.path!r} is {weight.latent.dtype}")
         for item in attached(stage.student.module):
             if ":" in item.target and item.transform.rank == QUANTIZE:
                 raise NotApplicable(self.key, f"an activation is quantized already: {item.target!r}")
