@@ -140,7 +140,7 @@ def refuse_silenced(stage: Training) -> None:
 
     :raises PluginError: naming both, the hook and the player.
     """
-    for own, _ in stage.manager.each("training_step") if stage.step else ():
+    for own, _ in stage.manager.each("training_step") if stage.step > stage.skipped else ():
         for player in stage.training:
             for hook in STEP_HOOKS:
                 for name, _ in stage.calls(hook, player.name):

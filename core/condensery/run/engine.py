@@ -53,12 +53,12 @@ class Checked:
 
     :param recipe: that was checked, as plain data.
     :param calls: for each stage, which methods each hook calls.
-    :param in_one_mode: layers that are called in one mode only, and in which.
+    :param at_times: layers that aren't called in every pass, and when they are, in words.
     """
 
     recipe: dict[str, Any]
     calls: list[dict[str, Any]]
-    in_one_mode: dict[str, str]
+    at_times: dict[str, str]
 
 
 class Run:
@@ -147,12 +147,12 @@ class Run:
             dry.net = dry.builder.net(self.recipe.model)
             dry.snapshots.keep("original", dry.net)
             dry._play()
-            example = Batch(self.task.example(2))
-            in_one_mode = refuse_uncalled(dry.net.module, lambda net: self.task.outputs(net, example))
+            batches = [Batch(self.task.example(2)), *dry.runner.tried]
+            at_times = refuse_uncalled(dry.net.module, self.task.outputs, batches)
             baked = bake(dry.net.module, self.registry, trial=True).net
             dry.builder.described(Net(baked, dry.net.spec))  # refuses what can't be saved
             dry._try_metrics(baked)
-        self._checked = Checked(self.recipe.dump(), dry._calls, in_one_mode)
+        self._checked = Checked(self.recipe.dump(), dry._calls, at_times)
         return self._checked
 
     def explain(self) -> dict[str, Any]:
@@ -284,7 +284,7 @@ class Run:
             "ratios": ratios(before, after),
             "artifact": ARTIFACT,
             "collapsed": collapsed,
-            "called_in_one_mode": self.check().in_one_mode,
+            "called_at_times": self.check().at_times,
             "stages": self.stages,
             "wall_s": round(sum(s["wall_s"] for s in self.stages), 2),
         }

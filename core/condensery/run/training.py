@@ -31,6 +31,7 @@ class Training:
     part of a batch and fills ``.grad`` (through :meth:`play`, :meth:`terms` and :meth:`backward`); :meth:`update` moves
     one player.
 
+    ``skipped`` counts the batches of an epoch in which nothing counts, so that no step was taken on them.
     ``stepping`` tells that optimizers are at work: false in ``players``, ``prepare`` and from ``end_stage`` on. In a
     dry run ``called`` counts the calls of the methods' hooks in steps, by method, hook and player.
     """
@@ -59,6 +60,7 @@ class Training:
         self._calls: dict[tuple[str, str], list[tuple[str, Callable[..., Any]]]] = {}
         self._settling: dict[str, list[tuple[Transform, nn.Module, str]]] = {}
         self._parameters: dict[str, dict[str, nn.Parameter]] = {}
+        self.skipped = 0
         self._waiting: set[str] = set()
         self._measuring: list[Player] = []
         self._step: tuple[str, Callable[..., Any]]
@@ -195,7 +197,7 @@ class Training:
         :param players: that get gradients; all that train by default.
         """
         players = self.training if players is None else players
-        workers = _shares(batch, self.train.workers)
+        workers = [share for share in _shares(batch, self.train.workers) if not self.task.is_empty(share)]
         exchanging = [p for p in players if len(workers) > 1 or self.calls("exchange", p.name)]
         told: dict[str, dict[str, list[Tensor]]] = {player.name: {} for player in exchanging}
         for player in self._measuring:
@@ -308,10 +310,13 @@ class Training:
         self.stepping = True
 
     def take_step(self, batch: Batch) -> None:
-        """Let the method with a step of its own take it, or core.
+        """Let the method with a step of its own take it, or core; none is taken where nothing in the batch counts.
 
         :raises PluginError: if that method doesn't say that it did: core's step would follow its own.
         """
+        if self.task.is_empty(batch):
+            self.skipped += 1
+            return
         method, step = self._step
         done = step(stage=self, batch=batch)
         if done is not True:
