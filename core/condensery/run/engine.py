@@ -230,8 +230,8 @@ class Run:
         before = measure(self.task, net.module, self.device, bytes=dense_bytes(net.module), quality=False)
         trained = self.recipe.trains_first or net.spec.weights
         if trained and "test" in self.task.splits:
-            spec = net.spec.model_dump(mode="json")
-            before["quality"] = known_quality(self.task, net.module, spec, self.device, self._precision)
+            identity = self.builder.identity(net.spec)
+            before["quality"] = known_quality(self.task, net.module, identity, self.device, self._precision)
         check_quality(before.get("quality", {}), "at the recipe's start")
         return before
 
@@ -308,8 +308,7 @@ class Run:
     def _save(self) -> None:
         """Save the net between two units, and how the run came to it."""
         run = {"stages": self.stages, "decisions": self.decisions, "snapshots": self.snapshots.files}
-        net = {**self.builder.described(self.net), "optimizer": self.net.optimizer}
-        self.folder.save(NET, {**net, "run": run})
+        self.folder.save(NET, {**self.builder.described(self.net), "run": run})
         self.folder.drop(PROGRESS)
         self.snapshots.tidy()
 
@@ -319,7 +318,6 @@ class Run:
         saved = self.folder.load(NET)
         if saved is not None:
             self.net = self.builder.rebuilt(saved)
-            self.net.optimizer = saved["optimizer"]
             self.runner.stages, self.decisions = saved["run"]["stages"], saved["run"]["decisions"]
             files = saved["run"].get("snapshots", {})
         done = {stage["unit"] for stage in self.stages} if saved is not None else set()

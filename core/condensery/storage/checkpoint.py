@@ -22,7 +22,7 @@ from condensery.nets import Transform, attach, attached
 from condensery.recipe import ModelSpec
 from condensery.storage.structure import build_layer, restructure, structure_of
 
-CHECKPOINT_FORMAT = 2
+CHECKPOINT_FORMAT = 3
 _MARK = "$tensor"
 
 
@@ -94,8 +94,7 @@ def load_tree(path: Path, how: str = "remove it to make it again") -> Any:
         header = json.loads(metadata["condensery"])
         written = header["format"]
         if written == CHECKPOINT_FORMAT:
-            # Files that were written before there were checksums have none.
-            if metadata.get(SEAL) not in (None, checksum(tensors, header)):
+            if metadata.get(SEAL) != checksum(tensors, header):
                 raise ValueError("its checksum doesn't fit")
             return unpack(tensors, header["tree"])
     except (OSError, SafetensorError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:

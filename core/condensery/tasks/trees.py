@@ -7,13 +7,14 @@ or a dict each hold the whole batch, in dimension 0; a list has one entry for ea
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 
 from condensery.errors import UsageError
 
@@ -43,6 +44,20 @@ def tensors_in(tree: Any) -> list[Tensor]:
     """Return the tensors of a tree in its order, of packed sequences their values."""
     leaves = (leaf.data if isinstance(leaf, PackedSequence) else leaf for leaf in tree_leaves(tree, is_leaf=_packed))
     return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+
+
+def hash_tree(tree: Any) -> str:
+    """Return a hash of a tree: of the types, shapes and bytes of its tensors, and of all else as it is written."""
+    leaves, form = tree_flatten(tree, is_leaf=_packed)
+    found = hashlib.sha256(str(form).encode())
+    for leaf in leaves:
+        for part in leaf if isinstance(leaf, PackedSequence) else (leaf,):
+            if isinstance(part, Tensor):
+                found.update(f"{part.dtype} {tuple(part.shape)} ".encode())
+                found.update(part.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+            else:
+                found.update(repr(part).encode())
+    return found.hexdigest()
 
 
 def head(outputs: Any) -> Tensor:
