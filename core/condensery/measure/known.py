@@ -67,15 +67,14 @@ def code_of(*targets: Any) -> str:
 def _sources(target: Any) -> list[str]:
     """Return the text of a target's module; where that is no file, of the target's own functions."""
     module = sys.modules.get(target.__module__)
-    if getattr(module, "__file__", None):
-        parts = [module]
-    else:
+    parts: list[Any] = [module]
+    if not getattr(module, "__file__", None):
         parts = [f for f in (vars(target).values() if inspect.isclass(target) else [target]) if inspect.isfunction(f)]
 
     sources = []
     for part in parts:
         try:
-            sources.append(inspect.getsource(part))  # type: ignore[arg-type]
+            sources.append(inspect.getsource(part))
         except (OSError, TypeError):  # typed at a prompt, which keeps no text
             continue
     return sources

@@ -35,6 +35,7 @@ from condensery.run.collapse import marks
 from condensery.run.folder import ARTIFACT, NET, ORIGINAL, PROGRESS, RunFolder
 from condensery.run.opening import Opener, check_settings
 from condensery.run.progress import Observer, Progress
+from condensery.run.resume import generators_kept
 from condensery.run.snapshots import Snapshots
 from condensery.run.stage import Stage
 from condensery.run.unit import UnitRunner
@@ -137,7 +138,7 @@ class Run:
 
         dry = Run(self.recipe, self.registry, out=self.folder.path, device="cpu", dry=True)
         dry.builder.graphs = self.builder.graphs
-        with torch.random.fork_rng(devices=[]):
+        with generators_kept():
             dry.net = dry.builder.net(self.recipe.model)
             dry.snapshots.keep("original", dry.net)
             dry._play()

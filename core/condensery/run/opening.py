@@ -24,6 +24,7 @@ from condensery.recipe import (
 from condensery.run.builder import Builder
 from condensery.run.checks import check_optimizer, check_players
 from condensery.run.players import Player
+from condensery.run.resume import seed_generators
 from condensery.run.stage import Stage
 from condensery.run.steps import Defaults, parse_every
 from condensery.run.validation import held_out
@@ -52,7 +53,7 @@ class Opener:
         :param seed: of everything random in the stage.
         """
         # After the roles were given, so that a teacher that had to be trained first leaves no trace in the draws.
-        torch.manual_seed(derive_seed("stage", seed, unit.id, unit.spec.name))
+        seed_generators(derive_seed("stage", seed, unit.id, unit.spec.name))
         if self.dry:
             train = train.model_copy(
                 update={"epochs": min(train.epochs, 1), "max_steps": DRY_STEPS, "batch_size": min(train.batch_size, 8)}

@@ -16,7 +16,7 @@ from condensery.run.folder import PROGRESS, RunFolder
 from condensery.run.opening import Opener
 from condensery.run.players import Player
 from condensery.run.progress import Observer, Progress
-from condensery.run.resume import lay_progress, progress_of
+from condensery.run.resume import lay_progress, progress_of, rehearse
 from condensery.run.snapshots import Snapshots
 from condensery.run.stage import Stage
 from condensery.run.validation import Validation
@@ -88,7 +88,9 @@ class UnitRunner:
             self._steps(stage)
             stage.check_finite()
             stage.manager.call("after_epoch", stage=stage)
-            if not self.dry:
+            if self.dry:
+                rehearse(stage)
+            else:
                 self._end_epoch(stage, unit, history, started)
         return history
 

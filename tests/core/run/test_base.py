@@ -292,7 +292,7 @@ def test_code_of_a_notebook_is_that_of_its_functions() -> None:
         name = f"<cell {value}>"
         linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)
         space: dict[str, Any] = {"__name__": "notebook"}
-        exec(compile(text, name, "exec"), space)
+        exec(compile(text, name, "exec"), space)  # noqa: S102
         return space
 
     one, again, two = define(1), define(1), define(2)
