@@ -10,16 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from condensery.contract import DEFAULTS, STAGE_HOOKS, Registry
-from condensery.errors import CondenseryError, NonFiniteNet, UsageError
+from condensery.errors import NonFiniteNet, UsageError
 from condensery.measure import (
     Precision,
     counts,
     dense_bytes,
     environment,
-    evaluate,
     known_quality,
     measure,
     ratios,
@@ -38,6 +36,7 @@ from condensery.run.progress import Observer, Progress
 from condensery.run.resume import generators_kept
 from condensery.run.snapshots import Snapshots
 from condensery.run.stage import Stage
+from condensery.run.trials import try_artifact, try_metrics
 from condensery.run.unit import UnitRunner
 from condensery.run.validation import Validation, held_out, precision_of, with_validation
 from condensery.storage import Baked, bake, save_artifact
@@ -144,9 +143,7 @@ class Run:
             dry._play()
             example = Batch(self.task.example(2))
             in_one_mode = refuse_uncalled(dry.net.module, lambda net: self.task.outputs(net, example))
-            baked = bake(dry.net.module, self.registry, trial=True).net
-            dry.builder.described(Net(baked, dry.net.spec))  # refuses what can't be saved
-            dry._try_metrics(baked)
+            try_metrics(self.task, try_artifact(dry.net, dry.builder), self._precision)
         self._checked = Checked(self.recipe.dump(), dry._calls, in_one_mode)
         return self._checked
 
@@ -181,21 +178,6 @@ class Run:
         report = self._report(before)
         self.folder.finish(report)
         return report
-
-    def _try_metrics(self, net: nn.Module) -> None:
-        """Evaluate a net on two small batches, so that a broken metric is found before anything trains.
-
-        :raises UsageError: naming the task and what is wrong with it.
-        """
-        if "test" not in self.task.splits:
-            return
-        try:
-            evaluate(self.task, net, self.device, batch_size=8, precision=self._precision, limit=2)
-        except CondenseryError:
-            raise
-        except Exception as error:  # a metric is anybody's code
-            why = " ".join(f"{type(error).__name__}: {error}".split())
-            raise UsageError(f"task {self.task.key!r} can't be evaluated: {why}") from error
 
     @property
     def _precision(self) -> Precision:
@@ -242,27 +224,9 @@ class Run:
             graph.close()
         self.builder.graphs.clear()
         self.baked = baked = bake(self.net.module, self.registry)
+
         collapsed = marks(self.stages)
-        sizes = save_artifact(
-            self.folder.path / ARTIFACT,
-            baked,
-            self.net.spec,
-            self.task.facts,
-            self.registry,
-            task=self.recipe.task,
-            collapsed=collapsed,
-        )
-        after = measure(
-            self.task,
-            baked.net,
-            self.device,
-            bytes=sizes.file,
-            bits=baked.bits,
-            quality="test" in self.task.splits,
-            precision=self._precision,
-        )
-        check_quality(after.get("quality", {}), "at the recipe's end")
-        after["storage"] = sizes.dump() | {"weights_moved": baked.moved}
+        after = self._after(baked, collapsed)
         watched = self.validation
         return {
             "recipe": self.recipe.dump(),
@@ -282,6 +246,27 @@ class Run:
             "stages": self.stages,
             "wall_s": round(sum(s["wall_s"] for s in self.stages), 2),
         }
+
+    def _after(self, baked: Baked, collapsed: list[dict[str, Any]]) -> dict[str, Any]:
+        """Save a baked net as the run's artifact, and measure both.
+
+        :param collapsed: what the stages report of layers that died.
+        """
+        path, facts = self.folder.path / ARTIFACT, self.task.facts
+        task = self.recipe.task
+        sizes = save_artifact(path, baked, self.net.spec, facts, self.registry, task=task, collapsed=collapsed)
+
+        after = measure(
+            self.task,
+            baked.net,
+            self.device,
+            bytes=sizes.file,
+            bits=baked.bits,
+            quality="test" in self.task.splits,
+            precision=self._precision,
+        )
+        check_quality(after.get("quality", {}), "at the recipe's end")
+        return after | {"storage": sizes.dump() | {"weights_moved": baked.moved}}
 
     # ---------------------------------------------------------------- through the recipe
 

@@ -32,12 +32,13 @@ from condensery.surgery.attention import KnownClasses
 from condensery.tasks import Subset
 
 DRY_STEPS = 2
+"""Batches of a dry stage, unless a player steps less often."""
 
 
 class Opener:
     """Opens the stages of one run, in their order: :meth:`open`, then :meth:`prepare`.
 
-    :param dry: of a dry run: two batches at most, and the words that methods declare are checked.
+    :param dry: of a dry run: a few batches, and the words that methods declare are checked.
     """
 
     def __init__(self, recipe: Recipe, builder: Builder, *, dry: bool) -> None:
@@ -55,8 +56,10 @@ class Opener:
         # After the roles were given, so that a teacher that had to be trained first leaves no trace in the draws.
         seed_generators(derive_seed("stage", seed, unit.id, unit.spec.name))
         if self.dry:
+            # Each player that steps once in a few batches does so.
+            steps = max([DRY_STEPS, *(parse_every(player.every)[1] for player in unit.spec.players.values())])
             train = train.model_copy(
-                update={"epochs": min(train.epochs, 1), "max_steps": DRY_STEPS, "batch_size": min(train.batch_size, 8)}
+                update={"epochs": min(train.epochs, 1), "max_steps": steps, "batch_size": min(train.batch_size, 8)}
             )
 
         data = self.recipe.data_of(unit.spec)

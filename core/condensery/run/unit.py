@@ -96,11 +96,8 @@ class UnitRunner:
 
     def _steps(self, stage: Stage) -> None:
         """Play one epoch's batches."""
-        limit = stage.train.max_steps
-        batches = stage.manager.call("batches", stage=stage)
-        for number, batch in enumerate(check_batches(stage, batches)):
-            if limit is not None and number >= limit:
-                break
+        stage.started = stage.step
+        for batch in check_batches(stage, stage.manager.call("batches", stage=stage)):
             stage.set_rates()
             stage.manager.call("before_step", stage=stage, batch=batch)
             stage.take_step(batch)
@@ -111,9 +108,7 @@ class UnitRunner:
         """Write down how the epoch went, and save what a later call goes on from."""
         watched = self.validation
         quality = {} if watched is None else watched.quality(stage.student.module, stage.train)
-        steps = max(1, min(stage.steps_per_epoch, stage.step))
-        terms = {name: float(value) / steps for name, value in stage.sums.items()}
-        stage.sums.clear()
+        terms = stage.means()
         took = round(time.monotonic() - started, 2)
         history.append({"epoch": stage.epoch + 1, "terms": terms, "quality": quality, "wall_s": took})
 
