@@ -202,7 +202,7 @@ def _set_players(stage: Stage) -> None:
 def _set_mode(player: Player, stage: Stage) -> None:
     player.set_mode()
     if stage.train.channels_last:
-        player.module.to(memory_format=torch.channels_last)
+        player.lay_channels_last()
 
 
 def _build_copies(stage: Stage) -> None:
