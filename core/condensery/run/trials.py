@@ -1,40 +1,30 @@
-"""What a dry run tries of the end of a recipe: the artifact and the metrics."""
+"""What a dry run tries of the end of a recipe: what its artifact will hold, and the metrics."""
 
 from __future__ import annotations
-
-import tempfile
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from condensery.errors import CondenseryError, MethodError, UsageError
-from condensery.files import size_limit
-from condensery.measure import Precision, dense_bytes, evaluate
+from condensery.measure import Precision, evaluate
 from condensery.run.builder import Builder, Net
-from condensery.storage import bake, load, save_artifact
+from condensery.storage import as_saved, bake
 from condensery.tasks import Batch, Task, head
 
 
 def try_artifact(net: Net, builder: Builder) -> nn.Module:
-    """Bake a net, save and load it; of weights that are coded alike only the smallest is. Returns the baked net.
+    """Bake a net, describe it and build it again, in memory; returns the baked net.
 
-    A net that is larger than what may be loaded without being told so is only baked.
+    Of weights that are coded alike only the smallest is coded.
 
-    :raises CondenseryError: for what can't be coded, saved or loaded, or gives other outputs then.
+    :raises CondenseryError: for what can't be coded, described or built again, or gives other outputs then.
     """
-    baked = bake(net.module, builder.registry, trial=True)
-    if dense_bytes(baked.net) > size_limit():
-        return baked.net
-
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "artifact.safetensors"
-        save_artifact(path, baked, net.spec, builder.task.facts, builder.registry)
-        loaded = load(path, builder.registry)
-    there, here = (_outputs(builder.task, each) for each in (loaded, baked.net))
+    baked = Net(bake(net.module, builder.registry, trial=True).net, net.spec)
+    loaded = builder.rebuilt(as_saved(builder.described(baked))).module.eval()
+    there, here = (_outputs(builder.task, each) for each in (loaded, baked.module))
     if there.shape != here.shape or not torch.allclose(there, here, rtol=1e-3, atol=1e-5, equal_nan=True):
-        raise MethodError("the artifact of this recipe gives other outputs than the net that it was made of")
-    return baked.net
+        raise MethodError("what this recipe leaves gives other outputs when it is saved and loaded")
+    return baked.module
 
 
 def _outputs(task: Task, net: nn.Module) -> Tensor:

@@ -79,11 +79,11 @@ class Needs(Scales):
 @pytest.mark.parametrize(
     ("kind", "says"),
     [
-        (Scales, "the artifact of this recipe gives other outputs than the net that it was made of"),
+        (Scales, "what this recipe leaves gives other outputs when it is saved and loaded"),
         (Needs, r"layer 'needs': .*missing 1 required positional argument: 'factor'"),
     ],
 )
-def test_an_artifact_that_can_not_be_loaded_is_found_before_anything_trains(
+def test_what_an_artifact_can_not_hold_is_found_before_anything_trains(
     kind: type[Scales], says: str, tmp_path: Path
 ) -> None:
     class Puts(Act):
@@ -95,13 +95,6 @@ def test_an_artifact_that_can_not_be_loaded_is_found_before_anything_trains(
     with pytest.raises(CondenseryError, match=says):
         Run(recipe(["puts"]), known, out=tmp_path / "o").execute()
     assert not (tmp_path / "o").exists()
-
-
-def test_a_net_that_stays_in_its_file_is_loaded_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A net that is larger than what is loaded without being told so trains all the same."""
-    monkeypatch.setenv("CONDENSERY_MAX_MB", "0.001")
-    run = Run(recipe(["magnitude"]), registry(), out=tmp_path / "o")
-    assert run.check().calls
 
 
 def test_channels_last_is_for_a_stage(tmp_path: Path) -> None:
