@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from condensery.errors import CondenseryError
 from condensery.files import write_atomic
 
 BAR = r"\|"
@@ -35,3 +36,12 @@ def keep(path: Path, text: str, module: str, *, check: bool) -> int:
         return 0
     print(f"{path} is stale: run python -m {module}", file=sys.stderr)
     return 1
+
+
+def play(main: Callable[[list[str]], int]) -> int:
+    """Return the exit code of a module that makes a text; its errors are one line."""
+    try:
+        return main(sys.argv[1:])
+    except CondenseryError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code

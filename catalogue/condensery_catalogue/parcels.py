@@ -1,7 +1,7 @@
 """``results export`` and ``results import``: carry what a queue has finished from one machine to another.
 
 An export is one zip file of the reports and results below a folder, with the SHA-256 of each. An import checks every
-hash before it writes anything, and overwrites nothing.
+hash, and the checksum that each file brings, before it writes anything, and overwrites nothing.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import json
 import zipfile
 from pathlib import Path, PurePosixPath
 
-from condensery.errors import ArtifactError, UsageError
-from condensery.files import write_atomic
+from condensery.errors import ArtifactError, UsageError, in_line
+from condensery.files import read_json, unsealed, write_atomic
 
 LIST = "contents.json"
 CARRIED = ("report.json", "result.json", "recipe.json", "estimates.json")
@@ -23,12 +23,14 @@ LARGEST = 32 * 2**20
 def export_results(folder: Path, target: Path) -> int:
     """Pack the reports and results below a folder; return how many files.
 
-    :raises UsageError: if there are none.
+    :raises UsageError: if there are none, or one is damaged.
     """
     files = sorted(path for path in folder.rglob("*.json") if path.name in CARRIED)
     if not files:
         raise UsageError(f"{folder} holds no reports or results")
 
+    for path in files:
+        read_json(path, "remove it, or run it again")
     contents = {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
     listed = {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()}
 
@@ -69,7 +71,7 @@ def _checked(source: Path) -> dict[str, bytes]:
                 raise ArtifactError(f"{source}: damaged: its files are not those that it lists")
             contents = {name: _read(packed, name, source) for name in sorted(names)}
     except (OSError, zipfile.BadZipFile, ValueError, KeyError, RuntimeError, NotImplementedError) as error:
-        raise ArtifactError(f"{source}: not an export of results, or damaged ({error})") from None
+        raise ArtifactError(f"{source}: not an export of results, or damaged ({in_line(error)})") from None
 
     for name, data in contents.items():
         path = PurePosixPath(name)
@@ -77,6 +79,10 @@ def _checked(source: Path) -> dict[str, bytes]:
             raise ArtifactError(f"{source}: {name!r} is no file of an export")
         if hashlib.sha256(data).hexdigest() != listed[name]:
             raise ArtifactError(f"{source}: damaged: {name!r} has changed")
+        try:
+            unsealed(data)
+        except ValueError as error:
+            raise ArtifactError(f"{source}: damaged: {name!r}: {in_line(error)}") from None
     return contents
 
 

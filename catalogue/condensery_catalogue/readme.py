@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from condensery.contract import Registry
-from condensery_catalogue.generated import keep, markdown_table
+from condensery_catalogue.generated import keep, markdown_table, play
 from condensery_catalogue.listing import own_registry, rows
 
 README = Path("README.md")
@@ -37,4 +37,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(play(main))

@@ -1,17 +1,18 @@
 """Judge the stored results again, from their stored figures: ``python -m condensery_catalogue.rejudge [--check]``.
 
 A verdict depends on the claim, on the rule and on the figures. The figures stay; the claims are the cards' of today.
+A result that has no checksum yet gets one; one whose checksum doesn't fit was edited, and stays as it is.
 """
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping
 from typing import Any
 
-from condensery_catalogue.generated import keep
-from condensery_catalogue.judging import RATES, STORAGE, Report, compare
+from condensery.files import json_text
+from condensery_catalogue.generated import keep, play
+from condensery_catalogue.judging import COUNTS, RATES, STORAGE, Report, compare
 from condensery_catalogue.listing import own_registry
 from condensery_catalogue.reproduction import Reproduction, load_reproduction
 from condensery_catalogue.results import recipe_file, stored_results
@@ -38,10 +39,12 @@ def seeds_of(figures: Mapping[str, Any]) -> list[Report]:
         storage = {name: figures["storage"][name][seed] for name in STORAGE if name in figures.get("storage", {})}
         if storage:
             storage["kilobytes"] = (storage["payload"] + storage["tables"]) / 1000
+        counts = {name: figures[name][seed] for name in COUNTS}
         quality = {name: said["values"][seed] for name, said in figures["quality"].items()}
         ratios = {ratio: figures[name][seed] for name, ratio in RATES.items() if name in figures}
         collapsed = figures["collapsed"][seed] if "collapsed" in figures else []
-        found.append({"after": {"quality": quality, "storage": storage}, "ratios": ratios, "collapsed": collapsed})
+        after = {**counts, "quality": quality, "storage": storage}
+        found.append({"after": after, "ratios": ratios, "collapsed": collapsed})
     return found
 
 
@@ -50,11 +53,11 @@ def main(arguments: list[str]) -> int:
     registry, code = own_registry(), 0
     for key in registry.keys("recipes"):
         plan, folder = load_reproduction(registry, key), recipe_file(registry, key).parent
-        for result in stored_results(registry, key):
-            text = json.dumps(rejudged(result, plan, registry.card(plan.card) or {}), indent=1) + "\n"
+        for result in stored_results(registry, key, sealed=False):
+            text = json_text(rejudged(result, plan, registry.card(plan.card) or {}))
             code |= keep(folder / f"{result['tier']}.json", text, MODULE, check="--check" in arguments)
     return code
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(play(main))

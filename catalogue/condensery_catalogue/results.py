@@ -13,8 +13,12 @@ from condensery.files import package_folder, read_json
 TierName = Literal["smoke", "desk", "paper"]
 CHECKOUT = Path("reproductions")
 """The folder of a checkout of this project that holds the recipes."""
-RESULTS = (":(top,exclude,glob)reproductions/**/*.json", ":(top,exclude)catalogue/docs/results.md")
+TABLES = ("results", "claims")
+"""Pages of ``catalogue/docs`` that are made from stored results."""
+RESULTS = (":(top,exclude,glob)reproductions/**/*.json", *(f":(top,exclude)catalogue/docs/{t}.md" for t in TABLES))
 """What git leaves out when it looks whether the code has changed: storing one result doesn't stop the next."""
+RESTORE = "restore it, or reproduce it again"
+"""What to do about a stored result that is damaged."""
 
 
 def recipe_file(registry: Registry, key: str) -> Path:
@@ -33,16 +37,17 @@ def recipe_file(registry: Registry, key: str) -> Path:
     return folder / str(name)
 
 
-def stored_results(registry: Registry, key: str) -> list[dict[str, Any]]:
+def stored_results(registry: Registry, key: str, *, sealed: bool = True) -> list[dict[str, Any]]:
     """Return the results that lie beside a reproduction's recipe, smallest tier first.
 
-    :raises UsageError: naming a file that is damaged.
+    :param sealed: refuse one without a checksum, as one with a wrong checksum always is.
+    :raises UsageError: naming a file that is damaged, or that somebody has edited.
     """
     folder = recipe_file(registry, key).parent
     found = []
     for path in (folder / f"{tier}.json" for tier in get_args(TierName)):
         if path.is_file():
-            found.append(read_json(path, "restore it, or reproduce it again"))
+            found.append(read_json(path, RESTORE, sealed=sealed))
 
     # A package may keep several recipes in one folder, where it can't be seen from a file's name whose result it is.
     return [result for result in found if result["key"] == key]
@@ -61,7 +66,7 @@ def publishing_place(recipe: Path, tier: str, seeds: int) -> Path:
         raise UsageError(f"--store: {recipe} isn't part of a checkout in the current folder")
 
     path = recipe.parent / f"{tier}.json"
-    standing = len(read_json(path, "restore it, or reproduce it again")["seeds"]) if path.is_file() else 0
+    standing = len(read_json(path, RESTORE)["seeds"]) if path.is_file() else 0
     if seeds < standing:
         raise UsageError(f"--store: {path} has {standing} seeds, and this would have {seeds}")
     if (changed := changed_files()) is None:

@@ -15,7 +15,7 @@ import secrets
 import sys
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, NoReturn
@@ -167,23 +167,71 @@ def _drop(path: Path) -> None:
         return
 
 
-def write_json(path: Path, data: Any, default: Callable[[Any], Any] | None = None) -> None:
-    """Write one JSON file; an object gets a checksum of what it holds.
+def write_json(path: Path, data: Any, default: Callable[[Any], Any] | None = None) -> str:
+    """Write one JSON file, see :func:`json_text`; returns what it holds.
 
-    :param default: turns what JSON doesn't know into what it does.
     :raises UsageError: for a number that JSON can't hold: a result is never infinite or not a number.
     """
     try:
-        plain = json.loads(json.dumps(data, allow_nan=False, default=default))
+        text = json_text(data, default)
     except ValueError as error:
         raise UsageError(f"{path}: not written: {error}") from None
+    write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    return text
+
+
+def json_text(data: Any, default: Callable[[Any], Any] | None = None) -> str:
+    """Return the text of a JSON file of ours; an object gets a checksum of what it holds.
+
+    :param default: turns what JSON doesn't know into what it does.
+    :raises ValueError: for a number that is infinite or none.
+    """
+    plain = json.loads(json.dumps(data, allow_nan=False, default=default))
     if isinstance(plain, dict):
         plain[SEAL] = seal(plain)
-    text = json.dumps(plain, indent=1) + "\n"
-    write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    return json.dumps(plain, indent=1) + "\n"
+
+
+def append_lines(path: Path, entries: Sequence[Mapping[str, Any]]) -> None:
+    """Add JSON objects to a file, one a line, each with a checksum; they are on the disk when this returns.
+
+    :raises FileError: if they can't be written.
+    """
+    plain = [json.loads(json.dumps(entry, allow_nan=False)) for entry in entries]
+    text = "".join(json.dumps({**entry, SEAL: seal(entry)}, separators=(",", ":")) + "\n" for entry in plain)
+    try:
+        with path.open("ab") as file:
+            file.write(text.encode())
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise unwritable(path, error) from None
 
 
 # ---------------------------------------------------------------- reading
+
+
+def read_lines(path: Path, how: str) -> list[Any]:
+    """Read what :func:`append_lines` wrote; a last line that a kill cut off is dropped, in the file too.
+
+    :param how: to go on where it is damaged.
+    :raises ArtifactError: one line that names the file and the line.
+    """
+    if not path.is_file():
+        return []
+    entries: list[Any] = []
+    try:
+        if path.stat().st_size > size_limit():
+            raise ValueError(f"larger than {size_limit():,} bytes")
+        content = path.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        for line in content[:whole].splitlines():
+            entries.append(unsealed(line, sealed=True))
+        if whole < len(content):
+            os.truncate(path, whole)
+    except (OSError, ValueError) as error:
+        raise damaged(Path(f"{path} line {len(entries) + 1}"), error, how) from None
+    return entries
 
 
 def read_json(path: Path, how: str, *, sealed: bool = False) -> Any:
@@ -194,12 +242,20 @@ def read_json(path: Path, how: str, *, sealed: bool = False) -> Any:
     :raises ArtifactError: one line that names the file, and says how to go on.
     """
     try:
-        data = parse_json(path.read_bytes())
-        kept = data.pop(SEAL, None) if isinstance(data, dict) else None
-        if (sealed or kept is not None) and kept != seal(data):
-            raise ValueError("its checksum doesn't fit")
+        return unsealed(path.read_bytes(), sealed=sealed)
     except (OSError, ValueError) as error:
         raise damaged(path, error, how) from None
+
+
+def unsealed(content: bytes, *, sealed: bool = False) -> Any:
+    """Return what a JSON text of ours holds, without its checksum.
+
+    :raises ValueError: if it is damaged, or without a checksum where it must have one.
+    """
+    data = parse_json(content)
+    kept = data.pop(SEAL, None) if isinstance(data, dict) else None
+    if (sealed or kept is not None) and kept != seal(data):
+        raise ValueError("it has no checksum" if kept is None else "its checksum doesn't fit")
     return data
 
 

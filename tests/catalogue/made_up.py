@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from condensery.files import write_json
 from condensery.recipe import checked
 from condensery_catalogue.judging import judge
 from condensery_catalogue.reproduction import Reproduction
@@ -17,6 +17,7 @@ from condensery_catalogue.results import TierName
 
 KEY = "made-up"
 ON: dict[str, Any] = {"kind": "quality", "unit": "%", "model": "M", "dataset": "D"}
+ROW = {"row": "M, pruned", "protocol": "last epoch"}
 CARD: dict[str, Any] = {
     "key": KEY,
     "ref": 7,
@@ -29,7 +30,7 @@ CARD: dict[str, Any] = {
     "composition": "magnitude -> hinton-kd{teacher=original}",
     "status": "tested",
     "claims": [
-        {**ON, "id": "error", "metric": "error", "better": "lower"}
+        {**ON, **ROW, "id": "error", "metric": "error", "better": "lower"}
         | {"baseline": {"value": 6, "source": "read", "where": "p. 1"}}
         | {"value": {"value": 4.4, "source": "read", "where": "p. 1"}},
         {**ON, "id": "gain", "metric": "error", "unit": "points", "better": "lower", "says": "gain"}
@@ -104,7 +105,7 @@ def install(site: Path, package: str, monkeypatch: pytest.MonkeyPatch, *results:
     (site / package / "made_up.yaml").write_text(yaml.safe_dump(CARD))
     (home / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
     for made in results:
-        (home / f"{made['tier']}.json").write_text(json.dumps(made))
+        write_json(home / f"{made['tier']}.json", made)
 
     about = site / f"{package}-1.0.dist-info"
     about.mkdir()

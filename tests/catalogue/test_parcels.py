@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import zipfile
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
 from condensery.errors import ArtifactError, UsageError
+from condensery.files import json_text
 from condensery_catalogue.parcels import LIST, export_results, import_results
 
 
@@ -40,6 +42,16 @@ def test_a_file_that_differs_is_named_and_nothing_is_written(finished: Path, tmp
     assert not (there / "result.json").exists()
 
 
+EDITED = json_text({"seed": 0, "accuracy": 90.5}).replace("90.5", "99.5").encode()
+
+
+def test_an_edited_report_is_not_exported(finished: Path, tmp_path: Path) -> None:
+    (finished / "result.json").write_bytes(EDITED)
+    with pytest.raises(ArtifactError, match=r"result\.json: damaged .*its checksum doesn't fit"):
+        export_results(finished, tmp_path / "out.zip")
+    assert not (tmp_path / "out.zip").exists()
+
+
 def _packed(path: Path, files: dict[str, bytes], listed: object) -> Path:
     with zipfile.ZipFile(path, "w") as packed:
         packed.writestr(LIST, json.dumps(listed))
@@ -57,6 +69,7 @@ def _packed(path: Path, files: dict[str, bytes], listed: object) -> Path:
         ({"/report.json": b"{}"}, {"/report.json": "0"}, "is no file of an export"),
         ({"evil.py": b""}, {"evil.py": "0"}, "is no file of an export"),
         ({}, [], "not those that it lists"),
+        ({"report.json": EDITED}, {"report.json": sha256(EDITED).hexdigest()}, "its checksum doesn't fit"),
     ],
 )
 def test_a_strangers_file_is_refused_in_one_line(

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -11,8 +13,9 @@ from tests.catalogue.made_up import KEY, install, result
 
 from condensery import Registry, UsageError
 from condensery.contract import Register, hookimpl
-from condensery.errors import UnknownKey
-from condensery_catalogue import results
+from condensery.errors import ArtifactError, UnknownKey
+from condensery_catalogue import pages, results
+from condensery_catalogue.generated import play
 from condensery_catalogue.results import recipe_file, stored_results
 
 ERRORS = {"plain": [6.0, 6.2], "better": [4.6, 4.8]}
@@ -40,6 +43,26 @@ def test_a_damaged_result_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         UsageError, match=r"made-up/desk\.json: damaged or can't be read .*; restore it, or reproduce it again"
     ):
         stored_results(Registry.open(), KEY)
+
+
+@pytest.mark.parametrize("seal", ["its checksum doesn't fit", "it has no checksum"])
+def test_a_figure_that_somebody_edited_is_noticed(
+    seal: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = install(tmp_path, f"brings_{len(seal)}", monkeypatch, result("desk", ERRORS))
+    file = home / "desk.json"
+    text = file.read_text().replace("4.6", "3.6")
+    assert text.count("3.6") >= 1
+    if "no" in seal:
+        text = json.dumps({k: v for k, v in json.loads(text).items() if k != "checksum"})
+    file.write_text(text)
+
+    with pytest.raises(ArtifactError, match=rf"desk\.json: damaged .*{seal}.*; restore it"):
+        stored_results(Registry.open(), KEY)
+    monkeypatch.setattr(sys, "argv", ["pages", str(tmp_path / "pages")])
+    assert play(pages.main) == 2
+    assert seal in capsys.readouterr().err
+    assert not (tmp_path / "pages").exists()
 
 
 class Nowhere:

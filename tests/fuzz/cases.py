@@ -8,29 +8,41 @@ import json
 import random
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from tests.fuzz.mutants import ODD, bytes_of, text_of, tree_of
+from tests.fuzz.mutants import ODD, bytes_of, like_of, text_of, tree_of
+from tests.fuzz.stored import Case, cache, checkpoint, checkpoints, described_net, registry, runfiles
 
 from condensery.contract import Papers, Registry
 from condensery.errors import UsageError
-from condensery.files import cached_json, read_json, write_json
-from condensery.recipe import apply_overrides, checked, evaluate, load_recipe, parse, parse_model, parse_recipe
+from condensery.recipe import (
+    apply_overrides,
+    checked,
+    evaluate,
+    load_recipe,
+    parse,
+    parse_model,
+    parse_recipe,
+)
 from condensery.run.opening import check_settings
-from condensery.storage import MANIFEST, Source, decode, load_tree, open_artifact, save_tree
+from condensery.storage import (
+    MANIFEST,
+    Source,
+    decode,
+    open_artifact,
+)
+from condensery.storage.artifact_file import counts_in
 from condensery.storage.manifest import StoredRecord, check_streams
-from condensery.tasks import read_gzip, stored_arrays
+from condensery.tasks import read_gzip
 from condensery_catalogue.inspecting import describe
 from condensery_plugins.tasks.mnist import parse_idx
 
-Case = Callable[[Path], object]
 ROOT = Path(__file__).resolve().parents[2]
 WRITTEN = sorted((ROOT / "tests/core/storage/written").glob("*/artifact.safetensors"))
 CARDS = sorted((ROOT / "plugins/condensery_plugins").rglob("*.yaml"))
@@ -61,12 +73,6 @@ FORMULAS = [
     "-log(rounds)",
 ]
 NAMES = {"round": 2, "rounds": 5, "sparsity": 0.5, "accuracy": 80.0}
-
-
-@functools.cache
-def registry() -> Registry:
-    """Return what is installed; opened once, before any case."""
-    return Registry.open()
 
 
 # ---------------------------------------------------------------- what a user writes
@@ -154,19 +160,43 @@ def manifests(rng: random.Random) -> Case:
     path = rng.choice(WRITTEN)
     tensors = load_file(path)
     manifest = json.loads(zlib.decompress(tensors[MANIFEST].numpy().tobytes()))
-    changed = json.dumps(tree_of(rng, manifest)).encode()
-    if rng.random() < 0.1:
+    if rng.random() < 0.8:
+        part = rng.choice(["model", "facts", "structure", "transforms", "tensors", "tensors"])
+        manifest[part] = like_of(rng, manifest[part])
+        fitted(manifest, tensors)
+    else:
+        manifest = tree_of(rng, manifest)
+    changed = json.dumps(manifest).encode()
+    if rng.random() < 0.02:
         changed = bytes_of(rng, changed)
     packed = bytearray(zlib.compress(changed))
+    looks: list[Callable[[Path, Registry], object]] = [describe, open_artifact, open_artifact]
+    look = rng.choice(looks)
 
     def case(folder: Path) -> None:
         (folder / "evil.py").write_text("raise SystemExit('ran')")
         file = folder / "a.safetensors"
         save_file({**tensors, MANIFEST: torch.frombuffer(packed, dtype=torch.uint8)}, file, {"condensery": "1"})
-        describe(file, registry())
-        open_artifact(file, registry())
+        look(file, registry())
 
     return case
+
+
+def fitted(manifest: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
+    """Give a changed manifest the bytes and checksums that it tells of, as somebody would who means harm."""
+    if not isinstance(manifest.get("tensors"), dict):
+        return
+    manifest["crc"] = {}
+    for module, parts in manifest["tensors"].items():
+        try:
+            size = min(sum(count for record in parts.values() for count in counts_in(record)), 1_000_000)
+        except (AttributeError, TypeError):
+            continue
+        blob = tensors.get(module, torch.zeros(0, dtype=torch.uint8))[:size]
+        tensors[module] = torch.cat([blob, torch.zeros(size - blob.numel(), dtype=torch.uint8)])
+        manifest["crc"][module] = zlib.crc32(tensors[module].numpy().data)
+    for module in set(tensors) - set(manifest["tensors"]):
+        del tensors[module]
 
 
 def artifacts(rng: random.Random) -> Case:
@@ -199,11 +229,11 @@ def _streams() -> list[tuple[dict[str, Any], bytes]]:
 def streams(rng: random.Random) -> Case:
     """Decode a tensor whose bytes are damaged, or whose record's settings are."""
     record, content = rng.choice(_streams())
-    if rng.random() < 0.6:
+    if rng.random() < 0.4:
         content = bytes_of(rng, content)
     else:
-        shape = record["shape"]
-        record = {**tree_of(rng, record), "shape": shape}
+        changed = like_of if rng.random() < 0.7 else tree_of
+        record = {**changed(rng, record), "shape": record["shape"]}
 
     def case(folder: Path) -> None:
         checked(StoredRecord, record, "record")
@@ -233,66 +263,6 @@ def datafiles(rng: random.Random) -> Case:
     return case
 
 
-# ---------------------------------------------------------------- what we wrote ourselves
-
-
-@functools.cache
-def _checkpoint() -> bytes:
-    """Return a checkpoint's bytes."""
-    import tempfile
-
-    tree = {
-        "unit": "1.0", "epoch": 3, "players": {"student": {"net": {"a.weight": torch.arange(60.0).reshape(6, 10)}}},
-        "rng": {"cpu": torch.get_rng_state(), "cuda": []}, "history": [{"epoch": 1, "terms": {"task": 0.5}}],
-    }  # fmt: skip
-    with tempfile.TemporaryDirectory() as folder:
-        save_tree(Path(folder) / "c.safetensors", tree)
-        return (Path(folder) / "c.safetensors").read_bytes()
-
-
-def checkpoints(rng: random.Random) -> Case:
-    """Read a damaged checkpoint."""
-    content = bytes_of(rng, _checkpoint())
-
-    def case(folder: Path) -> None:
-        (folder / "c.safetensors").write_bytes(content)
-        load_tree(folder / "c.safetensors")
-
-    return case
-
-
-def cache(rng: random.Random) -> Case:
-    """Read what is damaged in the cache: it is made again, whatever it was."""
-    seed = rng.randrange(2**30)
-
-    def case(folder: Path) -> None:
-        own = random.Random(seed)
-        array = np.arange(300, dtype=np.int32).reshape(3, 100)
-        write_json(folder / "cache/quality/q.json", {"accuracy": 91.5})
-        stored_arrays("set", ["a"], lambda: {"a": array})
-        for path in sorted((folder / "cache").rglob("*.*")):
-            if own.random() < 0.6:
-                path.write_bytes(bytes_of(own, path.read_bytes()))
-        assert cached_json(folder / "cache/quality/q.json") in (None, {"accuracy": 91.5})
-        assert stored_arrays("set", ["a"], lambda: {"a": array})["a"].tolist() == array.tolist()
-
-    return case
-
-
-def runfiles(rng: random.Random) -> Case:
-    """Read a damaged report of a run."""
-    seed = rng.randrange(2**30)
-
-    def case(folder: Path) -> None:
-        report = {"recipe": RECIPE, "seed": 0, "after": {"quality": {"accuracy": 91.5}}, "stages": []}
-        write_json(folder / "report.json", report)
-        path = folder / "report.json"
-        path.write_bytes(bytes_of(random.Random(seed), path.read_bytes()))
-        read_json(path, "remove it to run it again")
-
-    return case
-
-
 KINDS: dict[str, Callable[[random.Random], Case]] = {
     "recipe": recipe,
     "spelling": spelling,
@@ -316,9 +286,28 @@ def warm() -> None:
     for path in WRITTEN:
         open_artifact(path, registry())
     _streams()
-    _checkpoint()
+    checkpoint()
+    described_net()
     for kind, make in KINDS.items():
         try:
             make(random.Random(kind))
         except (UsageError, SafetensorError):
             continue
+
+
+STAGES = {
+    "manifests": [
+        *("read", "check_manifest", "check_offered", "stored_model", "stored_facts", "build_unfilled", "restructure"),
+        *("attach_described", "check_shapes", "decoded", "check_numbers", "load_tensors"),
+    ],
+    "checkpoints": ["load_tree", "unpack", "rebuild_net", "restructure", "attach_described", "load_tensors"],
+}
+"""By kind, the functions that take such a file one after the other: a case that is refused got to one of them."""
+
+
+def reached(kind: str, through: Sequence[str]) -> str:
+    """Return how far a case got.
+
+    :param through: the functions in which it ended, from the outermost on.
+    """
+    return next((name for name in reversed(STAGES.get(kind, [])) if name in through), "")

@@ -14,13 +14,15 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from condensery.errors import CondenseryError
 
-SECONDS = 5.0
+SECONDS = 5
+"""Of computing that a case may take; it may wait four times as long, as on a machine that does other things too."""
 MEMORY = 1_500_000_000
 """Bytes that a case may take beyond what its process has when it starts: the limit for nets, and half of it again."""
 LONGEST = 300
@@ -32,16 +34,18 @@ class Outcome(NamedTuple):
     :param kind: ``valid``, ``refused``, or what must not be: ``traceback``, ``several lines``, ``hung``, ``memory``,
         ``executed``, ``left behind``, ``died``.
     :param said: the message, or what was seen.
+    :param through: the functions in which it was refused, from the outermost on.
     """
 
     kind: str
     said: str
+    through: Sequence[str] = ()
 
 
 GOOD = ("valid", "refused")
 
 
-def run_case(case: Callable[[Path], object], *, seconds: float = SECONDS) -> Outcome:
+def run_case(case: Callable[[Path], object], *, seconds: int = SECONDS) -> Outcome:
     """Run one case in a forked process, in a folder of its own; tell how it ended.
 
     :param case: gets the folder. It returns when the result is valid, and raises otherwise.
@@ -51,17 +55,18 @@ def run_case(case: Callable[[Path], object], *, seconds: float = SECONDS) -> Out
         child = os.fork()
         if child == 0:
             os.close(reading)
+            resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
             _play(case, Path(folder), writing)
 
         os.close(writing)
-        ready, _, _ = select.select([reading], [], [], seconds)
+        ready, _, _ = select.select([reading], [], [], 4 * seconds)
         said = _all_of(reading) if ready else b""
         os.close(reading)
         if not ready:
             os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
 
-    if not ready:
+    if not ready or (os.WIFSIGNALED(status) and os.WTERMSIG(status) in (signal.SIGXCPU, signal.SIGKILL)):
         return Outcome("hung", f"over {seconds} s")
     if not said:
         return Outcome("died", f"status {status}")
@@ -85,33 +90,36 @@ def _play(case: Callable[[Path], object], folder: Path, writing: int) -> None:
         _watch(seen)
         base = _memory()
         resource.setrlimit(resource.RLIMIT_AS, (base + 4 * MEMORY, base + 4 * MEMORY))
-        kind, said = _ending(case, folder)
+        kind, said, through = _ending(case, folder)
         if seen:
             kind, said = "executed", seen[0]
         elif _peak() - _resident() > MEMORY:
             kind, said = "memory", f"{_peak() / 1e6:,.0f} MB; {said}"
         elif any(folder.rglob(".*.[0-9a-f]*")):
             kind, said = "left behind", str(next(folder.rglob(".*.[0-9a-f]*")))
-        os.write(writing, json.dumps([kind, said[:2000]]).encode())
+        os.write(writing, json.dumps([kind, said[:2000], through]).encode())
     finally:
         os._exit(0)
 
 
-def _ending(case: Callable[[Path], object], folder: Path) -> tuple[str, str]:
+def _ending(case: Callable[[Path], object], folder: Path) -> tuple[str, str, list[str]]:
+    through: list[str] = []
     try:
         case(folder)
     except CondenseryError as error:
         said = str(error)
         bad = "\n" in said or len(said.replace(str(folder), "")) >= LONGEST or error.exit_code != 2
-        return ("several lines" if bad else "refused"), said
+        cause: BaseException | None = error
+        while cause is not None:
+            through += [frame.name for frame in traceback.extract_tb(cause.__traceback__)]
+            cause = cause.__context__
+        return ("several lines" if bad else "refused"), said, through
     except MemoryError:
-        return "memory", "MemoryError"
+        return "memory", "MemoryError", through
     except BaseException as error:  # noqa: BLE001  Whatever else a case raises is what is looked for.
-        import traceback
-
         where = traceback.extract_tb(error.__traceback__)[-1]
-        return "traceback", f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})"
-    return "valid", ""
+        return "traceback", f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})", through
+    return "valid", "", through
 
 
 def _watch(seen: list[str]) -> None:

@@ -81,6 +81,42 @@ def tree_of(rng: random.Random, data: Any) -> Any:
     return data
 
 
+def like_of(rng: random.Random, data: Any) -> Any:
+    """Return plain data in which values are others of the same kind: a schema lets them through, what follows may not.
+
+    Numbers change a little or a lot, words and parts become those that stand under the same key elsewhere, shapes are
+    turned, and entries change names.
+    """
+    data = copy.deepcopy(data)
+    for _ in range(rng.choice([1, 1, 1, 2, 3])):
+        node, key = _place(rng, data)
+        if node is None:
+            continue
+        value, alike = node[key], _alike(data, node, key)
+        if isinstance(value, bool):
+            node[key] = not value
+        elif isinstance(value, int):
+            node[key] = rng.choice([value + 1, max(value - 1, 0), 0, 2 * value, value // 2, 2**20, 2**31, *alike[:5]])
+        elif isinstance(value, float):
+            node[key] = value * rng.choice([0.0, 0.5, 2.0, -1.0, 1e6, 1e-30])
+        elif isinstance(value, list) and rng.random() < 0.7:
+            node[key] = rng.choice(
+                [value[::-1], value[:-1], value[1:], value + value[:1], rng.sample(value, len(value))]
+            )
+        elif isinstance(node, dict) and rng.random() < 0.2:
+            node[rng.choice([*node, key + "0", key.rpartition(".")[0]])] = node.pop(key)
+        elif alike:
+            node[key] = copy.deepcopy(rng.choice(alike))
+    return data
+
+
+def _alike(data: Any, node: Any, key: Any) -> list[Any]:
+    """Return the values of the same type that stand under the same key elsewhere, or beside it."""
+    everywhere = [other[key] for other in _nodes(data) if isinstance(other, dict) and key in other]
+    beside = list(node.values() if isinstance(node, dict) else node)
+    return [value for value in everywhere + beside if type(value) is type(node[key]) and value is not node[key]]
+
+
 def _place(rng: random.Random, data: Any) -> tuple[Any, Any]:
     """Return a random entry of nested data, as what holds it and its key."""
     places = [(node, key) for node in _nodes(data) for key in (node if isinstance(node, dict) else range(len(node)))]

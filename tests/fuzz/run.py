@@ -14,7 +14,7 @@ import sys
 import time
 from functools import partial
 
-from tests.fuzz.cases import KINDS, warm
+from tests.fuzz.cases import KINDS, STAGES, reached, warm
 from tests.fuzz.forked import GOOD, Outcome, run_case, started
 
 
@@ -45,11 +45,14 @@ def main() -> int:
     with multiprocessing.get_context("fork").Pool(given.jobs) as pool:
         ended = list(pool.imap(play, range(given.cases), chunksize=10))
     counts: dict[str, collections.Counter[str]] = {kind: collections.Counter() for kind in kinds}
+    depth: dict[str, collections.Counter[str]] = {kind: collections.Counter() for kind in kinds}
     fallen: list[str] = []
     slowest = max(seconds for _, seconds in ended)
     for number, (found, _) in enumerate(ended):
         kind = kinds[number % len(kinds)]
         counts[kind][found.kind] += 1
+        if found.kind == "refused":
+            depth[kind][reached(kind, found.through)] += 1
         if found.kind not in GOOD:
             fallen.append(f"{kind} {number}: {found.kind}: {' '.join(found.said.split())[:400]}")
 
@@ -57,6 +60,9 @@ def main() -> int:
     print(f"{'':16}" + "".join(f"{word:>16}" for word in shown))
     for kind, one in counts.items():
         print(f"{kind:16}" + "".join(f"{one[word]:16}" for word in shown))
+    for kind in STAGES.keys() & set(kinds):
+        got = ", ".join(f"{depth[kind][name]} {name}" for name in STAGES[kind] if depth[kind][name])
+        print(f"{kind} refused in: {got}")
     took = time.monotonic() - begun
     print(f"{given.cases} cases, seed {given.seed}: {len(fallen)} fell; slowest {slowest:.1f} s; {took:.0f} s in all")
     for line in fallen[:40]:

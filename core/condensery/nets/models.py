@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from condensery.contract import Registry
 from condensery.errors import UsageError
 from condensery.nets.cloning import clone, lent, note_owners
+from condensery.nets.codecs import DTYPES
 from condensery.nets.roles import resolve
+from condensery.nets.transforms import Transform
 from condensery.nets.unfilled import Unfilled
 from condensery.recipe import ModelSpec, derive_seed
-from condensery.tasks import TaskFacts
+from condensery.tasks import TaskFacts, map_tensors
 
 
 def build_net(spec: ModelSpec, facts: TaskFacts, registry: Registry, seed: int) -> nn.Module:
@@ -21,7 +25,7 @@ def build_net(spec: ModelSpec, facts: TaskFacts, registry: Registry, seed: int) 
 
     :raises UsageError: for an unknown model, a setting it doesn't have, or weights that don't fit.
     """
-    net = clone(_built(spec, facts, registry, seed))
+    net = clone(_typed(_built(spec, facts, registry, seed), spec))
     note_owners(net)
     return net
 
@@ -38,7 +42,7 @@ def build_unfilled(spec: ModelSpec, facts: TaskFacts, registry: Registry) -> nn.
         net = _built(spec, facts, registry, 0)
     if not unfilled.whole:
         return build_net(spec, facts, registry, 0)
-    net = lent(net)
+    net = lent(_typed(net, spec))
     note_owners(net)
     return net
 
@@ -66,6 +70,27 @@ def _built(spec: ModelSpec, facts: TaskFacts, registry: Registry, seed: int) -> 
             raise UsageError(f"model {spec.key!r}: {error}") from None
     assert isinstance(model, nn.Module)
     return model
+
+
+def _typed(net: nn.Module, spec: ModelSpec) -> nn.Module:
+    """Put a net into the type that its spec says, and let it take inputs of other types."""
+    if spec.dtype is not None:
+        net.to(DTYPES[spec.dtype])
+    if _dtype(net) is torch.float64:
+        net.register_forward_pre_hook(_fit, with_kwargs=True)
+    return net
+
+
+def _fit(net: nn.Module, args: Any, kwargs: Any) -> Any:
+    """Give a net's inputs its own type: tasks make float32, and a proof may run a copy in another type."""
+    wanted = _dtype(net)
+    return map_tensors(lambda value: value.to(wanted) if value.is_floating_point() else value, (args, kwargs))
+
+
+def _dtype(net: nn.Module) -> torch.dtype | None:
+    """Return the type of a net's own floats, whatever that of its transforms; ``None`` for a net without any."""
+    own = (p for m in net.modules() if not isinstance(m, Transform) for p in m._parameters.values() if p is not None)
+    return next((p.dtype for p in own if p.is_floating_point()), None)
 
 
 def copy_from(model: nn.Module, source: nn.Module, layers: list[int] | None) -> None:

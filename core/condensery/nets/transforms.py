@@ -109,10 +109,12 @@ class Stack(nn.Module):
             self.temporary.append(name)
 
     def forward(self, value: Tensor) -> Tensor:
-        """Return the value that the layer uses."""
+        """Return the value that the layer uses, in the type that it came in."""
+        dtype = value.dtype
         for transform in self.transforms.values():
             value = transform(value)
-        return value
+        # Transforms keep scales and levels as float32, whatever the net's type is.
+        return value if value.dtype == dtype else value.to(dtype)
 
     def width(self, before: int | None = None) -> int | None:
         """Return how many bits wide the values it leaves are, ``None`` if no transform says so.

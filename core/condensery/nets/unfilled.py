@@ -8,8 +8,11 @@ from typing import Any
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-VIEWS = frozenset({"__get__", "__getitem__", "detach", "view", "view_as", "reshape", "flatten", "requires_grad_"})
-"""What gives a parameter's own memory again."""
+VIEWS = frozenset(
+    {"__get__", "__getitem__", "detach", "view", "view_as", "reshape", "flatten", "requires_grad_"}
+    | {"is_contiguous", "is_floating_point", "is_complex"}
+)
+"""What gives a parameter's own memory again, or asks how it lies there and not what numbers it holds."""
 DRAWS = ("normal", "uniform", "rand", "bernoulli", "multinomial", "exponential")
 """Beginnings of the names of functions that draw."""
 

@@ -61,6 +61,7 @@ class ModelSpec(Keyed):
     :param layers: keep these layers of the ``init_from`` net, ``[0, 2, 4]``.
     :param width: multiply the builder's widths.
     :param seed: of the random initial weights, added to the run's seed.
+    :param dtype: of its weights and of what it computes with; as its builder makes it by default.
     """
 
     weights: str | None = None
@@ -68,6 +69,8 @@ class ModelSpec(Keyed):
     layers: list[int] | None = None
     width: float | None = Field(default=None, gt=0)
     seed: int = 0
+    # Left out of what is dumped where it isn't said: nets in the cache are known by that.
+    dtype: Literal["float32", "float64"] | None = Field(default=None, exclude_if=lambda dtype: dtype is None)
 
 
 def _keyed(value: Any) -> Any:

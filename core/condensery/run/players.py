@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from condensery.errors import UnknownKey, UsageError
 from condensery.nets import EMPTY, Taps, TapValues, attached, keep_owners, plain_name
 from condensery.recipe import ModelSpec, OptimizerSpec
-from condensery.tasks import Batch, Task, in_float32, map_tensors
+from condensery.tasks import Batch, Task, full_precision, map_tensors
 
 
 @dataclasses.dataclass
 class Outputs:
     """What one player made of one batch.
 
-    :param tree: what the task's ``outputs`` returned, its floats as float32.
+    :param tree: what the task's ``outputs`` returned, no float of it in half precision.
     :param task: whose outputs they are.
     :param batch: that was played.
     :param taps: values by tapped path or role.
@@ -149,7 +149,7 @@ class Player:
         """Return its outputs for a batch."""
         with self.taps.reading():
             outputs = task.outputs(self.module, batch)
-        return Outputs(in_float32(outputs), task, batch, self.taps.collect())
+        return Outputs(full_precision(outputs), task, batch, self.taps.collect())
 
     def set_mode(self) -> None:
         """Train mode with gradients if it trains, else eval mode without; what is frozen stays so."""

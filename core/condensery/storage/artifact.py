@@ -165,13 +165,10 @@ def open_artifact(path: str | Path, registry: Registry | None = None) -> Artifac
     where = str(path)
     model, facts = stored_model(manifest, registry, where), stored_facts(manifest, where)
 
-    def build() -> nn.Module:
-        net = restructure(build_unfilled(model, facts, registry), manifest["structure"], registry, where)
-        attach_described(net, manifest["transforms"], registry, where)
-        return net
-
     try:
-        net = bounded(build, where)
+        with bounded(where):
+            net = restructure(build_unfilled(model, facts, registry), manifest["structure"], registry, where)
+            attach_described(net, manifest["transforms"], registry, where)
         check_shapes(net, manifest, where)
 
         # Tables outside the state, such as positions, are as the builder made them unless the file has them.

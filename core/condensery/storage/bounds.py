@@ -1,24 +1,24 @@
-"""How large a net becomes is known before it is built: on ``meta``, where tensors have shapes and no numbers."""
+"""How large a net becomes is known before it is: what would make a tensor is asked on ``meta`` first, for its size."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
-from typing import Any, NoReturn, TypeVar
+from collections.abc import Iterator
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 from condensery.errors import ArtifactError, CondenseryError
 from condensery.files import LIMIT, size_limit
 
-TENSORS = 30_000
-"""That a net may be made of; each takes a while, however small it is."""
-
-
-T = TypeVar("T")
+TENSORS = 8_000
+"""That a net may be made of; each takes a while, however small it is, and the largest of timm has 3,000."""
+META = torch.device("meta")
+CAST = torch.ops.aten._to_copy.default
+"""The operation that puts a net into another type: it makes each of its tensors anew."""
 
 
 class Bounded(TorchDispatchMode):
@@ -34,18 +34,20 @@ class Bounded(TorchDispatchMode):
         self.refusal: TooLarge | None = None
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Play one operation; what makes a tensor of its arguments alone is sized before it does."""
+        """Play one operation, once it is known how large its result is."""
         kwargs = kwargs or {}
-        makes = "device" in kwargs and not any(isinstance(a, Tensor) for a in tree_leaves(args))
+        of_others = any(isinstance(a, Tensor) for a in tree_leaves((args, kwargs)))
+        makes = func is CAST or ("device" in kwargs and not of_others)
+        asked = {**kwargs, "device": META, "pin_memory": None} if makes else kwargs
+        sizes = [size_of(made) for made in tree_leaves(_on_meta(func, args, asked)) if isinstance(made, Tensor)]
         if makes:
-            self._add(func(*args, **{**kwargs, "device": torch.device("meta"), "pin_memory": None}))
-        out = func(*args, **kwargs)
-        if not makes and isinstance(out, Tensor) and out.is_meta and size_of(out) > self.limit:
-            self._refuse(size_of(out))
-        return out
+            self._add(sum(sizes))
+        elif max(sizes, default=0) > self.limit:  # sized alone: it may be a view, or gone when the net is there
+            self._refuse(max(sizes))
+        return func(*args, **kwargs)
 
-    def _add(self, made: Tensor) -> None:
-        self.bytes += size_of(made)
+    def _add(self, size: int) -> None:
+        self.bytes += size
         self.tensors += 1
         if self.bytes > self.limit:
             self._refuse(self.bytes)
@@ -72,20 +74,28 @@ def size_of(value: Tensor) -> int:
     return value.numel() * value.element_size()
 
 
-def bounded(build: Callable[[], T], where: str) -> T:
-    """Build a net of an untrusted spec: first on ``meta``, so that one that is too large takes no memory at all.
+def _on_meta(func: Any, args: Any, kwargs: Any) -> Any:
+    """Return what an operation gives on ``meta``, or ``None`` where its size depends on numbers."""
+    args, kwargs = tree_map(lambda leaf: leaf.to(META) if isinstance(leaf, Tensor) else leaf, (args, kwargs))
+    try:
+        return func(*args, **kwargs)
+    except (NotImplementedError, RuntimeError):
+        return None  # what is wrong with it otherwise shows when it is played
 
-    :param build: is called twice.
-    :raises TooLarge: if it is larger than the limit.
+
+@contextlib.contextmanager
+def bounded(where: str) -> Iterator[None]:
+    """While a net of an untrusted spec is built: refuse one that is too large before it takes the memory.
+
+    :raises TooLarge: if it is larger than the limit, whatever its builder made of that.
     """
-    # Some nets read numbers while they are built, which meta hasn't: what else is wrong with them shows below.
     counter = Bounded(where)
-    with contextlib.suppress(Exception), torch.device("meta"), counter:
-        build()
-    if counter.refusal is not None:
-        raise counter.refusal
-    with Bounded(where):
-        return build()
+    try:
+        with counter:
+            yield
+    finally:
+        if counter.refusal is not None:
+            raise counter.refusal
 
 
 def in_words(error: Exception, where: str) -> CondenseryError:

@@ -16,10 +16,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from condensery.contract import Registry
-from condensery.errors import ArtifactError, PluginError
+from condensery.errors import ArtifactError, PluginError, short
 from condensery.files import SEAL, damaged, write_atomic
 from condensery.nets import Transform, attach, attached
 from condensery.recipe import ModelSpec
+from condensery.storage.bounds import in_words
 from condensery.storage.structure import build_layer, restructure, structure_of
 
 CHECKPOINT_FORMAT = 3
@@ -30,10 +31,14 @@ _TENSOR, _TUPLE, _PAIRS = "$tensor", "$tuple", "$pairs"
 def pack(tree: Any) -> tuple[dict[str, Tensor], Any]:
     """Split a tree of dicts and lists into its tensors by path, and the rest as JSON data."""
     tensors: dict[str, Tensor] = {}
+    seen: set[int] = set()
 
     def walk(node: Any, path: str) -> Any:
         if isinstance(node, Tensor):
-            tensors[path] = node.detach().to("cpu", copy=True).contiguous()
+            value = node.detach().cpu().contiguous()
+            at = value.untyped_storage().data_ptr()
+            tensors[path] = value.clone() if at in seen else value  # a file holds no memory twice
+            seen.add(at)
             return {_TENSOR: path}
         if isinstance(node, Mapping):
             if all(isinstance(key, str) for key in node):
@@ -153,17 +158,22 @@ def load_tensors(model: nn.Module, saved: Mapping[str, Tensor], where: str, *, k
     mine = tensors_of(model)
     for name in [*mine, *saved]:
         if name not in mine or name not in saved:
-            raise ArtifactError(f"{where}: tensor {name!r} is {'unexpected' if name in saved else 'missing'}")
+            raise ArtifactError(f"{where}: tensor {short(name)} is {'unexpected' if name in saved else 'missing'}")
         if mine[name].shape != saved[name].shape:
             shape, wanted = tuple(saved[name].shape), tuple(mine[name].shape)
             raise ArtifactError(f"{where}: {name!r} has shape {shape}, not {wanted}")
 
     with torch.no_grad():
         for name, value in saved.items():
-            if keep and value.dtype == mine[name].dtype and value.device == mine[name].device:
-                mine[name].data = value
+            # Registered layers begin as float32, also in a net of float64.
+            old = mine[name]
+            wider = value.dtype == torch.float64 and old.is_floating_point()
+            if keep and value.device == old.device and (wider or value.dtype == old.dtype):
+                old.data = value
+            elif wider:
+                old.data = value.to(old.device, copy=True)
             else:
-                mine[name].copy_(value)
+                old.copy_(value)
 
 
 def unfit(value: Tensor, wanted: Tensor) -> str | None:
@@ -225,12 +235,16 @@ def rebuild_net(
     """Build a described net again.
 
     :param build: makes the plain net of a spec.
+    :raises CondenseryError: if it doesn't fit what is installed now, or is none.
     """
-    spec = ModelSpec.model_validate(description["spec"])
-    where = f"net {spec.key}"
-    model = restructure(build(unweighted(spec)), description["structure"], registry, where)
-    attach_described(model, description["transforms"], registry, where)
-    load_tensors(model, description["tensors"], where)
+    try:
+        spec = ModelSpec.model_validate(description["spec"])
+        where = f"net {short(spec.key)}"
+        model = restructure(build(unweighted(spec)), description["structure"], registry, where)
+        attach_described(model, description["transforms"], registry, where)
+        load_tensors(model, description["tensors"], where)
+    except Exception as error:  # noqa: BLE001  A plugin that has changed since may raise anything.
+        raise in_words(error, "the net of a checkpoint") from None
     return model, spec
 
 

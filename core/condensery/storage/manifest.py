@@ -17,7 +17,7 @@ from condensery.recipe import ModelSpec, checked
 from condensery.tasks import TaskFacts
 
 LARGEST = 2**24
-"""The largest number among the settings of a net: a width, a depth, the words of a vocabulary."""
+"""The largest number among the settings of a net or a layer: a width, a depth, bits, the words of a vocabulary."""
 SMALL = 2**20
 """Numbers that a stream may hold whatever the size of its tensor: those of a codebook."""
 ELSEWHERE = ("weights", "init_from", "pretrained")
@@ -119,7 +119,7 @@ def stored_model(manifest: Mapping[str, Any], registry: Registry, where: str) ->
         raise ArtifactError(f"{where}: its model {short(key)} is a folder or on the hub: refused, an artifact has none")
 
     spec = checked(ModelSpec, said, f"{where}: model")
-    for number in _numbers([spec.config, spec.width, spec.layers]):
+    for number in numbers_in([spec.config, spec.width, spec.layers]):
         if abs(number) > LARGEST:
             raise ArtifactError(f"{where}: its model has a setting of {short(number)}, more than {LARGEST:,}")
     return spec
@@ -136,7 +136,7 @@ def stored_facts(manifest: Mapping[str, Any], where: str) -> TaskFacts:
     except (TypeError, ValidationError) as error:
         reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
         raise ArtifactError(f"{where}: damaged: its task's facts: {reason[:120]}") from None
-    for number in _numbers(manifest["facts"]):
+    for number in numbers_in(manifest["facts"]):
         if not 0 <= number <= LARGEST:
             raise ArtifactError(f"{where}: its task's facts have a {short(number)}; 0 to {LARGEST:,} is possible")
     return facts
@@ -156,13 +156,13 @@ def check_streams(record: Record, where: str) -> None:
         check_streams(part, where)
 
 
-def _numbers(node: Any) -> Iterator[float]:
+def numbers_in(node: Any) -> Iterator[float]:
     """Yield all numbers in plain data."""
     if isinstance(node, Mapping):
         for value in node.values():
-            yield from _numbers(value)
+            yield from numbers_in(value)
     elif isinstance(node, list):
         for value in node:
-            yield from _numbers(value)
+            yield from numbers_in(value)
     elif isinstance(node, (int, float)):
         yield node

@@ -17,6 +17,7 @@ from torch.nn.utils import parametrize
 from condensery.contract import Registry
 from condensery.errors import ArtifactError, PluginError, in_line, short
 from condensery.nets import SITE_PREFIX, Layer, latent_of, replace
+from condensery.storage.manifest import LARGEST, numbers_in
 
 IDENTITY = "identity"
 _TUPLE = "$tuple"
@@ -184,12 +185,16 @@ def build_layer(description: Mapping[str, Any], registry: Registry, where: str) 
     """Build a registered layer or transform from its key and config.
 
     :raises PluginError: naming one that no plugin offers.
+    :raises ArtifactError: naming one that can't be built.
     """
     key = description["key"]
     if key == IDENTITY:
         return nn.Identity()
     if key not in registry.entries["layers"]:
         raise PluginError(f"{where}: layer {short(key)} isn't offered by any installed plugin")
+    large = max(map(abs, numbers_in(description)), default=0)
+    if large > LARGEST:  # two to the power of so many bits would take hours
+        raise ArtifactError(f"{where}: layer {key!r} has a setting of {short(large)}, more than {LARGEST:,}")
     try:
         built = registry.load("layers", key)(**description.get("config", {}))
     except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
@@ -203,18 +208,24 @@ def _reshape(model: nn.Module, full: str, shape: list[int] | None, group: list[s
 
     :param group: the names that share it.
     """
-    made = None if shape is None else torch.empty(shape)
     for name in group:
         path, _, tensor = name.rpartition(".")
         owner = model.get_submodule(path)
+        made = None if shape is None else torch.empty(shape, dtype=_dtype_at(owner, tensor))
         if tensor in owner._buffers:
-            old = owner._buffers[tensor]
-            owner._buffers[tensor] = None if made is None or old is None else made.to(old.dtype)
+            owner._buffers[tensor] = made
         elif name == full:
             owner._parameters[tensor] = None if made is None else nn.Parameter(made)
         else:
             first, _, its = full.rpartition(".")
             owner._parameters[tensor] = model.get_submodule(first)._parameters[its]
+
+
+def _dtype_at(owner: nn.Module, tensor: str) -> torch.dtype:
+    """Return the type of a module's tensor; of its others, as a bias that was added has, where it has none."""
+    known = _tensor(owner, tensor)
+    others = [known] if known is not None else [p for p in owner.parameters() if p.is_floating_point()]
+    return others[0].dtype if others else torch.float32
 
 
 def _ties(model: nn.Module) -> list[list[str]]:

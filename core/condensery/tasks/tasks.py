@@ -22,7 +22,7 @@ from condensery.recipe import TaskSpec
 from condensery.tasks.batches import Batch
 from condensery.tasks.metrics import ACCURACY, Meter, Metric, answers_of_classes
 from condensery.tasks.splits import Split, Subset
-from condensery.tasks.trees import hash_tree, head, in_float32
+from condensery.tasks.trees import full_precision, hash_tree, head
 
 NO_LABEL = -100
 """What torch ignores unless it is told otherwise."""
@@ -216,7 +216,7 @@ class Task(ABC):
         meter = self.meter()
         batches = self.batches(split, batch_size=batch_size, subset=subset, device=device)
         for batch in itertools.islice(batches, limit):
-            meter.update(in_float32(self.outputs(model, batch)), batch)
+            meter.update(full_precision(self.outputs(model, batch)), batch)
         return dict(meter.compute())
 
     # ---------------------------------------------------------------- what cache keys hold

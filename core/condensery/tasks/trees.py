@@ -18,6 +18,8 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 
 from condensery.errors import UsageError
 
+HALF = (torch.float16, torch.bfloat16)
+
 
 def map_tree(function: Callable[[Any], Any], tree: Any) -> Any:
     """Return a tree of the same form with a function applied to each leaf; a packed sequence is one leaf."""
@@ -36,9 +38,9 @@ def map_tensors(function: Callable[[Tensor], Tensor], tree: Any) -> Any:
     return function(tree) if isinstance(tree, Tensor) else map_tree(one, tree)
 
 
-def in_float32(tree: Any) -> Any:
-    """Return a tree whose floats are float32, so that no loss or figure is taken in half precision."""
-    return map_tensors(lambda tensor: tensor.float() if tensor.is_floating_point() else tensor, tree)
+def full_precision(tree: Any) -> Any:
+    """Return a tree whose floats are float32 or float64, so that no loss or figure is taken in half precision."""
+    return map_tensors(lambda tensor: tensor.float() if tensor.dtype in HALF else tensor, tree)
 
 
 def tensors_in(tree: Any) -> list[Tensor]:

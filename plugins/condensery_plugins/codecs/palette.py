@@ -58,6 +58,8 @@ class Palette(Branch):
         return {"codes": packed_places(len(self.codebook)), "codebook": Coding(Dense())}
 
     def _float32(self, values: Tensor) -> Tensor:
+        if values.dtype == torch.float64 and bool((values.float() == values).all()):
+            values = values.float()  # levels that a transform left on a net of float64
         if values.dtype != torch.float32:
             raise ValueError(f"{self.key}: {values.dtype} is not float32")
         return values.detach().cpu()

@@ -26,7 +26,8 @@ class JacobIntegerOnly(Method):
 
     End: ranges and averages stand still. The artifact holds layers that compute in whole numbers.
 
-    Raises NotApplicable on a net that is quantized already, or that calls no plain convolution or linear layer.
+    Raises NotApplicable on a net that is quantized already or isn't of float32, or that calls no plain convolution or
+    linear layer.
     """
 
     key = "jacob-integer-only"
@@ -61,6 +62,8 @@ class JacobIntegerOnly(Method):
         """Refuse a net on which another quantizer is."""
         for weight in stage.weights():
             refuse_quantized(self.key, weight)
+            if weight.latent.dtype != torch.float32:
+                raise NotApplicable(self.key, f"it computes in float32, and {weight.path!r} is {weight.latent.dtype}")
         for item in attached(stage.student.module):
             if ":" in item.target and item.transform.rank == QUANTIZE:
                 raise NotApplicable(self.key, f"an activation is quantized already: {item.target!r}")

@@ -17,6 +17,9 @@ from condensery import load
 from condensery.errors import ArtifactError, CondenseryError
 from condensery.files import LIMIT
 from condensery.storage import open_artifact, read
+from condensery.storage.bounds import bounded
+from condensery_plugins.models import resnet
+from condensery_plugins.models.resnet import ResNet
 
 
 @pytest.fixture
@@ -70,6 +73,20 @@ def test_nothing_but_the_file_itself_is_asked(artifact: Path, model: dict[str, A
 
 
 @pytest.mark.parametrize(
+    "change",
+    [
+        lambda m: m["transforms"].append(
+            {"target": "fc1:input", "name": "q", "key": "lsq-step", "config": {"bits": 2**31}}
+        ),
+        lambda m: m["structure"].update(layers={"fc1": {"key": "test-scaled", "config": {"size": [[2**31]]}}}),
+    ],
+)
+def test_a_layers_setting_has_a_limit(artifact: Path, change: Any) -> None:
+    rewritten(artifact, lambda m, _: change(m))
+    assert "has a setting of 2147483648, more than 16,777,216" in refusal(artifact)
+
+
+@pytest.mark.parametrize(
     ("where", "value"),
     [("__class__", "x"), ("_modules", {}), ("forward", "x"), ("training", False), ("_backward_hooks", {})],
 )
@@ -95,8 +112,8 @@ def peak() -> int:
         lambda m, t: m.update(model={"key": "vit", "dim": 3 * 2**20}),
         lambda m, t: m["facts"].update(outputs=10**8),
         lambda m, t: m["structure"].update(shapes={"fc1.weight": [50_000, 50_000]}),
-        lambda m, t: m["structure"].update(layers={"fc1": {"key": "test-scaled", "config": {"size": 10**9}}}),
-        lambda m, t: m["transforms"][0]["config"].update(size=10**9),
+        lambda m, t: m["structure"].update(layers={"fc1": {"key": "test-scaled", "config": {"size": 10**7}}}),
+        lambda m, t: m["transforms"][0]["config"].update(size=10**7),
     ],
 )
 def test_a_net_that_is_too_large_takes_no_memory(artifact: Path, change: Any) -> None:
@@ -108,6 +125,29 @@ def test_a_net_that_is_too_large_takes_no_memory(artifact: Path, change: Any) ->
         said
     )
     assert peak() < refusal_before + 200_000_000
+
+
+def test_a_net_is_built_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    built = []
+
+    def counting(*arguments: Any) -> Any:
+        built.append(ResNet(*arguments))
+        return built[-1]
+
+    monkeypatch.setattr(resnet, "ResNet", counting)
+    found = open_artifact(Path(__file__).parent / "written/slim-integer/artifact.safetensors")
+    assert found.model.key == "resnet8"
+    assert len(built) == 1
+    assert any(isinstance(module, torch.nn.Conv2d) for module in built[0].modules())
+
+
+def test_what_is_computed_from_a_nets_tensors_is_sized_as_well() -> None:
+    before = peak()
+    with pytest.raises(ArtifactError, match="x: refused: its net needs 40,000 MB or more"), bounded("x"):
+        torch.ones(100_000, 1) * torch.ones(1, 100_000)
+    with pytest.raises(ArtifactError, match="needs 1,200 MB or more"), bounded("x"):
+        torch.empty(100_000_000).double()
+    assert peak() < before + 1_000_000_000
 
 
 def test_the_limit_can_be_raised(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_sequence, pad_packed_sequence
 
 from condensery import Batch, UsageError
-from condensery.tasks import channels_last, head, in_float32, map_tensors, tensors_in
+from condensery.tasks import channels_last, full_precision, head, map_tensors, tensors_in
 
 
 def numbers(*shape: int) -> Tensor:
@@ -77,7 +77,7 @@ def test_functions_reach_the_tensors_and_nothing_else() -> None:
     assert torch.equal(twice["b"][1].data, 2 * packed.data)
     assert torch.equal(twice["b"][1].batch_sizes, packed.batch_sizes)
     assert len(tensors_in(tree)) == 3
-    exact = in_float32({"half": SIX.bfloat16(), "whole": torch.tensor([1])})
+    exact = full_precision({"half": SIX.bfloat16(), "whole": torch.tensor([1])})
     assert (exact["half"].dtype, exact["whole"].dtype) == (torch.float32, torch.int64)
 
 

@@ -40,6 +40,7 @@ def test_what_has_no_palette() -> None:
     with pytest.raises(ValueError, match="not a number"):
         Palette(torch.tensor([float("nan")]))
     with pytest.raises(ValueError, match="float64 is not float32"):
-        Palette(torch.zeros(1, dtype=torch.float64))
+        Palette(torch.tensor([0.1], dtype=torch.float64))
+    assert Palette(torch.tensor([0.5], dtype=torch.float64)).codebook.dtype is torch.float32
     with pytest.raises(ValueError, match="codes up to 3 for 2 entries"):
         Palette().decode({"codes": torch.tensor([3]), "codebook": torch.zeros(2)}, (1,))
