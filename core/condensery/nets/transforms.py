@@ -41,8 +41,8 @@ class Transform(nn.Module):
     key: ClassVar[str] = ""
     """As it is registered; how a checkpoint names it."""
     rank: ClassVar[int] = QUANTIZE
-    settings: ClassVar[Mapping[str, float]] = {}
-    """For its own parameters: ``{"weight_decay": 0.0, "lr_scale": 1.0}``."""
+    settings: Mapping[str, float] = {}
+    """For its own parameters: ``{"weight_decay": 0.0, "lr_scale": 1.0}``; of the class, or of an instance."""
     bits: int | None = None
     """Bit width of the values it leaves; ``None``: as wide as they came. A quantizer sets it on the instance."""
     reshapes: ClassVar[bool] = False

@@ -40,10 +40,10 @@ class Stage(Training):
     """Methods that act at the same time, on players, for some epochs.
 
     Attributes that methods read: ``name``, ``task``, ``players`` by name, ``train`` (the training settings), ``epoch``
-    and ``epochs``, ``step`` (batches played in this stage), ``steps_per_epoch``, ``round`` and ``rounds``, ``layer``
-    (path, in a round over layers), ``device``, ``seed``; ``dry``, and ``stands_in``: in a dry run the student's weights
-    stand in for trained ones, so that what depends on their values is a guess. ``left_out`` is for methods to fill: by
-    the target of a transform (``attn:input``) why it has none, for the run's report.
+    and ``epochs``, ``step`` (batches played in this stage), ``steps_per_epoch``, ``progress`` (0 to 1), ``round`` and
+    ``rounds``, ``layer`` (path, in a round over layers), ``device``, ``seed``; ``dry``, and ``stands_in``: in a dry run
+    the student's weights stand in for trained ones, so that what depends on their values is a guess. ``left_out`` is
+    for methods to fill: by the target of a transform (``attn:input``) why it has none, for the run's report.
 
     :param classes: what plugins say of the classes of attention nets, for the surgeon; by default nothing.
     :param reach: what plugins say of which tensors are weights; by default torch's own classes are known.

@@ -17,7 +17,7 @@ from condensery.run.folder import PROGRESS, RunFolder
 from condensery.run.opening import Opener
 from condensery.run.players import Player
 from condensery.run.progress import Observer, Progress
-from condensery.run.resume import lay_progress, progress_of
+from condensery.run.resume import lay_progress, progress_of, rehearse
 from condensery.run.snapshots import Snapshots
 from condensery.run.stage import Stage
 from condensery.run.validation import Validation
@@ -93,17 +93,16 @@ class UnitRunner:
             self._steps(stage)
             stage.check_finite()
             stage.manager.call("after_epoch", stage=stage)
-            if not self.dry:
+            if self.dry:
+                rehearse(stage)
+            else:
                 self._end_epoch(stage, unit, history, started)
         return history
 
     def _steps(self, stage: Stage) -> None:
         """Play one epoch's batches."""
-        limit = stage.train.max_steps
-        batches = stage.manager.call("batches", stage=stage)
-        for number, batch in enumerate(check_batches(stage, batches)):
-            if limit is not None and number >= limit:
-                break
+        stage.started = stage.step
+        for batch in check_batches(stage, stage.manager.call("batches", stage=stage)):
             stage.set_rates()
             stage.manager.call("before_step", stage=stage, batch=batch)
             stage.take_step(batch)
@@ -116,10 +115,7 @@ class UnitRunner:
         """Write down how the epoch went, and save what a later call goes on from."""
         watched = self.validation
         quality = {} if watched is None else watched.quality(stage.student.module, stage.train)
-        steps = max(1, min(stage.steps_per_epoch, stage.step) - stage.skipped)
-        terms = {name: float(value) / steps for name, value in stage.sums.items()}
-        stage.sums.clear()
-        stage.skipped = 0
+        terms = stage.means()
         took = round(time.monotonic() - started, 2)
         history.append({"epoch": stage.epoch + 1, "terms": terms, "quality": quality, "wall_s": took})
 

@@ -22,7 +22,7 @@ from condensery.recipe import TaskSpec
 from condensery.tasks.batches import Batch
 from condensery.tasks.metrics import ACCURACY, Meter, Metric, answers_of_classes
 from condensery.tasks.splits import Split, Subset
-from condensery.tasks.trees import full_precision, head, tensors_in
+from condensery.tasks.trees import full_precision, hash_tree, head, tensors_in
 
 NO_LABEL = -100
 """What torch ignores unless it is told otherwise."""
@@ -231,9 +231,24 @@ class Task(ABC):
             meter.update(full_precision(self.outputs(model, batch)), batch)
         return dict(meter.compute())
 
+    # ---------------------------------------------------------------- what cache keys hold
+
     def describe(self) -> dict[str, Any]:
-        """Return what identifies this task in a cache key: its key and configuration."""
+        """Return what identifies this task in a cache key, beside its data and code: its key and configuration."""
         return {"key": self.key}
+
+    def fingerprint(self, split: Split) -> str:
+        """Return a hash of a split's examples, in stored order: what other data gave isn't taken from a cache.
+
+        Override it where the data are hashed faster as they lie, or differ from call to call.
+        """
+        parts, left = [], self.count(split)
+        for batch in self.batches(split, batch_size=500):
+            parts.append(hash_tree(vars(batch)))
+            left -= batch.size
+            if left <= 0:  # as of a game that goes on for ever
+                break
+        return hash_tree(parts)
 
 
 def build_task(spec: TaskSpec, registry: Registry) -> Task:
