@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Literal
 
 from condensery import NotApplicable, Stage, UsageError
-from condensery.nets import resolve
+from condensery.nets import TapValues, resolve
 from condensery.run import Player
 
 LayerMap = Literal["one-to-one", "skip", "many-to-one"]
 """``one-to-one``: both have as many. ``skip``: each layer of the net with fewer meets the last of an equal share of the
 other's. ``many-to-one``: each layer of the teacher teaches the student's layer of that share, several teach one."""
+
+
+@contextmanager
+def fitting(key: str) -> Iterator[None]:
+    """Turn an error about layers that don't fit into one that says that the method doesn't apply.
+
+    :param key: of the method.
+    :raises NotApplicable: for an error of ours.
+    """
+    try:
+        yield
+    except UsageError as error:
+        raise NotApplicable(key, str(error)) from None
 
 
 def stages_of(player: Player, key: str) -> list[str]:
@@ -20,10 +34,8 @@ def stages_of(player: Player, key: str) -> list[str]:
     :param key: of the method that asks.
     :raises NotApplicable: if it has none.
     """
-    try:
+    with fitting(key):
         return resolve(player.module, "stages")
-    except UsageError as error:
-        raise NotApplicable(key, f"{player.name}: {error}") from None
 
 
 def paired(kind: LayerMap, students: int, teachers: int) -> list[tuple[int, int]]:
@@ -55,12 +67,17 @@ def tapped_pairs(stage: Stage, key: str, chosen: Mapping[str, str], kind: LayerM
     pairs = list(chosen.items())
     if not pairs:
         mine, theirs = stages_of(stage.student, key), stages_of(teacher, key)
-        try:
+        with fitting(key):
             pairs = [(mine[m], theirs[t]) for m, t in paired(kind, len(mine), len(theirs))]
-        except UsageError as error:
-            raise NotApplicable(key, str(error)) from None
 
     for one, other in pairs:
         stage.student.tap(one)
         teacher.tap(other)
     return pairs
+
+
+def tapped_values(stage: Stage) -> tuple[TapValues, TapValues]:
+    """Return what the taps of the student and of the first teacher read on two examples; for their shapes."""
+    student, teacher = stage.student, stage.teachers[0]
+    outputs = stage.play(stage.sample(2)[0], [student, teacher])
+    return outputs[student.name].taps, outputs[teacher.name].taps

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
-import pytest
+from types import SimpleNamespace
+from typing import Any
 
-from condensery.errors import UsageError
-from condensery_plugins.distillation.layer_maps import LayerMap, paired
+import pytest
+from torch import nn
+
+from condensery.errors import NotApplicable, UsageError
+from condensery_plugins.distillation.layer_maps import LayerMap, paired, stages_of
 
 
 @pytest.mark.parametrize(
@@ -25,3 +29,9 @@ def test_pairs_by_hand(kind: LayerMap, students: int, teachers: int, pairs: list
 def test_one_to_one_needs_as_many() -> None:
     with pytest.raises(UsageError, match="the student has 2 stages and the teacher 6; say skip"):
         paired("one-to-one", 2, 6)
+
+
+def test_a_net_without_stages_is_named() -> None:
+    player: Any = SimpleNamespace(name="teacher", module=nn.Linear(2, 2))
+    with pytest.raises(NotApplicable, match="Linear has no stages: name a module path instead"):
+        stages_of(player, "fitnets")
