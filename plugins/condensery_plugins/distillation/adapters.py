@@ -36,7 +36,7 @@ def as_map(features: Tensor) -> Tensor:
     side = math.isqrt(count)
     if count - side**2 > PREFIX:
         raise UsageError(f"{count} tokens are no square grid of patches, so that they can't meet other positions")
-    return features[:, count - side**2 :].transpose(1, 2).unflatten(2, (side, side))
+    return features[:, count - side**2 :].transpose(1, 2).reshape(len(features), -1, side, side)
 
 
 def aligned(

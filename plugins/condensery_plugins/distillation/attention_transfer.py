@@ -93,7 +93,7 @@ class AttentionTransfer(Method):
         beta = self.beta if self.beta is not None else {"code": 1000.0, "paper": 0.1}[self.variant]
         if self.variant == "code":
             return beta * (mine - theirs).square().mean()
-        return beta / 2 * torch.linalg.vector_norm(mine - theirs, dim=1).mean()
+        return beta / 2 * torch.linalg.vector_norm(mine - theirs, dim=1).mean()  # type: ignore[no-any-return]
 
 
 def attention(features: Tensor, power: float) -> Tensor:
@@ -113,4 +113,4 @@ def input_gradient(outputs: Outputs) -> Tensor:
     loss = outputs.task.loss(outputs.tree, outputs.batch)
     assert loss is not None
     (gradient,) = torch.autograd.grad(loss, outputs.batch.inputs, create_graph=True)
-    return gradient.flatten(1) * len(gradient)
+    return gradient.flatten(1) * len(gradient)  # type: ignore[no-any-return]
