@@ -17,7 +17,9 @@ from tests.core.helpers import recipe, registry
 
 from condensery import Run
 from condensery.errors import CondenseryError
+from condensery.measure import quick
 from condensery.recipe import parse
+from condensery.run import Checked
 
 WRITES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate")
 """Audit events of operations that change a folder; opening a file to write counts as well."""
@@ -45,6 +47,16 @@ RECIPES: dict[str, Callable[[], Any]] = {
     "base": lambda: _recipe("magnitude{teacher=original}", base={"epochs": 2, "batch_size": 16, "max_steps": 3}),
 }  # fmt: skip
 """By what is at stake."""
+
+
+CHECKED: dict[str, Checked] = {}
+"""What the dry run of each recipe found. It writes nothing, so that no kill within it tells anything."""
+
+
+def check(kind: str) -> None:
+    """Run a recipe dry, once for all runs that are forked after that."""
+    with tempfile.TemporaryDirectory() as place:
+        CHECKED[kind] = Run(RECIPES[kind](), registry(), out=Path(place) / "out", device="cpu").check()
 
 
 class Ended(NamedTuple):
@@ -100,7 +112,10 @@ def run(kind: str, folder: Path, *, kill_at: int | None = None, count: Path | No
                 os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(hook)
-    Run(RECIPES[kind](), registry(), out=folder / "out", resume=(folder / "out").is_dir(), device="cpu").execute()
+    out = folder / "out"
+    known = CHECKED.get(kind)
+    with quick():
+        Run(RECIPES[kind](), registry(), out=out, resume=out.is_dir(), device="cpu", checked=known).execute()
     if count is not None:
         writes, number = -(10**9), writes
         count.write_text(str(number))
