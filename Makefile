@@ -38,6 +38,7 @@ lint: .venv/installed
 	$(BIN)/python -m condensery_catalogue.readme --check
 	$(BIN)/python -m condensery_catalogue.rejudge --check
 	$(BIN)/python -m condensery_catalogue.results_table --check
+	$(BIN)/python -m condensery_catalogue.claims_list --check
 
 format: .venv/installed
 	$(BIN)/ruff check --fix
@@ -48,6 +49,7 @@ cards: .venv/installed
 	$(BIN)/python -m condensery_catalogue.readme
 	$(BIN)/python -m condensery_catalogue.rejudge
 	$(BIN)/python -m condensery_catalogue.results_table
+	$(BIN)/python -m condensery_catalogue.claims_list
 
 # A page with a picture for each stored result; the site builds them, git doesn't keep them.
 pages: .venv/installed

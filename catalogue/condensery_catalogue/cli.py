@@ -93,6 +93,28 @@ def compose(
 
 
 @app.command()
+def search(
+    recipe: Path,
+    space: Annotated[Path, typer.Option(help="YAML: parameters, objectives, limits; see docs/searching.md.")],
+    trials: Annotated[int, typer.Option(min=1, help="How many, those in the out folder included.")],
+    sampler: Annotated[str, typer.Option(help="random, tpe, nsga2, or a plugin's; 'nsga2(population=8)'.")] = "tpe",
+    budget: Annotated[str, typer.Option(help="full, or quick: no training, a small part of validation.")] = "full",
+    prune: Annotated[str | None, typer.Option(help="Stop what is not worth going on with: median, halving.")] = None,
+    set: Set = None,
+    seed: Seed = None,
+    device: Device = "auto",
+    out: Out = None,
+    json: Json = False,
+) -> None:
+    """Search a space of settings of a recipe; the same command with the same --out goes on."""
+    from condensery_catalogue.running import RunOptions
+    from condensery_catalogue.searching import search_recipe
+
+    options = RunOptions(set=set or (), seed=seed, device=device, out=out, as_json=json)
+    search_recipe(recipe, space, trials, sampler, budget, prune, options)
+
+
+@app.command()
 def reproduce(
     key: Annotated[list[str] | None, typer.Argument(help="The reproduction; with --pending any number.")] = None,
     tier: Annotated[str | None, typer.Option(help="smoke (seconds), desk (minutes: the default) or paper.")] = None,

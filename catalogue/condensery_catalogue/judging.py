@@ -13,6 +13,7 @@ from condensery_catalogue.results import commit
 from condensery_catalogue.verdict import Judgement, claimed, summary, tied
 from condensery_catalogue.verdict import judge as judge_claim
 
+COUNTS = ("parameters", "nonzeros", "macs")
 STORAGE = ("file", "payload", "tables", "header", "manifest")
 RATES = {
     "compression_rate": "compression_rate",
@@ -33,10 +34,18 @@ Reports = Mapping[str, Sequence[Report]]
 """The reports of each arm, in the order of the seeds."""
 
 
-def judge(plan: Reproduction, chosen: Tier, tier: str, card: Mapping[str, Any], reports: Reports) -> dict[str, Any]:
+def judge(
+    plan: Reproduction,
+    chosen: Tier,
+    tier: str,
+    card: Mapping[str, Any],
+    reports: Reports,
+    choices: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """Return the result of one tier as plain data: what is stored, shown and drawn.
 
     :param chosen: the tier, its figure's labels filled in.
+    :param choices: of each arm, what was tried of the tier's grid and what was chosen, where it has one.
     :raises UsageError: for a metric that the reports don't have.
     """
     runs = [run for arm in reports.values() for run in arm]
@@ -59,6 +68,8 @@ def judge(plan: Reproduction, chosen: Tier, tier: str, card: Mapping[str, Any], 
         "recipes": {arm: found[0]["recipe"] for arm, found in reports.items()},
     }
 
+    if choices:
+        result["grid"] = dict(choices)
     if chosen.figure is not None:
         axes = {"x": chosen.figure.x, "y": chosen.figure.y}
         for arm, found in reports.items():
@@ -72,12 +83,10 @@ def judge(plan: Reproduction, chosen: Tier, tier: str, card: Mapping[str, Any], 
 
 def _figures(runs: Sequence[Report]) -> dict[str, Any]:
     """Return the figures of one arm: means over the seeds, or one value for each seed."""
-    first = runs[0]["after"]
+    qualities = runs[0]["after"]["quality"]
     return {
-        "quality": {name: summary([run["after"]["quality"][name] for run in runs]) for name in first["quality"]},
-        "parameters": first["parameters"],
-        "nonzeros": first["nonzeros"],
-        "macs": first["macs"],
+        "quality": {name: summary([run["after"]["quality"][name] for run in runs]) for name in qualities},
+        **{name: [run["after"][name] for run in runs] for name in COUNTS},
         "storage": {name: [run["after"]["storage"][name] for run in runs] for name in STORAGE},
         **{name: [run["ratios"].get(ratio) for run in runs] for name, ratio in RATES.items()},
         "collapsed": [run.get("collapsed", []) for run in runs],
@@ -110,7 +119,7 @@ def compare(asked: Asked, scale: str, reports: Reports) -> list[dict[str, Any]]:
                 "baseline_arm": item.baseline_arm,
                 "measured": summary(_values(reports, item.arm, item.metric)),
                 "baseline": summary(_values(reports, item.baseline_arm, item.metric)) if item.baseline_arm else None,
-                "verdict": None if answer is None else _said(claim, answer),
+                "verdict": None if answer is None else _said(claim, answer) | _cause(item, answer),
             }
         )
     return found
@@ -144,6 +153,12 @@ def _said(claim: Mapping[str, Any], answer: Judgement) -> dict[str, Any]:
         "interval": bounds if all(map(math.isfinite, bounds)) else None,
         "seeds_needed": answer.seeds_needed,
     }
+
+
+def _cause(item: Comparison, answer: Judgement) -> dict[str, Any]:
+    """Return the cause of a verdict that wants one, ``None`` where nobody has tested it yet; noise explains itself."""
+    wanted = answer.word in ("partly", "not") and not answer.explained
+    return {"cause": item.cause or None} if wanted else {}
 
 
 def _values(reports: Reports, arm: str, metric: str) -> list[float]:

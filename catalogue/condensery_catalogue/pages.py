@@ -19,11 +19,15 @@ from condensery_catalogue.listing import open_registry
 from condensery_catalogue.points import is_drawn
 from condensery_catalogue.results import stored_results
 from condensery_catalogue.wording import (
+    EFFECT,
+    EXPLAINED,
     answer,
     claimed,
     collapse,
     collapses,
+    counted,
     effect,
+    explained,
     heading,
     measured,
     source,
@@ -33,11 +37,8 @@ from condensery_catalogue.wording import (
 )
 
 INDEX = "index.md"
-WORDS = """An effect is arm less baseline, turned so that more is better, with its 95 % interval over the seeds. A claim
-is *reproduced* where that interval contains what the paper says and excludes that there is nothing to it: no difference
-for a gain, the stated margin for a loss. *Inconclusive*: it contains both. *Partly*: on the claimed side, but not what
-the paper says. *Scaled-down*: at another scale than the paper's, with where it points. A claim that was only recalled
-and a net that collapsed are never reproduced. `catalogue/docs/verdicts.md` has the whole rule."""
+WORDS = f"""{EFFECT} {explained(EXPLAINED)} A claim that was only recalled is never reproduced.
+`catalogue/docs/verdicts.md` has the whole rule."""
 """What stands under the tables with verdicts."""
 RATES = (
     ("MACs, before over after", "macs_ratio", "{:.2f}x"),
@@ -73,8 +74,11 @@ def index_page(results: Sequence[Mapping[str, Any]]) -> str:
         said = ", ".join(f"{number} {verdict}" for verdict, number in sorted(verdicts.items())) or "-"
         link = f"[{result['key']}]({page_name(result)}.md)"
         seeds = str(len(result["seeds"]))
-        rows.append([link, result["tier"], result["scale"], seeds, said, _device(result), result["date"]])
-    table = markdown_table(("result", "tier", "scale", "seeds", "verdicts", "device", "date"), rows)
+        effects = (
+            "; ".join(f"`{c['claim']['id']}` {effect(c)}" for c in result["comparisons"] if effect(c) != "-") or "-"
+        )
+        rows.append([link, result["tier"], result["scale"], seeds, said, effects, _device(result), result["date"]])
+    table = markdown_table(("result", "tier", "scale", "seeds", "verdicts", "effects", "device", "date"), rows)
     return f"""# Results
 
 What was measured here, each beside the claims of its paper. {WORDS}
@@ -133,7 +137,7 @@ def _arms(result: Mapping[str, Any]) -> str:
     columns: dict[str, list[str]] = {"arm": [f"`{arm}`" for arm in result["arms"]]}
     for name in dict.fromkeys(name for arm in arms for name in arm["quality"]):
         columns[name] = [spread(arm["quality"].get(name)) for arm in arms]
-    columns["non-zeros"] = [f"{arm['nonzeros']:,} of {arm['parameters']:,}" for arm in arms]
+    columns["non-zeros"] = [f"{counted(arm['nonzeros'])} of {counted(arm['parameters'])}" for arm in arms]
     columns["collapsed"] = [_collapse(arm) for arm in arms]
 
     for title, key, form in RATES:

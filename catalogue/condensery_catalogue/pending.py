@@ -1,8 +1,8 @@
 """``reproduce --pending``: run what lacks a result, the most claims a minute first, as long as the budget lasts.
 
-A tier of a reproduction is made of jobs, one for each seed and arm; a job is one run in a folder of its own, so that
-whatever ends the queue, a budget, a kill or a machine that is taken away, it goes on later where it stood, also
-elsewhere once the folder is carried there. Jobs run in processes of their own, ``--jobs`` side by side.
+A tier of a reproduction is made of :mod:`jobs <condensery_catalogue.jobs>`: the trials of its grid, then one run for
+each seed and arm. Whatever ends the queue, it goes on later where it stood, also elsewhere once the folder is carried
+there. Jobs run in processes of their own, ``--jobs`` side by side.
 """
 
 from __future__ import annotations
@@ -16,16 +16,15 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from condensery.contract import Registry
 from condensery.errors import CondenseryError, UsageError
 from condensery.files import write_json
 from condensery_catalogue.estimates import Estimates
+from condensery_catalogue.jobs import Job, Jobs
 from condensery_catalogue.judging import judge
 from condensery_catalogue.listing import console, open_registry, table
-from condensery_catalogue.reproduce import finished
-from condensery_catalogue.reproduction import Reproduction, Tier, load_reproduction
+from condensery_catalogue.reproduction import load_reproduction
 from condensery_catalogue.results import stored_results
 from condensery_catalogue.running import check_device, quiet_libraries
 
@@ -33,49 +32,25 @@ POLL_S, GRACE_S = 0.2, 20.0
 """How often the queue looks after its jobs, and how long it waits for one that it has interrupted."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Job:
-    """One run: an arm of a tier with one seed.
-
-    :param folder: its own, which holds report, log and checkpoints.
-    """
-
-    key: str
-    tier: str
-    seed: int
-    arm: str
-    folder: Path
-
-    @property
-    def title(self) -> str:
-        """How the queue names it."""
-        return f"{self.key}, {self.tier}, seed {self.seed}, {self.arm}"
-
-
 @dataclasses.dataclass
 class Pending:
     """A tier that lacks its result.
 
-    :param jobs: those that have not ended, arms of the first seed first.
+    :param left: jobs that have not ended, trials first, then the arms of the first seed.
     :param minutes: estimate for all of them on one process.
     :param why: what stands in the way, an input that is missing, or nothing.
     """
 
-    plan: Reproduction
-    tier: str
-    jobs: list[Job]
+    jobs: Jobs
+    left: list[Job]
     minutes: float = 0.0
     why: str = ""
 
     @property
-    def chosen(self) -> Tier:
-        """The tier itself."""
-        return self.plan.tiers[self.tier]  # type: ignore[index]
-
-    @property
     def worth(self) -> float:
         """Claims that it answers per minute of what is left of it; a tier that is nearly done comes soon."""
-        compared = self.plan.compare if self.chosen.compare is None else self.chosen.compare
+        chosen = self.jobs.chosen
+        compared = self.jobs.plan.compare if chosen.compare is None else chosen.compare
         return max(1, len(compared)) / max(self.minutes, 0.01)
 
 
@@ -106,7 +81,7 @@ def run_pending(
         done = play_all(waiting, jobs, device, until)
     finally:
         for item in waiting:
-            conclude(registry, item, home)
+            conclude(item)
     print_queue(waiting, done)
 
 
@@ -129,27 +104,19 @@ def pending_tiers(registry: Registry, tiers: Sequence[str], home: Path, keys: Se
     for key in keys or registry.keys("recipes"):
         plan = load_reproduction(registry, key)
         stored = {result["tier"] for result in stored_results(registry, key)}
-        for tier in plan.tiers:
+        for tier, chosen in plan.tiers.items():
             if tier in tiers and tier not in stored:
-                jobs = [job for job in _jobs(plan, tier, home) if not (job.folder / "report.json").is_file()]
-                yield Pending(plan, tier, jobs)
-
-
-def _jobs(plan: Reproduction, tier: str, home: Path) -> Iterator[Job]:
-    """Yield all jobs of a tier, those that have ended too, the arms of the first seed first."""
-    chosen = plan.tiers[tier]  # type: ignore[index]
-    for seed in chosen.seeds:
-        for arm in chosen.arms:
-            yield Job(plan.key, tier, seed, arm, home / plan.key / tier / f"seed{seed}" / arm)
+                jobs = Jobs(registry, plan, chosen, tier, home / key / tier)
+                yield Pending(jobs, [job for job in jobs if not job.has_ended])
 
 
 def _estimate(item: Pending, estimates: Estimates, until: float | None) -> None:
-    """Work out how long the jobs of a tier take; one that can't start says why, and none is asked once time is up."""
-    if item.chosen.grid:
-        item.why = f"it tries a grid first: condensery reproduce {item.plan.key} --tier {item.tier}"
-        return
-    recipes = item.chosen.recipes(item.plan.key)
-    for job in item.jobs:
+    """Work out how long the jobs of a tier take; one that can't start says why, and none is asked once time is up.
+
+    A trial is taken to last as long as its arm's run with the values of the recipe.
+    """
+    recipes = item.jobs.chosen.recipes(item.jobs.plan.key)
+    for job in item.left:
         if until is not None and time.monotonic() > until:
             return
         try:
@@ -167,7 +134,7 @@ def play_all(waiting: Iterable[Pending], jobs: int, device: str, until: float | 
 
     A tier of which a job fails is left: its other jobs are not begun.
     """
-    queue = [(item, job) for item in waiting if not item.why for job in item.jobs]
+    queue = [(item, job) for item in waiting if not item.why for job in item.left]
     running: dict[subprocess.Popen[str], tuple[Pending, Job]] = {}
     done: list[Job] = []
     try:
@@ -175,11 +142,12 @@ def play_all(waiting: Iterable[Pending], jobs: int, device: str, until: float | 
             if until is not None and time.monotonic() > until:
                 break
 
-            # A job of a tier that has failed meanwhile is passed over.
-            while queue and len(running) < jobs:
-                item, job = queue.pop(0)
-                if not item.why:
-                    running[_begin(job, jobs, device)] = (item, job)
+            # Jobs of a tier that has failed meanwhile are dropped; one that waits for trials lets others go before it.
+            queue = [(item, job) for item, job in queue if not item.why]
+            for item, job in list(queue):
+                if len(running) < jobs and item.jobs.is_ready(job):
+                    queue.remove((item, job))
+                    running[_begin(item.jobs, job, jobs, device)] = (item, job)
 
             time.sleep(POLL_S)
             for process in [p for p in running if p.poll() is not None]:
@@ -196,11 +164,12 @@ def play_all(waiting: Iterable[Pending], jobs: int, device: str, until: float | 
     return done
 
 
-def _begin(job: Job, jobs: int, device: str) -> subprocess.Popen[str]:
+def _begin(jobs: Jobs, job: Job, side_by_side: int, device: str) -> subprocess.Popen[str]:
     """Start the process of one job, with its share of the processor's cores."""
-    threads = str(max(1, (os.cpu_count() or 1) // jobs))
+    threads = str(max(1, (os.cpu_count() or 1) // side_by_side))
     environment = {**os.environ, "OMP_NUM_THREADS": threads}
-    command = [sys.executable, "-m", __name__, job.key, job.tier, str(job.seed), job.arm, str(job.folder), device]
+    which = (job.key, job.tier, job.arm, str(job.seed), "-" if job.trial is None else str(job.trial))
+    command = [sys.executable, "-m", __name__, *which, str(jobs.folder), device]
     print(f"begun: {job.title}", file=sys.stderr, flush=True)
     return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
@@ -217,46 +186,25 @@ def _interrupt(running: Iterable[subprocess.Popen[str]]) -> None:
             process.communicate()
 
 
-def play(job: Job, device: str) -> None:
-    """Play one job in this process, from where an earlier one left it."""
-    from condensery.run import Progress, Run
-
-    registry = Registry.open()
-    plan = load_reproduction(registry, job.key)
-    recipe = seeded(plan, job)
-    if finished(job.folder, recipe) is None:
-        begun = (job.folder / "recipe.json").is_file()
-        quiet = Progress(quiet=True)
-        Run(recipe, registry, out=job.folder, device=device, resume=begun, tier=job.tier, show=quiet).execute()
-
-
-def seeded(plan: Reproduction, job: Job) -> Any:
-    """Return the recipe of one job: the arm's, with the seed and the names that a report keeps."""
-    plain = plan.tiers[job.tier].recipes(plan.key)[job.arm]  # type: ignore[index]
-    return plain.model_copy(update={"seed": job.seed, "paper": plan.card, "name": f"{plan.key}:{job.arm}"})
-
-
 # ---------------------------------------------------------------- what was reached
 
 
-def conclude(registry: Registry, item: Pending, home: Path) -> Path | None:
+def conclude(item: Pending) -> Path | None:
     """Write the result of a tier whose jobs have all ended; return its file, or ``None`` where some have not."""
-    reports: dict[str, list[dict[str, Any]]] = {arm: [] for arm in item.chosen.arms}
-    for job in _jobs(item.plan, item.tier, home):
-        try:
-            report = finished(job.folder, seeded(item.plan, job))
-        except CondenseryError as error:
-            item.why = str(error)
-            return None
-        if report is None:
-            return None
-        reports[job.arm].append(report)
+    jobs = item.jobs
+    if not all(job.has_ended for job in jobs):
+        return None
+    card = jobs.registry.card(jobs.plan.card) or {}
+    try:
+        choices, reports = jobs.choices(), jobs.reports()
+        result = judge(jobs.plan, jobs.ready(card), jobs.tier, card, reports, choices)
+    except CondenseryError as error:
+        item.why = str(error)
+        return None
 
-    card = registry.card(item.plan.card) or {}
-    result = judge(item.plan, item.chosen, item.tier, card, reports)
-    target = home / item.plan.key / item.tier / "result.json"
+    target = jobs.folder / "result.json"
     write_json(target, result)
-    item.jobs = []
+    item.left = []
     return target
 
 
@@ -267,18 +215,21 @@ def print_queue(waiting: Sequence[Pending], done: Sequence[Job]) -> None:
     shown = table("reproduction", "tier", "jobs left", "minutes", "state")
     ended = {job.folder for job in done}
     for item in waiting:
-        left = [job for job in item.jobs if job.folder not in ended]
+        left = [job for job in item.left if job.folder not in ended]
         state = item.why or ("result.json written" if not left else "pending")
-        minutes = f"{item.minutes * len(left) / max(1, len(item.jobs)):.0f}" if item.minutes else "-"
-        shown.add_row(*map(escape, (item.plan.key, item.tier, str(len(left)), minutes, state)))
+        minutes = f"{item.minutes * len(left) / max(1, len(item.left)):.0f}" if item.minutes else "-"
+        shown.add_row(*map(escape, (item.jobs.plan.key, item.jobs.tier, str(len(left)), minutes, state)))
     console().print(shown)
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Play the job that the arguments name; its errors are one line."""
-    key, tier, seed, arm, folder, device = arguments
+    """Play the job that the arguments name, from where an earlier process left it; its errors are one line."""
+    key, tier, arm, seed, trial, folder, device = arguments
     try:
-        play(Job(key, tier, int(seed), arm, Path(folder)), device)
+        registry = Registry.open()
+        plan = load_reproduction(registry, key)
+        jobs = Jobs(registry, plan, plan.tiers[tier], tier, Path(folder))  # type: ignore[index]
+        jobs.play(jobs.job(arm, int(seed), None if trial == "-" else int(trial)), device)
     except CondenseryError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

@@ -12,7 +12,7 @@ from typing import Any
 
 from condensery.files import json_text
 from condensery_catalogue.generated import keep, play
-from condensery_catalogue.judging import RATES, STORAGE, Report, compare
+from condensery_catalogue.judging import COUNTS, RATES, STORAGE, Report, compare
 from condensery_catalogue.listing import own_registry
 from condensery_catalogue.reproduction import Reproduction, load_reproduction
 from condensery_catalogue.results import recipe_file, stored_results
@@ -39,10 +39,12 @@ def seeds_of(figures: Mapping[str, Any]) -> list[Report]:
         storage = {name: figures["storage"][name][seed] for name in STORAGE if name in figures.get("storage", {})}
         if storage:
             storage["kilobytes"] = (storage["payload"] + storage["tables"]) / 1000
+        counts = {name: figures[name][seed] for name in COUNTS}
         quality = {name: said["values"][seed] for name, said in figures["quality"].items()}
         ratios = {ratio: figures[name][seed] for name, ratio in RATES.items() if name in figures}
         collapsed = figures["collapsed"][seed] if "collapsed" in figures else []
-        found.append({"after": {"quality": quality, "storage": storage}, "ratios": ratios, "collapsed": collapsed})
+        after = {**counts, "quality": quality, "storage": storage}
+        found.append({"after": after, "ratios": ratios, "collapsed": collapsed})
     return found
 
 

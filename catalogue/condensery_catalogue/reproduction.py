@@ -20,12 +20,14 @@ class Comparison(Strict):
 
     :param metric: dotted path in the report.
     :param baseline_arm: a gain or a loss is judged against it.
+    :param cause: why it didn't come out as claimed: what was tried, and what that gave.
     """
 
     claim: str
     metric: str
     arm: str
     baseline_arm: str | None = None
+    cause: str = ""
 
     @property
     def arms(self) -> list[str]:
@@ -73,6 +75,7 @@ class FigureSpec(Strict):
 class Tier(Strict):
     """One size of a reproduction: recipes by arm, with what they share under ``defaults``.
 
+    :param takes: how long all of its runs take, by the recipe's own estimate.
     :param grid: values by path of a recipe, such as ``train.optimizer.lr: [0.02, 0.05]``. Each arm gets those of its
         own that do best on a share of the training data, ``held_out``; the runs that count then train on all of them.
     """
@@ -80,6 +83,7 @@ class Tier(Strict):
     scale: Literal["paper", "scaled-down"] = "scaled-down"
     seeds: list[int] = Field(default=[0], min_length=1)
     note: str = ""
+    takes: str = Field("", pattern=r"^(\d+ (minutes|hours) on (one GPU|two CPU cores))?$")
     defaults: dict[str, Any] = {}
     arms: dict[str, dict[str, Any]] = Field(min_length=1)
     grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}

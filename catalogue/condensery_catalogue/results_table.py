@@ -15,7 +15,18 @@ from condensery_catalogue.generated import keep, markdown_table, play
 from condensery_catalogue.listing import own_registry
 from condensery_catalogue.reproduction import Reproduction, load_reproduction
 from condensery_catalogue.results import stored_results
-from condensery_catalogue.wording import answer, claimed, collapse, effect, measured, source, subject
+from condensery_catalogue.wording import (
+    EFFECT,
+    EXPLAINED,
+    answer,
+    claimed,
+    collapse,
+    effect,
+    explained,
+    measured,
+    source,
+    subject,
+)
 
 PAGE = Path("catalogue/docs/results.md")
 MODULE = "condensery_catalogue.results_table"
@@ -111,10 +122,16 @@ def results_page(registry: Registry) -> str:
 # Results
 
 What the papers claim, and what was measured here: figures of the last epoch, as mean ± sample standard deviation over
-the seeds, the baseline before the arrow. An effect is arm less baseline, turned so that more is better, with its 95 %
-interval. [What the words mean](verdicts.md): `reproduced` answers the claim and nothing else; a run at another scale
-than the paper's is `scaled-down` and says where it points; a net `collapsed` where a layer of it died, or its outputs
-no longer depend on its inputs. Tiers that nobody has run yet are `{PENDING}`.
+the seeds (runs that differ in their random numbers), the baseline before the arrow. {EFFECT}
+
+- *Tier*: `desk` takes minutes, mostly on a part of the training data; `paper` has the paper's net, data and schedule as
+  far as they are here, and its *scale* says whether that is so.
+- *Source*: `read` where it was published, in that row; `second-hand`, as another text gives it; `recalled`, from
+  memory.
+- *Verdict*, which answers the claim and nothing else ([the rule](verdicts.md)). {explained(EXPLAINED)} A verdict names
+  its cause where one was tested. A net *collapsed* where a layer of it died, or its outputs no longer depend on its
+  inputs. `{PENDING}`: nobody has run the tier yet; [each claim](claims.md) says how long that takes, or what is
+  missing.
 
 Each result lies beside its recipe, `reproductions/condensery_reproductions/<key>/<tier>.json`. `make pages` builds a
 page for each, with its picture, all arms, recipes, versions and machine.

@@ -51,10 +51,18 @@ def run_file(path: Path, options: RunOptions) -> None:
 
     :raises UsageError: for a missing or broken file.
     """
+    _run(recipe_data(path), path.stem, open_registry(), options)
+
+
+def recipe_data(path: Path) -> Mapping[str, Any]:
+    """Return what a recipe file says, as plain data.
+
+    :raises UsageError: for a missing or broken file.
+    """
     data = load_yaml(path)
     if not isinstance(data, Mapping):
         raise UsageError(f"{path}: a recipe is a mapping with model, task and stages")
-    _run(data, path.stem, open_registry(), options)
+    return data
 
 
 def run_composition(composition: str, model: str | None, task: str, epochs: int | None, options: RunOptions) -> None:

@@ -134,7 +134,7 @@ def _named(keys: Sequence[str], tiers: Sequence[str]) -> Iterator[str]:
     """Yield the folders of data that the pending recipes name: of their tasks, and of weights that they start from."""
     there = {path.name for path in _data_root().iterdir() if path.is_dir()}
     for item in pending_tiers(Registry.open(), tiers, Path("runs"), keys):
-        for recipe in item.chosen.recipes(item.plan.key).values():
+        for recipe in item.jobs.chosen.recipes(item.jobs.plan.key).values():
             text = json.dumps(recipe.dump())
             yield from (n for n in there if n == recipe.task.key or f"CONDENSERY_DATA/{n}/" in text)
 

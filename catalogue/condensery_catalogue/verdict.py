@@ -6,8 +6,8 @@ Most claims are of small losses, so "did it improve the net?" is the wrong quest
 says      the claim                                                the null, which must be excluded
 ========  =======================================================  ==================================================
 gain      the method is better than its baseline by this much      no difference
-loss      it is worse than its baseline by no more than this       a loss of ``margin``: twice the claimed one, at
-                                                                   least half a point (else one percent of the
+loss      it is worse than its baseline by no more than this; a    a loss of ``margin``: twice the claimed one, at
+          figure that came out better allows no loss at all        least half a point (else one percent of the
                                                                    baseline)
 level     the figure itself                                        a figure that is ``margin`` away
 bound     at least this rate, or at most this size; better counts  a figure that falls short by one percent
@@ -103,6 +103,11 @@ class Claimed:
     source: str = "read"
     sign: int = 1
 
+    @property
+    def allowed(self) -> float:
+        """What a loss may come to, 0 or less: a paper that says "nothing is lost" doesn't claim its luck of +0.06."""
+        return min(0.0, self.effect - self.rounding)
+
 
 @dataclasses.dataclass(frozen=True)
 class Judgement:
@@ -112,6 +117,7 @@ class Judgement:
         turned so that more is better.
     :param seeds_needed: how many seeds would exclude the null if the paper's effect is true, where that is the reason.
     :param as_claimed: the figures are what the claim says, however well the claim itself is known.
+    :param explained: ``why`` is the cause: a collapse, a claim that is only recalled, the quality that a size hangs on.
     """
 
     word: Word
@@ -119,6 +125,7 @@ class Judgement:
     interval: Interval
     seeds_needed: int | None = None
     as_claimed: bool = False
+    explained: bool = False
 
 
 def says_of(claim: Mapping[str, Any]) -> Says:
@@ -187,7 +194,7 @@ def judge(
 
     interval = welch(turned, against) if claim.says in ("gain", "loss") and against is not None else of_mean(turned)
     if collapsed:
-        return Judgement("not" if scale == "paper" else "scaled-down", "the net collapsed", interval)
+        return Judgement("not" if scale == "paper" else "scaled-down", "the net collapsed", interval, explained=True)
     found = _RULES[claim.says](claim, interval, turned)
     if scale != "paper":
         return Judgement("scaled-down", _direction(claim, interval), interval)
@@ -198,7 +205,8 @@ def judge(
     if found.word != "reproduced":
         return found
     if claim.source == "recalled":
-        return Judgement("partly", "as claimed, but the claim was only recalled", interval, as_claimed=True)
+        why = "as claimed, but the claim was only recalled"
+        return Judgement("partly", why, interval, as_claimed=True, explained=True)
     why = f"{found.why}; the claim as another text gives it" if claim.source == "second-hand" else found.why
     return dataclasses.replace(found, why=why, as_claimed=True)
 
@@ -207,7 +215,8 @@ def tied(judgement: Judgement, quality: Judgement) -> Judgement:
     """Return a size's judgement, given that of the quality at which it was claimed: small and bad is no answer."""
     if judgement.word != "reproduced" or quality.as_claimed or quality.word == "scaled-down":
         return judgement
-    return Judgement("partly", f"reached, but the quality beside it is {quality.word}", judgement.interval)
+    why = f"reached, but the quality beside it is {quality.word}"
+    return Judgement("partly", why, judgement.interval, explained=True)
 
 
 # ---------------------------------------------------------------- the five rules
@@ -225,11 +234,11 @@ def _gain(claim: Claimed, found: Interval, values: Sequence[float]) -> Judgement
 
 
 def _loss(claim: Claimed, found: Interval, values: Sequence[float]) -> Judgement:
-    reaches = found.high + claim.rounding >= claim.effect
+    reaches = found.high >= claim.allowed
     if found.low > -claim.margin:
         if reaches:
             return Judgement("reproduced", "loses no more than claimed", found)
-        return Judgement("partly", f"less than claimed, but a loss of {claim.margin:g} is excluded", found)
+        return Judgement("partly", f"loses more than claimed, but less than {claim.margin:g}", found)
     if reaches:
         return Judgement("inconclusive", f"a loss of {claim.margin:g} isn't excluded", found)
     return Judgement("not", "loses more than claimed", found)
@@ -315,7 +324,7 @@ def welch(values: Sequence[float], others: Sequence[float]) -> Interval:
 def seeds_needed(claim: Claimed, values: Sequence[float], others: Sequence[float] | None) -> int | None:
     """Return how many seeds exclude the null where the paper's figure is true and the noise is as seen here."""
     noise = statistics.variance(values) + (statistics.variance(others) if others is not None else 0.0)
-    distance = {"gain": claim.effect, "loss": claim.margin + claim.effect}.get(claim.says, claim.margin)
+    distance = {"gain": claim.effect, "loss": claim.margin + min(claim.effect, 0.0)}.get(claim.says, claim.margin)
     for n in range(SEEDS, 1001):
         if _quantile((2 if others is not None else 1) * (n - 1)) * math.sqrt(noise / n) < distance:
             return n

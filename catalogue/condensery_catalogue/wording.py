@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 RECALLED = "recalled"
@@ -11,6 +12,24 @@ UNSURE = {RECALLED: " (recalled, not read)", "second-hand": " (second-hand)"}
 """How a figure is marked that nobody here has read where it was published."""
 VERDICTS = {"not": "not reproduced", "partly": "partly reproduced"}
 """Verdicts that don't stand alone, in words that do."""
+
+EFFECT = "An effect is arm less baseline, turned so that more is better, with its 95 % interval over the seeds."
+EXPLAINED = {
+    "reproduced": "the interval contains what the paper says and excludes that there is nothing to it: no difference "
+    "for a gain, the stated margin for a loss",
+    "partly": "on the claimed side, but not what the paper says",
+    "inconclusive": "the interval contains both what the paper says and that there is nothing to it",
+    "not": "neither, or the net collapsed: a layer of it died, or its outputs no longer depend on its inputs",
+    "scaled-down": "another net, data set or schedule than the paper's, with where it points",
+}
+"""What each verdict means, for the places where it stands; ``docs/verdicts.md`` has the whole rule."""
+
+
+def explained(words: Iterable[str]) -> str:
+    """Return what some verdicts mean, one sentence each, in the order from best to worst."""
+    kept = set(words)
+    return " ".join(f"{VERDICTS.get(w, w).capitalize()}: {said}." for w, said in EXPLAINED.items() if w in kept)
+
 
 # ---------------------------------------------------------------- what a paper claims
 
@@ -38,8 +57,9 @@ def subject(claim: Mapping[str, Any]) -> str:
 
 
 def source(claim: Mapping[str, Any]) -> str:
-    """Return how a claim's figure is known, where it stands, and whether others than the authors say so."""
-    where = claim["value"].get("where") or claim.get("table")
+    """Return how a claim's figure is known, in which row of what, and whether others than the authors say so."""
+    places = (claim["value"].get("where") or claim.get("table"), claim.get("row"))
+    where = ", ".join(place for place in places if place)
     by = ", by a third party" if claim.get("by") == "third party" else ""
     return f"{claim['value']['source']}{f': {where}' if where else ''}{by}"
 
@@ -65,6 +85,13 @@ def spread(figures: Mapping[str, Any] | None) -> str:
     return f"{mean:.{places}f} ± {deviation:.{places}f}"
 
 
+def counted(counts: Sequence[int | None]) -> str:
+    """Return the counts of all seeds in words: their mean, and between what they lie where they differ."""
+    known = [count for count in counts if count is not None]
+    low, high = min(known), max(known)
+    return f"{low:,}" if low == high else f"{statistics.fmean(known):,.0f} ({low:,} to {high:,})"
+
+
 def measured(comparison: Mapping[str, Any]) -> str:
     """Return what a comparison measured in words: baseline and arm."""
     before = f"{spread(comparison['baseline'])} -> " if comparison["baseline"] else ""
@@ -80,6 +107,8 @@ def effect(comparison: Mapping[str, Any]) -> str:
     if said is None or said["says"] not in ("gain", "loss"):
         return "-"
     paper = "" if said["claimed"] is None else f"{said['claimed']:+.3g} claimed, "
+    if paper and said["says"] == "loss" and said["claimed"] > 0:
+        paper = f"no loss claimed ({said['claimed']:+.3g} printed), "
     noise = "" if said["interval"] is None else " ({:+.3g} to {:+.3g})".format(*said["interval"])
     return f"{paper}{said['effect']:+.3g} here{noise}"
 
@@ -109,6 +138,8 @@ def answer(result: Mapping[str, Any], comparison: Mapping[str, Any]) -> str:
         parts = [f"{parts[0]}: {said['why']}"]
         if said["seeds_needed"]:
             parts.append(f"{said['seeds_needed']} seeds would do")
+        if "cause" in said:
+            parts.append(f"cause: {said['cause']}" if said["cause"] else "cause not tested yet")
 
     for arm in (comparison["arm"], comparison["baseline_arm"]):
         if arm is not None and (gone := collapse(result["arms"][arm])):

@@ -15,7 +15,7 @@ import secrets
 import sys
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, NoReturn
@@ -192,7 +192,46 @@ def json_text(data: Any, default: Callable[[Any], Any] | None = None) -> str:
     return json.dumps(plain, indent=1) + "\n"
 
 
+def append_lines(path: Path, entries: Sequence[Mapping[str, Any]]) -> None:
+    """Add JSON objects to a file, one a line, each with a checksum; they are on the disk when this returns.
+
+    :raises FileError: if they can't be written.
+    """
+    plain = [json.loads(json.dumps(entry, allow_nan=False)) for entry in entries]
+    text = "".join(json.dumps({**entry, SEAL: seal(entry)}, separators=(",", ":")) + "\n" for entry in plain)
+    try:
+        with path.open("ab") as file:
+            file.write(text.encode())
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise unwritable(path, error) from None
+
+
 # ---------------------------------------------------------------- reading
+
+
+def read_lines(path: Path, how: str) -> list[Any]:
+    """Read what :func:`append_lines` wrote; a last line that a kill cut off is dropped, in the file too.
+
+    :param how: to go on where it is damaged.
+    :raises ArtifactError: one line that names the file and the line.
+    """
+    if not path.is_file():
+        return []
+    entries: list[Any] = []
+    try:
+        if path.stat().st_size > size_limit():
+            raise ValueError(f"larger than {size_limit():,} bytes")
+        content = path.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        for line in content[:whole].splitlines():
+            entries.append(unsealed(line, sealed=True))
+        if whole < len(content):
+            os.truncate(path, whole)
+    except (OSError, ValueError) as error:
+        raise damaged(Path(f"{path} line {len(entries) + 1}"), error, how) from None
+    return entries
 
 
 def read_json(path: Path, how: str, *, sealed: bool = False) -> Any:

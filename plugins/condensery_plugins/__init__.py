@@ -16,6 +16,7 @@ CODECS = (
     ("palette", "codecs.palette:Palette"),
     ("product-codebook", "codecs.codebooks:ProductCodebook"),
     ("residual-codebook", "codecs.codebooks:ResidualCodebook"),
+    ("signs", "codecs.signs:Signs"),
     ("sparse-index", "codecs.sparse_index:SparseIndex"),
     ("ternary", "codecs.ternary:Ternary"),
 )
@@ -27,10 +28,19 @@ LAYERS = (
     ("integer-conv2d", "quantization.integer_layers:IntegerConv2d"),
     ("integer-linear", "quantization.integer_layers:IntegerLinear"),
     ("mask", "pruning.masks:Mask"),
+    ("scaled-sign", "quantization.signs:ScaledSign"),
+    ("scaled-ternary", "quantization.signs:ScaledTernary"),
+    ("tanh-levels", "quantization.tanh_levels:TanhLevels"),
     ("thinned-conv2d", "pruning.thinned:ThinnedConv2d"),
     ("thinning-mask", "pruning.thinned:ThinningMask"),
+    ("uniform", "quantization.uniform:Uniform"),
 )
 """Those that several methods share; a method's own stand in its card."""
+SEARCHES = (
+    ("nsga2", "searches.drawn:EvolutionarySearch"),
+    ("random", "searches.drawn:RandomSearch"),
+    ("tpe", "searches.drawn:TreeParzenSearch"),
+)
 TASKS = (
     ("cifar10", "tasks.cifar:Cifar10"),
     ("cifar100", "tasks.cifar:Cifar100"),
@@ -96,6 +106,11 @@ class Builtin(Papers):
     def register_tasks(self, register: Register) -> None:
         """Offer the tasks."""
         self._offer(register, TASKS)
+
+    @hookimpl
+    def register_searches(self, register: Register) -> None:
+        """Offer the outer loops over recipes."""
+        self._offer(register, SEARCHES)
 
     @hookimpl
     def register_models(self, register: Register) -> None:

@@ -17,6 +17,7 @@ from condensery_catalogue.results import TierName
 
 KEY = "made-up"
 ON: dict[str, Any] = {"kind": "quality", "unit": "%", "model": "M", "dataset": "D"}
+ROW = {"row": "M, pruned", "protocol": "last epoch"}
 CARD: dict[str, Any] = {
     "key": KEY,
     "ref": 7,
@@ -29,7 +30,7 @@ CARD: dict[str, Any] = {
     "composition": "magnitude -> hinton-kd{teacher=original}",
     "status": "tested",
     "claims": [
-        {**ON, "id": "error", "metric": "error", "better": "lower"}
+        {**ON, **ROW, "id": "error", "metric": "error", "better": "lower"}
         | {"baseline": {"value": 6, "source": "read", "where": "p. 1"}}
         | {"value": {"value": 4.4, "source": "read", "where": "p. 1"}},
         {**ON, "id": "gain", "metric": "error", "unit": "points", "better": "lower", "says": "gain"}

@@ -38,7 +38,7 @@ def test_list_and_show_import_no_torch() -> None:
             f"import sys; sys.argv = ['condensery', *{arguments!r}]\n"
             "from condensery_catalogue.cli import main\n"
             "try: main()\nexcept SystemExit: pass\n"
-            "heavy = [m for m in ('torch', 'timm', 'transformers') if m in sys.modules]\n"
+            "heavy = [m for m in ('torch', 'timm', 'transformers', 'optuna') if m in sys.modules]\n"
             "print('HEAVY', heavy)"
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -19,7 +19,7 @@ from condensery.errors import CondenseryError
 from condensery_catalogue import drawing
 from condensery_catalogue.drawing import draw, draw_points, draw_rows, save_drawing
 from condensery_catalogue.judging import judge
-from condensery_catalogue.points import at_one_x, describe, is_drawn, points
+from condensery_catalogue.points import at_one_x, comparable, describe, is_drawn, points
 from condensery_catalogue.reproduction import Reproduction
 from condensery_catalogue.results import stored_results
 
@@ -93,7 +93,7 @@ def test_an_svg_says_what_it_shows() -> None:
 def test_stored_results_are_drawn_the_same_each_time(result: dict[str, Any]) -> None:
     text = draw(result)
     assert draw(result) == text
-    names = [f"{c['claim']['id']}-{c['arm']}" for c in result["comparisons"]]
+    names = [f"{c['claim']['id']}-{c['arm']}" for c in comparable(result)]
     if "figure" in result:
         names = [arm for arm in result["arms"] if arm != result["figure"]["baseline_arm"]]
     for name in names:

@@ -10,6 +10,7 @@ from condensery.errors import UnknownKey, UsageError
 from condensery_catalogue.judging import dig, judge
 from condensery_catalogue.rejudge import rejudged, seeds_of
 from condensery_catalogue.reproduce import print_result
+from condensery_catalogue.wording import answer
 
 
 def test_judge_by_hand() -> None:
@@ -110,6 +111,21 @@ def test_a_size_without_its_quality_is_not_reproduced(errors: list[float], says:
         plan(compare=[SIZE]).comparisons(made.tiers["paper"], SIZED)
 
 
+def test_a_verdict_that_is_not_as_claimed_tells_its_cause_or_that_nobody_tested_it() -> None:
+    """Errors that rise by 0.1 where a gain of 1.6 is claimed."""
+    worse = {"plain": [6.0, 6.1, 6.2], "better": [6.1, 6.2, 6.3]}
+    reports = {arm: [report(0, error=e) for e in found] for arm, found in worse.items()}
+    for cause, said in (
+        ("", "cause not tested yet"),
+        ("a longer training gains 1.6", "cause: a longer training gains 1.6"),
+    ):
+        made = plan(compare=[{**ERROR, "cause": cause}])
+        found = judge(made, made.tiers["paper"], "paper", CARD, reports)
+        assert answer(found, found["comparisons"][0]) == f"not reproduced: no gain; {said}"
+        smaller = judge(made, made.tiers["smoke"], "smoke", CARD, reports)
+        assert "cause" not in smaller["comparisons"][0]["verdict"]
+
+
 def test_a_stored_result_is_judged_again_by_todays_claims() -> None:
     """The paper's figure of 4.4 becomes 5.4: what was a gain of 1.6, as claimed, is now more than the claimed 0.6."""
     made = result("paper", REPRODUCED)
@@ -129,3 +145,14 @@ def test_what_a_size_is_judged_by_is_kept() -> None:
     assert dig(first, "after.storage.kilobytes") == 0.05
     assert (dig(first, "ratios.compression_rate"), dig(second, "ratios.compression_rate")) == (2.0, 3.0)
     assert dig(second, "after.quality.error") == 4.5
+
+
+def test_counts_are_kept_for_each_seed() -> None:
+    """A net may keep 21 weights with one seed and 16 with the next."""
+    made = plan()
+    runs = [report(seed, error=4.5) for seed in (0, 1)]
+    for run, left in zip(runs, (21, 16), strict=True):
+        run["after"]["nonzeros"] = left
+    figures = judge(made, made.tiers["desk"], "desk", CARD, {"plain": runs, "better": runs})["arms"]["better"]
+    assert figures["nonzeros"] == [21, 16]
+    assert [dig(run, "after.nonzeros") for run in seeds_of(figures)] == [21.0, 16.0]

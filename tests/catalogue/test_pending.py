@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -11,11 +12,14 @@ import time
 from pathlib import Path
 
 import pytest
+from tests.catalogue import made_up
+from tests.catalogue.made_up import KEY, SMALL, install
 
 from condensery import Registry, Run, UsageError
 from condensery.recipe import parse_recipe
 from condensery_catalogue.estimates import OVERHEAD, Estimates, Stopwatch
-from condensery_catalogue.pending import Job, Pending, pending_tiers, seconds_in
+from condensery_catalogue.jobs import Jobs
+from condensery_catalogue.pending import Pending, conclude, main, pending_tiers, run_pending, seconds_in
 from condensery_catalogue.reproduction import load_reproduction
 
 REGISTRY = Registry.open()
@@ -70,31 +74,107 @@ def test_a_base_that_the_cache_has_is_not_counted(tmp_path: Path, monkeypatch: p
 
 
 def test_what_has_a_stored_result_is_not_pending(tmp_path: Path) -> None:
-    found = {(item.plan.key, item.tier) for item in pending_tiers(REGISTRY, ("desk", "paper"), tmp_path, ())}
-    assert ("hinton-kd", "desk") not in found
-    assert ("hinton-kd", "paper") in found
+    waiting = pending_tiers(REGISTRY, ("desk", "paper"), tmp_path, ())
+    found = {(item.jobs.plan.key, item.jobs.tier) for item in waiting}
+    assert ("deep-compression", "paper") not in found
+    assert ("network-slimming", "paper") in found
     assert all(tier != "smoke" for _, tier in found)
 
 
 def test_jobs_are_one_for_each_seed_and_arm_and_those_that_ended_are_left_out(tmp_path: Path) -> None:
-    (item,) = pending_tiers(REGISTRY, ("paper",), tmp_path, ("hinton-kd",))
-    assert [(job.seed, job.arm) for job in item.jobs[:3]] == [(0, "alone"), (0, "distilled"), (1, "alone")]
+    (item,) = pending_tiers(REGISTRY, ("paper",), tmp_path, ("hinton-kd-cifar",))
+    first = [(0, "cifar100-alone"), (0, "cifar100-taught"), (0, "cifar10-alone"), (0, "cifar10-taught")]
+    assert [(job.seed, job.arm) for job in item.left[:5]] == [*first, (1, "cifar100-alone")]
 
-    ended = item.jobs[0].folder
+    ended = item.left[0].folder
     ended.mkdir(parents=True)
     (ended / "report.json").write_text("{}")
-    (item,) = pending_tiers(REGISTRY, ("paper",), tmp_path, ("hinton-kd",))
-    assert [(job.seed, job.arm) for job in item.jobs[:2]] == [(0, "distilled"), (1, "alone")]
+    (item,) = pending_tiers(REGISTRY, ("paper",), tmp_path, ("hinton-kd-cifar",))
+    assert [(job.seed, job.arm) for job in item.left[:3]] == first[1:]
 
 
 def test_more_claims_a_minute_come_first(tmp_path: Path) -> None:
     """Six claims in 60 minutes are worth as much as one in 10, and more than one in 11."""
-    many = load_reproduction(REGISTRY, "deep-compression")
-    one = load_reproduction(REGISTRY, "hinton-kd")
-    job = Job("any", "paper", 0, "arm", tmp_path)
-    assert len(many.tiers["paper"].compare or ()) == 6
-    assert Pending(many, "paper", [job], 60.0).worth == pytest.approx(Pending(one, "paper", [job], 10.0).worth)
-    assert Pending(many, "paper", [job], 60.0).worth > Pending(one, "paper", [job], 11.0).worth
+
+    def pending(key: str, minutes: float) -> Pending:
+        plan = load_reproduction(REGISTRY, key)
+        jobs = Jobs(REGISTRY, plan, plan.tiers["paper"], "paper", tmp_path)
+        return Pending(jobs, list(jobs), minutes)
+
+    assert len(pending("deep-compression", 1).jobs.chosen.compare or ()) == 6
+    assert pending("deep-compression", 60.0).worth == pytest.approx(pending("hinton-kd", 10.0).worth)
+    assert pending("deep-compression", 60.0).worth > pending("hinton-kd", 11.0).worth
+
+
+@pytest.fixture
+def gridded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Install a paper whose arms learn nothing at one rate, something at the next, and diverge at the last."""
+    arms = {"plain": {"stages": [{"name": "longer", "epochs": 4}]}, "better": {"stages": [{"name": "l", "epochs": 6}]}}
+    small = {**SMALL, "model": {"key": "mlp", "hidden": [32]}, "data": {"subset": {"size": 256}}}
+    grid = {"train.optimizer.lr": [1e-9, 0.1, 1e30]}
+    tier = {"defaults": {**small, "train": {"batch_size": 16}}, "arms": arms, "grid": grid, "held_out": 0.2}
+    monkeypatch.setitem(made_up.RECIPE, "tiers", {"smoke": {**tier, "seeds": [0]}})
+    monkeypatch.setitem(made_up.RECIPE, "compare", [])
+    install(tmp_path / "site", "brings_a_grid", monkeypatch)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'site'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    return tmp_path
+
+
+def test_trials_of_a_grid_are_jobs_and_the_runs_that_count_wait_for_those_of_their_arm(gridded: Path) -> None:
+    registry = Registry.open()
+    (item,) = pending_tiers(registry, ("smoke",), gridded / "out", (KEY,))
+    arms = first, second = tuple(item.jobs.chosen.arms)
+    assert [(job.arm, job.seed, job.trial) for job in item.left] == [
+        *((first, 0, number) for number in range(3)),
+        *((second, 0, number) for number in range(3)),
+        *((arm, 0, None) for arm in arms),
+    ]
+    for trial in item.left[:3]:
+        trial.folder.mkdir(parents=True)
+        (trial.folder / "report.json").write_text("{}")
+    assert [item.jobs.is_ready(item.jobs.job(arm, 0)) for arm in arms] == [True, False]
+
+
+def test_a_tier_is_concluded_with_what_each_arm_tried_and_chose(gridded: Path) -> None:
+    (item,) = pending_tiers(Registry.open(), ("smoke",), gridded / "out", (KEY,))
+    for job in item.left:
+        assert conclude(item) is None
+        trial = "-" if job.trial is None else str(job.trial)
+        assert main([KEY, "smoke", job.arm, str(job.seed), trial, str(item.jobs.folder), "cpu"]) == 0
+    written = conclude(item)
+    assert written is not None
+    result = json.loads(written.read_text())
+    for arm in ("plain", "better"):
+        assert result["grid"][arm]["chosen"] == {"train.optimizer.lr": 0.1}
+        low, high, diverged = (entry["score"] for entry in result["grid"][arm]["tried"])
+        assert low < high
+        assert diverged is None
+        assert result["recipes"][arm]["train"]["optimizer"]["lr"] == 0.1
+
+
+def test_a_trial_that_diverged_is_not_tried_again(gridded: Path) -> None:
+    (item,) = pending_tiers(Registry.open(), ("smoke",), gridded / "out", (KEY,))
+    trial = item.left[2]
+    assert "diverged" in item.jobs.play(trial, "cpu")
+    written = (trial.folder / "report.json").stat().st_mtime_ns
+    assert "diverged" in item.jobs.play(trial, "cpu")
+    assert (trial.folder / "report.json").stat().st_mtime_ns == written
+    assert trial not in next(iter(pending_tiers(Registry.open(), ("smoke",), gridded / "out", (KEY,)))).left
+
+
+@pytest.mark.slow
+def test_the_queue_tries_a_grid_in_processes_side_by_side(gridded: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """All is played before but the last trial of one arm, and that arm's run, which must wait for it."""
+    (item,) = pending_tiers(Registry.open(), ("smoke",), gridded / "out", (KEY,))
+    waiting = [item.jobs.job("plain", 0, 2), item.jobs.job("plain", 0)]
+    for job in item.left:
+        if job not in waiting:
+            item.jobs.play(job, "cpu")
+    run_pending(("smoke",), None, 2, gridded / "out", "cpu", (KEY,))
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith(("begun", "done"))]
+    assert sorted(said) == sorted(f"{word}: {job.title}" for job in waiting for word in ("begun", "done"))
+    assert said[0] == f"begun: {waiting[0].title}"
+    assert (gridded / "out" / KEY / "smoke" / "result.json").is_file()
 
 
 @pytest.mark.slow

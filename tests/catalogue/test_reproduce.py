@@ -12,9 +12,10 @@ from condensery.contract import Registry
 from condensery.errors import ArtifactError, CondenseryError, UsageError
 from condensery.files import write_json
 from condensery_catalogue import reproduce, results
+from condensery_catalogue.jobs import finished
 from condensery_catalogue.judging import dig
 from condensery_catalogue.metrics import measures
-from condensery_catalogue.reproduce import finished, reproduce_paper
+from condensery_catalogue.reproduce import reproduce_paper
 from condensery_catalogue.reproduction import load_reproduction
 from condensery_catalogue.running import RunOptions
 from condensery_catalogue.showing import show_card

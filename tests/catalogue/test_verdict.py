@@ -83,6 +83,15 @@ def test_gains_and_losses(says: Says, effect: float, here: float, expected: str)
     assert word(claim(says, effect), around(90 + here), around(90.0)) == expected
 
 
+@pytest.mark.parametrize(
+    ("here", "expected"),
+    [(0.06, "reproduced"), (0.0, "reproduced"), (-0.02, "reproduced"), (-0.06, "partly"), (-0.7, "not")],
+)
+def test_where_nothing_was_lost_a_claim_of_no_loss_allows_none(here: float, expected: str) -> None:
+    """A paper's figure is 0.06 better. The intervals reach 0.023 to each side: that around -0.02 contains no loss."""
+    assert word(claim("loss", 0.06, rounding=0.01), around(90 + here), around(90.0)) == expected
+
+
 def test_lower_may_be_better() -> None:
     """An error that falls from 6.75 to 6.60 is a gain of 0.15."""
     given = claim("gain", 0.15, sign=-1)

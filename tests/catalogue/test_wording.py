@@ -42,7 +42,7 @@ def test_nothing_measured_is_a_dash() -> None:
 def test_claims_in_words() -> None:
     error, gain, theirs, words = CARD["claims"]
     assert [claimed(c) for c in (error, gain, words)] == ["6 -> 4.4 %", "1.5 (recalled, not read) points", "better"]
-    assert source(error) == "read: p. 1"
+    assert source(error) == "read: p. 1, M, pruned"
     assert source(theirs) == "recalled, by a third party"
     assert figure({"value": 12, "source": "second-hand"}) == "12 (second-hand)"
 

@@ -15,6 +15,7 @@ from condensery import Layer, Method, Registry, Task, Transform
 from condensery.contract import Card, settings_of
 from condensery.contract.cards import read_card
 from condensery.nets import Branch, Leaf
+from condensery.run import Search
 
 REGISTRY = Registry.open()
 FILES = {
@@ -29,6 +30,7 @@ KINDS: dict[str, type | tuple[type, ...]] = {
     "layers": (Transform, Layer),
     "codecs": (Leaf, Branch),
     "tasks": Task,
+    "searches": Search,
 }
 
 
@@ -95,7 +97,7 @@ def test_figures_nobody_read_stay_recalled() -> None:
     assert {k for k in recalled if k.startswith("magnitude:")} == {
         f"magnitude:{c.id}" for c in CARDS["magnitude"].claims if c.id not in ("lenet-300-100-rate", "lenet-5-rate")
     }
-    assert recalled >= {"lsq:resnet18-w3a3", "lsq:resnet18-w4a4", "deep-mutual-learning:resnet32-cifar100"}
+    assert recalled >= {"obs:monk1-weights", "soft-filter-pruning:resnet56-trained", "thinet:resnet50-50"}
 
 
 @pytest.mark.parametrize("key", CARDS)

@@ -9,6 +9,7 @@ import torch
 import condensery_reproductions
 from condensery.contract import Registry
 from condensery.recipe import load_yaml
+from condensery.run import Run
 from condensery.storage import build_with_weights
 from condensery_catalogue import rejudge
 from condensery_catalogue.metrics import measures
@@ -65,6 +66,17 @@ def test_smoke_runs(key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     first = next(iter(result["arms"].values()))
     assert len(first["quality"]["accuracy"]["values"]) == len(result["seeds"]) == 1
     assert (tmp_path / "out" / "smoke" / "result.svg").is_file() == is_drawn(result)
+    plan = load_reproduction(REGISTRY, key)  # whatever is compared is kept, so that it can be judged again
+    assert rejudge.rejudged(result, plan, REGISTRY.card(plan.card) or {})["comparisons"] == result["comparisons"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("key", KEYS)
+def test_what_is_to_be_run_for_hours_plays_two_batches_a_stage(key: str, tmp_path: Path) -> None:
+    """The dry run of each arm of the desk and paper tiers; it needs their data."""
+    for name, tier in load_reproduction(REGISTRY, key).tiers.items():
+        for arm, recipe in tier.recipes(key).items() if name != "smoke" else ():
+            assert Run(recipe, REGISTRY, out=tmp_path / name / arm, device="cpu").check().calls
 
 
 def test_each_stored_result_belongs_to_the_recipe_of_its_folder() -> None:

@@ -15,6 +15,7 @@ from .managers import StageManager as StageManager
 from .methods import Method as Method
 from .methods import Words as Words
 from .methods import build_method as build_method
+from .methods import configured as configured
 from .methods import settings_of as settings_of
 from .methods import takes_list as takes_list
 from .papers import Papers as Papers

@@ -34,6 +34,8 @@ Domain = Literal[
 ]
 Text = Annotated[str, Field(min_length=1)]
 Number = int | Annotated[float, Field(allow_inf_nan=False)]
+LACKS = ("data", "net", "hardware", "method", "recipe", "same")
+"""What may keep a claim from being compared: all but the last two put it out of reach; ``same`` names another claim."""
 Target = Annotated[str, Field(pattern=r"^(\w+:)?[A-Za-z_]\w*$")]
 """``Name`` in the Python file beside the card, or ``sibling:Name`` in another file of the folder."""
 
@@ -150,6 +152,10 @@ class Claim(Worded):
     """One figure of a paper. A result never edits it.
 
     :param better: which way the metric is better; a recipe's measured metric has to agree.
+    :param row: the row of the table, or the sentence, that a figure was read in, and ``protocol`` how it was measured
+        there: schedule, which epoch, how counted. A number that was read has both.
+    :param note: the paper's sentence, where ``says`` isn't what the figures alone would say.
+    :param lacks: why no recipe compares it at the paper's scale: what is missing, and its name.
     :param says: what kind of statement it is, where that doesn't follow from kind and figures: a ``gain`` over the
         baseline, a ``loss`` of no more than the figures show, a ``level``, a ``bound`` or a ``count``. A gain or loss
         without a baseline states the difference itself, and a statement that says ``gain`` means any gain.
@@ -172,6 +178,10 @@ class Claim(Worded):
     at: str | None = None
     by: Literal["authors", "third party"] = "authors"
     table: str | None = None
+    row: str = ""
+    protocol: str = ""
+    note: str = ""
+    lacks: str = Field("", pattern=rf"^(({'|'.join(LACKS)}): \S.*)?$")
 
     @model_validator(mode="after")
     def _says_where(self) -> Claim:
@@ -182,6 +192,17 @@ class Claim(Worded):
                 raise ValueError(f"{name}: say where it was read")
             if figure.source == "second-hand" and not figure.where:
                 raise ValueError(f"{name}: say which text gives it")
+            if figure.source == "read" and not isinstance(figure.value, str) and not (self.row and self.protocol):
+                raise ValueError(f"{name}: a figure that was read needs its row and protocol")
+        return self
+
+    @model_validator(mode="after")
+    def _says_why(self) -> Claim:
+        if self.says != "loss" or self.note or self.baseline is None:
+            return self
+        worse, better = (self.baseline.value, self.value.value)[:: 1 if self.better == "higher" else -1]
+        if not isinstance(worse, str) and not isinstance(better, str) and worse < better:
+            raise ValueError("it says loss of a figure that came out better: quote the paper's sentence in note")
         return self
 
 

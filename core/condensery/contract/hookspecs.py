@@ -107,7 +107,7 @@ class OfferingSpecs:
 
     @hookspec
     def register_searches(self, register: Register) -> None:
-        """Offer outer loops over recipes: the target is a :class:`condensery.run.search.Search`."""
+        """Offer outer loops over recipes: the target is a :class:`condensery.run.Search`."""
 
 
 class StageSpecs:

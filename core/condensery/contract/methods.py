@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import operator
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Literal, NamedTuple, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
 from condensery.errors import CondenseryError, PluginError, UnknownKey, UsageError, short
 
@@ -45,7 +45,7 @@ class Method:
         return Words(self.needs, self.leaves, self.removes)
 
 
-def settings_of(cls: type[Method]) -> dict[str, dataclasses.Field[Any]]:
+def settings_of(cls: type[Any]) -> dict[str, dataclasses.Field[Any]]:
     """Return the hyper-parameters of a method class by name."""
     return {field.name: field for field in dataclasses.fields(cls) if field.init}
 
@@ -63,7 +63,22 @@ def build_method(
     if not (dataclasses.is_dataclass(cls) and issubclass(cls, Method)):
         raise PluginError(f"{key}: {cls.__name__} must be a dataclass that extends condensery.Method")
 
-    known = settings_of(cls)
+    return configured(key, cls, settings, card)
+
+
+T = TypeVar("T")
+
+
+def configured(
+    key: str, cls: type[T], settings: Mapping[str, Any], card: Mapping[str, Any] | None = None, **given: Any
+) -> T:
+    """Build what a user configures by settings: a dataclass of a plugin's.
+
+    :param given: its fields that are no settings of the user's.
+    :raises UnknownKey: for a setting that it doesn't have.
+    :raises UsageError: for a value of the wrong type or out of range.
+    """
+    known = settings_of(cls).keys() - given.keys()
     for name in settings:
         if name not in known:
             raise UnknownKey("hyper-parameter", name, known, where=key)
@@ -75,7 +90,7 @@ def build_method(
         for name, value in settings.items()
     }
     try:
-        return cls(**checked)
+        return cls(**checked, **given)
     except CondenseryError:
         raise
     except (TypeError, ValueError) as error:

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from condensery.errors import UsageError
 from condensery.measure.work import no_fast_path
-from condensery.nets import attached, clone, detach
+from condensery.nets import attached, detach, lent
 from condensery.tasks import Batch, Task
 
 # The order of tensors in a safetensors file: by element type in this order, then by name.
@@ -40,11 +40,11 @@ DTYPES = {
 
 
 def without_transforms(model: nn.Module, *, activations: bool = False) -> nn.Module:
-    """Return a copy whose weights are what the layers use, as plain parameters.
+    """Return a copy whose weights are what the layers use, as plain parameters; where they are the net's, it is lent.
 
     :param activations: keep the transforms on inputs and outputs of layers; they act on what isn't known yet.
     """
-    net = clone(model)
+    net = lent(model)
     for module in list(net.modules()):
         for name in list(module.parametrizations) if parametrize.is_parametrized(module) else ():  # type: ignore[arg-type]
             value = getattr(module, name).detach().clone()

@@ -84,29 +84,34 @@ def _lay_channels_last(module: nn.Module, args: Any, kwargs: Any) -> Any:
     return channels_last(args), channels_last(kwargs)
 
 
-def used_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Return every parameter by name, as the layers use it: through its transforms.
+def used_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yield every parameter with its name, as the layers use it: through its transforms.
 
     Numbers that a registered layer counts as its parameters are among them, transforms' own parameters are not. What
-    two modules share is there once, for the first.
+    two modules share comes once, for the first. One at a time, because together they take as much as the net.
     """
-    values: dict[str, Tensor] = dict(own_parameters(model))
+    own, changed = own_parameters(model), {item.target for item in attached(model)}
+    for name, value in own.items():
+        yield name, _used(model, name) if name in changed else value.detach()
 
-    with torch.no_grad():
-        for item in attached(model):
-            if item.target in values:
-                owner, tensor = owner_of(model, item.target)
-                values[item.target] = getattr(owner, tensor)
-        for path, module in model.named_modules():
-            for name, value in module.counted().items() if isinstance(module, Layer) else ():
-                values.setdefault(f"{path}.{name}" if path else name, value)
-    return values
+    for path, module in model.named_modules():
+        for name, value in module.counted().items() if isinstance(module, Layer) else ():
+            full = f"{path}.{name}" if path else name
+            if full not in own:
+                yield full, value
+
+
+@torch.no_grad()
+def _used(model: nn.Module, target: str) -> Tensor:
+    owner, tensor = owner_of(model, target)
+    used: Tensor = getattr(owner, tensor)
+    return used
 
 
 def layer_counts(model: nn.Module) -> dict[str, dict[str, int]]:
     """Return parameters and non-zeros by the path of the module that owns them, see :func:`used_tensors`."""
     found: dict[str, dict[str, int]] = {}
-    for name, value in used_tensors(model).items():
+    for name, value in used_tensors(model):
         layer = found.setdefault(name.rpartition(".")[0], {"parameters": 0, "nonzeros": 0})
         layer["parameters"] += value.numel()
         layer["nonzeros"] += int(value.count_nonzero())

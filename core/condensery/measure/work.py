@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_leaves
 
 from condensery.errors import UsageError
 from condensery.measure.ops import KEEPS, PRODUCTS, Product, is_free
-from condensery.nets import Layer, Stack, clone
+from condensery.nets import Layer, Stack, lent
 from condensery.tasks import Batch, Task
 
 
@@ -77,7 +77,7 @@ def count_work(task: Task, model: nn.Module, bits: Mapping[str, int] | None = No
     :param bits: width of weights that were quantized and baked since, by tensor name.
     :raises UsageError: naming the ops that have no formula and aren't free.
     """
-    net = clone(model).cpu().eval()
+    net = lent(model).cpu().eval()
     inputs = Batch(task.example(1))
     counter = _Counter(net, bits or {})
     with no_fast_path(), torch.no_grad(), counter:

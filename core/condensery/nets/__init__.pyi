@@ -3,6 +3,7 @@ from .cloning import clone as clone
 from .cloning import evaluating as evaluating
 from .cloning import fill_from as fill_from
 from .cloning import frozen as frozen
+from .cloning import hollow as hollow
 from .cloning import keep_owners as keep_owners
 from .cloning import lent as lent
 from .cloning import plain as plain

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 from torch.nn.utils.spectral_norm import SpectralNorm
@@ -39,13 +39,24 @@ def clone(model: nn.Module) -> nn.Module:
 
 
 def lent(model: nn.Module) -> nn.Module:
-    """Return a copy with modules of its own and the net's own tensors.
+    """Return a copy whose parameters lie in the net's own memory, so that it takes next to none.
 
-    Nobody may write to these; a cut puts others in their places. Only transforms cut theirs in place: they get copies.
+    What is written into one of them is written into the net's as well; one may be moved, frozen, cut, or replaced by
+    another. Buffers are copied, because a pass may write to them, and so is all that belongs to transforms.
     """
+    return _copied(model, _made_of(model, lambda value: value))
+
+
+def hollow(model: nn.Module) -> nn.Module:
+    """Return a copy whose parameters have shapes and take no memory: other nets can be compared with it."""
+    return _copied(model, _made_of(model, lambda value: value.to("meta")))
+
+
+def _made_of(model: nn.Module, make: Callable[[Tensor], Tensor]) -> dict[int, Any]:
+    """Return other parameters for a net's own, by identity of these; transforms' are left out."""
     owners = [m for m in model.modules() if not isinstance(m, Transform)]
-    tensors = [t for m in owners for t in (*m._parameters.values(), *m._buffers.values()) if t is not None]
-    return _copied(model, {id(t): t for t in tensors})
+    own = [p for m in owners for p in m._parameters.values() if p is not None]
+    return {id(p): type(p)(make(p.detach()), p.requires_grad) for p in own}
 
 
 def _copied(model: nn.Module, shared: dict[int, Any]) -> nn.Module:

@@ -1,3 +1,4 @@
+from .checking import Misplaced as Misplaced
 from .checking import checked as checked
 from .checking import derive_seed as derive_seed
 from .checking import fingerprint as fingerprint
@@ -34,5 +35,7 @@ from .train_spec import Strict as Strict
 from .train_spec import TrainSpec as TrainSpec
 from .train_spec import merge_train as merge_train
 from .writing import format_stages as format_stages
+from .yaml_files import line_of as line_of
+from .yaml_files import load_text as load_text
 from .yaml_files import load_yaml as load_yaml
 from .yaml_files import parse_yaml as parse_yaml

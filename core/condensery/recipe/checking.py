@@ -10,6 +10,7 @@ from typing import Any, TypeVar, get_args
 from pydantic import BaseModel, ValidationError
 
 from condensery.errors import UnknownKey, UsageError, short
+from condensery.recipe.yaml_files import line_of
 
 SCHEMA = 1
 T = TypeVar("T", bound=BaseModel)
@@ -24,9 +25,21 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
-def checked(model: type[T], data: Any, where: str) -> T:
+class Misplaced(ValueError):
+    """What a validator of a whole model finds wrong at one place in it.
+
+    :param place: fields and keys, from the outside in.
+    """
+
+    def __init__(self, place: tuple[int | str, ...], message: str) -> None:
+        super().__init__(message)
+        self.place = place
+
+
+def checked(model: type[T], data: Any, where: str, text: str | None = None) -> T:
     """Validate plain data.
 
+    :param text: YAML that the data were read from: messages then name the line.
     :raises UnknownKey: naming the nearest valid field.
     :raises UsageError: naming the field and what is wrong.
     """
@@ -34,7 +47,10 @@ def checked(model: type[T], data: Any, where: str) -> T:
         return model.model_validate(data)
     except ValidationError as error:
         first = error.errors()[0]
-        place = [part for part in first["loc"] if not _is_tag(part)]
+        loc = first["loc"] + getattr(first.get("ctx", {}).get("error"), "place", ())
+        place = [part for part in loc if not _is_tag(part)]
+        if text is not None:
+            where = f"{where} line {line_of(text, place)}"
         if first["type"] == "extra_forbidden":
             *parents, name = place
             raise UnknownKey("field", str(name), _fields_at(model, parents), where=_at(where, parents)) from None

@@ -7,8 +7,9 @@ A path names fields from the outside in, separated by dots:
 - ``stages.p.epochs``: a stage by its name, given or automatic, also inside rounds
 - ``stages.2.hinton-kd.T``: a setting of a method; a second copy of the method in the stage is ``hinton-kd#2``
 - ``stages.0.magnitude.sparsity.2``: the entry of a list, numbered from 0
+- ``stages.0.magnitude.density.layer1.0.conv1``: what a setting says of one layer; the rest of the path is the layer's
 
-Names that contain dots (methods, models) are written as they are.
+Names that contain dots (methods, models, layers) are written as they are.
 """
 
 from __future__ import annotations
@@ -117,6 +118,11 @@ class _Override:
         if not isinstance(node, Mapping | None):
             raise UsageError(f"{self.where}: the value there is {short(node)}, which has no {short(head)}")
 
+        # Where keys are free, one may have dots, and of those that are there the longest is meant.
+        known, below = _longest(parts, node or {}) if schema is None else (None, [])
+        if known is not None:
+            head, rest = known, below
+
         # What is keyed has settings of its own beside its fields, which no schema here knows.
         fields = {} if schema is None or issubclass(schema, Keyed) else schema.model_fields
         if fields and head not in fields:
@@ -169,8 +175,20 @@ class _Override:
 
         place = names.index(name)
         key, settings = _method(methods[place])
-        methods[place] = {"key": key, "settings": self.into(settings, rest, None)}
+        methods[place] = {"key": key, "settings": self.into_settings(settings, rest)}
         return {**stage, "methods": methods}
+
+    def into_settings(self, settings: Mapping[str, Any], parts: Sequence[str]) -> Any:
+        """Put the value into a method's settings."""
+        if not parts:
+            return self.value
+        name, *rest = parts
+        inner = settings.get(name)
+
+        # A setting that is a mapping is keyed by layers, whose paths have dots; the layer may not be in it yet.
+        if rest and isinstance(inner, Mapping | None) and _longest(rest, inner or {})[0] is None:
+            rest = [".".join(rest)]
+        return {**settings, name: self.into(inner, rest, None)}
 
     def index(self, head: str, items: Sequence[Any], what: str = "") -> int:
         """Return the number of an entry.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,25 @@ def parse_yaml(text: str) -> Any:
     return value
 
 
+def line_of(text: str, place: Iterable[int | str]) -> int:
+    """Return the number of the line where a place of a YAML text stands, or what is around it.
+
+    :param text: that :func:`parse_yaml` could read.
+    :param place: keys and numbers of entries, from the outside in; a part that isn't there is passed over.
+    """
+    node = yaml.compose(text, Loader=_Loader)
+    line = 0
+    for part in place:
+        if isinstance(node, yaml.MappingNode):
+            found = [(key, value) for key, value in node.value if key.value == str(part)]
+        else:
+            found = [(entry, entry) for number, entry in enumerate(getattr(node, "value", ())) if number == part]
+        if found:
+            (key, node), *_ = found
+            line = key.start_mark.line
+    return line + 1
+
+
 def _count(value: Any, known: dict[int, int]) -> int:
     """Return how many entries a value has once aliases are written out, without writing them out.
 
@@ -84,14 +104,20 @@ def _count(value: Any, known: dict[int, int]) -> int:
 
 
 def load_yaml(path: Path) -> Any:
-    """Read one YAML file.
+    """Read one YAML file, see :func:`load_text`."""
+    return load_text(path)[0]
+
+
+def load_text(path: Path) -> tuple[Any, str]:
+    """Read one YAML file, and return its text too, in which :func:`line_of` finds the places that are wrong.
 
     :raises UsageError: naming the file, if it is missing or broken.
     """
     try:
         if path.stat().st_size > 4 * text_limit():
             raise UsageError(f"{path.stat().st_size:,} bytes, more than {4 * text_limit():,}")
-        return parse_yaml(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        return parse_yaml(text), text
     except FileNotFoundError:
         near = sorted(p.name for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
         raise UsageError(f"no such file: {path}" + (f"; there are {', '.join(near[:5])}" if near else "")) from None

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from condensery.contract import Registry
-from condensery.nets import build_unfilled, clone
+from condensery.nets import build_unfilled, hollow, lent
 from condensery.recipe import ModelSpec, fingerprint
 from condensery.run.players import Player
 from condensery.storage import build_with_weights, describe_net, rebuild_net, unweighted
@@ -34,8 +34,8 @@ class Net:
         return cls(player.module, player.spec, player.optimizer_state())
 
     def student(self) -> Player:
-        """Return a copy of the net as the student of a stage."""
-        player = Player("student", clone(self.module), spec=self.spec, trains=True)
+        """Return the net as the student of a stage, which trains its weights where they lie: only one stage may."""
+        player = Player("student", lent(self.module), spec=self.spec, trains=True)
         player.carried = self.optimizer
         return player
 
@@ -77,7 +77,7 @@ class Builder:
         plain = unweighted(net.spec)
         key = fingerprint(plain.model_dump(mode="json"))
         if key not in self.fresh:
-            self.fresh[key] = self._unfilled(plain)
+            self.fresh[key] = hollow(self._unfilled(plain))
         return describe_net(net.module, net.spec, self.fresh[key], self.registry)
 
     def rebuilt(self, description: Any) -> Net:

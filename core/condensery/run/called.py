@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from condensery.errors import UsageError
-from condensery.nets import MASK, Layer, attached, clone, owner_of, parameters_of
+from condensery.nets import MASK, Layer, attached, lent, owner_of, parameters_of
 
 aten = torch.ops.aten
 WEIGHT_AT = {aten.convolution: 1, aten.addmm: 2, aten.mm: 1}
@@ -34,7 +34,7 @@ def refuse_uncalled(model: nn.Module, play: Callable[[nn.Module], object]) -> di
     acts = _acting(model)
     seen: dict[str, list[str]] = {path: [] for path in acts}
     for mode in ("train", "eval"):
-        net = clone(model).train(mode == "train")
+        net = lent(model).train(mode == "train")
         with torch.no_grad(), parametrize.cached(), _Look(net, list(acts)) as look, look.following():
             play(net)
 
@@ -129,7 +129,7 @@ class _Look(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Note a layer whose weight isn't zero where it is masked."""
         # A product takes some layers' weights transposed, and of a square one it can't be told which way it lies.
         ways = [way for way in (zero, zero.movedim(0, -1)) if way.shape == used.shape]
-        if ways and all(bool((used[way] != 0).any()) for way in ways):
+        if ways and all(bool(((used != 0) & way).any()) for way in ways):
             self.changed[self._paths[self._running[-1]]] = None
 
 

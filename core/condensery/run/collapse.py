@@ -15,7 +15,7 @@ from torch import Tensor
 
 from condensery.errors import NonFiniteNet
 from condensery.measure import used_tensors
-from condensery.nets import clone, frozen
+from condensery.nets import lent
 from condensery.run.stage import Stage
 from condensery.tasks import Batch, Task, tensors_in
 
@@ -46,24 +46,27 @@ def look(stage: Stage) -> Signs:
 
     A copy is looked at, and the generators are put back: the stage goes on as if nobody had looked.
     """
-    net = frozen(clone(stage.student.module))
+    net = lent(stage.student.module).eval()
     with torch.no_grad(), torch.random.fork_rng(devices=[stage.device] if stage.device.type == "cuda" else []):
-        tensors = used_tensors(net)
         answers = [(stage.task.outputs(net, batch), batch) for batch in stage.sample(EXAMPLES)]
         outputs = _compared(stage.task, answers)
-        given = [("an output", tensor) for tensor in outputs]
 
     living: dict[str, bool] = {}
-    for name, tensor in tensors.items():
+    broken = []
+    for name, tensor in used_tensors(net):
         path, _, kind = name.rpartition(".")
         if path and "bias" not in kind:
             living[path] = living.get(path, False) or bool(tensor.any())
+        if not bool(tensor.isfinite().all()):
+            broken.append(name)
+    if not all(bool(tensor.isfinite().all()) for tensor in outputs):
+        broken.append("an output")
 
     return Signs(
         alive=[path for path, lives in living.items() if lives],
         dead=[path for path, lives in living.items() if not lives],
         constant=bool(outputs) and all(_same(tensor) for tensor in outputs),
-        broken=next((n for n, v in [*tensors.items(), *given] if not bool(v.isfinite().all())), None),
+        broken=broken[0] if broken else None,
     )
 
 

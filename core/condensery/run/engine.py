@@ -35,6 +35,7 @@ from condensery.run.collapse import marks
 from condensery.run.folder import ARTIFACT, NET, ORIGINAL, PROGRESS, RunFolder
 from condensery.run.opening import Opener, check_settings
 from condensery.run.progress import Observer, Progress
+from condensery.run.search import Budget
 from condensery.run.snapshots import Snapshots
 from condensery.run.stage import Stage
 from condensery.run.unit import UnitRunner
@@ -70,6 +71,7 @@ class Run:
     :param observer: is told how the run goes; the dry run before it tells nothing.
     :param dry: play two batches a stage and write nothing, see :meth:`check`.
     :param checked: what :meth:`check` returned for another run of this recipe.
+    :param budget: evaluate a trial of a search: on validation, not on test; ``quick``: on one batch of it.
 
     Afterwards ``baked`` holds the compressed net, which is also in the out folder's artifact.
     """
@@ -87,6 +89,7 @@ class Run:
         observer: Observer | None = None,
         dry: bool = False,
         checked: Checked | None = None,
+        budget: Budget | None = None,
     ) -> None:
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -102,7 +105,10 @@ class Run:
         self.task = build_task(recipe.task, registry)
         observer = observer or Observer()
         self.recipe = recipe = with_validation(recipe, self.task, asked=observer.asks_quality)
-        self.validation = Validation(self.task, self.device, held_out(recipe, self.task)) if recipe.validation else None
+        limit = 1 if budget == "quick" else None
+        share = held_out(recipe, self.task)
+        self.validation = Validation(self.task, self.device, share, limit) if recipe.validation else None
+        self._tested = "test" in self.task.splits and budget is None
 
         # From what only builds nets to what gives them roles; each knows those before it, and none those after it.
         self.builder = Builder(self.task, registry, self.device, recipe.seed)
@@ -229,7 +235,7 @@ class Run:
         net = self.net
         before = measure(self.task, net.module, self.device, bytes=dense_bytes(net.module), quality=False)
         trained = self.recipe.trains_first or net.spec.weights
-        if trained and "test" in self.task.splits:
+        if trained and self._tested:
             spec = net.spec.model_dump(mode="json")
             before["quality"] = known_quality(self.task, net.module, spec, self.device, self._precision)
         check_quality(before.get("quality", {}), "at the recipe's start")
@@ -241,6 +247,7 @@ class Run:
             graph.close()
         self.builder.graphs.clear()
         self.baked = baked = bake(self.net.module, self.registry)
+        self.net = Net(baked.net, self.net.spec)  # so that the weights behind transforms may go
         collapsed = marks(self.stages)
         sizes = save_artifact(
             self.folder.path / ARTIFACT,
@@ -257,7 +264,7 @@ class Run:
             self.device,
             bytes=sizes.file,
             bits=baked.bits,
-            quality="test" in self.task.splits,
+            quality=self._tested,
             precision=self._precision,
         )
         check_quality(after.get("quality", {}), "at the recipe's end")

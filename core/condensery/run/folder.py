@@ -41,27 +41,16 @@ class RunFolder:
 
     @contextlib.contextmanager
     def claimed(self, recipe: dict[str, Any]) -> Iterator[None]:
-        """Hold the folder, which is made where it isn't there, for as long as the run lasts.
+        """Hold the folder for as long as the run lasts, see :func:`claimed`; what a kill left half-written is swept.
 
-        What a killed run left half-written is swept. The lock is the folder's own and ends with the process.
-
-        :raises UsageError: if another run holds it, or holds another run's files by now.
+        :raises UsageError: if another run holds it, or it holds another run's files by now.
         :raises FileError: if it can't be made.
         """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            handle = os.open(self.path, os.O_RDONLY)
-        except OSError as error:
-            raise unwritable(self.path, error) from None
-        try:
-            if not locked(handle):
-                raise UsageError(f"{self.path}: another run is writing there; wait until it ends, or say another --out")
+        with claimed(self.path):
             self.check(recipe)
             sweep(self.path)
             self._logged = self._mend_log()
             yield
-        finally:
-            os.close(handle)
 
     def check(self, recipe: dict[str, Any]) -> None:
         """Refuse a folder that holds another run, or a run that isn't to be resumed.
@@ -153,6 +142,28 @@ class RunFolder:
         for path in self.path.glob(pattern):
             if path.name not in keep:
                 path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def claimed(path: Path) -> Iterator[None]:
+    """Hold a folder, which is made where it isn't there, for as long as the context lasts.
+
+    The lock is the folder's own and ends with the process.
+
+    :raises UsageError: if another process holds it.
+    :raises FileError: if it can't be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_RDONLY)
+    except OSError as error:
+        raise unwritable(path, error) from None
+    try:
+        if not locked(handle):
+            raise UsageError(f"{path}: another run is writing there; wait until it ends, or say another --out")
+        yield
+    finally:
+        os.close(handle)
 
 
 def locked(handle: int) -> bool:

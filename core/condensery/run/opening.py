@@ -9,7 +9,7 @@ import torch
 
 from condensery.contract import Facts, Method, Registry, StageManager, build_method, check_words, takes_list
 from condensery.errors import MethodError, UsageError
-from condensery.nets import BATCH_NORMS, Reach, clone, fill_from, is_attention
+from condensery.nets import BATCH_NORMS, Reach, clone, fill_from, is_attention, lent
 from condensery.recipe import (
     ModelSpec,
     PlayerSpec,
@@ -129,7 +129,7 @@ def words_of(stage: Stage) -> set[str]:
 
 def has_rows(stage: Stage) -> bool:
     """Tell whether the task finds class scores in what the student makes of two training examples."""
-    net, (batch, *_) = clone(stage.student.module).eval(), stage.sample(2)
+    net, (batch, *_) = lent(stage.student.module).eval(), stage.sample(2)
     with torch.no_grad():
         return stage.task.rows(stage.task.outputs(net, batch), batch) is not None
 

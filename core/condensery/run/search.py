@@ -1,255 +1,149 @@
-"""Outer loops over recipes: a space, proposals, a store that survives an interrupt. Imports no torch.
+"""Searches: outer loops over recipes, which propose settings, see them evaluated, and learn from what came of them.
 
-A search proposes overrides, each is evaluated by a run, and the report is scored. What was evaluated is never
-evaluated again.
+What optuna can do, it does: it draws points, keeps trials in its journal, and stops those that are not worth going on
+with. Loads neither torch nor optuna.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
-import os
-import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from condensery.errors import ArtifactError, CondenseryError, PluginError, UnknownKey, UsageError
+from condensery.contract import Registry, configured
+from condensery.errors import ArtifactError, CondenseryError, FileError, PluginError
+from condensery.run.space import Space, figure
+
+if TYPE_CHECKING:
+    from condensery.run.trial_store import TrialStore
 
 Budget = Literal["full", "quick"]
-"""``full``: a normal run; ``quick``: no training, scored on a small fixed subset."""
-Evaluate = Callable[[Mapping[str, Any], Budget], Mapping[str, Any]]
-"""``evaluate(overrides, budget)`` -> the report of a run, plain data."""
-
-
-class Parameter(Protocol):
-    """One dimension of a space; plugins may bring their own."""
-
-    def sample(self, rng: random.Random) -> Any:
-        """Return a value that JSON can store."""
-
-    def contains(self, value: Any) -> bool:
-        """Tell whether a value is one that could be sampled."""
+"""``full``: a normal run; ``quick``: no training, scored on a small fixed part of the validation split."""
+State = Literal["running", "complete", "pruned", "failed"]
+STARTS = 3
+"""A trial that has been killed this often is given up: it may be what kills the process."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Choice:
-    """One of some values, each as likely."""
+class Proposal:
+    """What a search wants to be evaluated.
 
-    values: tuple[Any, ...]
+    :param overrides: a point of the space, values by path.
+    :param notes: the search's own, as plain JSON data: the trial keeps them, also over a resume.
+    :param start: number of a complete trial from whose net this one goes on; by default from the recipe's model.
+    """
 
-    def __post_init__(self) -> None:
-        if not self.values:
-            raise UsageError("a choice needs at least one value")
-
-    def sample(self, rng: random.Random) -> Any:
-        """Return one of the values."""
-        return rng.choice(self.values)
-
-    def contains(self, value: Any) -> bool:
-        """Tell whether it is one of the values; ``1``, ``1.0`` and ``true`` differ."""
-        return json.dumps(value, sort_keys=True) in [json.dumps(v, sort_keys=True) for v in self.values]
+    overrides: Mapping[str, Any]
+    notes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    start: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
-class Uniform:
-    """A number between ``low`` and ``high``, both included."""
+class Trial(Proposal):
+    """One evaluation, as it is stored.
 
-    low: float
-    high: float
+    :param state: ``running`` also where the process was killed, until the search goes on.
+    :param epochs: what was measured while it ran, by epoch; only where trials may be pruned.
+    :param report: what the run reported, if it is complete.
+    :param values: the number of each objective, if it is complete.
+    :param excess: by how much each limit is broken, by path; 0 or less where it is kept.
+    :param error: why it failed.
+    :param starts: how often it was begun.
+    """
 
-    def __post_init__(self) -> None:
-        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
-            raise UsageError(f"a range goes from a lower to a higher number, got {self.low} to {self.high}")
+    number: int = 0
+    budget: Budget = "full"
+    state: State = "running"
+    epochs: Mapping[int, float] = dataclasses.field(default_factory=dict)
+    report: Mapping[str, Any] | None = None
+    values: tuple[float, ...] = ()
+    excess: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    error: str = ""
+    starts: int = 1
 
-    def sample(self, rng: random.Random) -> float:
-        """Return a number, all equally likely."""
-        return rng.uniform(self.low, self.high)
-
-    def contains(self, value: Any) -> bool:
-        """Tell whether it is a number in the range."""
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and self.low <= value <= self.high
+    @property
+    def fits(self) -> bool:
+        """Whether it is complete and within the limits."""
+        return self.state == "complete" and all(over <= 0 for over in self.excess.values())
 
 
-@dataclasses.dataclass(frozen=True)
-class LogUniform(Uniform):
-    """A number between ``low`` and ``high``, whose logarithm is uniform: for learning rates and penalties."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.low <= 0:
-            raise UsageError(f"a logarithmic range starts above 0, got {self.low}")
-
-    def sample(self, rng: random.Random) -> float:
-        """Return a number, all orders of magnitude equally likely."""
-        value = math.exp(rng.uniform(math.log(self.low), math.log(self.high)))
-        return min(max(value, self.low), self.high)  # exp(log(x)) rounds
+class Pruned(CondenseryError):
+    """A trial is not worth going on with."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Integer:
-    """A whole number from ``low`` to ``high``, both included."""
+class Ongoing:
+    """A trial that is being evaluated.
 
-    low: int
-    high: int
-
-    def __post_init__(self) -> None:
-        if self.low > self.high:
-            raise UsageError(f"a range goes from a lower to a higher number, got {self.low} to {self.high}")
-
-    def sample(self, rng: random.Random) -> int:
-        """Return a whole number, all equally likely."""
-        return rng.randint(self.low, self.high)
-
-    def contains(self, value: Any) -> bool:
-        """Tell whether it is a whole number in the range."""
-        return isinstance(value, int) and not isinstance(value, bool) and self.low <= value <= self.high
-
-
-@dataclasses.dataclass(frozen=True)
-class Space:
-    """Parameters by the override path they set, see :mod:`condensery.recipe.overrides`. Their order doesn't matter."""
-
-    parameters: Mapping[str, Parameter]
-
-    def sample(self, rng: random.Random) -> dict[str, Any]:
-        """Return one point: values by path."""
-        return {path: self.parameters[path].sample(rng) for path in sorted(self.parameters)}
-
-    def problem(self, overrides: Mapping[str, Any]) -> str | None:
-        """Return why these overrides are no point of the space, or ``None``."""
-        if overrides.keys() != self.parameters.keys():
-            return f"it sets {', '.join(sorted(overrides))}, the space has {', '.join(sorted(self.parameters))}"
-        outside = (p for p in sorted(overrides) if not self.parameters[p].contains(overrides[p]))
-        return next((f"{path} = {overrides[path]!r} is outside {self.parameters[path]}" for path in outside), None)
-
-
-@dataclasses.dataclass(frozen=True)
-class Trial:
-    """One evaluation.
-
-    :param report: what the run reported, or ``None`` if it failed.
-    :param score: the objective's number, or ``None`` if it failed or the number isn't finite.
-    :param error: why there is no score.
+    :param start: the trial from whose net it goes on, if any.
     """
 
     number: int
-    overrides: Mapping[str, Any]
-    budget: Budget
-    report: Mapping[str, Any] | None
-    score: float | None
-    error: str = ""
+    start: Trial | None
+    store: TrialStore
 
+    @property
+    def watched(self) -> bool:
+        """Whether somebody wants to know how it goes: without a pruner nobody does."""
+        return self.store.prunes
 
-@dataclasses.dataclass(frozen=True)
-class Objective:
-    """The number of a report that is to become as high or as low as possible.
+    def epoch(self, number: int, report: Mapping[str, Any]) -> None:
+        """Tell what was measured after an epoch.
 
-    :param path: keys from the outside in, separated by dots; keys may contain dots themselves.
-    """
-
-    path: str
-    higher_is_better: bool
-
-    def read(self, report: Mapping[str, Any]) -> float:
-        """Return the number.
-
-        :raises UnknownKey: if the report has no such key.
-        :raises UsageError: if what is there is not a number.
+        :param number: counted from 1 through all stages.
+        :param report: what a report would say by now, such as ``{"validation": {"accuracy": 91.0}}``.
+        :raises Pruned: if the trial is to end here.
         """
-        node: Any = report
-        parts = self.path.split(".")
-        while parts:
-            known = node if isinstance(node, Mapping) else {}
-            fits = (n for n in range(len(parts), 0, -1) if ".".join(parts[:n]) in known)
-            taken = next(fits, None)
-            if taken is None:
-                raise UnknownKey("number of the report", ".".join(parts), map(str, known), where="objective")
-            node, parts = known[".".join(parts[:taken])], parts[taken:]
-        if isinstance(node, bool) or not isinstance(node, (int, float)):
-            raise UsageError(f"objective {self.path!r} is not a number in the report: {node!r}")
-        return float(node)
-
-    def scored(self, trial: Trial) -> Trial:
-        """Return the trial with the score that its report gives."""
-        if trial.report is None:
-            return trial
-        score = self.read(trial.report)
-        if not math.isfinite(score):
-            return dataclasses.replace(trial, score=None, error=f"{self.path} is {score}")
-        return dataclasses.replace(trial, score=score, error="")
-
-    def best(self, trials: Sequence[Trial]) -> Trial | None:
-        """Return the trial with the best score, the earliest of equals, or ``None`` if none has a score."""
-        scored = [(t.score if self.higher_is_better else -t.score, -t.number, t) for t in trials if t.score is not None]
-        return max(scored, key=lambda s: s[:2])[2] if scored else None
+        if self.watched and self.store.prune(self.number, number, report):
+            raise Pruned(f"after epoch {number}")
 
 
+Evaluate = Callable[[Mapping[str, Any], Budget, Ongoing], Mapping[str, Any]]
+"""``evaluate(overrides, budget, trial)`` -> the report of a run, plain data."""
+
+
+@dataclasses.dataclass(eq=False, kw_only=True)
 class Search(ABC):
-    """An outer loop; build it as ``Search(space, seed)``.
+    """An outer loop over a space. A subclass is a dataclass; its fields are the settings of the search.
 
-    :param seed: the same seed and history give the same proposals.
+    It keeps no state in files: when a search goes on, :meth:`observe` is called again for each stored trial, in order.
+    So what it learns must depend on the seed, the trials and their notes alone, and then a search that was killed
+    proposes what it would have proposed.
+
+    :param seed: of whatever it draws.
     """
 
     key: ClassVar[str] = ""
     """As it is registered."""
-
-    def __init__(self, space: Space, seed: int = 0) -> None:
-        self.space, self.seed = space, seed
+    space: Space
+    seed: int = 0
 
     @abstractmethod
-    def propose(self, history: Sequence[Trial]) -> dict[str, Any]:
-        """Return the next point of the space.
+    def propose(self, history: Sequence[Trial]) -> Proposal | None:
+        """Return what to evaluate next, ``None`` where nothing is left.
 
-        :param history: all trials so far, in order, failed ones too; after a resume, those of the run before.
+        :param history: all trials that have ended, in order, failed and pruned ones too.
         """
 
-
-class RandomSearch(Search):
-    """Draws each trial from the seed and its number alone, so that a resumed search proposes the same."""
-
-    key = "random"
-
-    def propose(self, history: Sequence[Trial]) -> dict[str, Any]:
-        """Return a random point."""
-        return self.space.sample(random.Random(f"{self.seed}:{len(history)}"))
+    def observe(self, trial: Trial) -> None:  # noqa: B027  Not every search learns.
+        """Learn from a trial that has ended."""
 
 
-class TrialStore:
-    """Trials in a file of JSON lines, which survives being killed while it writes."""
+def build_search(spec: Mapping[str, Any], space: Space, seed: int, registry: Registry) -> Search:
+    """Build a search from its key and settings: ``{"key": "tpe", "startup": 5}``.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def load(self) -> list[Trial]:
-        """Return the trials; a last line without its end was cut off, and is dropped.
-
-        :raises ArtifactError: naming the line that is no trial.
-        """
-        trials = []
-        for number, line in enumerate(self._whole_lines().splitlines(), 1):
-            try:
-                trials.append(Trial(**json.loads(line)))
-            except (ValueError, TypeError) as error:
-                raise ArtifactError(f"{self.path} line {number} is no trial: {error}") from None
-        return trials
-
-    def append(self, trial: Trial) -> None:
-        """Write one trial to the disk, over a line that was cut off."""
-        line = json.dumps(dataclasses.asdict(trial), sort_keys=True) + "\n"
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        whole = len(self._whole_lines())
-        with self.path.open("ab") as file:
-            file.truncate(whole)
-            file.write(line.encode())
-            file.flush()
-            os.fsync(file.fileno())
-
-    def _whole_lines(self) -> bytes:
-        content = self.path.read_bytes() if self.path.exists() else b""
-        return content[: content.rfind(b"\n") + 1]
+    :raises UnknownKey: for an unknown search, or a setting that it doesn't have.
+    :raises UsageError: for a setting with a wrong value.
+    :raises PluginError: if what is registered is no search.
+    """
+    key = spec["key"]
+    cls = registry.load("searches", key)
+    if not (dataclasses.is_dataclass(cls) and isinstance(cls, type) and issubclass(cls, Search)):
+        raise PluginError(f"search {key!r}: its class must be a dataclass that extends condensery.run.Search")
+    settings = {name: value for name, value in spec.items() if name != "key"}
+    return configured(key, cls, settings, space=space, seed=seed)
 
 
 def run_search(
@@ -258,42 +152,95 @@ def run_search(
     store: TrialStore,
     trials: int,
     *,
-    objective: Objective,
     budget: Budget = "full",
-) -> Trial:
-    """Evaluate until there are this many trials, those in the store included, and return the best.
+    ended: Callable[[Trial], None] = lambda trial: None,
+) -> list[Trial]:
+    """Evaluate until this many trials have ended, those in the store included, and return them.
 
-    Stored reports are scored anew, so the objective may change between runs. An evaluation that raises a
-    :class:`CondenseryError` is stored with the error and doesn't stop the search.
+    Each trial is stored before it is evaluated: one that was killed is begun again when the search goes on, at most
+    :data:`STARTS` times. A point that was evaluated before keeps its report. What an evaluation raises as a
+    :class:`CondenseryError` is stored as its failure and doesn't stop the search, unless a file can't be written or
+    read, which the next trial couldn't either.
 
-    :raises UsageError: if the store holds another budget's or another space's trials, and if no trial has a score.
-    :raises UnknownKey: if a report lacks the objective; the report is stored first.
+    :param ended: is told of each trial that ends.
     :raises PluginError: if the search proposes what isn't in its space.
+    :raises UsageError: if a report lacks an objective or a limit.
     """
-    history = [objective.scored(t) for t in store.load()]
+    history = [trial for trial in store.trials() if trial.state != "running"]
     for trial in history:
-        problem = search.space.problem(trial.overrides)
-        if trial.budget != budget:
-            problem = f"its budget is {trial.budget!r}, not {budget!r}"
-        if problem:
-            raise UsageError(f"{store.path} holds another search: trial {trial.number}: {problem}; use another file")
+        search.observe(trial)
+
     while len(history) < trials:
-        overrides = search.propose(tuple(history))
-        problem = search.space.problem(overrides)
-        if problem:
-            raise PluginError(f"search {search.key!r} proposed no point of its space: {problem}")
-        trial = Trial(len(history), overrides, budget, None, None)
-        try:
-            trial = dataclasses.replace(trial, report=dict(evaluate(overrides, budget)))
-        except CondenseryError as error:
-            trial = dataclasses.replace(trial, error=str(error))
-        try:
-            trial = objective.scored(trial)
-        finally:
-            store.append(trial)
-        history.append(trial)
-    best = objective.best(history)
-    if best is None:
-        last = f"; the last one: {history[-1].error}" if history else ""
-        raise UsageError(f"none of {len(history)} trials has a score{last}")
-    return best
+        open_ = store.again()
+        if open_ is None:
+            proposal = _checked(search, search.propose(tuple(history)), history)
+            if proposal is None:
+                break
+            open_ = store.begin(proposal, budget)
+        done = _evaluated(search.space, evaluate, store, open_, history)
+        history.append(done)
+        search.observe(done)
+        ended(done)
+    return history
+
+
+def best_trials(space: Space, trials: Sequence[Trial]) -> list[Trial]:
+    """Return the best of the trials within the limits, the earliest of equals; for several objectives, the front.
+
+    The front holds those trials than which no other is better in one objective and as good in all.
+    """
+    signs = [1 if direction == "maximize" else -1 for direction in space.objectives.values()]
+    fit = [trial for trial in trials if trial.fits]
+
+    def better(one: Trial, other: Trial) -> bool:
+        gains = [sign * (a - b) for sign, a, b in zip(signs, one.values, other.values, strict=True)]
+        return min(gains) >= 0 and max(gains) > 0
+
+    front = [trial for trial in fit if not any(better(other, trial) for other in fit)]
+    return front[:1] if len(signs) == 1 else front
+
+
+def _checked(search: Search, proposal: Proposal | None, history: Sequence[Trial]) -> Proposal | None:
+    """Return a proposal that can be evaluated.
+
+    :raises PluginError: naming the search and what is wrong.
+    """
+    if proposal is None:
+        return None
+    problem = search.space.problem(proposal.overrides)
+    if proposal.start is not None and proposal.start not in {t.number for t in history if t.state == "complete"}:
+        problem = f"it goes on from trial {proposal.start}, which is not complete"
+    if problem:
+        raise PluginError(f"search {search.key!r} proposed what can't be evaluated: {problem}")
+    return proposal
+
+
+def _evaluated(space: Space, evaluate: Evaluate, store: TrialStore, trial: Trial, history: Sequence[Trial]) -> Trial:
+    """Evaluate one trial, store how it ended, and return it so."""
+    if trial.starts > STARTS:
+        return store.end(trial, "failed", error=f"its process was killed {STARTS} times")
+    same = (trial.overrides, trial.start, trial.budget)
+    known = next((t for t in history if t.report and (t.overrides, t.start, t.budget) == same), None)
+    start = next((t for t in history if t.number == trial.start), None)
+
+    try:
+        if known is not None:
+            report = known.report
+        else:
+            report = evaluate(trial.overrides, trial.budget, Ongoing(trial.number, start, store))
+    except Pruned as error:
+        return store.end(trial, "pruned", error=str(error))
+    except (FileError, ArtifactError):
+        raise
+    except CondenseryError as error:
+        return store.end(trial, "failed", error=str(error))
+    except KeyboardInterrupt:
+        store.stopped(trial)
+        raise
+
+    assert report is not None
+    for path in (*space.objectives, *space.limits):
+        number = figure(report, path)
+        if not math.isfinite(number):
+            return store.end(trial, "failed", error=f"{path} is {number}")
+    return store.end(trial, "complete", report=report, values=space.values(report))

@@ -22,16 +22,21 @@ class Validation:
     """The validation split of one run.
 
     :param share: of the training data that is held out for it; 0 where the task has a validation split of its own.
+    :param batches: stop after so many, for a quick look; always the same ones.
     """
 
     task: Task
     device: torch.device
     share: float
+    batches: int | None = None
 
     def quality(self, net: nn.Module, train: TrainSpec) -> dict[str, float]:
         """Return the task's metrics, evaluated as a stage trains."""
         subset = Subset(held_out=self.share) if self.share else None
-        return evaluate(self.task, net, self.device, "validation", subset=subset, precision=precision_of(train))
+        precision = precision_of(train)
+        return evaluate(
+            self.task, net, self.device, "validation", subset=subset, precision=precision, limit=self.batches
+        )
 
 
 def with_validation(recipe: Recipe, task: Task, *, asked: bool) -> Recipe:

@@ -18,8 +18,8 @@ from condensery.nets import (
     Record,
     attach,
     attached,
-    clone,
     latent_of,
+    lent,
     owner_of,
     replace,
     sites,
@@ -65,10 +65,12 @@ class Baked:
 def bake(model: nn.Module, registry: Registry, *, trial: bool = False) -> Baked:
     """Return a net with plain weights and baked layers; the model itself stays as it is.
 
+    What is stored as it is lies where it lay: nobody may train the model after that.
+
     :param trial: of the weights that have the same transforms only the smallest is coded, to see that it can be.
     :raises MethodError: if a codec changes a weight, or a quantizer says it's stored on another grid than it used.
     """
-    net = clone(model).eval()
+    net = lent(model).eval()
 
     # Layers first, then weights: a layer that a method put in may bake into a plain one, whose weights are stored.
     for path, module in list(net.named_modules()):
@@ -76,12 +78,15 @@ def bake(model: nn.Module, registry: Registry, *, trial: bool = False) -> Baked:
             made = module.bake()
             if made is not module:
                 _replace(net, path, made)
+    replaced: set[str] = set()
     for item in attached(net):
-        if ":" not in item.target:
-            owner, _ = owner_of(net, item.target)
-            layer = item.transform.bake(owner)
-            if layer is not None:
-                _replace(net, item.target.rpartition(".")[0], layer)
+        path = item.target.rpartition(".")[0]
+        if ":" in item.target or path in replaced:
+            continue
+        layer = item.transform.bake(owner_of(net, item.target)[0])
+        if layer is not None:
+            _replace(net, path, layer)
+            replaced.add(path)
 
     stored: dict[str, Stored] = {}
     bits: dict[str, int] = {}

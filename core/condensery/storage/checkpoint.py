@@ -30,10 +30,14 @@ _MARK = "$tensor"
 def pack(tree: Any) -> tuple[dict[str, Tensor], Any]:
     """Split a tree of dicts and lists into its tensors by path, and the rest as JSON data."""
     tensors: dict[str, Tensor] = {}
+    seen: set[int] = set()
 
     def walk(node: Any, path: str) -> Any:
         if isinstance(node, Tensor):
-            tensors[path] = node.detach().to("cpu", copy=True).contiguous()
+            value = node.detach().cpu().contiguous()
+            at = value.untyped_storage().data_ptr()
+            tensors[path] = value.clone() if at in seen else value  # a file holds no memory twice
+            seen.add(at)
             return {_MARK: path}
         if isinstance(node, Mapping):
             return {str(k): walk(v, f"{path}/{k}") for k, v in node.items()}

@@ -16,16 +16,22 @@ from condensery.errors import UsageError, nearest
 from condensery.files import package_folder
 from condensery.nets import build_net
 from condensery.recipe import ModelSpec
-from condensery.storage.artifact_file import MANIFEST, decoded, read
-from condensery.storage.checkpoint import unfit
+from condensery.storage.artifact import open_artifact
+from condensery.storage.artifact_file import MANIFEST
+from condensery.storage.checkpoint import attach_described, unfit
+from condensery.storage.structure import restructure
 from condensery.tasks import TaskFacts
 
 
-def load_weights(model: nn.Module, source: str | Path, registry: Registry) -> None:
+def load_weights(model: nn.Module, source: str | Path, registry: Registry, key: str = "") -> None:
     """Copy a file into a net, whole; a prefix ``module.`` is dropped, ``num_batches_tracked`` may be absent.
+
+    From an artifact the net also gets the shapes, layers and activation quantizers that it has there, so that what was
+    compressed can be trained on.
 
     :param source: a safetensors file or an artifact: a path, whose environment variables are expanded, or
         ``package:path`` for a file that an installed package brings.
+    :param key: of the net's model: an artifact of another one is refused.
     :raises UsageError: for a missing or damaged file, or naming the first tensor that doesn't fit.
     """
     path = _path(str(source))
@@ -34,7 +40,7 @@ def load_weights(model: nn.Module, source: str | Path, registry: Registry) -> No
     if not path.is_file():
         raise UsageError(f"weights {source}: no such file: {path}")
 
-    saved = {name.removeprefix("module."): value for name, value in _values(source, path, registry).items()}
+    saved = {name.removeprefix("module."): value for name, value in _values(model, source, path, registry, key).items()}
     mine = model.state_dict()
     for name, value in mine.items():
         if name not in saved:
@@ -74,16 +80,22 @@ def _path(source: str) -> Path:
     return path
 
 
-def _values(source: str | Path, path: Path, registry: Registry) -> dict[str, Tensor]:
-    """Return what a safetensors file or an artifact holds, by name."""
+def _values(model: nn.Module, source: str | Path, path: Path, registry: Registry, key: str) -> dict[str, Tensor]:
+    """Return what a safetensors file or an artifact holds, by name; the net is cut as an artifact's was."""
     try:
         with safe_open(path, framework="pt") as file:
             if MANIFEST not in file.keys():  # noqa: SIM118  (not a mapping)
                 return load_file(path)
     except (SafetensorError, OSError) as error:
         raise UsageError(f"weights {source}: damaged or not safetensors ({error})") from None
-    manifest, blobs, _ = read(path, registry)
-    return decoded(manifest, blobs, registry, str(path))
+
+    # Opened whole, because that bounds what a stranger's shapes may take.
+    found = open_artifact(path, registry)
+    if key not in ("", found.model.key):
+        raise UsageError(f"weights {source}: an artifact of {found.model.key}, not of {key}")
+    restructure(model, found.manifest["structure"], registry, str(path))
+    attach_described(model, found.manifest["transforms"], registry, str(path))
+    return found.net.state_dict()
 
 
 def build_with_weights(spec: ModelSpec, facts: TaskFacts, registry: Registry, seed: int) -> nn.Module:
@@ -93,5 +105,5 @@ def build_with_weights(spec: ModelSpec, facts: TaskFacts, registry: Registry, se
     """
     net = build_net(spec, facts, registry, seed)
     if spec.weights and spec.weights != "hub":
-        load_weights(net, spec.weights, registry)
+        load_weights(net, spec.weights, registry, spec.key)
     return net

@@ -64,8 +64,9 @@ def check_artifact(finished: Finished, registry: Registry) -> None:
         for module, parts in found.manifest["tensors"].items()
         for tensor, record in parts.items()
     }
+    tensors = {**dict(run.baked.net.named_parameters()), **dict(run.baked.net.named_buffers())}
     for name, stored in run.baked.stored.items():
-        estimate = stored.coding.cost(run.baked.net.get_parameter(name))
+        estimate = stored.coding.cost(tensors[name])
         assert estimate == cost_of(records[name], registry), f"{name}: estimate and file differ"
 
     content, sizes = path.read_bytes(), found.sizes

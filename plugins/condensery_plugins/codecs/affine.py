@@ -51,7 +51,7 @@ class Affine(Branch):
 
         flat = values.detach().cpu().to(torch.float32)
         # Zero by zero is zero here: a channel that is all zero may have the scale zero.
-        steps = (flat / self._spread(self.scale, values.shape)).masked_fill_(flat == 0, 0)
+        steps = (flat / spread(self.scale, values.shape, self.group)).masked_fill_(flat == 0, 0)
         codes = steps.round()
 
         off, sizes = steps.sub_(codes).abs_(), codes.abs()
@@ -65,21 +65,7 @@ class Affine(Branch):
     def decode(self, streams: Mapping[str, Tensor], shape: Sequence[int]) -> Tensor:
         """Return codes times scale."""
         codes = streams["codes"].view(list(shape))
-        return codes.to(torch.float32) * self._spread(streams["scale"], codes.shape)
-
-    def _spread(self, scale: Tensor, shape: torch.Size) -> Tensor:
-        """Return the scale so that it broadcasts against the tensor."""
-        if self.group is None:
-            pairs = zip(reversed(scale.shape), reversed(shape), strict=False)
-            if scale.dim() > len(shape) or any(own not in (1, size) for own, size in pairs):
-                raise ValueError(f"{self.key}: a scale of shape {tuple(scale.shape)} for a tensor of {tuple(shape)}")
-            return scale
-
-        rows = shape[0] if len(shape) > 1 else 1
-        columns = prod(shape) // rows if rows else 0
-        if scale.shape != (rows, -(-columns // self.group)):
-            raise ValueError(f"{self.key}: scales {tuple(scale.shape)}, {rows} rows of {columns} by {self.group}")
-        return scale.repeat_interleave(self.group, 1)[:, :columns].reshape(shape)
+        return codes.to(torch.float32) * spread(streams["scale"], codes.shape, self.group)
 
     def config(self) -> dict[str, Any]:
         """Return width and group; scales are in their stream."""
@@ -94,3 +80,24 @@ class Affine(Branch):
     def spelled(self) -> str:
         """Return the width."""
         return f"{self.key}({self.bits})"
+
+
+def spread(scale: Tensor, shape: torch.Size, group: int | None) -> Tensor:
+    """Return scales so that they broadcast against a tensor.
+
+    :param scale: broadcasting already, or with ``group`` of shape (rows, groups in a row).
+    :param shape: of the tensor.
+    :param group: entries of a row that share a scale.
+    :raises ValueError: if there are other scales than the tensor needs.
+    """
+    if group is None:
+        pairs = zip(reversed(scale.shape), reversed(shape), strict=False)
+        if scale.dim() > len(shape) or any(own not in (1, size) for own, size in pairs):
+            raise ValueError(f"{Affine.key}: a scale of shape {tuple(scale.shape)} for a tensor of {tuple(shape)}")
+        return scale
+
+    rows = shape[0] if len(shape) > 1 else 1
+    columns = prod(shape) // rows if rows else 0
+    if scale.shape != (rows, -(-columns // group)):
+        raise ValueError(f"{Affine.key}: scales {tuple(scale.shape)}, {rows} rows of {columns} by {group}")
+    return scale.repeat_interleave(group, 1)[:, :columns].reshape(shape)

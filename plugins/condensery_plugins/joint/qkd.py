@@ -13,7 +13,7 @@ from condensery.nets import QUANTIZE, Coding
 from condensery.run import Outputs, Player
 from condensery_plugins.codecs.affine import Affine
 from condensery_plugins.distillation.softened import divergence, softened
-from condensery_plugins.quantization.calibration import quantize_layers, too_many_levels
+from condensery_plugins.quantization.calibration import Seen, flat, quantize_layers, too_many_levels
 
 
 class IntervalQuantizer(Transform):
@@ -74,6 +74,12 @@ class IntervalQuantizer(Transform):
         return Coding(Affine(self.bits, scale, zero=self.sizes if self.signed else 0))
 
 
+def _for_input(seen: Seen, bits: int) -> IntervalQuantizer:
+    """Return a quantizer for what reached a layer."""
+    values = flat(seen)
+    return IntervalQuantizer(bits, signed=bool((values < 0).any())).start(values)
+
+
 @dataclass(eq=False, kw_only=True)
 class QKD(Method):
     """Quantize, then study with the teacher, then be tutored by it: one phase a stage.
@@ -121,8 +127,8 @@ class QKD(Method):
                 weight_bits=self.weight_bits,
                 activation_bits=self.activation_bits,
                 edge_bits=self.edge_bits,
-                for_weight=lambda latent, bits: IntervalQuantizer(bits).start(latent),
-                for_input=lambda seen, bits: IntervalQuantizer(bits, signed=bool((seen < 0).any())).start(seen),
+                for_weight=lambda weight, bits: IntervalQuantizer(bits).start(weight.latent.detach()),
+                for_input=_for_input,
             )
             return
 

@@ -21,6 +21,7 @@ class LeNet5(nn.Module):
         self.conv1 = nn.Conv2d(channels, first, 5)
         self.conv2 = nn.Conv2d(first, second, 5)
         self.ip1 = nn.Linear(second * rows * columns, hidden)
+        self.relu = nn.ReLU()
         self.ip2 = nn.Linear(hidden, classes)
         self.roles = {"stages": ["conv1", "conv2", "ip1"], "logits": ["ip2"]}
 
@@ -28,7 +29,7 @@ class LeNet5(nn.Module):
         """Return logits ``(batch, classes)`` of images ``(batch, channels, height, width)``."""
         x = nn.functional.max_pool2d(self.conv1(x), 2)
         x = nn.functional.max_pool2d(self.conv2(x), 2)
-        return self.ip2(self.ip1(x.flatten(1)).relu())  # type: ignore[no-any-return]
+        return self.ip2(self.relu(self.ip1(x.flatten(1))))  # type: ignore[no-any-return]
 
 
 @builder("image", least=16)

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from condensery import UnknownKey, UsageError
 from condensery.tasks import TaskFacts
 from condensery_plugins.models.facts import builder, scaled
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "relu": torch.relu,
-    "sigmoid": torch.sigmoid,
-    "tanh": torch.tanh,
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "hardtanh": nn.Hardtanh,
+    "relu": nn.ReLU,
+    "sigmoid": nn.Sigmoid,
+    "tanh": nn.Tanh,
 }
 
 
@@ -48,7 +48,8 @@ class MLP(nn.Module):
                 self.add_module(f"norm{number}", nn.BatchNorm1d(after))
 
         self.batch_norm = batch_norm
-        self.activation, self.output = activation, output
+        self.activation = ACTIVATIONS[activation]()
+        self.output: nn.Module = nn.Identity() if output is None else ACTIVATIONS[output]()
         self.dropout, self.input_dropout = nn.Dropout(dropout), nn.Dropout(input_dropout)
         hidden = [f"fc{i}" for i in range(1, self.depth)]
         self.roles = {"stages": hidden, "logits": [f"fc{self.depth}"]}
@@ -60,9 +61,8 @@ class MLP(nn.Module):
             x = getattr(self, f"fc{number}")(x)
             if self.batch_norm:
                 x = getattr(self, f"norm{number}")(x)
-            x = self.dropout(ACTIVATIONS[self.activation](x))
-        x = getattr(self, f"fc{self.depth}")(x)
-        return x if self.output is None else ACTIVATIONS[self.output](x)
+            x = self.dropout(self.activation(x))
+        return self.output(getattr(self, f"fc{self.depth}")(x))  # type: ignore[no-any-return]
 
 
 @builder("image", "vector")
@@ -84,7 +84,7 @@ def build(
     default, by ``[1200, 1200]`` with ``dropout: 0.5`` and ``input_dropout: 0.2``.
 
     :param hidden: units of each hidden layer, before ``width``; none gives a linear classifier.
-    :param activation: of the hidden units: relu, sigmoid or tanh.
+    :param activation: of the hidden units: relu, sigmoid, tanh, or hardtanh, whose sign is that of its input.
     :param output: of the output units; by default none.
     :param batch_norm: normalize each hidden layer before its activation, whose scales Network Slimming [16] prunes by.
     """

@@ -5,7 +5,6 @@ He, Zhang, Ren, Sun: "Deep Residual Learning for Image Recognition", CVPR 2016, 
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from condensery.tasks import TaskFacts
@@ -19,19 +18,21 @@ class Block(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(before, after, 3, stride, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(after)
+        self.relu1 = nn.ReLU()
         self.conv2 = nn.Conv2d(after, after, 3, 1, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(after)
+        self.relu2 = nn.ReLU()
         self.stride, self.grow = stride, after - before
 
     def forward(self, x: Tensor) -> Tensor:
         """Return features ``(batch, after, size / stride, size / stride)`` of ``(batch, before, size, size)``."""
-        out = torch.relu(self.bn1(self.conv1(x)))
+        out = self.relu1(self.bn1(self.conv1(x)))
         out = self.bn2(self.conv2(out))
 
         if self.stride != 1 or self.grow:
             x = x[:, :, :: self.stride, :: self.stride]
             x = nn.functional.pad(x, (0, 0, 0, 0, self.grow // 2, self.grow - self.grow // 2))
-        return torch.relu(out + x)
+        return self.relu2(out + x)  # type: ignore[no-any-return]
 
 
 class ResNet(nn.Module):
@@ -42,6 +43,7 @@ class ResNet(nn.Module):
         sizes = [scaled(width, c) for c in (16, 32, 64)]
         self.conv1 = nn.Conv2d(channels, sizes[0], 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(sizes[0])
+        self.relu = nn.ReLU()
         self.layer1 = self._stage(blocks, sizes[0], sizes[0], 1)
         self.layer2 = self._stage(blocks, sizes[0], sizes[1], 2)
         self.layer3 = self._stage(blocks, sizes[1], sizes[2], 2)
@@ -59,7 +61,7 @@ class ResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits ``(batch, classes)`` of images ``(batch, channels, size, size)``."""
-        x = torch.relu(self.bn1(self.conv1(x)))
+        x = self.relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
         return self.linear(x.mean((2, 3)))  # type: ignore[no-any-return]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from condensery import Method, NotApplicable, Stage, UsageError, Weight, hookimpl
 from condensery.run import rate_factor
 from condensery.surgery import is_depthwise
-from condensery_plugins.pruning.masks import keep_largest, mask, sizes, sparsity
+from condensery_plugins.pruning.masks import Sizes, keep_largest, mask, sizes, sparsity
 from condensery_plugins.pruning.refusals import refuse_empty, refuse_nothing
 
 LEAST_UPDATES = 10
@@ -74,7 +74,7 @@ class GradualMagnitudePruning(Method):
         """Refuse a share that takes nothing of any layer, or leaves nothing of one."""
         numbers = [w.latent.numel() for w in layers]
         refuse_nothing(stage, self.key, "sparsity", self.sparsity, numbers, unit="weight")
-        final = keep_largest({w.name: sizes(w) for w in layers}, self.sparsity, scope="local")
+        final = keep_largest(Sizes(layers), self.sparsity, scope="local")
         refuse_empty(stage, f"{self.key}: sparsity {self.sparsity:g}", layers, final, by="count")
 
     @hookimpl

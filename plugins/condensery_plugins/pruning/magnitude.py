@@ -7,7 +7,7 @@ from typing import Literal
 from torch import Tensor
 
 from condensery import Stage, UsageError, Weight, hookimpl
-from condensery_plugins.pruning.masks import keep_above, keep_largest, mask, sizes, sparsity
+from condensery_plugins.pruning.masks import Sizes, keep_above, keep_largest, mask, sparsity
 from condensery_plugins.pruning.refusals import refuse_empty, refuse_nothing
 from condensery_plugins.pruning.stepwise import InSteps
 
@@ -89,7 +89,7 @@ class Magnitude(InSteps):
         for weight in self._weights(stage):
             if weight.path in self.density_:
                 density = self.density_[weight.path]
-                keep |= keep_largest({weight.name: sizes(weight)}, (1 - density) * share, scope="local")
+                keep |= keep_largest(Sizes([weight]), (1 - density) * share, scope="local")
                 asked = f"{self.key}: density {density:g}"
                 refuse_empty(stage, asked, [weight], keep, by="count", hint="ask for more")
             elif weight.path in self.quality_:
@@ -100,7 +100,7 @@ class Magnitude(InSteps):
                 ranked.append(weight)
 
         if ranked:
-            keep |= keep_largest({w.name: sizes(w) for w in ranked}, self.sparsity * share, scope=self.scope)
+            keep |= keep_largest(Sizes(ranked), self.sparsity * share, scope=self.scope)
             self._refuse(stage, ranked, keep)
         return keep
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,9 +35,13 @@ class Mask(Transform):
         # Not a product: an infinite number under the mask gives zero too.
         return torch.where(self.keep, value, torch.zeros((), dtype=value.dtype, device=value.device))
 
+    def alive(self, latent: Tensor) -> Tensor:
+        """Return the mask."""
+        return self.keep
+
     def holds(self, final: Tensor) -> str | None:
         """Check that every masked entry is zero."""
-        left = int((final[~self.keep] != 0).sum())
+        left = int(((final != 0) & ~self.keep).sum())
         return f"{left} masked entries are not zero" if left else None
 
     def config(self) -> dict[str, Any]:
@@ -88,6 +92,23 @@ def sizes(weight: Weight) -> Tensor:
     return torch.where(weight.alive, weight.latent.detach().abs(), float("-inf"))
 
 
+class Sizes(Mapping[str, Tensor]):
+    """The sizes of several weights by name, worked out when one is asked for: together they take as much as the net."""
+
+    def __init__(self, weights: Iterable[Weight]) -> None:
+        self._weights = {weight.name: weight for weight in weights}
+
+    def __getitem__(self, name: str) -> Tensor:
+        """Return one weight's, see :func:`sizes`."""
+        return sizes(self._weights[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._weights)
+
+    def __len__(self) -> int:
+        return len(self._weights)
+
+
 def keep_largest(scores: Mapping[str, Tensor], remove: float, *, scope: str) -> dict[str, Tensor]:
     """Return what stays when the smallest scores go: by name, bool of the scores' shape.
 
@@ -99,13 +120,17 @@ def keep_largest(scores: Mapping[str, Tensor], remove: float, *, scope: str) -> 
     """
     if scope == "local":
         return {n: keep_largest({n: s}, remove, scope="global")[n] for n, s in scores.items()}
-    numbers = torch.cat([s.detach().flatten() for s in scores.values()]).cpu()
-    flat = (numbers if numbers.dtype == torch.float64 else numbers.float()).numpy()
-    gone = round(remove * len(flat))
+    counts, kinds = zip(*((score.numel(), score.dtype) for score in scores.values()), strict=True)
+    gone = round(remove * sum(counts))
     if not gone:
         return {n: s > float("-inf") for n, s in scores.items()}
 
+    numbers = torch.empty(sum(counts), dtype=torch.float64 if torch.float64 in kinds else torch.float32)
+    for part, score in zip(numbers.split(counts), scores.values(), strict=True):
+        part.copy_(score.detach().flatten())
+
     # Selected and not sorted: all below the edge go, and of those that equal it the first ones.
+    flat = numbers.numpy()
     flat.partition(gone - 1)
     edge = float(flat[gone - 1])
     equal = gone - int(np.count_nonzero(flat[:gone] < edge))

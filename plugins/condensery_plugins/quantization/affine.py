@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from condensery import straight_through
+from condensery_plugins.quantization.gradients import Estimator, estimated
 
 INT32 = 2**31 - 1
 SMALLEST = 1e-20
@@ -17,8 +17,8 @@ SMALLEST = 1e-20
 class Grid(NamedTuple):
     """The reals that codes stand for.
 
-    :param scale: of one code, positive; shape ``()``.
-    :param zero: the code of real 0; shape ``()``, whole.
+    :param scale: of one code, positive; shape ``()``, or one that broadcasts against the reals.
+    :param zero: the code of real 0, whole; of the shape of ``scale``.
     :param low: smallest code.
     :param high: largest code.
     """
@@ -42,8 +42,8 @@ def nudged_grid(low: Tensor, high: Tensor, first: int, last: int) -> Grid:
 
     A range that excludes 0 is expanded to it.
 
-    :param low: end of the range, shape ``()``.
-    :param high: its other end, shape ``()``.
+    :param low: end of the range, shape ``()``; or of several ranges, each by itself.
+    :param high: its other end, of the same shape.
     :param first: smallest code.
     :param last: largest code.
     """
@@ -59,19 +59,17 @@ def signed_ends(bits: int) -> tuple[int, int]:
     return -(2 ** (bits - 1)) + 1, 2 ** (bits - 1) - 1
 
 
-def fake_quantize(x: Tensor, grid: Grid) -> Tensor:
+def fake_quantize(x: Tensor, grid: Grid, estimator: Estimator = "clip") -> Tensor:
     """Return the reals nearest to ``x`` on a grid; gradient 1 within the grid's range, ends included, 0 outside.
 
     :param x: of any shape.
+    :param estimator: ``identity``: gradient 1 outside the range too.
     """
     x = x.to(grid.scale.dtype)  # under autocast, bfloat16 would round once more
     with torch.no_grad():
         value = grid.values(grid.codes(x))
         low, high = ((end - grid.zero) * grid.scale for end in (grid.low, grid.high))
-        inside = (x >= low) & (x <= high)
-
-    # Not x.clamp(low, high): between tensors its gradient at an end is one half.
-    return straight_through(value, torch.where(inside, x, value))
+    return estimated(value, x, estimator, low, high)
 
 
 def quantize_multiplier(factor: Tensor) -> tuple[Tensor, Tensor]:

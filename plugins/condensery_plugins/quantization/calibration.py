@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -12,16 +12,27 @@ from condensery.nets import QUANTIZE
 
 SAMPLES = 128
 """Examples whose activations set the start of activation quantizers."""
+Seen = list[Tensor]
+"""What reached one layer on sampled examples: a tensor for each of its calls, ``(batch, ...)``."""
 
 
-def plan_bits(stage: Stage, inner: int, edge: int) -> dict[str, int]:
-    """Return bits by layer path: ``edge`` for the first and last layer of a forward pass, ``inner`` for the rest."""
+def flat(seen: Seen) -> Tensor:
+    """Return all numbers that reached a layer, ``(numbers,)``."""
+    return torch.cat([call.flatten() for call in seen])
+
+
+def plan_bits(stage: Stage, inner: int, edge: int | None) -> dict[str, int]:
+    """Return bits by layer path: ``edge`` for the first and last layer of a forward pass, ``inner`` for the rest.
+
+    :param edge: ``None``: those two stay float and are left out.
+    """
     edges = stage.edges()
-    return {path: edge if path in edges else inner for path in stage.weights().paths}
+    plan = {path: edge if path in edges else inner for path in stage.weights().paths}
+    return {path: bits for path, bits in plan.items() if bits is not None}
 
 
 def refuse_quantized(method: str, weight: Weight) -> None:
-    """Refuse a second quantizer on one weight, and weights of half precision, in which levels are rounded once more.
+    """Refuse a second quantizer on one weight, what isn't finite, and half precision, which rounds levels once more.
 
     :raises NotApplicable: naming the layer.
     """
@@ -31,6 +42,8 @@ def refuse_quantized(method: str, weight: Weight) -> None:
     if weight.latent.dtype.itemsize < torch.float32.itemsize:
         dtype = str(weight.latent.dtype).removeprefix("torch.")
         raise NotApplicable(method, f"layer {weight.path!r} is {dtype}; build the net in float32, as by net.float()")
+    if not bool(weight.latent.isfinite().all()):
+        raise NotApplicable(method, f"layer {weight.path!r} has weights that are not finite")
 
 
 def quantize_layers(
@@ -39,32 +52,68 @@ def quantize_layers(
     *,
     weight_bits: int,
     activation_bits: int | None,
-    edge_bits: int,
-    for_weight: Callable[[Tensor, int], Transform],
-    for_input: Callable[[Tensor, int], Transform],
+    edge_bits: int | None,
+    for_weight: Callable[[Weight, int], Transform],
+    for_input: Callable[[Seen, int], Transform],
+    embeddings: bool = False,
+    samples: int = SAMPLES,
 ) -> None:
     """Put a quantizer on every layer's weights, and one on its input unless ``activation_bits`` is ``None``.
 
-    What ``nn.MultiheadAttention`` reads stays float: it has three inputs.
+    What ``nn.MultiheadAttention`` reads stays float: it has three inputs. A layer that no sampled example reaches stays
+    float as a whole; a report of :func:`quantized_share` names it.
 
-    :param edge_bits: of the first and the last layer, weights and inputs.
-    :param for_weight: makes a quantizer from the latent weight, of its shape, and its bits.
-    :param for_input: makes one from sampled inputs of the layer, flat, and its bits.
-    :raises NotApplicable: naming a layer that is quantized already.
+    :param edge_bits: of the first and the last layer, weights and inputs; ``None``: they stay float.
+    :param for_weight: makes a quantizer from a weight and its bits.
+    :param for_input: makes one from what reached a layer, and its bits.
+    :param embeddings: quantize tables of embeddings too, with ``weight_bits``.
+    :param samples: examples whose activations ``for_input`` sees.
+    :raises NotApplicable: naming a layer that is quantized already, or where no example is there to calibrate on.
     """
-    weights = stage.weights()
     bits = plan_bits(stage, weight_bits, edge_bits)
-    input_bits = plan_bits(stage, activation_bits or edge_bits, edge_bits)
-    several = stage.weights(kinds=(nn.MultiheadAttention,)).paths
-    read = [] if activation_bits is None else [path for path in bits if path not in several]
-    inputs = stage.record_inputs(read, SAMPLES)  # of the net in floats
+    if activation_bits is not None:
+        input_bits = plan_bits(stage, activation_bits, edge_bits)
+        inputs = _inputs(stage, method, bits, samples)  # of the net in floats
+        for path in _uncalled(stage, bits, inputs):
+            del bits[path]
+    else:
+        input_bits, inputs = {}, {}
 
-    for weight in weights:
-        refuse_quantized(method, weight)
-        stage.attach(weight.name, method, for_weight(weight.latent.detach(), bits[weight.path]))
+    for weight in stage.weights():
+        if weight.path in bits:
+            refuse_quantized(method, weight)
+            stage.attach(weight.name, method, for_weight(weight, bits[weight.path]))
+    for table in stage.weights(kinds=(nn.Embedding,)) if embeddings else ():
+        refuse_quantized(method, table)
+        stage.attach(table.name, method, for_weight(table, weight_bits))
     for path, calls in inputs.items():
-        seen = torch.cat([call.flatten() for call in calls])
-        stage.attach(f"{path}:input", method, for_input(seen, input_bits[path]))
+        stage.attach(f"{path}:input", method, for_input(calls, input_bits[path]))
+
+
+def _inputs(stage: Stage, method: str, paths: Iterable[str], samples: int) -> dict[str, Seen]:
+    """Return what reaches each layer on some sampled examples; several inputs of one layer aren't looked at.
+
+    :raises NotApplicable: if there are no examples.
+    """
+    several = stage.weights(kinds=(nn.MultiheadAttention,)).paths
+    read = list(dict.fromkeys(path for path in paths if path not in several))
+    inputs = stage.record_inputs(read, samples)
+    if read and not inputs:
+        raise NotApplicable(method, "the calibration set is empty: no layer is called on any example of it")
+    return inputs
+
+
+def _uncalled(stage: Stage, paths: Iterable[str], called: Container[str]) -> list[str]:
+    """Return which layers no forward pass calls; attention calls none of the layers that are its own."""
+    attention = stage.weights(kinds=(nn.MultiheadAttention,)).paths
+    known = {*attention, *(f"{path}.out_proj" for path in attention)}
+    return [path for path in paths if path not in called and path not in known]
+
+
+def quantized_share(stage: Stage, method: str) -> dict[str, float]:
+    """Return, for a report, the share of the net's parameters that carry a method's quantizer; the rest is named."""
+    weights = [*stage.weights(), *stage.weights(kinds=(nn.Embedding,))]
+    return stage.reached(w for w in weights if w.stack is not None and method in w.stack.transforms)
 
 
 def too_many_levels(final: Tensor, bits: int) -> str | None:

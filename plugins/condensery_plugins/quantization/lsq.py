@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from condensery import Method, Stage, Transform, Weight, hookimpl, straight_through
+from condensery import Method, Stage, Transform, hookimpl, straight_through
 from condensery.nets import QUANTIZE, Coding
 from condensery_plugins.codecs.affine import Affine
-from condensery_plugins.quantization.calibration import quantize_layers, refuse_quantized, too_many_levels
+from condensery_plugins.quantization.calibration import Seen, flat, quantize_layers, quantized_share, too_many_levels
 
 
 class LearnedStep(Transform):
@@ -101,18 +101,17 @@ class LSQ(Method):
             weight_bits=self.weight_bits,
             activation_bits=self.activation_bits if self.activations else None,
             edge_bits=self.edge_bits,
-            for_weight=lambda latent, bits: LearnedStep(bits).start(latent),
-            for_input=lambda seen, bits: LearnedStep(bits, signed=bool((seen < 0).any()), batched=True).start(seen),
+            for_weight=lambda weight, bits: LearnedStep(bits).start(weight.latent),
+            for_input=self._for_input,
+            embeddings=self.embeddings,
         )
-        for weight in self._tables(stage):
-            refuse_quantized(self.key, weight)
-            stage.attach(weight.name, self.key, LearnedStep(self.weight_bits).start(weight.latent.detach()))
 
-    def _tables(self, stage: Stage) -> list[Weight]:
-        """Return the tables of embeddings that are asked for."""
-        return list(stage.weights(kinds=(nn.Embedding,))) if self.embeddings else []
+    def _for_input(self, seen: Seen, bits: int) -> LearnedStep:
+        """Return a quantizer for what reached a layer."""
+        values = flat(seen)
+        return LearnedStep(bits, signed=bool((values < 0).any()), batched=True).start(values)
 
     @hookimpl
     def report(self, stage: Stage) -> dict[str, float]:
         """Return the share of the net's parameters that are quantized."""
-        return stage.reached([*stage.weights(), *self._tables(stage)])
+        return quantized_share(stage, self.key)

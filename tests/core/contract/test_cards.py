@@ -23,6 +23,14 @@ def test_a_card_keeps_what_it_was_given(tmp_path: Path) -> None:
     assert read_card(file).model_dump(mode="json", exclude_unset=True) == CARD
 
 
+def test_a_loss_that_came_out_better_is_one_where_the_paper_says_so() -> None:
+    sentence = {"says": "loss", "note": "no accuracy is lost"}
+    card = checked_card(changed("claims", [CLAIM | {"better": "lower"} | sentence]), "here")
+    assert card.claims[0].says == "loss"
+    worse = checked_card(changed("claims", [CLAIM | {"says": "loss"}]), "here")
+    assert worse.claims[0].note == ""
+
+
 def test_whole_numbers_stay_whole() -> None:
     card = checked_card(changed("claims.0.value", {"value": 40, "source": "read", "where": "Table 1"}), "here")
     value = card.claims[0].value.value
@@ -59,6 +67,10 @@ def test_plain_data_keeps_a_default_of_null_and_drops_what_is_not_there() -> Non
         ("network", {"CNN": 1}, "network: Input should be a valid list"),
         ("claims.0.says", "gian", "claims.0.says: unknown word 'gian'; did you mean 'gain'"),
         ("claims.0.at", "speed", "claim 'net-error': at: unknown quality claim 'speed'"),
+        ("claims.0.row", ..., "claims.0: value: a figure that was read needs its row and protocol"),
+        ("claims.0.protocol", "", "claims.0: value: a figure that was read needs its row and protocol"),
+        ("claims", [CLAIM | {"better": "lower", "says": "loss"}], "claims.0: it says loss of a figure that came out"),
+        ("claims.0.lacks", "ImageNet", "claims.0.lacks: String should match pattern"),
         ("claims.0.value", {"value": 2, "source": "second-hand"}, "value: say which text gives it"),
         ("domain", ["classifcation"], "domain: unknown word 'classifcation'; did you mean 'classification'"),
         ("domain", ["x" * 500], "domain: unknown word 'xxx"),

@@ -18,6 +18,8 @@ CLAIM: dict[str, Any] = {
     "dataset": "MNIST",
     "baseline": {"value": 0.8, "source": "recalled"},
     "value": {"value": 0.74, "source": "read", "where": "Table 1"},
+    "row": "LeNet-5, compressed",
+    "protocol": "error of the last epoch",
 }
 CARD: dict[str, Any] = {
     "key": "sum-pruning",

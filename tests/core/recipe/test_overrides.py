@@ -115,6 +115,24 @@ def test_lists_by_number() -> None:
     assert out["stages"][0]["methods"] == [{"key": "magnitude", "settings": {"sparsity": [0.1, 0.9]}}]
 
 
+def test_a_layers_path_is_one_key() -> None:
+    def density(*assignments: str) -> Any:
+        path = "stages.0.magnitude.density"
+        out = after(f"{path}={{layer1.0.conv1: 0.5, layer1: 0.1}}", *(f"{path}{a}" for a in assignments))
+        return out["stages"][0]["methods"][0]["settings"]["density"]
+
+    assert density(".layer1.0.conv1=0.2") == {"layer1.0.conv1": 0.2, "layer1": 0.1}
+    assert density(".layer1=0.2") == {"layer1.0.conv1": 0.5, "layer1": 0.2}
+    assert density(".layer2.1.conv1=0.3") == {"layer1.0.conv1": 0.5, "layer1": 0.1, "layer2.1.conv1": 0.3}
+    assert density("=null", ".layer1.0=0.3", ".fc=1") == {"layer1.0": 0.3, "fc": 1}
+    assert density("={a.b: {c.d: 1}}", ".a.b.c.d=2") == {"a.b": {"c.d": 2}}
+    out = after(
+        "stages.1.hinton-kd.weights.layer1.0=2", "train.optimizer.options={a.b: 1}", "train.optimizer.options.a.b=3"
+    )
+    assert out["stages"][1]["methods"][1]["settings"]["weights"] == {"layer1.0": 2}
+    assert out["train"]["optimizer"]["options"] == {"a.b": 3}
+
+
 @pytest.mark.parametrize(
     ("assignment", "message"),
     [

@@ -1,311 +1,323 @@
+"""The loop: what is proposed is stored, evaluated once, and survives whatever ends the process."""
+
 from __future__ import annotations
 
-import json
+import dataclasses
 import math
-import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from optuna.pruners import MedianPruner, ThresholdPruner
 
-from condensery.errors import ArtifactError, NonFiniteLoss, PluginError, UnknownKey, UsageError
-from condensery.run import (
-    Budget,
-    Choice,
-    Integer,
-    LogUniform,
-    Objective,
-    Parameter,
-    RandomSearch,
-    Search,
-    Space,
-    Trial,
-    TrialStore,
-    Uniform,
-    run_search,
-)
+from condensery import UnknownKey, UsageError
+from condensery.errors import ArtifactError, FileError, NonFiniteLoss, PluginError
+from condensery.files import append_lines
+from condensery.run import Budget, Ongoing, Proposal, Search, Space, Trial, TrialStore, best_trials, run_search
 
-SPARSITY, BITS, LR, KIND = "stages.0.magnitude.sparsity", "stages.1.lsq.bits", "train.optimizer.lr", "model.kind"
-PARAMETERS: dict[str, Parameter] = {
-    SPARSITY: Uniform(0.1, 0.9),
-    BITS: Integer(2, 8),
-    LR: LogUniform(1e-4, 1e-1),
-    KIND: Choice(("a", "b", None)),
+SPARSITY, BITS = "stages.0.magnitude.sparsity", "stages.1.lsq.bits"
+DATA: dict[str, Any] = {
+    "parameters": {SPARSITY: {"low": 0.0, "high": 1.0}, BITS: {"low": 2, "high": 8, "step": 1}},
+    "objectives": {"validation.accuracy": "maximize"},
 }
-SPACE = Space(PARAMETERS)
-QUALITY = Objective("quality.accuracy", higher_is_better=True)
+SPACE = Space.model_validate(DATA)
+
+
+@dataclasses.dataclass(eq=False, kw_only=True)
+class Walk(Search):
+    """Walks along the sparsities, and notes what it has learnt so far."""
+
+    key = "walk"
+    length: int = 100
+    learnt: list[int] = dataclasses.field(default_factory=list)
+
+    def propose(self, history: Sequence[Trial]) -> Proposal | None:
+        step = len(history)
+        if step == self.length:
+            return None
+        start = 0 if step == 4 else None
+        return Proposal({SPARSITY: round(0.01 * step, 2), BITS: 4}, {"learnt": list(self.learnt)}, start)
+
+    def observe(self, trial: Trial) -> None:
+        self.learnt.append(trial.number)
 
 
 class Runs:
-    """Evaluates a formula of the overrides, and remembers what it was asked."""
+    """Evaluates a formula of the overrides, and remembers what it was asked.
 
-    def __init__(self, interrupt_at: int | None = None, fail_at: Sequence[int] = ()) -> None:
-        self.asked: list[dict[str, Any]] = []
-        self.budgets: set[Budget] = set()
-        self.interrupt_at, self.fail_at = interrupt_at, fail_at
+    :param raises: by number of the evaluation, what it raises instead.
+    """
 
-    def __call__(self, overrides: Mapping[str, Any], budget: Budget) -> dict[str, Any]:
-        number = len(self.asked)
-        if number == self.interrupt_at:
-            raise KeyboardInterrupt
-        self.asked.append(dict(overrides))
-        self.budgets.add(budget)
-        if number in self.fail_at:
-            raise NonFiniteLoss(f"loss is nan in trial {number}")
-        return {"quality": {"accuracy": 100 * overrides[SPARSITY] - overrides[BITS]}, "size": {"file.bytes": number}}
+    def __init__(self, raises: Mapping[int, BaseException] | None = None) -> None:
+        self.asked: list[tuple[int, float, Budget, int | None]] = []
+        self.raises = dict(raises or {})
 
-
-def search_in(
-    path: Path, runs: Runs, trials: int, *, space: Space = SPACE, seed: int = 0, objective: Objective = QUALITY
-) -> Trial:
-    return run_search(RandomSearch(space, seed), runs, TrialStore(path), trials, objective=objective)
+    def __call__(self, overrides: Mapping[str, Any], budget: Budget, trial: Ongoing) -> dict[str, Any]:
+        if error := self.raises.pop(trial.number, None):
+            raise error
+        start = None if trial.start is None else trial.start.number
+        self.asked.append((trial.number, overrides[SPARSITY], budget, start))
+        bytes_ = 1000 - 100 * overrides[SPARSITY]
+        return {"validation": {"accuracy": 90 - 100 * abs(overrides[SPARSITY] - 0.03)}, "after": {"bytes": bytes_}}
 
 
-# ---------------------------------------------------------------- spaces
+def store(path: Path | None, space: Space = SPACE, **settings: Any) -> TrialStore:
+    return TrialStore(path, space, **settings)
 
 
-@pytest.mark.parametrize("parameter", PARAMETERS.values())
-def test_samples_are_contained_and_repeat(parameter: Parameter) -> None:
-    values = [parameter.sample(random.Random(i)) for i in range(200)]
-    assert all(parameter.contains(v) for v in values)
-    assert all(parameter.contains(json.loads(json.dumps(v))) for v in values)
-    assert values == [parameter.sample(random.Random(i)) for i in range(200)]
-    assert len(set(values)) > 2
+def walked(path: Path | None, runs: Any, trials: int = 6, space: Space = SPACE, **settings: Any) -> list[Trial]:
+    return run_search(Walk(space=space), runs, store(path, space, **settings), trials)
 
 
-@pytest.mark.parametrize(
-    ("parameter", "outside"),
-    [
-        (Choice((1, True, "a")), [1.0, False, "b", None]),
-        (Uniform(0, 1), [-0.1, 1.1, "0.5", True, math.nan, None]),
-        (LogUniform(1e-3, 1), [0, 1e-4, 2.0]),
-        (Integer(2, 4), [1, 5, 2.0, 3.5, True, "3"]),
-    ],
-)
-def test_what_is_outside(parameter: Parameter, outside: list[Any]) -> None:
-    assert not any(parameter.contains(v) for v in outside)
+# ---------------------------------------------------------------- what comes of it
 
 
-def test_distributions() -> None:
-    rng = random.Random(0)
-    logs = [math.log10(LogUniform(1e-4, 1e-1).sample(rng)) for _ in range(3000)]
-    for low in (-4, -3, -2):  # each decade holds a third; four standard deviations are 0.034
-        assert abs(sum(low <= x < low + 1 for x in logs) / 3000 - 1 / 3) < 0.035
-    assert {Integer(2, 4).sample(rng) for _ in range(100)} == {2, 3, 4}
-    assert {Choice(("a", "b")).sample(rng) for _ in range(100)} == {"a", "b"}
-
-
-def test_a_choice_of_lists_survives_json() -> None:
-    assert Choice(((1, 2), (3,))).contains([1, 2])
-
-
-@pytest.mark.parametrize(
-    ("cls", "arguments"),
-    [(Choice, ((),)), (Uniform, (1, 0)), (Uniform, (0, math.inf)), (LogUniform, (0.0, 1.0)), (Integer, (3, 2))],
-)
-def test_impossible_parameters(cls: Any, arguments: tuple[Any, ...]) -> None:
-    with pytest.raises(UsageError):
-        cls(*arguments)
-
-
-def test_a_space_says_what_is_wrong() -> None:
-    point = SPACE.sample(random.Random(0))
-    assert SPACE.problem(point) is None
-    assert "train.optimizer.lr = 3 is outside" in str(SPACE.problem(point | {LR: 3}))
-    assert "it sets model.kind" in str(SPACE.problem({KIND: "a"}))
-
-
-# ---------------------------------------------------------------- proposals
-
-
-def test_random_trials_depend_on_seed_and_number_alone() -> None:
-    def trial(number: int, score: float) -> Trial:
-        return Trial(number, {}, "full", {}, score)
-
-    def propose(seed: int, count: int, score: float = 0.0) -> dict[str, Any]:
-        return RandomSearch(SPACE, seed).propose([trial(i, score) for i in range(count)])
-
-    assert propose(0, 3) == propose(0, 3, score=9.0)
-    points = [propose(seed, count) for seed in (0, 1) for count in range(4)]
-    assert len({json.dumps(p, sort_keys=True) for p in points}) == 8
-
-
-def test_the_order_of_the_space_does_not_matter() -> None:
-    turned = Space(dict(reversed(PARAMETERS.items())))
-    assert list(turned.parameters) != list(SPACE.parameters)
-    for number in range(5):
-        history = [Trial(i, {}, "full", {}, 0.0) for i in range(number)]
-        assert RandomSearch(turned, 7).propose(history) == RandomSearch(SPACE, 7).propose(history)
-
-
-# ---------------------------------------------------------------- objectives
-
-
-def test_objectives_read_dotted_paths() -> None:
-    report = {"quality": {"accuracy": 91.5}, "kd.loss": {"a.b": 2}, "stages": 3, "flag": True}
-    assert Objective("quality.accuracy", True).read(report) == 91.5
-    assert Objective("kd.loss.a.b", False).read(report) == 2.0
-    with pytest.raises(UnknownKey, match="'acuracy'; did you mean 'accuracy'"):
-        Objective("quality.acuracy", True).read(report)
-    with pytest.raises(UnknownKey, match="'deep'"):
-        Objective("stages.deep", True).read(report)
-    for path in ("quality", "flag"):
-        with pytest.raises(UsageError, match="not a number"):
-            Objective(path, True).read(report)
-
-
-@pytest.mark.parametrize(("higher", "number"), [(True, 1), (False, 2)])
-def test_the_best_is_the_earliest_of_equals(higher: bool, number: int) -> None:
-    scores = [1.0, 3.0, -2.0, 3.0, -2.0, None]
-    trials = [Trial(i, {}, "full", {}, s) for i, s in enumerate(scores)]
-    best = Objective("x", higher).best(trials)
-    assert best is not None
-    assert best.number == number
-    assert Objective("x", higher).best(trials[5:]) is None
-
-
-# ---------------------------------------------------------------- the store
-
-
-def trials(count: int) -> list[Trial]:
-    return [Trial(i, {LR: 0.1 * i}, "quick", {"x": [i, None]}, i / 3, "é" * i) for i in range(count)]
-
-
-def filled(path: Path, count: int) -> TrialStore:
-    store = TrialStore(path)
-    for trial in trials(count):
-        store.append(trial)
-    return store
-
-
-def test_a_store_keeps_trials(tmp_path: Path) -> None:
-    store = filled(tmp_path / "new" / "trials.jsonl", 3)
-    assert store.load() == trials(3)
-    assert TrialStore(tmp_path / "none.jsonl").load() == []
-
-
-def test_a_line_cut_off_anywhere_is_dropped_and_written_over(tmp_path: Path) -> None:
-    whole = filled(tmp_path / "whole.jsonl", 3).path.read_bytes()
-    start = whole.rindex(b"\n", 0, -1) + 1  # of the third line
-    for end in range(start, len(whole)):
-        store = TrialStore(tmp_path / "cut.jsonl")
-        store.path.write_bytes(whole[:end])
-        assert store.load() == trials(2)
-        store.append(trials(3)[2])
-        assert store.path.read_bytes() == whole
-
-
-def test_a_broken_line_in_the_middle_is_an_error(tmp_path: Path) -> None:
-    store = filled(tmp_path / "trials.jsonl", 2)
-    good = store.path.read_text()
-    for bad in ("{\n", "3\n", '{"number": 1}\n', "\x00\n"):
-        store.path.write_text(good + bad + good)
-        with pytest.raises(ArtifactError, match="line 3 is no trial"):
-            store.load()
-
-
-# ---------------------------------------------------------------- the loop
-
-
-def test_a_search_returns_the_best_trial(tmp_path: Path) -> None:
+def test_trials_are_stored_with_all_that_belongs_to_them(tmp_path: Path) -> None:
     runs = Runs()
-    best = search_in(tmp_path / "t.jsonl", runs, 8)
-    scores = [100 * o[SPARSITY] - o[BITS] for o in runs.asked]
-    assert len(scores) == 8
-    assert (best.score, best.number) == (max(scores), scores.index(max(scores)))
-    assert best.overrides == runs.asked[best.number]
-    lowest = search_in(tmp_path / "t.jsonl", runs, 8, objective=Objective("quality.accuracy", False))
-    assert lowest.score == min(scores)
-    assert len(runs.asked) == 8
+    found = walked(tmp_path / "trials.jsonl", runs)
+    assert [(t.number, t.state, t.starts, t.error) for t in found] == [(n, "complete", 1, "") for n in range(6)]
+    assert [t.overrides for t in found] == [{SPARSITY: round(0.01 * n, 2), BITS: 4} for n in range(6)]
+    assert [t.notes for t in found] == [{"learnt": list(range(n))} for n in range(6)]
+    assert runs.asked[4] == (4, 0.04, "full", 0)  # goes on from the net of trial 0
+    assert [t.start for t in found] == [None] * 4 + [0, None]
+    assert found[3].report == {"validation": {"accuracy": 90.0}, "after": {"bytes": 997.0}}
+    assert found[3].values == (90.0,)
+    assert store(tmp_path / "trials.jsonl").trials() == found
+
+    assert [t.number for t in best_trials(SPACE, found)] == [3]
+    assert walked(tmp_path / "trials.jsonl", runs, 6) == found
+    assert len(runs.asked) == 6  # nothing was evaluated again
 
 
-@pytest.mark.parametrize("torn", [False, True])
-def test_an_interrupted_search_goes_on_as_if_it_had_not_been(tmp_path: Path, torn: bool) -> None:
-    whole = Runs()
-    best = search_in(tmp_path / "whole.jsonl", whole, 8)
+def test_a_search_may_end_by_itself(tmp_path: Path) -> None:
+    found = run_search(Walk(space=SPACE, length=2), Runs(), store(None), 10)
+    assert len(found) == 2
 
-    path = tmp_path / "cut.jsonl"
-    before, after = Runs(interrupt_at=3), Runs()
-    with pytest.raises(KeyboardInterrupt):
-        search_in(path, before, 8)
-    if torn:  # killed while it wrote the third trial
-        path.write_bytes(path.read_bytes()[:-20])
-    # Another order of the space must not matter either.
-    resumed = search_in(path, after, 8, space=Space(dict(reversed(PARAMETERS.items()))))
 
-    kept = 2 if torn else 3
-    assert before.asked[:kept] + after.asked == whole.asked
-    assert len(after.asked) == 8 - kept
-    assert (resumed.number, resumed.overrides, resumed.score) == (best.number, best.overrides, best.score)
-    assert [t.score for t in TrialStore(path).load()] == [t.score for t in TrialStore(tmp_path / "whole.jsonl").load()]
+def test_what_was_evaluated_before_keeps_its_report() -> None:
+    class Same(Walk):
+        def propose(self, history: Sequence[Trial]) -> Proposal:
+            return Proposal({SPARSITY: 0.5, BITS: 4 + len(history) // 2})
+
+    runs = Runs()
+    found = run_search(Same(space=SPACE), runs, store(None), 4)
+    assert [number for number, *_ in runs.asked] == [0, 2]
+    assert [t.values for t in found] == [(43.0,)] * 4
+
+
+def test_limits_decide_what_fits() -> None:
+    space = Space.model_validate(DATA | {"limits": {"after.bytes": {"at_most": 996}}})
+    found = walked(None, Runs(), space=space)
+    assert [t.excess["after.bytes"] for t in found] == pytest.approx([4, 3, 2, 1, 0, -1])
+    assert [t.fits for t in found] == [False] * 4 + [True] * 2
+    assert [t.number for t in best_trials(space, found)] == [4]
+
+
+def test_several_objectives_have_a_front() -> None:
+    space = Space.model_validate(DATA | {"objectives": {"validation.accuracy": "maximize", "after.bytes": "minimize"}})
+    found = walked(None, Runs(), space=space)
+    assert found[3].values == (90.0, 997.0)
+    assert [t.number for t in best_trials(space, found)] == [3, 4, 5]  # the sparser ones are smaller and worse
+
+
+@pytest.mark.parametrize(("direction", "number"), [("maximize", 1), ("minimize", 2)])
+def test_the_best_is_the_earliest_of_equals(direction: str, number: int) -> None:
+    space = Space.model_validate(DATA | {"objectives": {"x": direction}})
+    values: list[tuple[float, ...]] = [(1.0,), (3.0,), (-2.0,), (3.0,), (-2.0,)]
+    trials = [Trial({}, number=i, state="complete", values=v) for i, v in enumerate(values)]
+    trials.append(Trial({}, number=5, state="failed"))
+    assert [t.number for t in best_trials(space, trials)] == [number]
+    assert best_trials(space, trials[5:]) == []
+
+
+# ---------------------------------------------------------------- what goes wrong
 
 
 def test_failures_are_kept_and_do_not_stop_the_search(tmp_path: Path) -> None:
-    path = tmp_path / "t.jsonl"
-    runs = Runs(fail_at=(0, 2))
-    best = search_in(path, runs, 4)
-    assert best.number in (1, 3)
-    stored = TrialStore(path).load()
-    assert [t.error for t in stored] == ["loss is nan in trial 0", "", "loss is nan in trial 2", ""]
-    assert [t.report is None for t in stored] == [True, False, True, False]
-    search_in(path, runs, 4)
-    assert len(runs.asked) == 4  # failures aren't tried again
-    with pytest.raises(UsageError, match="none of 2 trials has a score; the last one: loss is nan in trial 1"):
-        search_in(tmp_path / "all.jsonl", Runs(fail_at=(0, 1)), 2)
-
-
-def test_a_bug_stops_the_search(tmp_path: Path) -> None:
-    def evaluate(overrides: Mapping[str, Any], budget: Budget) -> dict[str, Any]:
-        raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        run_search(RandomSearch(SPACE), evaluate, TrialStore(tmp_path / "t.jsonl"), 3, objective=QUALITY)
-    assert TrialStore(tmp_path / "t.jsonl").load() == []
-
-
-def test_a_score_that_is_no_finite_number_is_never_the_best(tmp_path: Path) -> None:
-    answers = iter([math.nan, 1.0, math.inf])
-
-    def evaluate(overrides: Mapping[str, Any], budget: Budget) -> dict[str, Any]:
-        return {"accuracy": next(answers)}
-
-    store = TrialStore(tmp_path / "t.jsonl")
-    best = run_search(RandomSearch(SPACE), evaluate, store, 3, objective=Objective("accuracy", True))
-    assert best.number == 1
-    assert [t.error for t in store.load()] == ["accuracy is nan", "", "accuracy is inf"]
-
-
-def test_a_misspelt_objective_loses_no_evaluation(tmp_path: Path) -> None:
+    path = tmp_path / "trials.jsonl"
+    wrong = {0: NonFiniteLoss("loss is nan"), 2: UsageError("T must be > 0")}
+    found = walked(path, Runs(wrong), 4)
+    assert [(t.state, t.error) for t in found] == [
+        ("failed", "loss is nan"),
+        ("complete", ""),
+        ("failed", "T must be > 0"),
+        ("complete", ""),
+    ]
+    assert found[0].report is None
     runs = Runs()
+    assert walked(path, runs, 4) == found
+    assert runs.asked == []  # failures aren't tried again
+
+
+@pytest.mark.parametrize(("number", "says"), [(math.nan, "nan"), (math.inf, "inf"), (None, "nan")])
+def test_a_score_that_is_no_finite_number_is_a_failure(number: Any, says: str, tmp_path: Path) -> None:
+    def evaluate(overrides: Mapping[str, Any], budget: Budget, trial: Ongoing) -> dict[str, Any]:
+        return {"validation": {"accuracy": number if trial.number == 1 else 50.0}}
+
+    found = walked(tmp_path / "trials.jsonl", evaluate, 3)
+    assert [t.error for t in found] == ["", f"validation.accuracy is {says}", ""]
+    assert store(tmp_path / "trials.jsonl").trials() == found
+
+
+@pytest.mark.parametrize("error", [FileError("disk full"), ArtifactError("damaged"), ZeroDivisionError("a bug")])
+def test_what_the_next_trial_would_meet_too_stops_the_search(error: Exception, tmp_path: Path) -> None:
+    path = tmp_path / "trials.jsonl"
+    with pytest.raises(type(error)):
+        walked(path, Runs({1: error}))
+    assert [t.state for t in store(path).trials()] == ["complete", "running"]
+    assert [t.state for t in walked(path, Runs())] == ["complete"] * 6
+
+
+def test_a_misspelt_objective_is_named() -> None:
+    space = Space.model_validate(DATA | {"objectives": {"validation.acuracy": "maximize"}})
     with pytest.raises(UnknownKey, match="did you mean 'accuracy'"):
-        search_in(tmp_path / "t.jsonl", runs, 3, objective=Objective("quality.acuracy", True))
-    assert search_in(tmp_path / "t.jsonl", runs, 3).score is not None
-    assert len(runs.asked) == 3
+        walked(None, Runs(), space=space)
 
 
-def test_the_budget_is_carried_through_and_not_mixed(tmp_path: Path) -> None:
-    store, runs = TrialStore(tmp_path / "t.jsonl"), Runs()
-    run_search(RandomSearch(SPACE), runs, store, 2, objective=QUALITY, budget="quick")
-    assert runs.budgets == {"quick"}
-    assert {t.budget for t in store.load()} == {"quick"}
-    with pytest.raises(UsageError, match="its budget is 'quick', not 'full'"):
-        search_in(store.path, runs, 2)
-
-
-def test_a_store_of_another_space_is_refused(tmp_path: Path) -> None:
-    search_in(tmp_path / "t.jsonl", Runs(), 2)
-    narrow = Space(PARAMETERS | {BITS: Integer(20, 30)})
-    with pytest.raises(UsageError, match=r"holds another search: trial 0: .*outside Integer\(low=20, high=30\)"):
-        search_in(tmp_path / "t.jsonl", Runs(), 3, space=narrow)
-
-
-def test_a_search_that_leaves_its_space_is_named(tmp_path: Path) -> None:
-    class Stray(Search):
+@pytest.mark.parametrize(
+    ("proposal", "says"),
+    [
+        (Proposal({SPARSITY: 5.0, BITS: 4}), f"{SPARSITY} = 5.0 can't be drawn"),
+        (Proposal({BITS: 4}), f"it sets {BITS}; to be set are"),
+        (Proposal({SPARSITY: 0.5, BITS: 4}, start=7), "goes on from trial 7, which is not complete"),
+    ],
+)
+def test_a_search_that_leaves_its_space_is_named(proposal: Proposal, says: str) -> None:
+    class Stray(Walk):
         key = "stray"
 
-        def propose(self, history: Sequence[Trial]) -> dict[str, Any]:
-            return {LR: 5.0}
+        def propose(self, history: Sequence[Trial]) -> Proposal:
+            return proposal
 
-    with pytest.raises(PluginError, match=r"search 'stray' proposed no point.*lr = 5\.0 is outside"):
-        run_search(Stray(Space({LR: Uniform(0, 1)})), Runs(), TrialStore(tmp_path / "t.jsonl"), 1, objective=QUALITY)
+    with pytest.raises(PluginError, match=rf"search 'stray' proposed what can't be evaluated: .*{says}"):
+        run_search(Stray(space=SPACE), Runs(), store(None), 1)
+
+
+# ---------------------------------------------------------------- kills
+
+
+class Killed(BaseException):
+    """Stands for a process that is gone: nothing catches it."""
+
+
+@pytest.mark.parametrize("torn", [0, 1, 20])
+def test_a_killed_search_goes_on_as_if_it_had_not_been(tmp_path: Path, torn: int) -> None:
+    whole = walked(tmp_path / "whole.jsonl", Runs())
+    path = tmp_path / "cut.jsonl"
+    with pytest.raises(Killed):
+        walked(path, Runs({3: Killed()}))
+    if torn:  # killed while it wrote that trial 3 begins
+        path.write_bytes(path.read_bytes()[:-torn])
+
+    after = Runs()
+    found = walked(path, after)
+    assert [number for number, *_ in after.asked] == [3, 4, 5]
+    assert [t.starts for t in found] == [1, 1, 1, 1 if torn else 2, 1, 1]
+    assert [dataclasses.replace(t, starts=1) for t in found] == whole
+
+
+def test_a_journal_cut_anywhere_goes_on(tmp_path: Path) -> None:
+    whole = walked(tmp_path / "whole.jsonl", Runs(), 2)
+    content = (tmp_path / "whole.jsonl").read_bytes()
+    path = tmp_path / "cut.jsonl"
+    for end in range(0, len(content), 37):
+        path.write_bytes(content[:end])
+        found = walked(path, Runs(), 2)
+        assert [dataclasses.replace(t, starts=1) for t in found] == whole
+
+
+def test_a_trial_that_kills_its_process_is_given_up(tmp_path: Path) -> None:
+    path = tmp_path / "trials.jsonl"
+    for _ in range(3):
+        with pytest.raises(Killed):
+            walked(path, Runs({1: Killed()}))
+    found = walked(path, Runs({1: Killed()}), 3)
+    assert [(t.state, t.error) for t in found] == [
+        ("complete", ""),
+        ("failed", "its process was killed 3 times"),
+        ("complete", ""),
+    ]
+
+
+def test_a_user_who_stops_a_trial_does_not_kill_it(tmp_path: Path) -> None:
+    path = tmp_path / "trials.jsonl"
+    for _ in range(5):
+        with pytest.raises(KeyboardInterrupt):
+            walked(path, Runs({1: KeyboardInterrupt()}))
+    assert [t.state for t in walked(path, Runs(), 3)] == ["complete"] * 3
+
+
+def test_damage_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "trials.jsonl"
+    walked(path, Runs(), 2)
+    lines = path.read_bytes().splitlines(keepends=True)
+    assert len(lines) > 4
+    bad = [b"{\n", b"3\n", b"\x00\n", lines[2].replace(b"0", b"1", 1), b"[" * 100_000 + b"\n"]
+    for line in bad:
+        path.write_bytes(b"".join([*lines[:2], line, *lines[3:]]))
+        with pytest.raises(ArtifactError, match=r"trials\.jsonl line 3: damaged .*remove it to search anew") as caught:
+            store(path)
+        assert "\n" not in str(caught.value)
+
+
+def test_whole_lines_that_are_no_journal_are_one_line(tmp_path: Path) -> None:
+    study = {"op_code": 0, "worker_id": "x", "study_name": "search", "directions": [2]}
+    trial = {"op_code": 4, "worker_id": "x", "study_id": 0, "datetime_start": None}
+    journals: tuple[list[dict[str, Any]], ...] = (
+        [{}],
+        [{"op_code": 99}],
+        [{"op_code": 0}],
+        [{"op_code": 4, "study_id": 3}],
+        [study, trial],
+    )
+    for entries in journals:
+        path = tmp_path / "trials.jsonl"
+        path.unlink(missing_ok=True)
+        append_lines(path, entries)
+        with pytest.raises(ArtifactError, match="remove it to search anew"):
+            store(path)
+
+
+def test_another_search_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "trials.jsonl"
+    walked(path, Runs(), 2, about={"seed": 0})
+    assert len(store(path, about={"seed": 0}).trials()) == 2
+    with pytest.raises(UsageError, match=r"holds another search: its seed is another one; say another --out"):
+        store(path, about={"seed": 1})
+    narrow = Space.model_validate(DATA | {"objectives": {"validation.accuracy": "minimize"}})
+    with pytest.raises(UsageError, match="holds another search: its space is another one"):
+        store(path, narrow, about={"seed": 0})
+
+
+# ---------------------------------------------------------------- pruning
+
+
+def worse_each_time(epochs: int) -> Callable[[Mapping[str, Any], Budget, Ongoing], dict[str, Any]]:
+    def evaluate(overrides: Mapping[str, Any], budget: Budget, trial: Ongoing) -> dict[str, Any]:
+        accuracy = 90.0 - 10 * trial.number
+        for epoch in range(epochs):
+            trial.epoch(epoch + 1, {"validation": {"accuracy": accuracy + epoch}})
+        return {"validation": {"accuracy": accuracy + epochs}}
+
+    return evaluate
+
+
+def test_trials_below_the_median_are_pruned(tmp_path: Path) -> None:
+    pruner = MedianPruner(n_startup_trials=2)
+    found = walked(tmp_path / "t.jsonl", worse_each_time(3), 4, pruner=pruner)
+    assert [t.state for t in found] == ["complete", "complete", "pruned", "pruned"]
+    assert [t.epochs for t in found] == [{1: 90, 2: 91, 3: 92}, {1: 80, 2: 81, 3: 82}, {1: 70}, {1: 60}]
+    assert found[2].error == "after epoch 1"
+    assert best_trials(SPACE, found) == found[:1]
+    assert store(tmp_path / "t.jsonl", pruner=pruner).trials() == found
+
+
+def test_without_a_pruner_epochs_are_not_stored() -> None:
+    assert [t.epochs for t in walked(None, worse_each_time(3), 2)] == [{}, {}]
+
+
+def test_a_pruner_needs_one_objective() -> None:
+    two = Space.model_validate(DATA | {"objectives": {"validation.accuracy": "maximize", "after.bytes": "minimize"}})
+    with pytest.raises(UsageError, match="pruned by one objective"):
+        store(None, two, pruner=ThresholdPruner(lower=0.0))

@@ -11,7 +11,7 @@ from torch import nn
 from condensery import Registry, Run
 from condensery.errors import UsageError
 from condensery.recipe import ModelSpec
-from condensery.storage import build_with_weights, load_weights
+from condensery.storage import build_with_weights, load, load_weights
 from condensery_plugins.tasks.digits import Digits
 
 REGISTRY = Registry.open()
@@ -99,12 +99,28 @@ def test_an_artifact_gives_the_net_that_it_holds(tmp_path: Path) -> None:
         assert torch.equal(found[name], value)
 
 
-def test_an_artifact_of_another_shape_is_refused(tmp_path: Path) -> None:
+def test_a_cut_net_is_trained_on_from_its_artifact(tmp_path: Path) -> None:
     stage = {"methods": [{"l1-filter-pruning": {"ratio": 0.5}}], "epochs": 0}
-    Run(recipe([stage]), Registry.open(), out=tmp_path / "run").execute()
-    spec = ModelSpec(key="resnet8", width=0.5, weights=str(tmp_path / "run" / "artifact.safetensors"))
-    with pytest.raises(UsageError, match=r"has shape \(4, 8, 3, 3\), the net wants \(8, 8, 3, 3\)"):
-        build_with_weights(spec, Digits().facts, Registry.open(), 0)
+    first = Run(recipe([stage]), registry(), out=tmp_path / "first").execute()
+    assert first["after"]["parameters"] < first["before"]["parameters"]
+
+    weights = str(tmp_path / "first" / "artifact.safetensors")
+    model = {"key": "resnet8", "width": 0.5, "weights": weights}
+    more = Run(recipe([{"methods": ["magnitude"]}], model=model), registry(), out=tmp_path / "more").execute()
+    assert more["before"]["parameters"] == first["after"]["parameters"]
+    assert more["before"]["quality"] == first["after"]["quality"]
+    assert more["after"]["nonzeros"] < more["after"]["parameters"] == first["after"]["parameters"]
+    assert len(more["stages"][0]["history"]) == 1
+    kept, before = (load(tmp_path / run / "artifact.safetensors", registry()).state_dict() for run in ("more", "first"))
+    assert {n: v.shape for n, v in kept.items()} == {n: v.shape for n, v in before.items()}
+
+
+def test_an_artifact_of_another_model_is_refused(tmp_path: Path) -> None:
+    Run(recipe([]), registry(), out=tmp_path / "run").execute()
+    weights = str(tmp_path / "run" / "artifact.safetensors")
+    for key, says in (("resnet20", "an artifact of resnet8, not of resnet20"), ("resnet8", "has shape")):
+        with pytest.raises(UsageError, match=says):
+            build_with_weights(ModelSpec(key=key, weights=weights), Digits().facts, registry(), 0)
 
 
 def test_a_package_may_bring_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

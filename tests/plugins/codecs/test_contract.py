@@ -20,6 +20,7 @@ from condensery_plugins.codecs.codebooks import ProductCodebook, ResidualCodeboo
 from condensery_plugins.codecs.huffman import Huffman
 from condensery_plugins.codecs.offset import Offset
 from condensery_plugins.codecs.palette import Palette
+from condensery_plugins.codecs.signs import Signs
 from condensery_plugins.codecs.sparse_index import SparseIndex
 from condensery_plugins.codecs.ternary import Ternary
 
@@ -43,6 +44,7 @@ CASES: dict[str, Callable[[Tensor], tuple[Leaf | Branch, Tensor]]] = {
     "palette": lambda base: (Palette(base / 3), base / 3),
     "product-codebook": product,
     "residual-codebook": residual,
+    "signs": lambda base: (Signs(), torch.where(base >= 0, 1, -1).to(base.dtype)),
     "sparse-index": lambda base: (SparseIndex(2), base / 3),
     "ternary": lambda base: (Ternary(), base.sign()),
 }

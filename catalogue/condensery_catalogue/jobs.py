@@ -1,0 +1,186 @@
+"""The jobs of a tier: the trials of its grid, then the runs that count, each one run in a folder of its own.
+
+Whatever ends them, a budget, a kill or a machine that is taken away, they go on later from what the folders hold.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from condensery.contract import Registry
+from condensery.errors import NonFiniteLoss, UsageError
+from condensery.files import damaged, read_json
+from condensery.measure import versions
+from condensery.recipe import Recipe
+from condensery_catalogue.metrics import measures
+from condensery_catalogue.reproduction import Reproduction, Tier
+from condensery_catalogue.tuning import choose, combinations
+
+if TYPE_CHECKING:
+    from condensery.run import Progress
+
+Report = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One run: an arm of a tier with one seed.
+
+    :param trial: which combination of the grid it tries; ``None`` for a run that counts.
+    :param folder: its own, which holds report, log and checkpoints.
+    """
+
+    key: str
+    tier: str
+    arm: str
+    seed: int
+    trial: int | None
+    folder: Path
+
+    @property
+    def title(self) -> str:
+        """How it is named where it is shown."""
+        tried = "" if self.trial is None else f", trial {self.trial}"
+        return f"{self.key}, {self.tier}, seed {self.seed}, {self.arm}{tried}"
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether its report is there; :meth:`Jobs.report` looks into it."""
+        return (self.folder / "report.json").is_file()
+
+
+class Jobs:
+    """All jobs of one tier, below one folder: iterate over them in the order in which they can be played.
+
+    :param tier: the tier's name, and ``chosen`` the tier itself.
+    :param seeds: of the runs that count; ``None``: the tier's. Trials have the first one.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        plan: Reproduction,
+        chosen: Tier,
+        tier: str,
+        folder: Path,
+        seeds: Sequence[int] | None = None,
+    ) -> None:
+        self.registry, self.plan, self.chosen, self.tier, self.folder = registry, plan, chosen, tier, folder
+        self.seeds = list(chosen.seeds if seeds is None else seeds)
+        self._combinations = combinations(chosen.grid) if chosen.grid else []
+
+    def __iter__(self) -> Iterator[Job]:
+        for arm in self.chosen.arms:
+            yield from self.trials(arm)
+        for seed in self.seeds:
+            for arm in self.chosen.arms:
+                yield self.job(arm, seed)
+
+    def ready(self, card: Mapping[str, Any]) -> Tier:
+        """Return the tier with its figure's labels filled in, once every name in it was looked up.
+
+        :raises UnknownKey: for a claim, an arm or a metric that isn't there, naming the nearest.
+        """
+        recipes = self.chosen.recipes(self.plan.key)
+        return self.plan.ready(self.chosen, card, {arm: measures(self.registry, r) for arm, r in recipes.items()})
+
+    def job(self, arm: str, seed: int, trial: int | None = None) -> Job:
+        """Return one job."""
+        place = Path(f"seed{seed}", arm) if trial is None else Path("grid", arm, str(trial))
+        return Job(self.plan.key, self.tier, arm, seed, trial, self.folder / place)
+
+    def trials(self, arm: str) -> list[Job]:
+        """Return the trials of an arm, none where there is no grid."""
+        return [self.job(arm, self.seeds[0], number) for number in range(len(self._combinations))]
+
+    def is_ready(self, job: Job) -> bool:
+        """Tell whether a job can be played: one that counts waits for the trials of its arm."""
+        return job.trial is not None or all(trial.has_ended for trial in self.trials(job.arm))
+
+    def recipe(self, job: Job) -> Recipe:
+        """Return the recipe of a job, with its seed and the names that a report keeps.
+
+        A trial holds out a share of the training data; a run that counts has the values that did best on it.
+
+        :raises UsageError: if all trials of its arm diverged.
+        """
+        names: dict[str, Any] = {"seed": job.seed, "paper": self.plan.card, "name": f"{self.plan.key}:{job.arm}"}
+        if job.trial is not None:
+            names["validation"] = self.chosen.held_out
+            values = self._combinations[job.trial]
+        else:
+            values = self.choice(job.arm)["chosen"] if self._combinations else {}
+        return self.chosen.recipe(self.plan.key, job.arm, values).model_copy(update=names)
+
+    def report(self, job: Job) -> Report | None:
+        """Return the report of a job that has ended; see :func:`finished`."""
+        return finished(job.folder, self.recipe(job)) if job.has_ended else None
+
+    def play(self, job: Job, device: str, show: Progress | None = None) -> Report:
+        """Run a job from where an earlier call left it, unless it has ended; return its report.
+
+        A trial that diverges has a report too, which says so: it isn't tried again.
+        """
+        from condensery.run import Run
+
+        if (done := self.report(job)) is not None:
+            return done
+        recipe, begun = self.recipe(job), (job.folder / "recipe.json").is_file()
+        run = Run(recipe, self.registry, out=job.folder, device=device, resume=begun, tier=self.tier, show=show)
+        try:
+            return run.execute()
+        except NonFiniteLoss as error:
+            if job.trial is None:
+                raise
+            report = {"recipe": recipe.dump(), "versions": versions(), "validation": None, "diverged": str(error)}
+            run.folder.finish(report)
+            return report
+
+    def choice(self, arm: str) -> dict[str, Any]:
+        """Return what an arm's trials came to, and which values it gets; all of them must have ended.
+
+        :raises UsageError: if all diverged.
+        """
+        task = self.chosen.recipe(self.plan.key, arm).task.key
+        metric = self.registry.load("tasks", task).metrics[0]
+        said = [(self.report(trial) or {})["validation"] for trial in self.trials(arm)]
+        scores = [None if found is None else found[metric.name] for found in said]
+        return choose(f"{self.plan.key}:{arm}", self.chosen.grid, metric, scores)
+
+    def choices(self) -> dict[str, dict[str, Any]]:
+        """Return the choice of every arm, none where there is no grid."""
+        return {arm: self.choice(arm) for arm in self.chosen.arms} if self._combinations else {}
+
+    def reports(self) -> dict[str, list[Report]]:
+        """Return the reports of every arm, one for each seed; all jobs must have ended."""
+        return {
+            arm: [report for seed in self.seeds if (report := self.report(self.job(arm, seed))) is not None]
+            for arm in self.chosen.arms
+        }
+
+
+def finished(folder: Path, recipe: Recipe) -> Report | None:
+    """Return the report of a run that has ended, if the folder holds it.
+
+    :raises ArtifactError: if the report is damaged.
+    :raises UsageError: if it is that of another recipe, or was made with other versions: figures aren't mixed.
+    """
+    path = folder / "report.json"
+    if not path.is_file():
+        return None
+    report: Report = read_json(path, f"remove {folder} to run it again")
+    try:
+        known, made_with = report["recipe"], report["versions"]
+    except (KeyError, TypeError) as error:
+        raise damaged(path, error, f"remove {folder} to run it again") from None
+
+    if known != json.loads(json.dumps(recipe.dump())):
+        raise UsageError(f"{folder} holds a run of another recipe; say another --out")
+    changed = [name for name, version in versions().items() if made_with.get(name) != version]
+    if changed:
+        raise UsageError(f"{folder} was made with another version of {', '.join(changed)}; say another --out")
+    return report

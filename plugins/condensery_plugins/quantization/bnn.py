@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from condensery import Stage, hookimpl
+from condensery_plugins.quantization.binarized import UnitWeights, attach_signs
+from condensery_plugins.quantization.calibration import quantized_share
+
+
+@dataclass(eq=False, kw_only=True)
+class BNN(UnitWeights):
+    """Train a net whose weights and activations are -1 or 1; batch normalization gives the scales.
+
+    Courbariaux, Hubara, Soudry, El-Yaniv, Bengio: "Binarized Neural Networks: Training Deep Neural Networks with
+    Weights and Activations Constrained to +1 or -1", NeurIPS 2016 [24]. All layers have binary weights, kept as in
+    BinaryConnect; all but the first see the sign of their input. A sign's gradient passes where the input is within -1
+    and 1. The sign must see what batch normalization gives, so a ReLU module in between is taken away.
+
+    When: the signs act from the start of the stage. A step of a latent weight is multiplied by Glorot's factor.
+
+    End: an artifact holds the signs of the weights, one bit each.
+
+    Raises NotApplicable where a layer is quantized already, and where a layer's input is never negative although no
+    ReLU module stands before it: an activation that is called as a function can't be taken away.
+    """
+
+    key = "bnn"
+
+    needs = frozenset({"float-weights"})
+    leaves = frozenset({"quantized-weights", "quantized-activations"})
+    removes = frozenset({"float-weights"})
+
+    @hookimpl
+    def prepare(self, stage: Stage) -> None:
+        """Hold all weights and inputs at their signs, but for the net's own input."""
+        first = stage.edges()[0]
+        weights = self.hold_signs(stage)
+        attach_signs(stage, self.key, [weight for weight in weights if weight.path != first])
+
+    @hookimpl
+    def report(self, stage: Stage) -> dict[str, float]:
+        """Return the share of the net's parameters that are binary."""
+        return quantized_share(stage, self.key)
