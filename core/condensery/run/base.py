@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from pathlib import Path
 from typing import Any
 
+from condensery.errors import CondenseryError
 from condensery.files import cache_dir
 from condensery.recipe import BaseSpec, ModelSpec, Recipe, StageSpec, Unit, checked, fingerprint, merge_train
 from condensery.run.builder import Builder, Net
@@ -40,9 +42,12 @@ class Base:
         path = self._cached(spec, train, seed)
         saved = cached_tree(path)
         if saved is not None:
-            self.runner.show.line(f"{label}: {spec.key} trained before, taken from the cache")
-            self.runner.stages.append({**saved["stage"], "cached": True})
-            return Net(self.builder.rebuilt(saved["net"]).module, spec)
+            # A builder that has changed since makes another net, which the cached one doesn't fit: it is trained anew.
+            with contextlib.suppress(CondenseryError):
+                net = self.builder.rebuilt(saved["net"])
+                self.runner.show.line(f"{label}: {spec.key} trained before, taken from the cache")
+                self.runner.stages.append({**saved["stage"], "cached": True})
+                return Net(net.module, spec)
 
         players = {"student": self.builder.net(spec, seed).student()}
         stage = self.runner.play(Unit(label, StageSpec(name=label)), train, players, seed)
