@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from tests.kill.kinds import KINDS, Kind
 
 from condensery.errors import CondenseryError
+from condensery.measure import quick
 
 WRITES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate")
 """Audit events of operations that change a folder; opening a file to write counts as well."""
@@ -73,7 +74,8 @@ def play(kind: Kind, folder: Path, *, kill_at: int | None = None, count: Path | 
                 os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(hook)
-    kind.play(folder)
+    with quick():
+        kind.play(folder)
     if count is not None:
         writes, number = -(10**9), writes
         count.write_text(str(number))
@@ -101,7 +103,8 @@ def warm(name: str) -> None:
     with tempfile.TemporaryDirectory() as place:
         folder = prepared(KINDS[name], place)
         os.environ["CONDENSERY_CACHE"] = str(folder / "cache")
-        KINDS[name].play(folder)
+        with quick():
+            KINDS[name].play(folder)
         KINDS[name].outcome(folder)
     os.chdir(here)
     sys.path[:] = path

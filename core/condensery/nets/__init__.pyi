@@ -52,6 +52,7 @@ from .transforms import attached as attached
 from .transforms import broken_promises as broken_promises
 from .transforms import detach as detach
 from .transforms import detach_temporary as detach_temporary
+from .transforms import first_argument as first_argument
 from .transforms import latent_of as latent_of
 from .transforms import own_parameters as own_parameters
 from .transforms import owner_of as owner_of

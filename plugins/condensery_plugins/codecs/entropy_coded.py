@@ -5,6 +5,7 @@ from torch import Tensor
 from condensery import Transform
 from condensery.nets import STORE, BitPack, Branch, Coding
 from condensery_plugins.codecs.huffman import WIDEST, Huffman
+from condensery_plugins.codecs.ternary import Ternary
 
 
 class EntropyCoded(Transform):
@@ -32,7 +33,7 @@ def _shortened(coding: Coding, values: Tensor) -> Coding:
         streams = codec.encode(values)
         return Coding(codec, {name: _shortened(coding.part(name), stream) for name, stream in streams.items()})
 
-    if not isinstance(codec, BitPack) or 2**codec.bits > WIDEST:
+    if not isinstance(codec, Ternary) and (not isinstance(codec, BitPack) or 2**codec.bits > WIDEST):
         return coding
     shorter = Coding(Huffman())
     return shorter if shorter.cost(values).total < coding.cost(values).total else coding

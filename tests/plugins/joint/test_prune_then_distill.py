@@ -15,6 +15,13 @@ def test_student_channels_by_hand() -> None:
     assert student_channels([1]) == [1]
 
 
+def test_student_channels_are_rounded_to_the_nearest() -> None:
+    """100 / 27 = 3.7 gives 4, after which 86 / 36 = 2.4 gives 2; of grey images 95 / 9 = 10.6 gives 11."""
+    assert student_channels([100, 86]) == [4, 2]
+    assert student_channels([95], inputs=1) == [11]
+    assert student_channels([95], kernel=25) == [1]
+
+
 def test_an_unpruned_teacher_is_refused(tmp_path: Path) -> None:
     recipe = parse_recipe(
         {

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from condensery import Registry, Transform
 from condensery.nets import Coding, Dense, attach, broken_promises
 from condensery.storage import Source, bake, decode
+from condensery_plugins.codecs.entropy_coded import EntropyCoded
 from condensery_plugins.pruning.masks import Mask
 from condensery_plugins.quantization.signs import Groups, ScaledSign, ScaledTernary, best_threshold
 
@@ -171,6 +172,14 @@ def test_it_is_stored_at_its_width(transform: Transform, payload: int) -> None:
     back, size = stored(transform, final)
     assert torch.equal(back, final)
     assert size == payload
+
+
+def test_huffmans_code_makes_ternary_codes_shorter() -> None:
+    """900 zeros in one bit each and 100 others in two are 1100 bits, 138 bytes, where five to a byte are 200."""
+    final = torch.zeros(10, 100)
+    final[:, :5], final[:, 5:10] = 0.5, -0.5
+    coding = EntropyCoded().code(ScaledTernary().code(Coding(Dense.of(final)), final), final)
+    assert coding.cost(final).payload == 138
 
 
 def test_the_promise() -> None:

@@ -12,20 +12,19 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from condensery.errors import MethodError
-from condensery.surgery import Cut, apply, casted, gap, masked, verify
+from condensery.surgery import Cut, Forward, apply, casted, gap, masked, verify
 from condensery.surgery.attention.blocks import first, stream
 from condensery.surgery.attention.classes import KnownClasses
 from condensery.surgery.attention.projections import join
 from condensery.surgery.attention.rows import Attention, Block
 
-Forward = Callable[[nn.Module, Any], Tensor]
 ROUGH = 1e-3
 """Largest difference in float32, over the largest output: rounding in a deep net, but no wrong cut."""
 EAGER, SDPA = "eager", "sdpa"
