@@ -68,9 +68,12 @@ def quantize_layers(
     :param for_input: makes one from what reached a layer, and its bits.
     :param embeddings: quantize tables of embeddings too, with ``weight_bits``.
     :param samples: examples whose activations ``for_input`` sees.
-    :raises NotApplicable: naming a layer that is quantized already, or where no example is there to calibrate on.
+    :raises NotApplicable: naming a layer that is quantized already; if no layer is left between two float ones; or
+        where no example is there to calibrate on.
     """
     bits = plan_bits(stage, weight_bits, edge_bits)
+    if not bits:
+        raise NotApplicable(method, "the net has no layers between the first and the last, which stay float")
     input_bits, inputs = {}, {}
     if activation_bits is not None:
         input_bits = plan_bits(stage, activation_bits, edge_bits)

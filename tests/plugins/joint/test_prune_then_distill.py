@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -39,4 +41,5 @@ def test_an_unpruned_teacher_is_refused(tmp_path: Path) -> None:
 def test_it_is_hintons_loss_with_the_authors_settings() -> None:
     method = PruneThenDistill()
     assert (method.T, method.alpha) == (10.0, 0.95)
-    assert method.task_weight() == pytest.approx(0.05)
+    stage: Any = SimpleNamespace()
+    assert method.task_weight(stage) == pytest.approx(0.05)
