@@ -13,6 +13,7 @@ from condensery.run import Outputs, Player
 from condensery.tasks import Batch
 from condensery_plugins.distillation.adapters import aligned
 from condensery_plugins.distillation.layer_maps import LayerMap, fitting, tapped_pairs, tapped_values
+from condensery_plugins.distillation.pairs import warnings_of
 
 
 @dataclass(eq=False, kw_only=True)
@@ -79,6 +80,11 @@ class AttentionTransfer(Method):
         pairs = [aligned(mine.taps[one], theirs[other]) for one, other in self.pairs_]
         each = [self._distance(attention(one, self.power), attention(other, self.power)) for one, other in pairs]
         return {"attention": torch.stack(each).sum()}
+
+    @hookimpl
+    def report(self, stage: Stage) -> dict[str, float]:
+        """Return what speaks against this pair of teacher and student."""
+        return warnings_of(stage)
 
     def _check_positions(self, mine: TapValues, theirs: TapValues) -> None:
         """Refuse layers whose features have one position only: their attention is 1 whatever the net does."""

@@ -11,6 +11,7 @@ from condensery.contract import Words
 from condensery.run import Outputs, Player
 from condensery_plugins.distillation.adapters import Adapter
 from condensery_plugins.distillation.layer_maps import fitting, stages_of, tapped_values
+from condensery_plugins.distillation.pairs import refuse_other_classes, warnings_of
 from condensery_plugins.distillation.softened import divergence, softened
 
 
@@ -33,7 +34,7 @@ class FitNets(Method):
     End: the regressor is gone after ``hint``.
 
     Raises NotApplicable without a teacher, without stages where no layers are named, and in ``distil`` without class
-    scores.
+    scores or where the teacher has other classes.
     """
 
     key = "fitnets"
@@ -55,6 +56,7 @@ class FitNets(Method):
     def prepare(self, stage: Stage) -> None:
         """Tap both middles, make a regressor of the right size, and freeze what lies above; only for hints."""
         if self.phase == "distil":
+            refuse_other_classes(stage, self.key)
             return
 
         student, teacher = stage.student, stage.teachers[0]
@@ -87,6 +89,11 @@ class FitNets(Method):
     def task_weight(self) -> float:
         """Leave the labels to the second phase."""
         return 0.0 if self.phase == "hint" else 1.0
+
+    @hookimpl
+    def report(self, stage: Stage) -> dict[str, float]:
+        """Return what speaks against this pair of teacher and student."""
+        return warnings_of(stage)
 
 
 def hint_distance(guess: Tensor, hint: Tensor, reduction: Literal["paper", "code"]) -> Tensor:

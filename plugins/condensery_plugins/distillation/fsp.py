@@ -12,6 +12,7 @@ from condensery.nets import TapValues
 from condensery.run import Outputs, Player
 from condensery_plugins.distillation.adapters import aligned
 from condensery_plugins.distillation.layer_maps import LayerMap, fitting, tapped_pairs, tapped_values
+from condensery_plugins.distillation.pairs import warnings_of
 
 
 @dataclass(eq=False, kw_only=True)
@@ -70,6 +71,11 @@ class FSP(Method):
     def task_weight(self) -> float:
         """Leave the labels to the next stage."""
         return 0.0
+
+    @hookimpl
+    def report(self, stage: Stage) -> dict[str, float]:
+        """Return what speaks against this pair of teacher and student."""
+        return warnings_of(stage)
 
 
 def flow(taps: TapValues, path: str) -> Tensor:

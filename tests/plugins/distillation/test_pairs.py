@@ -19,17 +19,20 @@ def seven(facts: TaskFacts, name: str) -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(facts.height * facts.width, 7))
 
 
-def report(folder: Path, student: Any, teacher: Any = "original", **changes: Any) -> dict[str, float]:
-    stage = {"methods": ["hinton-kd"], "student": student, "teacher": teacher, "epochs": 0}
+def report(
+    folder: Path, student: Any, teacher: Any = "original", method: Any = "hinton-kd", **changes: Any
+) -> dict[str, float]:
+    stage = {"methods": [method], "student": student, "teacher": teacher, "epochs": 0}
     given = recipe([stage], model={"key": "mlp", "hidden": [16]}, **changes)
     done = play(given, Registry.open([("seven", offering(models={"seven": seven}))]), folder)
     found: dict[str, float] = done.run.stages[-1]["report"]
     return found
 
 
-def test_a_teacher_of_other_classes_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", ["hinton-kd", {"fitnets": {"phase": "distil"}}])
+def test_a_teacher_of_other_classes_is_refused(method: Any, tmp_path: Path) -> None:
     with pytest.raises(NotApplicable, match="teacher tells 7 classes apart, the student 10"):
-        report(tmp_path / "run", {"key": "mlp", "hidden": [8]}, {"key": "seven"})
+        report(tmp_path / "run", {"key": "mlp", "hidden": [8]}, {"key": "seven"}, method)
     assert not (tmp_path / "run").exists()
 
 
