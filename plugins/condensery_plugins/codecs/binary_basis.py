@@ -68,4 +68,4 @@ def signed_sum(codes: Tensor, basis: Tensor) -> Tensor:
     total = torch.zeros((), dtype=basis.dtype, device=basis.device)
     for place, number in enumerate(basis):
         total = total + number * (2 * (codes >> place & 1) - 1).to(basis.dtype)
-    return total.expand(torch.broadcast_shapes(total.shape, codes.shape))
+    return total

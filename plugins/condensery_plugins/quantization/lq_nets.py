@@ -87,7 +87,7 @@ class LearnedBasis(Transform):
         factors, old = self._factors().double(), self.basis.reshape(self.bits, -1).T.double()
         ridge = RIDGE * torch.eye(self.bits, dtype=torch.float64, device=rows.device)
         gram = torch.einsum("gl,la,lb->gab", counts, factors, factors) + ridge
-        found = torch.linalg.solve(gram, sums @ factors + RIDGE * old)
+        found: Tensor = torch.linalg.solve(gram, sums @ factors + RIDGE * old)
         return found.T.reshape(self.basis.shape).to(self.basis.dtype)
 
     def start(self, unit: Tensor | float, values: Tensor | None = None) -> LearnedBasis:

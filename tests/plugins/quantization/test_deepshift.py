@@ -103,7 +103,7 @@ def test_levels_are_stored_in_their_width(made: Transform, levels: int) -> None:
     value[:9] = 0
     assert isinstance(made, RoundedPowers | TrainedShifts)
     final = made.start(value)(value).detach()
-    assert len(final.unique()) == levels  # type: ignore[no-untyped-call]
+    assert len(final.unique()) == levels
     assert made.holds(final) is None
     assert made.holds(final * 3) == f"{int((final != 0).sum())} values are no powers of two"
 
