@@ -1,13 +1,23 @@
-"""What the whole suite does: it says which files take longer than they should."""
+"""What the whole suite does: few passes are timed, and it says which files take longer than they should."""
 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator
 
 import pytest
 
+from condensery.measure import quick
+
 BUDGET_S = 40.0
 """Seconds that a file's tests may take together, on one of the two slow cores that the suite is made for."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def few_passes() -> Iterator[None]:
+    """Time few passes of each net: a report has latencies, and no test reads them."""
+    with quick():
+        yield
 
 
 class Budget:

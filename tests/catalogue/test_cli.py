@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from tests.catalogue.commands import condensery
 
 from condensery_catalogue.running import stoppable
 from condensery_catalogue.showing import show_card
@@ -24,12 +25,6 @@ stages:
   - magnitude
   - {name: distil, methods: [{hinton-kd: {T: 2}}], teacher: original}
 """
-
-
-def condensery(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    environment.pop("CONDENSERY_DATA", None)
-    return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, env=environment, cwd=cwd, check=False)
 
 
 def test_list_and_show_import_no_torch() -> None:
@@ -134,11 +129,17 @@ def test_bad_input_is_one_line_and_exit_2(
     assert not (tmp_path / "o").exists()
 
 
+def test_an_error_of_a_whole_process_is_one_line_and_exit_2() -> None:
+    done = subprocess.run([*COMMAND, "show", "hinton-kdd"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+
+
 def test_run_writes_a_whole_report(tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text(RECIPE)
-    done = condensery(
-        "run", "r.yaml", "--seed", "3", "--out", "o", "--set", "stages.distil.hinton-kd.T=3", cwd=tmp_path
-    )
+    arguments = ["run", "r.yaml", "--seed", "3", "--out", "o", "--set", "stages.distil.hinton-kd.T=3"]
+    done = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "o" / "report.json").read_text())
     assert report["seed"] == 3

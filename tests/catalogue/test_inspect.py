@@ -1,12 +1,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from tests.catalogue.commands import condensery
 
 from condensery import Registry
 from condensery.nets import attach, build_net
@@ -76,8 +75,7 @@ def test_what_collapsed_is_shown(path: Path, capsys: pytest.CaptureFixture[str])
 def test_a_wrong_file_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "x.safetensors").write_bytes(b"nothing")
     for name, says in (("none", "no such file"), ("x.safetensors", "not an artifact, or damaged")):
-        command = [sys.executable, "-m", "condensery_catalogue.cli", "inspect", str(tmp_path / name)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = condensery("inspect", str(tmp_path / name))
         assert done.returncode == 2
         assert says in done.stderr
         assert len(done.stderr.strip().splitlines()) == 1

@@ -1,12 +1,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.catalogue.commands import condensery
 
 from condensery import Run, UsageError
 from condensery.contract import Registry
@@ -154,8 +153,7 @@ def test_bad_input_says_what_is_wrong(
 
 
 def test_the_command_ends_with_one_line_and_exit_2(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "condensery_catalogue.cli", "measure", "nowhere.safetensors", "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    done = condensery("measure", "nowhere.safetensors", "--json", cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr == "error: no such file: nowhere.safetensors\n"
     assert json.loads(done.stdout) == {"error": "no such file: nowhere.safetensors"}

@@ -14,9 +14,11 @@ from tests.tasks_of_all_kinds.made import Made, run
 from torch import nn
 
 from condensery import Batch, NotApplicable
-from condensery.run import Outputs
+from condensery.recipe import ModelSpec
+from condensery.run import Outputs, Player
 from condensery.tasks import tensors_in
-from condensery_plugins.distillation.softened import divergence, softened
+from condensery_plugins.distillation.hinton_kd import HintonKD
+from condensery_plugins.distillation.softened import divergence
 
 KINDS: dict[str, tuple[type[Made], Callable[..., nn.Module]]] = {
     "segmenter": (segmenter.Segmentation, segmenter.build),
@@ -64,23 +66,34 @@ def test_each_kind_is_distilled(kind: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_soft_term_is_a_mean_over_rows(kind: str) -> None:
-    """KL by its definition, row by row in plain Python, over the rows that a loop over the labels finds."""
+    """What hinton-kd adds to the loss is KL by its definition, row by row in plain Python; the rows are counted."""
     task, net, batch = first(kind)
-    mine = Outputs(task.outputs(net, batch), task, batch).detached()
-    target = softened(torch.randn(mine.rows.shape, generator=torch.Generator().manual_seed(1)), 2.0)
+    torch.manual_seed(1)
+    other = KINDS[kind][1](task.facts, "mine").eval()
+    answers = {name: Outputs(task.outputs(net, batch), task, batch) for name, net in (("s", net), ("t", other))}
+    mine, theirs = (answers[name].rows.detach() for name in "st")
     if kind in ROWS:
-        assert len(mine.rows) == ROWS[kind]
+        assert len(mine) == ROWS[kind]
     elif kind == "frames":
-        assert len(mine.rows) == len(batch.labels.data)
+        assert len(mine) == len(batch.labels.data)
     else:
-        assert len(mine.rows) == int(batch.inputs["attention_mask"].sum()) - batch.size
+        assert len(mine) == int(batch.inputs["attention_mask"].sum()) - batch.size
+
+    def softened(scores: list[float]) -> list[float]:
+        sizes = [math.exp((score - max(scores)) / 2) for score in scores]
+        return [size / sum(sizes) for size in sizes]
 
     total = 0.0
-    for scores, wanted in zip(mine.rows.tolist(), target.tolist(), strict=True):
-        biggest = max(scores)
-        norm = math.log(sum(math.exp((s - biggest) / 2) for s in scores)) + biggest / 2
-        total += sum(p * (math.log(p) - (s / 2 - norm)) for s, p in zip(scores, wanted, strict=True))
-    assert float(divergence(mine, target, 2.0)) == pytest.approx(total / len(mine.rows), rel=1e-4)
+    for one, wanted in zip(mine.tolist(), theirs.tolist(), strict=True):
+        total += sum(p * math.log(p / q) for p, q in zip(softened(wanted), softened(one), strict=True))
+    assert total > 1e-4
+
+    class Taught:
+        teachers = (Player("t", other, spec=ModelSpec(key="mine")),)
+
+    player = Player("s", net, spec=ModelSpec(key="mine"), trains=True)
+    term = HintonKD(T=2.0, alpha=0.25).loss_terms(outputs=answers, player=player, stage=Taught())["kd"]  # type: ignore[arg-type]
+    assert float(term.detach()) == pytest.approx(0.25 * 2**2 * total / len(mine), rel=1e-3)
 
 
 @pytest.mark.parametrize("kind", ["segmenter", "frames", "gpt2", "llama"])

@@ -154,7 +154,11 @@ class StageSpecs:
 
     @hookspec(firstresult=True)
     def batches(self, stage: Stage) -> Iterable[Batch] | None:
-        """Return one epoch's batches. First result; asked anew each epoch; core's default is the task's data."""
+        """Return one epoch's batches. First result; asked anew each epoch; core's default is the task's data.
+
+        Give them a ``len`` if they aren't as many as the task's: the schedule of the learning rate counts them. What
+        other methods plan in ``prepare`` goes by ``stage.steps_per_epoch``, which may be set in ``players``.
+        """
 
     @hookspec
     def after_epoch(self, stage: Stage) -> None:

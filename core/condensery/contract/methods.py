@@ -23,8 +23,9 @@ class Method:
     """One cited technique: hyper-parameters as fields, and a few hook implementations.
 
     Write ``@dataclass(eq=False, kw_only=True)`` over each subclass: plugins are compared with ``==``, which must mean
-    identity. What is built in ``prepare`` is kept in attributes that end in ``_``; those that are tensors without
-    gradient, numbers, strings, or lists and dicts of these are saved in checkpoints and restored by themselves.
+    identity. What is built in ``prepare`` is kept in attributes that end in ``_``: tensors without gradient, numbers,
+    strings, or lists, tuples and dicts of these. They are saved in checkpoints and restored by themselves; a dry run
+    refuses any other, unless ``state()`` returns what is saved, and ``load_state(state)`` takes it.
     Keep modules or names across a stage, never parameters: a cut replaces them.
     """
 

@@ -3,6 +3,7 @@ from .footprint import dense_bytes as dense_bytes
 from .footprint import dense_tensors as dense_tensors
 from .footprint import peak_memory as peak_memory
 from .footprint import without_transforms as without_transforms
+from .known import code_of as code_of
 from .known import digest as digest
 from .known import known_quality as known_quality
 from .measuring import Precision as Precision
@@ -15,6 +16,7 @@ from .measuring import quick as quick
 from .measuring import ratios as ratios
 from .measuring import used_tensors as used_tensors
 from .report import environment as environment
+from .report import origin as origin
 from .report import versions as versions
 from .work import LayerWork as LayerWork
 from .work import count_work as count_work

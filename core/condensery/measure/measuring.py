@@ -91,8 +91,8 @@ def used_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     two modules share comes once, for the first. One at a time, because together they take as much as the net.
     """
     own, changed = own_parameters(model), {item.target for item in attached(model)}
-    for name, value in own.items():
-        yield name, _used(model, name) if name in changed else value.detach()
+    for name, parameter in own.items():
+        yield name, _used(model, name) if name in changed else parameter.detach()
 
     for path, module in model.named_modules():
         for name, value in module.counted().items() if isinstance(module, Layer) else ():

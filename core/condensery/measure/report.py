@@ -39,3 +39,10 @@ def environment() -> dict[str, Any]:
                 break
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {"cpu": model, "flags": flags, "cores": os.cpu_count(), "threads": torch.get_num_threads(), "gpu": gpu}
+
+
+def origin(device: str) -> dict[str, str]:
+    """Return what the last bits of a result depend on beside its recipe: versions, processor, threads, device."""
+    here = environment()
+    named = ("cpu", "threads") if device == "cpu" else ("cpu", "threads", "gpu")
+    return {**versions(), "device": device, **{name: str(here[name]) for name in named}}

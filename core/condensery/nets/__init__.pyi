@@ -52,6 +52,7 @@ from .transforms import attached as attached
 from .transforms import broken_promises as broken_promises
 from .transforms import detach as detach
 from .transforms import detach_temporary as detach_temporary
+from .transforms import first_argument as first_argument
 from .transforms import latent_of as latent_of
 from .transforms import own_parameters as own_parameters
 from .transforms import owner_of as owner_of
@@ -61,3 +62,4 @@ from .transforms import settling as settling
 from .transforms import sites as sites
 from .transforms import stack_of as stack_of
 from .transforms import straight_through as straight_through
+from .twins import deep_copied as deep_copied

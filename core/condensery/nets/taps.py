@@ -17,6 +17,8 @@ from torch.overrides import TorchFunctionMode
 
 from condensery.errors import UnknownKey, UsageError
 from condensery.nets.roles import MAP_ROLES, MODULE_ROLES, ROLES, is_attention, resolve
+from condensery.nets.transforms import first_argument
+from condensery.tasks import head
 
 
 class TapValues(Mapping[str, Any]):
@@ -102,10 +104,10 @@ class Taps:
         self._paths[target] = paths
 
     def _store_input(self, path: str, module: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> None:
-        self._store(path, module, args, args[0] if args else next(iter(kwargs.values())))
+        self._store(path, module, args, first_argument(args, kwargs))
 
     def _store(self, path: str, module: nn.Module, args: Any, output: Any) -> None:
-        value = output[0] if isinstance(output, tuple) else getattr(output, "last_hidden_state", output)
+        value = head(getattr(output, "last_hidden_state", output))
         self._read[path] = (value, value._version)
 
     @contextlib.contextmanager

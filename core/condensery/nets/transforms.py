@@ -15,6 +15,7 @@ from torch.nn.utils import parametrize
 
 from condensery.errors import UsageError
 from condensery.nets.codecs import Coding
+from condensery.tasks import map_tensors
 
 REPARAMETRIZE, QUANTIZE, MASK, STORE = 0, 1, 2, 3
 SITES = ("input", "output")
@@ -40,8 +41,8 @@ class Transform(nn.Module):
     key: ClassVar[str] = ""
     """As it is registered; how a checkpoint names it."""
     rank: ClassVar[int] = QUANTIZE
-    settings: ClassVar[Mapping[str, float]] = {}
-    """For its own parameters: ``{"weight_decay": 0.0, "lr_scale": 1.0}``."""
+    settings: Mapping[str, float] = {}
+    """For its own parameters: ``{"weight_decay": 0.0, "lr_scale": 1.0}``; of the class, or of an instance."""
     bits: int | None = None
     """Bit width of the values it leaves; ``None``: as wide as they came. A quantizer sets it on the instance."""
     reshapes: ClassVar[bool] = False
@@ -251,21 +252,34 @@ def _site(owner: nn.Module, site: str, *, create: bool = False) -> Stack:
     if attribute not in owner._modules and create:
         owner.add_module(attribute, Stack())
         if site == "input":
-            owner.register_forward_pre_hook(_input_hook)
+            owner.register_forward_pre_hook(_input_hook, with_kwargs=True)
         else:
             owner.register_forward_hook(_output_hook)
     return owner._modules[attribute]  # type: ignore[return-value]
 
 
 # Module-level functions that look themselves up on the module: deepcopy, state_dict and torch.export keep working.
-def _input_hook(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    return (module.condensery_input(args[0]), *args[1:])  # type: ignore[operator]
+def _input_hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    if args:
+        return (_floats(module.condensery_input, args[0]), *args[1:]), kwargs
+    name = next(iter(kwargs))
+    return args, {**kwargs, name: _floats(module.condensery_input, kwargs[name])}
 
 
 def _output_hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-    if isinstance(output, tuple):
-        return (module.condensery_output(output[0]), *output[1:])  # type: ignore[operator]
-    return module.condensery_output(output)  # type: ignore[operator]
+    if type(output) is tuple:
+        return (_floats(module.condensery_output, output[0]), *output[1:])
+    return _floats(module.condensery_output, output)
+
+
+def _floats(stack: Any, tree: Any) -> Any:
+    """Return a tree with a stack run on its floats, in packed sequences on their values; token ids stay as they are."""
+    return map_tensors(lambda tensor: stack(tensor) if tensor.is_floating_point() else tensor, tree)
+
+
+def first_argument(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """Return what a module is given first, by place or by name: what a transform on its input acts on."""
+    return next(iter((*args, *kwargs.values())), None)
 
 
 def sites(owner: nn.Module) -> Iterator[tuple[str, Stack]]:
@@ -322,6 +336,7 @@ def detach(model: nn.Module, target: str, name: str) -> None:
     )
     for identity in [i for i, hook in hooks.items() if hook is ours]:
         del hooks[identity]
+        owner._forward_pre_hooks_with_kwargs.pop(identity, None)
 
 
 def detach_temporary(model: nn.Module) -> None:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from condensery.errors import CondenseryError
 from condensery.files import cache_dir
+from condensery.measure import digest, origin
 from condensery.recipe import BaseSpec, ModelSpec, Recipe, StageSpec, Unit, checked, fingerprint, merge_train
 from condensery.run.builder import Builder, Net
 from condensery.run.folder import PROGRESS
 from condensery.run.unit import UnitRunner
 from condensery.run.validation import held_out
-from condensery.storage import CHECKPOINT_FORMAT, cached_tree, save_tree
+from condensery.storage import CHECKPOINT_FORMAT, cached_tree, load_tree, save_tree
 
 
 @dataclasses.dataclass(eq=False, repr=False)
@@ -40,30 +44,55 @@ class Base:
         path = self._cached(spec, train, seed)
         saved = cached_tree(path)
         if saved is not None:
-            self.runner.show.line(f"{label}: {spec.key} trained before, taken from the cache")
-            self.runner.stages.append({**saved["stage"], "cached": True})
-            return Net(self.builder.rebuilt(saved["net"]).module, spec)
+            # A builder that has changed since makes another net, which the cached one doesn't fit: it is trained anew.
+            with contextlib.suppress(CondenseryError):
+                net = self.builder.rebuilt(saved["net"])
+                self._note(saved, f"{label}: {spec.key} trained before, taken from the cache")
+                return dataclasses.replace(net, spec=spec)
 
+        self._train(spec, label, train, seed, path)
+        # What was just trained comes out of the file too, so that it's the same net, in memory as well.
+        return dataclasses.replace(self.builder.rebuilt(load_tree(path)["net"]), spec=spec)
+
+    def _train(self, spec: ModelSpec, label: str, train: BaseSpec, seed: int, path: Path) -> None:
+        """Train a net and put it into the cache, with what the last bits of its weights depend on."""
         players = {"student": self.builder.net(spec, seed).student()}
         stage = self.runner.play(Unit(label, StageSpec(name=label)), train, players, seed)
-        net = Net.of(stage.student)
-        # Tensors under one name belong to one recipe: what else changes the result is part of the fingerprint.
-        save_tree(path, {"net": self.builder.described(net), "stage": self.runner.stages[-1]})
+        net = self.builder.described(Net.of(stage.student))
+        save_tree(path, {"net": net, "stage": self.runner.stages[-1], "origin": origin(self.builder.device.type)})
+
         # Another teacher may train under the same label: it must not go on from here when the run is resumed.
         self.runner.folder.drop(PROGRESS)
-        return net
+
+    def _note(self, saved: Mapping[str, Any], line: str) -> None:
+        """List the training of a net from the cache among the run's stages, with what was different when it was made.
+
+        :param line: says so to the user.
+        """
+        here, there = origin(self.builder.device.type), saved["origin"]
+        names = [name for name in {**here, **there} if here.get(name) != there.get(name)]
+        elsewhere = {name: f"{there.get(name)}, here {here.get(name)}" for name in names}
+
+        entry = {**saved["stage"], "cached": True}
+        if elsewhere:
+            entry["elsewhere"] = elsewhere
+            line += f", made with {'; '.join(f'{name} {what}' for name, what in elsewhere.items())}"
+        self.runner.stages.append(entry)
+        self.runner.show.line(line)
 
     def _cached(self, spec: ModelSpec, train: BaseSpec, seed: int) -> Path:
-        """Return where a trained net is kept: its name is made of all that decides its weights."""
+        """Return where a trained net is kept: its name is made of all that decides it, but for its last bits."""
         identity: dict[str, Any] = {
+            **self.builder.identity(spec),
             "format": CHECKPOINT_FORMAT,
-            "task": self.builder.task.describe(),
             "data": self.recipe.data.model_dump(mode="json"),
-            "model": spec.model_dump(mode="json"),
+            "examples": self.builder.task.fingerprint("train"),
             "train": train.model_dump(mode="json", exclude={"seed"}),
             "seed": seed,
         }
         share = held_out(self.recipe, self.builder.task)
         if share:
             identity["held_out"] = share
+        if spec.weights:  # a file may hold others by now
+            identity["weights"] = digest(self.builder.net(spec, seed).module)
         return cache_dir() / "nets" / f"{fingerprint(identity)}.safetensors"

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from condensery.contract import Registry
+from condensery.measure import code_of
 from condensery.nets import build_unfilled, hollow, lent
 from condensery.recipe import ModelSpec, fingerprint
 from condensery.run.players import Player
@@ -69,8 +70,13 @@ class Builder:
         """Build a net, see :meth:`build`."""
         return Net(self.build(spec, seed).to(self.device), spec)
 
+    def identity(self, spec: ModelSpec) -> dict[str, Any]:
+        """Return what a cache's key holds of a task and a net: what the user decided, and the code of both."""
+        code = code_of(type(self.task), self.registry.load("models", spec.key))
+        return {"task": self.task.describe(), "model": spec.model_dump(mode="json"), "code": code}
+
     def described(self, net: Net) -> dict[str, Any]:
-        """Return what a checkpoint holds of a net.
+        """Return what a checkpoint holds of a net, the state of its optimizer too.
 
         :raises PluginError: for a transform or layer that no plugin registers.
         """
@@ -78,12 +84,12 @@ class Builder:
         key = fingerprint(plain.model_dump(mode="json"))
         if key not in self.fresh:
             self.fresh[key] = hollow(self._unfilled(plain))
-        return describe_net(net.module, net.spec, self.fresh[key], self.registry)
+        return describe_net(net.module, net.spec, self.fresh[key], self.registry) | {"optimizer": net.optimizer}
 
     def rebuilt(self, description: Any) -> Net:
         """Return a net from a checkpoint."""
         module, spec = rebuild_net(description, self._unfilled, self.registry)
-        return Net(module.to(self.device), spec)
+        return Net(module.to(self.device), spec, description["optimizer"])
 
     def _unfilled(self, spec: ModelSpec) -> nn.Module:
         return build_unfilled(spec, self.task.facts, self.registry)

@@ -1,8 +1,9 @@
-"""Whether what methods have put on a net takes part when the net plays: looked at once, at the end of a dry run."""
+"""Whether what methods have put on a net takes part when the net plays: looked at at the end of a dry run."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,47 +15,72 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from condensery.errors import UsageError
-from condensery.nets import MASK, Layer, attached, lent, owner_of, parameters_of
+from condensery.nets import MASK, Layer, attached, lent, owner_of, parameters_of, sites
+from condensery.tasks import Batch
 
 aten = torch.ops.aten
 WEIGHT_AT = {aten.convolution: 1, aten.addmm: 2, aten.mm: 1}
 """By operation, which of its arguments is a layer's weight."""
 
 
-def refuse_uncalled(model: nn.Module, play: Callable[[nn.Module], object]) -> dict[str, str]:
-    """Refuse a net on which something takes no part; returns the layers that are called in one mode only, with it.
+PASSES = 6
+"""How often a layer is waited for in each mode: a net may call some at random, or for some inputs only."""
+
+
+def refuse_uncalled(
+    model: nn.Module, play: Callable[[nn.Module, Batch], object], batches: Sequence[Batch]
+) -> dict[str, str]:
+    """Refuse a net on which something takes no part; returns in words when layers with it are called, if not always.
 
     A layer in whose place another was put, or whose inputs or outputs are transformed, must be called: a parent that
     reads its weights and calls a function with them gets round it. A weight that is masked must be used as it is.
 
     :param model: with its transforms; not changed.
-    :param play: runs a net on an example batch.
+    :param play: runs a net on a batch.
+    :param batches: played in turn until each layer was met.
     :raises UsageError: naming the layer, and what takes no part.
     """
     acts = _acting(model)
-    seen: dict[str, list[str]] = {path: [] for path in acts}
-    for mode in ("train", "eval"):
-        net = lent(model).train(mode == "train")
-        with torch.no_grad(), parametrize.cached(), _Look(net, list(acts)) as look, look.following():
-            play(net)
+    waits: dict[str, dict[str, None]] = {"train": {}, "eval": {}}
+    missed: dict[str, None] = {}
+    given: dict[str, None] = {}
+    for mode, waiting in waits.items():
+        waiting |= dict.fromkeys(acts)
+        for batch in itertools.islice(itertools.cycle(batches), PASSES if acts else 1):
+            net = lent(model).train(mode == "train")
+            with torch.no_grad(), parametrize.cached(), _Look(net, list(acts)) as look, look.following():
+                play(net, batch)
 
-        for path in look.changed:
-            kind = parametrize.type_before_parametrizations(net.get_submodule(path)).__name__
-            raise UsageError(
-                f"layer {path!r}: {kind} changes its weight before it uses it, so that what a mask holds at zero "
-                "isn't zero there; leave it out, as by skip"
-            )
-        for path in look.bare:
-            raise UsageError(
-                f"layer {path!r}: its weights are used without a call of the layer, so that {acts[path]} takes no part"
-            )
-        for path in look.called:
-            seen[path].append(mode)
+            _refuse(net, look, acts)
+            given |= look.called
+            for path in [path for path in waiting if path in look.acted]:
+                del waiting[path]
+            if not waiting:
+                break
+            missed |= waiting
 
-    for path, modes in seen.items():
-        if not modes:
-            raise UsageError(f"layer {path!r} is never called, so that {acts[path]} takes no part")
-    return {path: modes[0] for path, modes in seen.items() if len(modes) == 1}
+    for path in [path for path in acts if all(path in waiting for waiting in waits.values())]:
+        what = "is given no floats" if path in given else "is never called"
+        raise UsageError(f"layer {path!r} {what}, so that {acts[path]} takes no part")
+    one = dict.fromkeys(waits["eval"], "in train mode only") | dict.fromkeys(waits["train"], "in eval mode only")
+    return {path: one.get(path, "not in every pass") for path in missed}
+
+
+def _refuse(net: nn.Module, look: _Look, acts: Mapping[str, str]) -> None:
+    """Refuse what was seen to get round something in one pass.
+
+    :param acts: what must be called to act, in words, by path.
+    """
+    for path in look.changed:
+        kind = parametrize.type_before_parametrizations(net.get_submodule(path)).__name__
+        raise UsageError(
+            f"layer {path!r}: {kind} changes its weight before it uses it, so that what a mask holds at zero "
+            "isn't zero there; leave it out, as by skip"
+        )
+    for path in look.bare:
+        raise UsageError(
+            f"layer {path!r}: its weights are used without a call of the layer, so that {acts[path]} takes no part"
+        )
 
 
 def _acting(net: nn.Module) -> dict[str, str]:
@@ -76,11 +102,17 @@ class _Look(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, net: nn.Module, paths: list[str]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.called: dict[str, None] = {}
+        self.acted: dict[str, None] = {}
         self.bare: dict[str, None] = {}
         self.changed: dict[str, None] = {}
         self._running: list[nn.Module] = []
         self._paths = {module: path for path, module in net.named_modules()}
         self._acting = {net.get_submodule(path) for path in paths}
+        # Transforms of inputs and outputs are modules too, and run only where the layer is given floats.
+        self._acts: dict[nn.Module, nn.Module] = {}
+        for owner in self._acting:
+            stacks: list[nn.Module] = [stack for _, stack in sites(owner)]
+            self._acts |= dict.fromkeys(stacks or [owner], owner)
         self._weights: dict[int, list[nn.Module]] = {}
         self._held: list[Tensor] = []
         self._zero: dict[nn.Module, Tensor] = {}
@@ -113,6 +145,8 @@ class _Look(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._running.pop()
         if module in self._acting:
             self.called[self._paths[module]] = None
+        if module in self._acts:
+            self.acted[self._paths[self._acts[module]]] = None
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         for tensor in tree_leaves((args, kwargs)):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, SupportsFloat
 
 import torch
 from torch import Tensor
 
-from condensery.contract import STEP_HOOKS
+from condensery.contract import DEFAULTS, STEP_HOOKS
 from condensery.errors import PluginError, short
 from condensery.run.players import Player
 from condensery.tasks import Batch
@@ -87,21 +89,28 @@ def check_optimizer(stage: Training, method: str, optimizer: Any) -> torch.optim
 
 
 def check_batches(stage: Training, found: Any) -> Iterator[Batch]:
-    """Yield one epoch's batches.
+    """Yield one epoch's batches, as many as the stage plays at most; the schedule counts them where they have a length.
 
-    :raises PluginError: for anything but batches, and where there is none: the epoch would train nothing.
+    :raises PluginError: for anything but batches, where there is none, as the epoch would train nothing, and for more
+        than were counted: rates would go on beyond the schedule's end.
     """
     method, _ = stage.manager.chosen("batches")
     if not isinstance(found, Iterable):
         raise returned(stage, method, "batches", "batches", found)
+    length = operator.length_hint(found)
+    if length:
+        stage.steps_per_epoch = stage.at_most(length)
 
-    empty = True
-    for batch in found:
+    number = 0
+    for number, batch in enumerate(itertools.islice(found, stage.train.max_steps), 1):
         if not isinstance(batch, Batch):
             raise returned(stage, method, "batches", "batches, each a condensery.tasks.Batch(inputs, labels)", batch)
-        empty = False
+        if number > stage.steps_per_epoch:
+            how = "the task's steps() must count them" if method == DEFAULTS else "return what has a len()"
+            counted = f"an epoch has more than the {stage.steps_per_epoch} that the schedule counts on"
+            raise PluginError(f"stage {stage.name!r}, {method}, batches: {counted}; {how}")
         yield batch
-    if empty:
+    if not number:
         raise PluginError(f"stage {stage.name!r}, {method}, batches: an epoch has no batch: nothing would train")
 
 
@@ -136,12 +145,12 @@ def check_report(stage: Training, method: str, found: Any) -> dict[str, float]:
 def refuse_silenced(stage: Training) -> None:
     """Refuse a step of a method's own that goes round another method, once some batches have been played dry.
 
-    A player that is asked only now and then needs ``every``: each that trains must have been met by now.
+    A player that hasn't moved by then, as a generator that steps now and then, can't tell who would be silenced.
 
     :raises PluginError: naming both, the hook and the player.
     """
-    for own, _ in stage.manager.each("training_step") if stage.step else ():
-        for player in stage.training:
+    for own, _ in stage.manager.each("training_step"):
+        for player in stage.moved():
             for hook in STEP_HOOKS:
                 for name, _ in stage.calls(hook, player.name):
                     if name != own and not stage.called[name, hook, player.name]:

@@ -10,16 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from condensery.contract import DEFAULTS, STAGE_HOOKS, Registry
-from condensery.errors import CondenseryError, NonFiniteNet, UsageError
+from condensery.errors import NonFiniteNet, UsageError
 from condensery.measure import (
     Precision,
     counts,
     dense_bytes,
     environment,
-    evaluate,
     known_quality,
     measure,
     ratios,
@@ -35,9 +33,11 @@ from condensery.run.collapse import marks
 from condensery.run.folder import ARTIFACT, NET, ORIGINAL, PROGRESS, RunFolder
 from condensery.run.opening import Opener, check_settings
 from condensery.run.progress import Observer, Progress
+from condensery.run.resume import generators_kept
 from condensery.run.search import Budget
 from condensery.run.snapshots import Snapshots
 from condensery.run.stage import Stage
+from condensery.run.trials import try_artifact, try_metrics
 from condensery.run.unit import UnitRunner
 from condensery.run.validation import Validation, held_out, precision_of, with_validation
 from condensery.storage import Baked, bake, save_artifact
@@ -53,12 +53,12 @@ class Checked:
 
     :param recipe: that was checked, as plain data.
     :param calls: for each stage, which methods each hook calls.
-    :param in_one_mode: layers that are called in one mode only, and in which.
+    :param at_times: layers that aren't called in every pass, and when they are, in words.
     """
 
     recipe: dict[str, Any]
     calls: list[dict[str, Any]]
-    in_one_mode: dict[str, str]
+    at_times: dict[str, str]
 
 
 class Run:
@@ -143,16 +143,14 @@ class Run:
 
         dry = Run(self.recipe, self.registry, out=self.folder.path, device="cpu", dry=True)
         dry.builder.graphs = self.builder.graphs
-        with torch.random.fork_rng(devices=[]):
+        with generators_kept():
             dry.net = dry.builder.net(self.recipe.model)
             dry.snapshots.keep("original", dry.net)
             dry._play()
-            example = Batch(self.task.example(2))
-            in_one_mode = refuse_uncalled(dry.net.module, lambda net: self.task.outputs(net, example))
-            baked = bake(dry.net.module, self.registry, trial=True).net
-            dry.builder.described(Net(baked, dry.net.spec))  # refuses what can't be saved
-            dry._try_metrics(baked)
-        self._checked = Checked(self.recipe.dump(), dry._calls, in_one_mode)
+            batches = [Batch(self.task.example(2)), *dry.runner.tried]
+            at_times = refuse_uncalled(dry.net.module, self.task.outputs, batches)
+            try_metrics(self.task, try_artifact(dry.net, dry.builder), self._precision)
+        self._checked = Checked(self.recipe.dump(), dry._calls, at_times)
         return self._checked
 
     def explain(self) -> dict[str, Any]:
@@ -186,21 +184,6 @@ class Run:
         report = self._report(before)
         self.folder.finish(report)
         return report
-
-    def _try_metrics(self, net: nn.Module) -> None:
-        """Evaluate a net on two small batches, so that a broken metric is found before anything trains.
-
-        :raises UsageError: naming the task and what is wrong with it.
-        """
-        if "test" not in self.task.splits:
-            return
-        try:
-            evaluate(self.task, net, self.device, batch_size=8, precision=self._precision, limit=2)
-        except CondenseryError:
-            raise
-        except Exception as error:  # a metric is anybody's code
-            why = " ".join(f"{type(error).__name__}: {error}".split())
-            raise UsageError(f"task {self.task.key!r} can't be evaluated: {why}") from error
 
     @property
     def _precision(self) -> Precision:
@@ -236,8 +219,8 @@ class Run:
         before = measure(self.task, net.module, self.device, bytes=dense_bytes(net.module), quality=False)
         trained = self.recipe.trains_first or net.spec.weights
         if trained and self._tested:
-            spec = net.spec.model_dump(mode="json")
-            before["quality"] = known_quality(self.task, net.module, spec, self.device, self._precision)
+            identity = self.builder.identity(net.spec)
+            before["quality"] = known_quality(self.task, net.module, identity, self.device, self._precision)
         check_quality(before.get("quality", {}), "at the recipe's start")
         return before
 
@@ -248,27 +231,9 @@ class Run:
         self.builder.graphs.clear()
         self.baked = baked = bake(self.net.module, self.registry)
         self.net = Net(baked.net, self.net.spec)  # so that the weights behind transforms may go
+
         collapsed = marks(self.stages)
-        sizes = save_artifact(
-            self.folder.path / ARTIFACT,
-            baked,
-            self.net.spec,
-            self.task.facts,
-            self.registry,
-            task=self.recipe.task,
-            collapsed=collapsed,
-        )
-        after = measure(
-            self.task,
-            baked.net,
-            self.device,
-            bytes=sizes.file,
-            bits=baked.bits,
-            quality=self._tested,
-            precision=self._precision,
-        )
-        check_quality(after.get("quality", {}), "at the recipe's end")
-        after["storage"] = sizes.dump() | {"weights_moved": baked.moved}
+        after = self._after(baked, collapsed)
         watched = self.validation
         return {
             "recipe": self.recipe.dump(),
@@ -284,10 +249,31 @@ class Run:
             "ratios": ratios(before, after),
             "artifact": ARTIFACT,
             "collapsed": collapsed,
-            "called_in_one_mode": self.check().in_one_mode,
+            "called_at_times": self.check().at_times,
             "stages": self.stages,
             "wall_s": round(sum(s["wall_s"] for s in self.stages), 2),
         }
+
+    def _after(self, baked: Baked, collapsed: list[dict[str, Any]]) -> dict[str, Any]:
+        """Save a baked net as the run's artifact, and measure both.
+
+        :param collapsed: what the stages report of layers that died.
+        """
+        path, facts = self.folder.path / ARTIFACT, self.task.facts
+        task = self.recipe.task
+        sizes = save_artifact(path, baked, self.net.spec, facts, self.registry, task=task, collapsed=collapsed)
+
+        after = measure(
+            self.task,
+            baked.net,
+            self.device,
+            bytes=sizes.file,
+            bits=baked.bits,
+            quality=self._tested,
+            precision=self._precision,
+        )
+        check_quality(after.get("quality", {}), "at the recipe's end")
+        return after | {"storage": sizes.dump() | {"weights_moved": baked.moved}}
 
     # ---------------------------------------------------------------- through the recipe
 
@@ -315,8 +301,7 @@ class Run:
     def _save(self) -> None:
         """Save the net between two units, and how the run came to it."""
         run = {"stages": self.stages, "decisions": self.decisions, "snapshots": self.snapshots.files}
-        net = {**self.builder.described(self.net), "optimizer": self.net.optimizer}
-        self.folder.save(NET, {**net, "run": run})
+        self.folder.save(NET, {**self.builder.described(self.net), "run": run})
         self.folder.drop(PROGRESS)
         self.snapshots.tidy()
 
@@ -326,7 +311,6 @@ class Run:
         saved = self.folder.load(NET)
         if saved is not None:
             self.net = self.builder.rebuilt(saved)
-            self.net.optimizer = saved["optimizer"]
             self.runner.stages, self.decisions = saved["run"]["stages"], saved["run"]["decisions"]
             files = saved["run"].get("snapshots", {})
         done = {stage["unit"] for stage in self.stages} if saved is not None else set()

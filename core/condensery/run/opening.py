@@ -24,6 +24,7 @@ from condensery.recipe import (
 from condensery.run.builder import Builder
 from condensery.run.checks import check_optimizer, check_players
 from condensery.run.players import Player
+from condensery.run.resume import seed_generators
 from condensery.run.stage import Stage
 from condensery.run.steps import Defaults, parse_every
 from condensery.run.validation import held_out
@@ -31,12 +32,13 @@ from condensery.surgery.attention import KnownClasses
 from condensery.tasks import Subset
 
 DRY_STEPS = 2
+"""Batches of a dry stage, unless a player steps less often."""
 
 
 class Opener:
     """Opens the stages of one run, in their order: :meth:`open`, then :meth:`prepare`.
 
-    :param dry: of a dry run: two batches at most, and the words that methods declare are checked.
+    :param dry: of a dry run: a few batches, and the words that methods declare are checked.
     """
 
     def __init__(self, recipe: Recipe, builder: Builder, *, dry: bool) -> None:
@@ -52,10 +54,12 @@ class Opener:
         :param seed: of everything random in the stage.
         """
         # After the roles were given, so that a teacher that had to be trained first leaves no trace in the draws.
-        torch.manual_seed(derive_seed("stage", seed, unit.id, unit.spec.name))
+        seed_generators(derive_seed("stage", seed, unit.id, unit.spec.name))
         if self.dry:
+            # Each player that steps once in a few batches does so.
+            steps = max([DRY_STEPS, *(parse_every(player.every)[1] for player in unit.spec.players.values())])
             train = train.model_copy(
-                update={"epochs": min(train.epochs, 1), "max_steps": DRY_STEPS, "batch_size": min(train.batch_size, 8)}
+                update={"epochs": min(train.epochs, 1), "max_steps": steps, "batch_size": min(train.batch_size, 8)}
             )
 
         data = self.recipe.data_of(unit.spec)
@@ -198,7 +202,7 @@ def _set_players(stage: Stage) -> None:
 def _set_mode(player: Player, stage: Stage) -> None:
     player.set_mode()
     if stage.train.channels_last:
-        player.module.to(memory_format=torch.channels_last)
+        player.lay_channels_last()
 
 
 def _build_copies(stage: Stage) -> None:

@@ -97,6 +97,7 @@ class Player:
         self._targets: list[str] = []
         self._frozen: list[str] = []
         self._held: list[nn.Parameter] = []
+        self.relaid = False
         if module is not None:
             self.take(module)
 
@@ -156,6 +157,13 @@ class Player:
             parameter.requires_grad_(self.trains)
         self.start_epoch()
 
+    def lay_channels_last(self) -> None:
+        """Lay images' channels last in memory for the stage, if the net doesn't have them so already."""
+        last = torch.channels_last
+        images = [p for p in self.module.parameters() if p.dim() == 4]
+        self.relaid = not any(p.is_contiguous(memory_format=last) and not p.is_contiguous() for p in images)
+        self.module.to(memory_format=last)
+
     def start_epoch(self) -> None:
         """Train mode if it trains, else eval mode; what is frozen, by its builder too, stays so without gradients."""
         self.module.train(self.trains)
@@ -181,7 +189,9 @@ class Player:
         self.start_epoch()
 
     def thaw(self) -> None:
-        """Let go of what was frozen, when the stage has ended."""
+        """Let go of what was frozen or laid otherwise, when the stage has ended: later stages meet it as in a file."""
+        if self.relaid:
+            self.module.to(memory_format=torch.contiguous_format)
         self._frozen.clear()
         for parameter in self._held:
             parameter.requires_grad_(True)

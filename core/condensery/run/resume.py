@@ -5,57 +5,108 @@ A resumed stage starts as it did the first time (players, prepare), then the sav
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import random
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from condensery.contract import Method
+from condensery.contract import settings_of
+from condensery.errors import PluginError
 from condensery.run.stage import Stage
-from condensery.storage import load_tensors, tensors_of
+from condensery.storage import as_saved, load_tensors, tensors_of
 
 
-def state_of(method: Method) -> dict[str, Any]:
-    """Return a method's state: every attribute that ends in ``_`` and is made of tensors, numbers and texts."""
-    custom = getattr(method, "state", None)
-    if callable(custom):
-        return dict(custom())
-    return {n: v for n, v in vars(method).items() if n.endswith("_") and _plain(v)}
+def state_of(stage: Stage) -> dict[str, dict[str, Any]]:
+    """Return the state of a stage's methods by name: every attribute that ends in ``_``, or what ``state()`` returns.
+
+    :raises PluginError: naming method and attribute, for one that no checkpoint can hold.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for name, method in stage.manager.methods.items():
+        custom = getattr(method, "state", None)
+        kept = [n for n in vars(method) if n.endswith("_") and n not in settings_of(type(method))]
+        found[name] = dict(custom()) if callable(custom) else {n: getattr(method, n) for n in kept}
+        for attribute, value in found[name].items():
+            wrong = _not_plain(value)
+            if wrong:
+                raise PluginError(
+                    f"stage {stage.name!r}, {name}: {attribute} holds {wrong}, which can't be saved: keep tensors "
+                    "without gradient, numbers, texts, or lists, tuples and dicts of these, or write state() and "
+                    "load_state()"
+                )
+    return found
 
 
-def load_state(method: Method, state: Mapping[str, Any]) -> None:
-    """Lay saved state over a method that has just prepared."""
-    custom = getattr(method, "load_state", None)
-    if callable(custom):
-        custom(state)
-        return
-    for name, value in state.items():
-        setattr(method, name, value)
+def load_state(stage: Stage, state: Mapping[str, Mapping[str, Any]]) -> None:
+    """Lay saved state over methods that have just prepared."""
+    for name, method in stage.manager.methods.items():
+        custom = getattr(method, "load_state", None)
+        if callable(custom):
+            custom(state[name])
+            continue
+        for attribute, value in state[name].items():
+            setattr(method, attribute, value)
 
 
-def _plain(value: Any) -> bool:
-    """Tell whether a checkpoint can hold a value as it is."""
+def rehearse(stage: Stage) -> None:
+    """Save the methods' state and load it again, in memory, as a dry run does it.
+
+    :raises PluginError: naming method and attribute, for one that no checkpoint can hold.
+    """
+    load_state(stage, as_saved(state_of(stage)))
+
+
+def _not_plain(value: Any) -> str | None:
+    """Return what a value holds that a checkpoint can't give back as it is, in words, or ``None``."""
     if isinstance(value, Tensor):
-        return not value.requires_grad
-    if isinstance(value, (list, tuple)):
-        return all(_plain(v) for v in value)
-    if isinstance(value, dict):
-        return all(isinstance(k, str) and _plain(v) for k, v in value.items())
-    return value is None or isinstance(value, (bool, int, float, str))
+        return "a tensor with a gradient" if value.requires_grad else None
+    if type(value) is dict:
+        value = [*value, *value.values()]
+    if type(value) in (list, tuple):
+        return next((wrong for part in value if (wrong := _not_plain(part))), None)
+    return None if value is None or isinstance(value, (bool, int, float, str)) else f"a {type(value).__name__}"
+
+
+def seed_generators(seed: int) -> None:
+    """Seed torch's generators, numpy's and Python's."""
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)
 
 
 def rng_state() -> dict[str, Any]:
-    """Return the state of torch's generators."""
+    """Return the state of torch's generators, numpy's and Python's."""
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    return {"cpu": torch.get_rng_state(), "cuda": cuda}
+    numpy: Any = np.random.get_state()
+    return {
+        "cpu": torch.get_rng_state(),
+        "cuda": cuda,
+        "numpy": (numpy[0], numpy[1].tolist(), *numpy[2:]),
+        "python": random.getstate(),
+    }
 
 
 def load_rng_state(state: Mapping[str, Any]) -> None:
-    """Restore torch's generators."""
+    """Restore all these generators."""
     torch.set_rng_state(state["cpu"])
     if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(list(state["cuda"]))
+    np.random.set_state(state["numpy"])
+    random.setstate(state["python"])
+
+
+@contextlib.contextmanager
+def generators_kept() -> Iterator[None]:
+    """Let draws go on afterwards as if nothing had been drawn meanwhile."""
+    state = rng_state()
+    try:
+        yield
+    finally:
+        load_rng_state(state)
 
 
 def progress_of(stage: Stage, history: list[dict[str, Any]]) -> dict[str, Any]:
@@ -73,7 +124,7 @@ def progress_of(stage: Stage, history: list[dict[str, Any]]) -> dict[str, Any]:
         "epoch": stage.epoch + 1,
         "step": stage.step,
         "players": players,
-        "methods": {n: state_of(m) for n, m in stage.manager.methods.items()},
+        "methods": state_of(stage),
         "rng": rng_state(),
         "history": history,
     }
@@ -94,8 +145,7 @@ def lay_progress(stage: Stage, saved: Mapping[str, Any]) -> list[dict[str, Any]]
             for group, rate in zip(player.optimizer.param_groups, mine["groups"], strict=True):
                 group["lr"] = rate
 
-    for name, method in stage.manager.methods.items():
-        load_state(method, saved["methods"][name])
+    load_state(stage, saved["methods"])
     # Last, because whatever came before may have drawn.
     load_rng_state(saved["rng"])
     return list(saved["history"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeVar, overload
 
 import torch
@@ -20,6 +21,7 @@ from condensery.nets import (
     attach,
     choose_layers,
     evaluating,
+    first_argument,
     own_parameters,
     replace,
     weights_of,
@@ -29,7 +31,7 @@ from condensery.run.players import Player
 from condensery.run.training import Training
 from condensery.surgery import ChannelGraph, Surgeon
 from condensery.surgery.attention import KnownClasses
-from condensery.tasks import Batch, Subset, Task, head
+from condensery.tasks import Batch, Subset, Task, tensors_in
 
 V = TypeVar("V")
 
@@ -38,9 +40,10 @@ class Stage(Training):
     """Methods that act at the same time, on players, for some epochs.
 
     Attributes that methods read: ``name``, ``task``, ``players`` by name, ``train`` (the training settings), ``epoch``
-    and ``epochs``, ``step`` (batches played in this stage), ``steps_per_epoch``, ``round`` and ``rounds``, ``layer``
-    (path, in a round over layers), ``device``, ``seed``; ``dry``, and ``stands_in``: in a dry run the student's weights
-    stand in for trained ones, so that what depends on their values is a guess.
+    and ``epochs``, ``step`` (batches played in this stage), ``steps_per_epoch``, ``progress`` (0 to 1), ``round`` and
+    ``rounds``, ``layer`` (path, in a round over layers), ``device``, ``seed``; ``dry``, and ``stands_in``: in a dry run
+    the student's weights stand in for trained ones, so that what depends on their values is a guess. ``left_out`` is
+    for methods to fill: by the target of a transform (``attn:input``) why it has none, for the run's report.
 
     :param classes: what plugins say of the classes of attention nets, for the surgeon; by default nothing.
     :param reach: what plugins say of which tensors are weights; by default torch's own classes are known.
@@ -71,6 +74,7 @@ class Stage(Training):
         self.graphs: list[ChannelGraph] = []
         self._build = build
         self.missed: dict[str, float] | None = None
+        self.left_out: dict[str, str] = {}
         self._known = reach or Reach()
         self._weights: dict[tuple[nn.Module, tuple[type[nn.Module], ...] | None, str], Weights] = {}
         self._given_up: set[str] = set()
@@ -236,10 +240,6 @@ class Stage(Training):
         order = self.order(player)
         return order[0], order[-1]
 
-    def answer(self, net: nn.Module, inputs: Any) -> Tensor:
-        """Return a net's outputs for some inputs as one tensor, the head where there are several."""
-        return head(self.task.outputs(net, Batch(inputs)))
-
     def sample(self, n: int) -> list[Batch]:
         """Return ``n`` seeded training examples, not augmented, in batches; any hook may ask.
 
@@ -254,18 +254,25 @@ class Stage(Training):
         return [self._shown(batch) for batch in found]
 
     def record_inputs(self, paths: Sequence[str], n: int, player: str = "student") -> dict[str, list[Tensor]]:
-        """Return what reaches some layers on ``n`` sampled examples: path -> one tensor for each call."""
+        """Return what reaches some layers on ``n`` sampled examples: path -> one tensor for each call.
+
+        That is the float in a layer's first argument, of a packed sequence its values; layers that get none, token ids
+        for instance, and those that aren't called, are left out.
+        """
         got: dict[str, list[Tensor]] = {path: [] for path in paths}
-        for path, arguments in self._seen(self.players[player].module, paths, self.sample(n)):
-            got[path].append(arguments[0].detach())
+        for path, given in self._seen(self.players[player].module, paths, self.sample(n)):
+            got[path] += [tensor.detach() for tensor in tensors_in(given) if tensor.is_floating_point()]
         return {path: parts for path, parts in got.items() if parts}
 
     def _seen(self, net: nn.Module, paths: Sequence[str], batches: Sequence[Batch]) -> list[tuple[str, Any]]:
-        """Run a net and return which layers were called with what, in order; modes and statistics stay as they were."""
+        """Run a net and return which layers were given what first, in order; modes and statistics stay as they were."""
         calls: list[tuple[str, Any]] = []
+
+        def note(path: str, module: nn.Module, args: Any, kwargs: Any) -> None:
+            calls.append((path, first_argument(args, kwargs)))
+
         handles = [
-            net.get_submodule(path).register_forward_pre_hook(lambda _, given, path=path: calls.append((path, given)))
-            for path in paths
+            net.get_submodule(path).register_forward_pre_hook(partial(note, path), with_kwargs=True) for path in paths
         ]
         with evaluating(net), torch.no_grad():
             for batch in batches:

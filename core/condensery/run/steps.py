@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from condensery.contract import hookimpl
 from condensery.recipe import ScheduleSpec
-from condensery.tasks import Batch
+from condensery.tasks import Batch, Task
 
 if TYPE_CHECKING:
     from condensery.run.players import Player
@@ -121,3 +122,25 @@ def parse_every(text: str) -> tuple[int, int]:
     """Turn ``"3"`` or ``"1/5"`` into ``(steps, batches)``."""
     steps, _, batches = text.partition("/")
     return int(steps), int(batches or 1)
+
+
+def weighted(task: Task, parts: Sequence[Batch]) -> list[tuple[Batch, float]]:
+    """Return the parts of one step with their shares of it, by what counts in them; those in which nothing does go.
+
+    Each part's loss is a mean over what counts in it, so that these shares give the mean over the whole.
+    """
+    if len(parts) == 1:
+        return [(parts[0], 1.0)]
+    weights = [task.weight(part) for part in parts]
+    total = sum(weights)
+    return [(part, weight / total) for part, weight in zip(parts, weights, strict=True) if weight]
+
+
+def shares(batch: Batch, parts: int) -> list[Batch]:
+    """Split a batch into equal parts; the first ones are larger by one where it doesn't divide."""
+    if parts == 1:
+        return [batch]
+    size = batch.size
+    parts = min(parts, size)
+    bounds = [size * i // parts for i in range(parts + 1)]
+    return [batch.part(a, b) for a, b in itertools.pairwise(bounds)]

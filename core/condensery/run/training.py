@@ -6,7 +6,7 @@ import collections
 import contextlib
 import dataclasses
 import functools
-import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -20,7 +20,7 @@ from condensery.nets import Transform, evaluating, settle, settling
 from condensery.recipe import StageSpec, TrainSpec
 from condensery.run.checks import check_exchanged, check_factor, check_terms, returned
 from condensery.run.players import Outputs, Player
-from condensery.run.steps import Bucket, rate_factor
+from condensery.run.steps import Bucket, rate_factor, shares, weighted
 from condensery.tasks import Batch, Subset, Task, channels_last
 
 
@@ -31,8 +31,9 @@ class Training:
     part of a batch and fills ``.grad`` (through :meth:`play`, :meth:`terms` and :meth:`backward`); :meth:`update` moves
     one player.
 
-    ``stepping`` tells that optimizers are at work: false in ``players``, ``prepare`` and from ``end_stage`` on. In a
-    dry run ``called`` counts the calls of the methods' hooks in steps, by method, hook and player.
+    ``stepping`` tells that optimizers are at work: false in ``players``, ``prepare`` and from ``end_stage`` on. An
+    epoch began with the step ``started``. In a dry run ``called`` counts the calls of the methods' hooks in steps, by
+    method, hook and player.
     """
 
     dry: bool
@@ -51,17 +52,19 @@ class Training:
         self.spec, self.task, self.train = spec, task, train
         self.name, self.seed, self.device = spec.name, seed, device
         self.subset, self.labels = subset, labels
-        self.epoch = self.step = 0
+        self.epoch = self.step = self.started = 0
         self.epochs = train.epochs
         self.players: dict[str, Player] = {}
         self.manager: StageManager
         self.sums: dict[str, Tensor] = {}
+        self.counts: dict[str, float] = {}
         self._calls: dict[tuple[str, str], list[tuple[str, Callable[..., Any]]]] = {}
         self._settling: dict[str, list[tuple[Transform, nn.Module, str]]] = {}
         self._parameters: dict[str, dict[str, nn.Parameter]] = {}
         self._waiting: set[str] = set()
         self._measuring: list[Player] = []
         self._step: tuple[str, Callable[..., Any]]
+        self._before: dict[str, list[Tensor]]
         self.stepping = False
         self.called: collections.Counter[tuple[str, str, str]] = collections.Counter()
 
@@ -74,9 +77,18 @@ class Training:
 
     @functools.cached_property
     def steps_per_epoch(self) -> int:
-        """Batches in one epoch of the task's data."""
-        whole = self.task.steps("train", batch_size=self.train.batch_size, subset=self.subset)
-        return min(whole, self.train.max_steps or whole)
+        """Batches in one epoch: of the task's data, until those of an epoch say by ``len`` how many they are."""
+        return self.at_most(self.task.steps("train", batch_size=self.train.batch_size, subset=self.subset))
+
+    def at_most(self, batches: int) -> int:
+        """Return how many of an epoch's batches are played."""
+        return min(batches, self.train.max_steps or batches)
+
+    @property
+    def progress(self) -> float:
+        """The share of the stage's steps that are done, 0 to 1; each epoch is as long as its batches."""
+        done = self.epoch * self.steps_per_epoch + self.step - self.started
+        return done / max(1, self.epochs * self.steps_per_epoch)
 
     def task_batches(self) -> Iterator[Batch]:
         """Yield one epoch of the task's training batches."""
@@ -127,7 +139,8 @@ class Training:
             batch = dataclasses.replace(batch, inputs=channels_last(batch.inputs))
 
         outputs = {}
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.train.autocast == "bf16"):
+        half = self.train.autocast == "bf16"
+        with torch.autocast(self.device.type, torch.bfloat16) if half else contextlib.nullcontext():
             for player in players:
                 with torch.set_grad_enabled(learning and (player.trains or to_input)):
                     outputs[player.name] = player.play(self.task, batch)
@@ -170,11 +183,20 @@ class Training:
 
         for name, value in terms.items():
             key = f"{player.name}.{name}"
-            seen = value.detach() * share
+            seen = value.detach() if share == 1.0 else value.detach() * share
             self.sums[key] = self.sums[key] + seen if key in self.sums else seen
+            self.counts[key] = self.counts.get(key, 0.0) + share
         # A look at a number makes the host wait for a GPU, so it is a rare one there.
-        if self.device.type == "cpu" or self.step % 50 == 0:
+        looks = not math.isfinite(total.detach()) if self.device.type == "cpu" else self.step % 50 == 0
+        if looks:
             self.check_finite()
+
+    def means(self) -> dict[str, float]:
+        """Return the mean of each loss term over the times that it was given, and start anew."""
+        found = {name: float(value) / self.counts[name] for name, value in self.sums.items()}
+        self.sums.clear()
+        self.counts.clear()
+        return found
 
     def check_finite(self) -> None:
         """Stop on a term that became infinite or not a number.
@@ -182,7 +204,7 @@ class Training:
         :raises NonFiniteLoss: naming stage, step and term.
         """
         for key, value in self.sums.items():
-            if not bool(torch.isfinite(value)):
+            if not math.isfinite(value):
                 raise NonFiniteLoss(
                     f"stage {self.name!r}, epoch {self.epoch + 1}, step {self.step}: {key} is not finite"
                 )
@@ -195,14 +217,14 @@ class Training:
         :param players: that get gradients; all that train by default.
         """
         players = self.training if players is None else players
-        workers = _shares(batch, self.train.workers)
+        workers = [share for share in shares(batch, self.train.workers) if not self.task.is_empty(share)]
         exchanging = [p for p in players if len(workers) > 1 or self.calls("exchange", p.name)]
         told: dict[str, dict[str, list[Tensor]]] = {player.name: {} for player in exchanging}
         for player in self._measuring:
             player.measured.clear()
 
         for share in workers:
-            for part, weight in _weighted(self.task, _shares(share, self.train.accumulate)):
+            for part, weight in weighted(self.task, shares(share, self.train.accumulate)):
                 # One block per pass: a cache that outlives a no_grad pass would give no gradient, without an error.
                 with parametrize.cached():
                     outputs = self._play(part, [p for p in self.players.values() if p.plays], learning=True)
@@ -263,7 +285,8 @@ class Training:
 
         if player.name not in self._settling:
             self._settling[player.name] = settling(player.module)
-        settle(self._settling[player.name])
+        if self._settling[player.name]:
+            settle(self._settling[player.name])
         for _, call in self.calls("after_step", player.name):
             call(stage=self, player=player)
 
@@ -305,13 +328,25 @@ class Training:
                 self.calls(hook, player.name)
         self._measuring = [p for p in self.players.values() if p.plays and p.measures]
         self._step = self.manager.chosen("training_step")
+        if self.dry and self.manager.each("training_step"):
+            self._before = {p.name: [v.detach().clone() for v in p.parameters().values()] for p in self.training}
         self.stepping = True
 
+    def moved(self) -> list[Player]:
+        """Return the players that a step of a method's own has moved in a dry run, whoever's verbs it went through."""
+
+        def values(player: Player) -> Iterable[tuple[Tensor, Tensor]]:
+            return zip(self._before[player.name], player.parameters().values(), strict=True)
+
+        return [p for p in self.training if any(not torch.equal(was, now) for was, now in values(p))]
+
     def take_step(self, batch: Batch) -> None:
-        """Let the method with a step of its own take it, or core.
+        """Let the method with a step of its own take it, or core; none is taken where nothing in the batch counts.
 
         :raises PluginError: if that method doesn't say that it did: core's step would follow its own.
         """
+        if self.task.is_empty(batch):
+            return
         method, step = self._step
         done = step(stage=self, batch=batch)
         if done is not True:
@@ -326,7 +361,7 @@ class Training:
 
     def set_rates(self) -> None:
         """Set each optimizer's learning rates for the current step."""
-        factor = rate_factor(self.train.schedule, self.step / max(1, self.epochs * self.steps_per_epoch))
+        factor = rate_factor(self.train.schedule, self.progress)
         for player in self.players.values():
             if player.optimizer is not None:
                 for group, rate in zip(player.optimizer.param_groups, player.base_rates, strict=True):
@@ -344,25 +379,3 @@ def without_gradient(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
     finally:
         for parameter in held:
             parameter.requires_grad_(True)
-
-
-def _weighted(task: Task, parts: Sequence[Batch]) -> list[tuple[Batch, float]]:
-    """Return the parts of one step with their shares of it, by what counts in them; those in which nothing does go.
-
-    Each part's loss is a mean over what counts in it, so that these shares give the mean over the whole.
-    """
-    if len(parts) == 1:
-        return [(parts[0], 1.0)]
-    weights = [task.weight(part) for part in parts]
-    total = sum(weights)
-    return [(part, weight / total) for part, weight in zip(parts, weights, strict=True) if weight]
-
-
-def _shares(batch: Batch, parts: int) -> list[Batch]:
-    """Split a batch into equal parts; the first ones are larger by one where it doesn't divide."""
-    if parts == 1:
-        return [batch]
-    size = batch.size
-    parts = min(parts, size)
-    bounds = [size * i // parts for i in range(parts + 1)]
-    return [batch.part(a, b) for a, b in itertools.pairwise(bounds)]

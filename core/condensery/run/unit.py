@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from condensery.errors import MethodError
@@ -16,11 +17,13 @@ from condensery.run.folder import PROGRESS, RunFolder
 from condensery.run.opening import Opener
 from condensery.run.players import Player
 from condensery.run.progress import Observer, Progress
-from condensery.run.resume import lay_progress, progress_of
+from condensery.run.resume import lay_progress, progress_of, rehearse
 from condensery.run.snapshots import Snapshots
 from condensery.run.stage import Stage
 from condensery.run.validation import Validation
+from condensery.tasks import Batch
 
+TRIED = 4
 History = list[dict[str, Any]]
 """By epoch: losses by term, quality on validation (empty where it isn't measured), seconds."""
 
@@ -32,6 +35,7 @@ class UnitRunner:
     :param observer: is told of every epoch and stage, but not in a dry run.
     :param validation: on which each epoch is measured; ``None``: epochs aren't measured.
     :param stages: what each unit came to, in order: its name, methods, history and report.
+    :param tried: in a dry run, some of the batches that were played.
     """
 
     opener: Opener
@@ -42,6 +46,7 @@ class UnitRunner:
     dry: bool
     validation: Validation | None
     stages: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    tried: list[Batch] = dataclasses.field(default_factory=list)
 
     def play(self, unit: Unit, train: TrainSpec, players: Mapping[str, Player], seed: int) -> Stage:
         """Play one unit from where an earlier call was stopped; returns its stage, which has ended.
@@ -88,30 +93,29 @@ class UnitRunner:
             self._steps(stage)
             stage.check_finite()
             stage.manager.call("after_epoch", stage=stage)
-            if not self.dry:
+            if self.dry:
+                rehearse(stage)
+            else:
                 self._end_epoch(stage, unit, history, started)
         return history
 
     def _steps(self, stage: Stage) -> None:
         """Play one epoch's batches."""
-        limit = stage.train.max_steps
-        batches = stage.manager.call("batches", stage=stage)
-        for number, batch in enumerate(check_batches(stage, batches)):
-            if limit is not None and number >= limit:
-                break
+        stage.started = stage.step
+        for batch in check_batches(stage, stage.manager.call("batches", stage=stage)):
             stage.set_rates()
             stage.manager.call("before_step", stage=stage, batch=batch)
             stage.take_step(batch)
             stage.step += 1
+            if self.dry and len(self.tried) < TRIED:
+                self.tried.append(batch)
             self.show.advance()
 
     def _end_epoch(self, stage: Stage, unit: Unit, history: History, started: float) -> None:
         """Write down how the epoch went, and save what a later call goes on from."""
         watched = self.validation
         quality = {} if watched is None else watched.quality(stage.student.module, stage.train)
-        steps = max(1, min(stage.steps_per_epoch, stage.step))
-        terms = {name: float(value) / steps for name, value in stage.sums.items()}
-        stage.sums.clear()
+        terms = stage.means()
         took = round(time.monotonic() - started, 2)
         history.append({"epoch": stage.epoch + 1, "terms": terms, "quality": quality, "wall_s": took})
 
@@ -141,10 +145,21 @@ class UnitRunner:
         }
         if stage.missed:
             entry["missed"] = stage.missed
+            share = sum(stage.missed.values())
+            self.show.line(f"{unit.title}: not reached: {_named(stage.missed)}, {share:.1f} % of the parameters")
+        if stage.left_out:
+            entry["left_out"] = stage.left_out
+            self.show.line(f"{unit.title}: left out: {_named(stage.left_out)}: {next(iter(stage.left_out.values()))}")
         if gone:
             entry["collapsed"] = gone
             self.show.line(f"{unit.title}: collapsed: {', '.join(gone)}")
         self.stages.append(entry)
+
+
+def _named(targets: Collection[str]) -> str:
+    """Return the first few of some names, for one line."""
+    first = ", ".join(itertools.islice(targets, 3))
+    return first if len(targets) <= 3 else f"{first} and {len(targets) - 3} more"
 
 
 def _report(stage: Stage) -> dict[str, float]:

@@ -8,6 +8,7 @@ from .artifact_file import read as read
 from .baking import Baked as Baked
 from .baking import bake as bake
 from .checkpoint import CHECKPOINT_FORMAT as CHECKPOINT_FORMAT
+from .checkpoint import as_saved as as_saved
 from .checkpoint import cached_tree as cached_tree
 from .checkpoint import describe_net as describe_net
 from .checkpoint import load_tensors as load_tensors

@@ -23,8 +23,9 @@ from condensery.recipe import ModelSpec
 from condensery.storage.bounds import in_words
 from condensery.storage.structure import build_layer, restructure, structure_of
 
-CHECKPOINT_FORMAT = 2
-_MARK = "$tensor"
+CHECKPOINT_FORMAT = 3
+_TENSOR, _TUPLE, _PAIRS = "$tensor", "$tuple", "$pairs"
+"""Keys of what stands in JSON for what JSON doesn't know; the last one for a dict whose keys aren't all texts."""
 
 
 def pack(tree: Any) -> tuple[dict[str, Tensor], Any]:
@@ -38,11 +39,14 @@ def pack(tree: Any) -> tuple[dict[str, Tensor], Any]:
             at = value.untyped_storage().data_ptr()
             tensors[path] = value.clone() if at in seen else value  # a file holds no memory twice
             seen.add(at)
-            return {_MARK: path}
+            return {_TENSOR: path}
         if isinstance(node, Mapping):
-            return {str(k): walk(v, f"{path}/{k}") for k, v in node.items()}
+            if all(isinstance(key, str) for key in node):
+                return {key: walk(value, f"{path}/{key}") for key, value in node.items()}
+            return {_PAIRS: walk(list(node.items()), path)}
         if isinstance(node, (list, tuple)):
-            return [walk(v, f"{path}/{i}") for i, v in enumerate(node)]
+            parts = [walk(v, f"{path}/{i}") for i, v in enumerate(node)]
+            return {_TUPLE: parts} if isinstance(node, tuple) else parts
         return node
 
     return tensors, walk(tree, "")
@@ -51,12 +55,25 @@ def pack(tree: Any) -> tuple[dict[str, Tensor], Any]:
 def unpack(tensors: Mapping[str, Tensor], data: Any) -> Any:
     """Undo :func:`pack`."""
     if isinstance(data, dict):
-        if set(data) == {_MARK}:
-            return tensors[data[_MARK]]
+        if set(data) == {_TENSOR}:
+            return tensors[data[_TENSOR]]
+        if set(data) == {_TUPLE}:
+            return tuple(unpack(tensors, data[_TUPLE]))
+        if set(data) == {_PAIRS}:
+            return dict(unpack(tensors, data[_PAIRS]))
         return {k: unpack(tensors, v) for k, v in data.items()}
     if isinstance(data, list):
         return [unpack(tensors, v) for v in data]
     return data
+
+
+def as_saved(tree: Any) -> Any:
+    """Return a tree as a file would give it back.
+
+    :raises TypeError: for what no file can hold.
+    """
+    tensors, data = pack(tree)
+    return unpack(tensors, json.loads(json.dumps(data)))
 
 
 def save_tree(path: Path, tree: Any) -> None:
@@ -99,8 +116,7 @@ def load_tree(path: Path, how: str = "remove it to make it again") -> Any:
         header = json.loads(metadata["condensery"])
         written = header["format"]
         if written == CHECKPOINT_FORMAT:
-            # Files that were written before there were checksums have none.
-            if metadata.get(SEAL) not in (None, checksum(tensors, header)):
+            if metadata.get(SEAL) != checksum(tensors, header):
                 raise ValueError("its checksum doesn't fit")
             return unpack(tensors, header["tree"])
     except (OSError, SafetensorError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
@@ -193,7 +209,9 @@ def transforms_of(model: nn.Module, registry: Registry) -> list[dict[str, Any]]:
         key = type(item.transform).key
         if key not in registry.entries["layers"]:
             raise PluginError(f"transform {type(item.transform).__name__} at {item.target} isn't in register_layers")
-        found.append({"target": item.target, "name": item.name, "key": key, "config": item.transform.config()})
+        described = {"target": item.target, "name": item.name, "key": key, "config": item.transform.config()}
+        own = vars(item.transform).get("settings")
+        found.append(described if own is None else {**described, "settings": dict(own)})
     return found
 
 
@@ -206,6 +224,8 @@ def attach_described(model: nn.Module, described: Iterable[Mapping[str, Any]], r
         transform = build_layer(item, registry, where)
         if not isinstance(transform, Transform):
             raise ArtifactError(f"{where}: layer {item['key']!r} is no transform, but stands on {item['target']!r}")
+        if "settings" in item:
+            transform.settings = {str(name): float(value) for name, value in item["settings"].items()}
         attach(model, item["target"], item["name"], transform)
 
 

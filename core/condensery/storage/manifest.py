@@ -57,6 +57,7 @@ class Attached(Offered):
 
     target: str
     name: str
+    settings: dict[str, float] = {}
 
 
 class StructureSaid(Said):

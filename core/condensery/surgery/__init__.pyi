@@ -5,8 +5,10 @@ from .channels import randomize as randomize
 from .cuts import TOLERANCE as TOLERANCE
 from .cuts import Channels as Channels
 from .cuts import Cut as Cut
+from .cuts import Forward as Forward
 from .cuts import Left as Left
 from .cuts import apply as apply
+from .cuts import call as call
 from .cuts import casted as casted
 from .cuts import difference as difference
 from .cuts import gap as gap
@@ -14,7 +16,6 @@ from .cuts import masked as masked
 from .cuts import verify as verify
 from .graph import ChannelGraph as ChannelGraph
 from .graph import Group as Group
-from .graph import call as call
 from .graph import remove_channels as remove_channels
 from .surgeon import Surgeon as Surgeon
 from .surgeon import choose as choose

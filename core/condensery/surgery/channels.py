@@ -71,6 +71,12 @@ def parts(module: object) -> int:
     return module.num_groups if isinstance(module, nn.GroupNorm) else 1
 
 
+def unfollowed(error: Exception) -> str:
+    """Return why channels can't be removed in words, where torch-pruning fails on what a net does with them."""
+    why = " ".join(f"{type(error).__name__}: {error}".split())[:100]
+    return f"where its channels go can't be followed ({why})"
+
+
 def rest(width: int, gone: set[int]) -> Tensor:
     """Return the channels that stay, ascending, as int64."""
     return torch.tensor([i for i in range(width) if i not in gone], dtype=torch.long)

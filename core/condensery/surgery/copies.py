@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from condensery.nets import deep_copied
+from condensery.tasks import tensors_in
 
 
 def state(net: nn.Module) -> list[Tensor]:
@@ -23,15 +25,14 @@ def built(net: nn.Module, example: Any) -> list[Any]:
         public = {n: v for n, v in vars(module).items() if n[0] != "_"}
         settings = {n: v for n, v in public.items() if isinstance(v, int | float | str | tuple | list | Callable)}
         found.append((path, type(module), settings))
-    for name, tensor in tensors_in(net).items():
+    for name, tensor in named_tensors(net).items():
         indices = tensor.tolist() if tensor.dim() and not tensor.is_floating_point() else None
         found.append((name, tensor.shape, tensor.dtype, indices))
 
-    inputs = example.items() if isinstance(example, Mapping) else [("", example)]
-    return [*found, *((name, value.shape, value.dtype) for name, value in inputs)]
+    return [*found, *((tensor.shape, tensor.dtype) for tensor in tensors_in(example))]
 
 
-def tensors_in(net: nn.Module) -> dict[str, Tensor]:
+def named_tensors(net: nn.Module) -> dict[str, Tensor]:
     """Return parameters and buffers by name, tied ones under each of their names."""
     return {**dict(net.named_parameters(remove_duplicate=False)), **dict(net.named_buffers(remove_duplicate=False))}
 
@@ -45,4 +46,4 @@ def numbered(net: nn.Module) -> nn.Module:
         found = torch.arange(tensor.numel(), dtype=torch.float64).view(tensor.shape)
         return nn.Parameter(found, requires_grad=False) if isinstance(tensor, nn.Parameter) else found
 
-    return copy.deepcopy(net, {id(tensor): places(tensor) for tensor in state(net)})
+    return deep_copied(net, {id(tensor): places(tensor) for tensor in state(net)})

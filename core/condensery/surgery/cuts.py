@@ -14,9 +14,20 @@ from torch.nn.utils import parametrize
 
 from condensery.errors import CondenseryError, MethodError
 from condensery.nets import MASK, attached, lent, owner_of, plain, plain_name, put_stand_ins, stack_of
+from condensery.tasks import map_tensors, tensors_in
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-9}
 """Largest difference of a cut net from the masked one, over the largest output where that is above 1."""
+
+
+Forward = Callable[[nn.Module, Any], Any]
+"""Calls a net on an example and returns its outputs, a tree."""
+
+
+def call(model: nn.Module, inputs: Any) -> Any:
+    """Call a model and return its outputs, a tree; of an object with logits, these."""
+    out = model(**inputs) if isinstance(inputs, Mapping) else model(inputs)
+    return getattr(out, "logits", out)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -285,7 +296,7 @@ class _OverLeft(nn.Module):
         return torch.zeros_like(x).index_copy(x.dim() + self.site.axis, self.site.kept, seen)
 
 
-def difference(cut: Cut, net: nn.Module, example: Any, forward: Callable[[nn.Module, Any], Tensor]) -> float:
+def difference(cut: Cut, net: nn.Module, example: Any, forward: Forward) -> float:
     """Return how far the cut net's outputs are from the masked one's, see :func:`gap`.
 
     :param net: without transforms on weights, in eval mode; not changed.
@@ -295,16 +306,26 @@ def difference(cut: Cut, net: nn.Module, example: Any, forward: Callable[[nn.Mod
     return gap(masked(cut, net, after), after, example, forward)
 
 
-def gap(before: nn.Module, after: nn.Module, example: Any, forward: Callable[[nn.Module, Any], Tensor]) -> float:
-    """Return the largest difference between two nets' outputs, over the largest output where that is above 1.
+def gap(before: nn.Module, after: nn.Module, example: Any, forward: Forward) -> float:
+    """Return the largest difference between two nets' outputs, over the largest of that output where it is above 1.
 
+    :param forward: returns a tree, whose floats are all compared.
     :raises MethodError: if the outputs have different shapes.
     """
     with torch.no_grad():
-        want, got = forward(before, example), forward(after, example)
-    if want.shape != got.shape:
-        raise MethodError(f"the outputs have shape {tuple(got.shape)} after the cut, {tuple(want.shape)} before")
-    return float((want - got).abs().max() / want.abs().max().clamp_min(1.0))
+        want, got = (_floats(forward(net, example)) for net in (before, after))
+    shapes, left = ([tuple(t.shape) for t in outputs] for outputs in (want, got))
+    if shapes != left:
+        raise MethodError(f"the outputs have shapes {left} after the cut, {shapes} before")
+
+    # Not the builtin max, which would pass over what is no number.
+    gaps = [(w - g).abs().max() / w.abs().max().clamp_min(1.0) for w, g in zip(want, got, strict=True)]
+    return float(torch.stack(gaps).max())
+
+
+def _floats(tree: Any) -> list[Tensor]:
+    """Return the floats of a tree, without those that have no entry."""
+    return [t for t in tensors_in(tree) if t.is_floating_point() and t.numel()]
 
 
 def verify(cut: Cut, found: float, dtype: torch.dtype) -> Cut:
@@ -327,10 +348,7 @@ def verify(cut: Cut, found: float, dtype: torch.dtype) -> Cut:
 
 def casted(value: Any, dtype: torch.dtype) -> Any:
     """Return example inputs on the CPU, floats in another precision."""
-    if isinstance(value, Mapping):
-        return {k: casted(v, dtype) for k, v in value.items()}
-    assert isinstance(value, Tensor)
-    return value.to("cpu", dtype) if value.is_floating_point() else value.cpu()
+    return map_tensors(lambda t: t.to("cpu", dtype) if t.is_floating_point() else t.cpu(), value)
 
 
 class Precise(NamedTuple):
@@ -344,7 +362,7 @@ class Precise(NamedTuple):
     renamed: dict[str, list[str]]
 
 
-def precise(model: nn.Module, example: Any, forward: Callable[[nn.Module, Any], Tensor]) -> Precise:
+def precise(model: nn.Module, example: Any, forward: Forward) -> Precise:
     """Return a plain copy in eval mode and inputs for it, in float64 where the net can run so."""
     for dtype in (torch.float64, torch.float32):
         net, inputs = plain(model).cpu().to(dtype).eval(), casted(example, dtype)

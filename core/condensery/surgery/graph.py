@@ -6,11 +6,10 @@ tensors hold their own flat indices, cut as torch-pruning cuts.
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import math
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from condensery.errors import UsageError, nearest
+from condensery.nets import deep_copied
 from condensery.surgery.channels import (
     KEEP_ZEROS,
     MOVE_CHANNELS,
@@ -31,13 +31,15 @@ from condensery.surgery.channels import (
     randomize,
     rest,
     some,
+    unfollowed,
     widths,
 )
-from condensery.surgery.copies import built, numbered, state, tensors_in
-from condensery.surgery.cuts import TOLERANCE, Channels, Cut, Left, difference, precise, verify
+from condensery.surgery.copies import built, named_tensors, numbered, state
+from condensery.surgery.cuts import TOLERANCE, Channels, Cut, Forward, Left, call, difference, precise, verify
+from condensery.tasks import tensors_in
 
-Forward = Callable[[nn.Module, Any], Tensor]
 Removed = Mapping[str, Sequence[int]]
+UNUSED = "the forward pass was not seen to use it"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,12 +60,6 @@ class Group:
     reason: str | None = None
 
 
-def call(model: nn.Module, inputs: Any) -> Tensor:
-    """Call a model and return its logits."""
-    out = model(**inputs) if isinstance(inputs, Mapping) else model(inputs)
-    return out if isinstance(out, Tensor) else out.logits
-
-
 def remove_channels(model: nn.Module, example: Any, removed: Removed, forward: Forward = call) -> Cut:
     """Return the verified cut that removes some channels; the net is not changed, see :func:`apply`.
 
@@ -79,7 +75,7 @@ class ChannelGraph:
     """The channels of one net as they hang together.
 
     :param model: not changed; looked at without its transforms, stand-ins in the places of layers that have them.
-    :param forward: calls the model on the example and returns one tensor.
+    :param forward: calls the model on the example and returns its outputs, a tree.
     """
 
     def __init__(self, model: nn.Module, example: Any, forward: Forward = call) -> None:
@@ -91,10 +87,11 @@ class ChannelGraph:
             warnings.simplefilter("ignore")
             import torch_pruning
 
-            # Times one: the output's node is then never a layer's own, and torch-pruning marks it as the output.
-            self.graph = torch_pruning.DependencyGraph().build_dependency(
-                self.net, self.example, forward_fn=lambda net, x: forward(net, x) * 1, verbose=False
-            )
+            self.graph, self._unseen = torch_pruning.DependencyGraph(), UNUSED
+            try:
+                self.graph.build_dependency(self.net, self.example, forward_fn=self._outputs_of, verbose=False)
+            except Exception as error:  # noqa: BLE001  torch-pruning may fail in any way on what it doesn't know
+                self.graph.module2node, self._unseen = {}, unfollowed(error)
 
         self.modules = dict(self.net.named_modules())
         self.names: dict[Any, str] = {module: path for path, module in self.modules.items()}
@@ -106,6 +103,10 @@ class ChannelGraph:
         self._refuse_what_fails()
         order = list(self.modules)
         self.groups.sort(key=lambda g: min(order.index(p) for p in g.layers))
+
+    def _outputs_of(self, net: nn.Module, example: Any) -> list[Tensor]:
+        # Times one: an output's node is then never a layer's own, and torch-pruning marks it as an output.
+        return [tensor * 1 for tensor in tensors_in(self.forward(net, example)) if tensor.requires_grad]
 
     def close(self) -> None:
         """Let the copy of the net go at once: torch-pruning's nodes hold each other, and the layers."""
@@ -134,13 +135,12 @@ class ChannelGraph:
                 continue
             width = widths(module)[1]
             if module not in self.graph.module2node:
-                self._add(Group((path,), (), width, reason="the forward pass was not seen to use it"))
+                self._add(Group((path,), (), width, reason=self._unseen))
                 continue
             try:
                 self._add(self._read_group(path, width))
-            except Exception as error:  # noqa: BLE001  torch-pruning may fail in any way on what it doesn't know
-                why = " ".join(f"{type(error).__name__}: {error}".split())[:100]
-                self._add(Group((path,), (), width, reason=f"where its channels go can't be followed ({why})"))
+            except Exception as error:  # noqa: BLE001  as above
+                self._add(Group((path,), (), width, reason=unfollowed(error)))
 
     def _add(self, group: Group) -> None:
         """Take up a group in place of any that shares a layer with it."""
@@ -212,7 +212,7 @@ class ChannelGraph:
         The weights are random, because a trained net may hide a wrong cut behind a scale of zero. The first channel
         goes, then a random half: a half alone may look right by chance, as where channels are reversed.
         """
-        trial = copy.deepcopy(self.net)
+        trial = deep_copied(self.net, {})
         generator = torch.Generator().manual_seed(0)
         randomize(trial, generator)
 
@@ -384,8 +384,8 @@ class ChannelGraph:
     def _read_off(self, shadow: nn.Module) -> tuple[dict[str, Left], dict[str, dict[str, tuple[Any, Any]]]]:
         """Return what is left of each tensor whose shape changed, and the changed attributes by module path."""
         tensors = {}
-        left = tensors_in(shadow)
-        for name, old in tensors_in(self.net).items():
+        left = named_tensors(shadow)
+        for name, old in named_tensors(self.net).items():
             new = left[name]
             if new.shape != old.shape:
                 tensors[name] = Left(tuple(old.shape), tuple(new.shape), new.detach().flatten().long())

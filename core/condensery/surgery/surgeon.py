@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +15,6 @@ from condensery.surgery.attention import AttentionSurgeon
 from condensery.surgery.channels import axis, is_writer
 from condensery.surgery.cuts import Channels, Cut, Left, apply, gap, precise, verify
 from condensery.surgery.graph import ChannelGraph, Group, Removed
-from condensery.tasks import Batch, Task, head
 
 if TYPE_CHECKING:
     from condensery.run import Stage
@@ -75,7 +73,7 @@ class Surgeon(AttentionSurgeon):
             example, known = self.stage.task.example(2), self.stage.graphs
             self._graph = next((graph for graph in known if graph.fits(self.net, example)), None)
             if self._graph is None:
-                self._graph = ChannelGraph(self.net, example, partial(_answer, self.stage.task))
+                self._graph = ChannelGraph(self.net, example, self.stage.task.answers)
                 # The last one only, because it holds a copy of the net.
                 for old in known:
                     old.close()
@@ -155,7 +153,7 @@ class Surgeon(AttentionSurgeon):
             their negative axis; a layer that has one gets a narrower one.
         :raises MethodError: if the outputs change, because a channel wasn't zero.
         """
-        forward = self.stage.answer
+        forward = self.stage.task.answers
         net, example, renamed = precise(self.net, self.stage.task.example(2), forward)
         cut = Cut({}, {})
         new = []
@@ -227,11 +225,6 @@ class Surgeon(AttentionSurgeon):
             values = score.detach().to("cpu", torch.float64)
             found[group] = found[group] + values if group in found else values
         return found, left_out
-
-
-def _answer(task: Task, net: nn.Module, inputs: Any) -> Tensor:
-    """Return what ``Stage.answer`` does; a graph that outlives its stage must not hold it, with all its nets."""
-    return head(task.outputs(net, Batch(inputs)))
 
 
 def _selection(net: nn.Module, path: str) -> Transform | None:

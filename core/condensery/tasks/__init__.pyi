@@ -21,6 +21,7 @@ from .tasks import TaskFacts as TaskFacts
 from .tasks import build_task as build_task
 from .trees import channels_last as channels_last
 from .trees import full_precision as full_precision
+from .trees import hash_tree as hash_tree
 from .trees import head as head
 from .trees import map_tensors as map_tensors
 from .trees import map_tree as map_tree

@@ -22,7 +22,7 @@ from condensery.recipe import TaskSpec
 from condensery.tasks.batches import Batch
 from condensery.tasks.metrics import ACCURACY, Meter, Metric, answers_of_classes
 from condensery.tasks.splits import Split, Subset
-from condensery.tasks.trees import full_precision, head
+from condensery.tasks.trees import full_precision, hash_tree, head, tensors_in
 
 NO_LABEL = -100
 """What torch ignores unless it is told otherwise."""
@@ -131,6 +131,10 @@ class Task(ABC):
             out = model(*inputs) if type(inputs) is tuple else model(inputs)
         return getattr(out, "logits", out)
 
+    def answers(self, model: nn.Module, inputs: Any) -> list[Tensor]:
+        """Return all that a model answers to some inputs: each float among its outputs, by which two nets compare."""
+        return [tensor for tensor in tensors_in(self.outputs(model, Batch(inputs))) if tensor.is_floating_point()]
+
     def loss(self, outputs: Any, batch: Batch) -> Tensor | None:
         """Return the mean loss over the batch, or ``None`` without labels."""
         if batch.labels is None:
@@ -172,6 +176,14 @@ class Task(ABC):
         if counts is not None:
             return float(counts.sum())
         return head(batch.labels).numel() if isinstance(batch.labels, Tensor | PackedSequence) else batch.size
+
+    def is_empty(self, batch: Batch) -> bool:
+        """Tell whether nothing in a batch counts, as where each label is ignored: it has no mean loss.
+
+        Only a task that ignores or weighs labels is asked for the batch's :meth:`weight`.
+        """
+        all_alike = self.ignore_index is None and self.class_weights is None and type(self).weight is Task.weight
+        return not all_alike and batch.labels is not None and self.weight(batch) == 0
 
     def _counts(self, batch: Batch) -> Tensor | None:
         """Tell which labels count, flat, ``None`` where all do."""
@@ -219,9 +231,24 @@ class Task(ABC):
             meter.update(full_precision(self.outputs(model, batch)), batch)
         return dict(meter.compute())
 
+    # ---------------------------------------------------------------- what cache keys hold
+
     def describe(self) -> dict[str, Any]:
-        """Return what identifies this task in a cache key: its key and configuration."""
+        """Return what identifies this task in a cache key, beside its data and code: its key and configuration."""
         return {"key": self.key}
+
+    def fingerprint(self, split: Split) -> str:
+        """Return a hash of a split's examples, in stored order: what other data gave isn't taken from a cache.
+
+        Override it where the data are hashed faster as they lie, or differ from call to call.
+        """
+        parts, left = [], self.count(split)
+        for batch in self.batches(split, batch_size=500):
+            parts.append(hash_tree(vars(batch)))
+            left -= batch.size
+            if left <= 0:  # as of a game that goes on for ever
+                break
+        return hash_tree(parts)
 
 
 def build_task(spec: TaskSpec, registry: Registry) -> Task:

@@ -7,13 +7,14 @@ or a dict each hold the whole batch, in dimension 0; a list has one entry for ea
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 
 from condensery.errors import UsageError
 
@@ -33,7 +34,8 @@ def map_tensors(function: Callable[[Tensor], Tensor], tree: Any) -> Any:
             return leaf._replace(data=function(leaf.data))
         return function(leaf) if isinstance(leaf, Tensor) else leaf
 
-    return map_tree(one, tree)
+    # Most trees are one tensor, and the way through torch's trees takes as long as a small layer.
+    return function(tree) if isinstance(tree, Tensor) else map_tree(one, tree)
 
 
 def full_precision(tree: Any) -> Any:
@@ -47,6 +49,20 @@ def tensors_in(tree: Any) -> list[Tensor]:
     return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
 
 
+def hash_tree(tree: Any) -> str:
+    """Return a hash of a tree: of the types, shapes and bytes of its tensors, and of all else as it is written."""
+    leaves, form = tree_flatten(tree, is_leaf=_packed)
+    found = hashlib.sha256(str(form).encode())
+    for leaf in leaves:
+        for part in leaf if isinstance(leaf, PackedSequence) else (leaf,):
+            if isinstance(part, Tensor):
+                found.update(f"{part.dtype} {tuple(part.shape)} ".encode())
+                found.update(part.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+            else:
+                found.update(repr(part).encode())
+    return found.hexdigest()
+
+
 def head(outputs: Any) -> Tensor:
     """Return the tensor that counts where a net has several outputs: ``logits`` of a dict, else the first one.
 
@@ -54,6 +70,8 @@ def head(outputs: Any) -> Tensor:
     """
     if isinstance(outputs, Mapping) and "logits" in outputs:
         outputs = outputs["logits"]
+    if isinstance(outputs, Tensor):
+        return outputs
     found = tensors_in(outputs)
     if not found:
         raise UsageError(f"the net gives {type(outputs).__name__} without a tensor; let the task's outputs() find one")

@@ -2,6 +2,7 @@ from .cases import NETWORKS as NETWORKS
 from .cases import Case as Case
 from .cases import cases_of as cases_of
 from .cases import chosen_methods as chosen_methods
+from .cases import one_each as one_each
 from .cases import small_recipe as small_recipe
 from .checks import check_artifact as check_artifact
 from .checks import different_tensors as different_tensors

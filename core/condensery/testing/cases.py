@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -90,6 +91,14 @@ def chosen_methods(registry: Registry, plugins: Sequence[str] = (), keys: Sequen
 
     everything = not (plugins or keys)
     return [key for key in sorted(methods) if everything or key in keys or methods[key].plugin in plugins]
+
+
+def one_each(cases: Sequence[Case]) -> list[Case]:
+    """Return one case of each method, on a network that its key decides: together the methods are on all of them."""
+    found: dict[str, list[Case]] = {}
+    for case in cases:
+        found.setdefault(case.key, []).append(case)
+    return [some[zlib.crc32(key.encode()) % len(some)] for key, some in found.items()]
 
 
 def cases_of(registry: Registry, keys: Sequence[str]) -> list[Case]:

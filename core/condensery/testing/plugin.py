@@ -6,7 +6,7 @@ import pytest
 
 from condensery.contract import Registry
 from condensery.errors import UsageError
-from condensery.testing.cases import cases_of, chosen_methods
+from condensery.testing.cases import cases_of, chosen_methods, one_each
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -16,13 +16,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         group.addoption(f"--condensery-{option}", metavar=name, action="append", help=f"try {what}; may be repeated")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Say what the suite's marks mean."""
+    config.addinivalue_line("markers", "dear: a law of the contract that is tried on one network for each method")
+    config.addinivalue_line("markers", "slow: a law of the contract on the other networks")
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Give a test one of the cases that its argument stands for.
 
-    ``contract_case``: a method on a network that it applies to; ``contract_refusal``: on one that it must refuse;
-    ``contract_method``: on the first that it applies to.
+    ``contract_case``: a method on a network that it applies to; ``contract_refusal``: on one that it must refuse. A
+    test that is marked ``dear`` is marked ``slow`` too, on all networks but one for each method.
     """
-    wanted = {"contract_case", "contract_refusal", "contract_method"}.intersection(metafunc.fixturenames)
+    wanted = {"contract_case", "contract_refusal"}.intersection(metafunc.fixturenames)
     if not wanted:
         return
 
@@ -33,13 +39,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     except UsageError as error:
         raise pytest.UsageError(str(error)) from None
 
-    applying = [case for case in cases if case.applies]
-    found = {
-        "contract_case": applying,
-        "contract_refusal": [case for case in cases if not case.applies],
-        "contract_method": list({case.key: case for case in reversed(applying)}.values())[::-1],
-    }
+    dear = metafunc.definition.get_closest_marker("dear") is not None
+    tried = one_each([case for case in cases if case.applies]) if dear else cases
     for name in wanted:
-        ids = [f"{case.key}-{case.network}" for case in found[name]]
+        values = [
+            pytest.param(case, id=f"{case.key}-{case.network}", marks=() if case in tried else pytest.mark.slow)
+            for case in cases
+            if case.applies == (name == "contract_case")
+        ]
         # With this scope pytest runs all tests of one case after each other, so that they share one run of it.
-        metafunc.parametrize(name, found[name], ids=ids, scope="module")
+        metafunc.parametrize(name, values, scope="module")

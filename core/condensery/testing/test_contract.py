@@ -80,6 +80,7 @@ def test_its_artifact_loads_in_a_fresh_process(finished: Finished, fresh_process
     assert there == outputs_of(finished.run.task, finished.run.baked.net).tolist()
 
 
+@pytest.mark.dear
 def test_a_killed_run_ends_as_if_it_had_not_been(
     contract_case: Case, finished: Finished, registry: Registry, tmp_path: Path
 ) -> None:
@@ -94,9 +95,10 @@ def test_a_killed_run_ends_as_if_it_had_not_been(
     assert [epoch["terms"] for epoch in mine["history"]] == [epoch["terms"] for epoch in theirs["history"]]
 
 
-def test_it_works_beside_another(contract_method: Case, registry: Registry, tmp_path: Path) -> None:
+@pytest.mark.dear
+def test_it_works_beside_another(contract_case: Case, registry: Registry, tmp_path: Path) -> None:
     """The other method acts on the student at every step, and on no other player."""
-    done = play(contract_method.recipe(registry, L2Decay.key), registry, tmp_path / "run")
+    done = play(contract_case.recipe(registry, L2Decay.key), registry, tmp_path / "run")
     entry = done.run.stages[-1]
     assert entry["report"][f"{L2Decay.key}.steps_count"] == done.stage.step > 0
 
@@ -105,12 +107,13 @@ def test_it_works_beside_another(contract_method: Case, registry: Registry, tmp_
     assert {term.partition(".")[0] for term in terms} == {player.name for player in done.stage.training}
 
 
-def test_it_works_beside_itself(contract_method: Case, registry: Registry, tmp_path: Path) -> None:
+@pytest.mark.dear
+def test_it_works_beside_itself(contract_case: Case, registry: Registry, tmp_path: Path) -> None:
     """A second copy acts too, or is refused by name where the first took away what it needs, or has its hook."""
-    recipe = contract_method.recipe(registry, contract_method.key)
-    if contract_method.refuses_itself(registry):
-        with pytest.raises((NotApplicable, PluginError), match=f"{contract_method.key}#2"):
+    recipe = contract_case.recipe(registry, contract_case.key)
+    if contract_case.refuses_itself(registry):
+        with pytest.raises((NotApplicable, PluginError), match=f"{contract_case.key}#2"):
             play(recipe, registry, tmp_path / "run")
         return
     done = play(recipe, registry, tmp_path / "run")
-    assert list(done.stage.manager.methods) == [contract_method.key, f"{contract_method.key}#2"]
+    assert list(done.stage.manager.methods) == [contract_case.key, f"{contract_case.key}#2"]

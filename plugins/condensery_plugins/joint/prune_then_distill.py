@@ -4,19 +4,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from condensery import NotApplicable, Stage, hookimpl
-from condensery_plugins.distillation.hinton_kd import HintonKD
+from condensery_plugins.distillation.soft_targets import SoftTargets
 from condensery_plugins.pruning.masks import sparsity_percent
 
 
 @dataclass(eq=False, kw_only=True)
-class PruneThenDistill(HintonKD):
+class PruneThenDistill(SoftTargets):
     """Distil from a teacher that was pruned first.
 
     Park, No: "Prune Your Model Before Distill It", ECCV 2022 [58]. What is new is the teacher: it must carry masks,
     made by ``magnitude`` in earlier rounds. The authors' student is dense with as many weights a layer as the teacher
     has left, see :func:`student_channels`; any student works.
 
-    Loss: that of :class:`HintonKD`, with the authors' settings.
+    Loss: that of :class:`SoftTargets`, with the authors' settings.
 
     Raises NotApplicable if the teacher isn't pruned.
     """
@@ -28,7 +28,8 @@ class PruneThenDistill(HintonKD):
 
     @hookimpl
     def prepare(self, stage: Stage) -> None:
-        """Refuse a teacher without masks."""
+        """Refuse a teacher without masks, or of other classes."""
+        super().prepare(stage)
         for teacher in stage.teachers:
             if all(bool(weight.alive.all()) for weight in stage.weights(teacher.name)):
                 hint = "e.g. magnitude{name=p} -> ... {teacher=p}"
@@ -36,8 +37,8 @@ class PruneThenDistill(HintonKD):
 
     @hookimpl
     def report(self, stage: Stage) -> dict[str, float]:
-        """Return how much of the teacher was pruned."""
-        return {"teacher_sparsity_percent": sparsity_percent(stage.weights("teacher"))}
+        """Return how much of the teacher was pruned, and what speaks against the pair."""
+        return super().report(stage) | {"teacher_sparsity_percent": sparsity_percent(stage.weights("teacher"))}
 
 
 def student_channels(alive: Sequence[int], *, inputs: int = 3, kernel: int = 9) -> list[int]:

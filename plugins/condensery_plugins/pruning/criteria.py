@@ -235,7 +235,7 @@ def _looks(stage: Stage, paths: Sequence[str], samples: int) -> Iterator[Look]:
     :param paths: of the modules whose outputs are wanted.
     """
     net = stage.student.module
-    for batch in stage.sample(samples):
+    for batch in (batch for batch in stage.sample(samples) if not stage.task.is_empty(batch)):
         with evaluating(net), watching(net, paths) as calls:
             loss = stage.task.loss(stage.task.outputs(net, batch), batch)
         yield Look(loss, [calls[path][-1] for path in paths], batch.size)

@@ -8,8 +8,8 @@ With H = S S', the columns of J' S are the example's rows: the sum of their oute
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
-from typing import Literal
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,59 +17,98 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from condensery import Batch, Stage, UsageError, Weight
 from condensery.nets import evaluating as in_eval_mode
-from condensery.tasks import head
+from condensery.tasks import Task, full_precision, head, map_tensors, tensors_in
 
 Rows = Literal["gauss-newton", "sampled", "fisher"]
+MOST = 2**28
+"""Second derivatives by outputs that are held at once."""
 
 
 @contextlib.contextmanager
 def evaluating(net: nn.Module) -> Iterator[None]:
     """Put a net in eval mode and let it have gradients; at the end each module gets its mode back. A context."""
-    with in_eval_mode(net), torch.enable_grad():
+    # cuDNN's recurrent layers have no gradient in eval mode.
+    with in_eval_mode(net), torch.enable_grad(), torch.backends.cudnn.flags(enabled=False):
         yield
 
 
-def loss_of(stage: Stage, logits: Tensor, batch: Batch) -> Tensor:
+def loss_of(stage: Stage, outputs: Any, batch: Batch) -> Tensor:
     """Return the mean loss of a batch, a scalar.
 
-    :param logits: ``(batch, outputs)``.
+    :param outputs: a tree, as the task's ``outputs`` gives it.
     :raises UsageError: if the stage has no labels, so that there is no loss.
     """
-    loss = stage.task.loss(logits, batch)
+    loss = stage.task.loss(outputs, batch)
     if loss is None:
         raise UsageError(f"stage {stage.name!r}: second derivatives are those of the loss, and there are no labels")
     return loss
 
 
-def output_hessians(stage: Stage, logits: Tensor, batch: Batch) -> Tensor:
-    """Return each example's second derivatives of its own loss by its outputs.
+def counted(task: Task, batches: Sequence[Batch]) -> list[tuple[Batch, float]]:
+    """Return the batches in which something counts, each with how much, beside the others, its mean loss does."""
+    weights = [task.weight(batch) for batch in batches]
+    return [(batch, weight) for batch, weight in zip(batches, weights, strict=True) if weight]
+
+
+def parted(task: Task, outputs: Any, batch: Batch) -> tuple[list[Tensor], Callable[[Sequence[Tensor]], Tensor]]:
+    """Return the outputs that a loss depends on, and the function that lays them out by decisions.
+
+    Between two decisions there are no second derivatives: they are rows of class scores, else examples; where an
+    example is no place in dimension 0, as of graphs, the whole batch is one.
+
+    :returns: the tensors, and what makes ``(decisions, numbers)`` of one tensor of each one's shape.
+    """
+    if type(task).loss is Task.loss:
+        scores = head(outputs)
+        flat = scores.dim() == 2
+        return [scores], lambda found: found[0] if flat else found[0].movedim(1, -1).flatten(0, -2)
+
+    parts = [tensor for tensor in tensors_in(outputs) if tensor.requires_grad]
+    rows = batch.size if all(tensor.dim() and len(tensor) == batch.size for tensor in parts) else 1
+    return parts, lambda found: torch.cat([tensor.reshape(rows, -1) for tensor in found], 1)
+
+
+def output_hessians(stage: Stage, outputs: Any, batch: Batch) -> Tensor:
+    """Return each decision's second derivatives of the loss by its outputs, of the mean loss times the examples.
 
     Labels must be there even where they don't matter, as under cross entropy: the task's loss asks for them.
 
-    :param logits: ``(batch, outputs)``.
-    :returns: ``(batch, outputs, outputs)``.
+    :param outputs: a tree with gradients.
+    :returns: ``(decisions, numbers, numbers)``, see :func:`parted`.
+    :raises UsageError: if these are too many to hold.
     """
-    # Examples don't meet in the loss: the derivatives of its sum are each example's own.
-    outputs = logits.detach().requires_grad_()
-    total = loss_of(stage, outputs, batch) * len(outputs)
-    (slope,) = torch.autograd.grad(total, outputs, create_graph=True)
-    rows = [torch.autograd.grad(s.sum(), outputs, retain_graph=True)[0] for s in slope.unbind(1)]
-    return torch.stack(rows, 1)
+    parts, lay = parted(stage.task, outputs, batch)
+    leaves = [tensor.detach().requires_grad_() for tensor in parts]
+    swapped = {id(tensor): leaf for tensor, leaf in zip(parts, leaves, strict=True)}
+
+    # Decisions don't meet in the loss: the derivatives of its sum are each one's own.
+    total = loss_of(stage, map_tensors(lambda t: swapped.get(id(t), t), outputs), batch) * batch.size
+    slope = lay(torch.autograd.grad(total, leaves, create_graph=True, materialize_grads=True))
+    if slope.numel() * slope.shape[1] > MOST:
+        raise UsageError(
+            f"stage {stage.name!r}: {len(slope)} decisions of {slope.shape[1]} outputs each have too many second "
+            "derivatives; say hessian 'fisher', which needs none"
+        )
+    each = (torch.autograd.grad(s.sum(), leaves, retain_graph=True, materialize_grads=True) for s in slope.unbind(1))
+    return torch.stack([lay(row) for row in each], 1)
 
 
-def factors(hessian: Tensor) -> list[Tensor]:
-    """Return vectors whose outer products sum up to a Hessian; directions of negative curvature are left out.
+def roots(hessians: Tensor) -> Tensor:
+    """Return vectors whose outer products sum up to each Hessian; directions of negative curvature are left out.
 
-    :param hessian: symmetric, ``(outputs, outputs)``.
-    :returns: vectors of shape ``(outputs,)``, none for a Hessian of zeros.
+    :param hessians: symmetric, ``(decisions, numbers, numbers)``.
+    :returns: of that shape: a row is a vector, zero for each one that is left out.
     """
-    values, vectors = torch.linalg.eigh(hessian.double())
-    kept = values > 1e-6 * values.max().clamp(min=1e-30)
-    return list((vectors * values.clamp(min=0).sqrt()).T[kept].to(hessian.dtype))
+    values, vectors = torch.linalg.eigh(hessians.double())
+    kept = values > 1e-6 * values.amax(1, keepdim=True).clamp(min=1e-30)
+    scaled: Tensor = vectors * (values.clamp(min=0).sqrt() * kept)[:, None]
+    return scaled.mT.to(hessians.dtype)
 
 
 def curvature_rows(stage: Stage, weights: Sequence[Weight], batches: Sequence[Batch], kind: Rows) -> Iterator[Tensor]:
     """Yield the rows of some examples, one after another; the sum of their outer products is not divided by anything.
+
+    An example that counts twice as much as the mean one, as with twice as many tokens, has rows sqrt(2) times as long.
 
     :param kind: ``gauss-newton``: a row for each direction of the outputs; ``sampled``: one row, these summed with
         random signs, whose outer product is the same in the mean; ``fisher``: the gradient of the loss.
@@ -77,27 +116,42 @@ def curvature_rows(stage: Stage, weights: Sequence[Weight], batches: Sequence[Ba
     """
     net, latents = stage.student.module, [w.latent for w in weights]
     generator = torch.Generator().manual_seed(stage.seed)
+    examples = [batch.part(i, i + 1) for batch in batches for i in range(batch.size)]
+    there = counted(stage.task, examples)
+    mean = sum(weight for _, weight in there) / len(examples)
 
     with evaluating(net):
-        for example in [batch.part(i, i + 1) for batch in batches for i in range(batch.size)]:
-            logits = head(stage.task.outputs(net, example)).float()
-            starts = _starts(stage, logits, example, kind, generator)
-            for number, start in enumerate(reversed(starts), start=1):
-                more = number < len(starts)  # the graph is needed again
-                grads = torch.autograd.grad(logits, latents, start, retain_graph=more, materialize_grads=True)
-                yield torch.cat([g.flatten() for g in grads])
+        for example, weight in there:
+            outputs = full_precision(stage.task.outputs(net, example))
+            for made, start in _starts(stage, outputs, example, kind, generator):
+                grads = torch.autograd.grad(made, latents, start, retain_graph=True, materialize_grads=True)
+                row = torch.cat([g.flatten() for g in grads])
+                yield row if weight == mean else row * (weight / mean) ** 0.5
 
 
-def _starts(stage: Stage, logits: Tensor, example: Batch, kind: Rows, generator: torch.Generator) -> list[Tensor]:
-    """Return what is propagated back from an example's outputs, for one row each: ``(1, outputs)``."""
+def _starts(
+    stage: Stage, outputs: Any, example: Batch, kind: Rows, generator: torch.Generator
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield what is propagated back from an example's outputs or loss, for one row each, beside its tensor."""
     if kind == "fisher":
-        return list(torch.autograd.grad(loss_of(stage, logits, example), logits, retain_graph=True))
+        loss = loss_of(stage, outputs, example)
+        yield loss, torch.ones_like(loss)
+        return
 
-    found = [factor[None] for factor in factors(output_hessians(stage, logits, example)[0])]
-    if kind == "sampled" and found:
-        signs = torch.randint(0, 2, (len(found),), generator=generator).tolist()
-        return [torch.stack([f if sign else -f for f, sign in zip(found, signs, strict=True)]).sum(0)]
-    return found
+    found = roots(output_hessians(stage, outputs, example))
+    kept = found.any(2)
+    parts, lay = parted(stage.task, outputs, example)
+    made = lay(parts)
+    if kind == "gauss-newton":
+        for decision, number in reversed(kept.nonzero().tolist()):
+            start = torch.zeros_like(made)
+            start[decision] = found[decision, number]
+            yield made, start
+    elif bool(kept.any()):
+        signs = torch.zeros(kept.shape)
+        signs[kept.cpu()] = torch.randint(0, 2, (int(kept.sum()),), generator=generator).float() * 2 - 1
+        signed = found * signs.to(found)[..., None]
+        yield made, signed.movedim(1, 0)[kept.any(0)].sum(0)
 
 
 def row_diagonal(stage: Stage, weights: Sequence[Weight], batches: Sequence[Batch], kind: Rows) -> list[Tensor]:
@@ -121,7 +175,8 @@ def hutchinson_diagonal(stage: Stage, weights: Sequence[Weight], batches: Sequen
     """
     net, latents = stage.student.module, [w.latent for w in weights]
     generator = torch.Generator().manual_seed(stage.seed)
-    examples = sum(b.size for b in batches)
+    there = counted(stage.task, batches)
+    whole = sum(weight for _, weight in there)
     total = [torch.zeros_like(x, dtype=torch.float64) for x in latents]
 
     def draw(like: Tensor) -> Tensor:
@@ -129,8 +184,8 @@ def hutchinson_diagonal(stage: Stage, weights: Sequence[Weight], batches: Sequen
 
     # The fused attention kernels have no second derivative.
     with evaluating(net), sdpa_kernel(SDPBackend.MATH):
-        for batch in batches:
-            loss = loss_of(stage, head(stage.task.outputs(net, batch)).float(), batch)
+        for batch, weight in there:
+            loss = loss_of(stage, full_precision(stage.task.outputs(net, batch)), batch)
             slopes = torch.autograd.grad(loss, latents, create_graph=True, materialize_grads=True)
 
             for _ in range(probes):
@@ -139,7 +194,7 @@ def hutchinson_diagonal(stage: Stage, weights: Sequence[Weight], batches: Sequen
                 assert isinstance(along, Tensor)
                 products = torch.autograd.grad(along, latents, retain_graph=True, materialize_grads=True)
                 for mine, sign, product in zip(total, signs, products, strict=True):
-                    mine += (sign * product).double() * (batch.size / examples / probes)
+                    mine += (sign * product).double() * (weight / whole / probes)
     return total
 
 

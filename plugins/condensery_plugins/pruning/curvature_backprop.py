@@ -19,8 +19,7 @@ from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 
 from condensery import Batch, NotApplicable, Stage, Weight
-from condensery.tasks import head
-from condensery_plugins.pruning.curvature import evaluating, output_hessians
+from condensery_plugins.pruning.curvature import counted, evaluating, output_hessians, parted
 
 LAYERS = {"linear", "conv1d", "conv2d", "conv3d"}
 ELEMENTWISE = {"relu", "relu6", "leaky_relu", "elu", "sigmoid", "tanh", "silu", "gelu", "softplus", "batch_norm"}
@@ -130,17 +129,19 @@ def backprop_diagonal(
     :raises NotApplicable: naming the operation through which the rules above don't lead.
     """
     net = stage.student.module
-    examples = sum(b.size for b in batches)
+    there = counted(stage.task, batches)
+    whole = sum(weight for _, weight in there)
     total = [torch.zeros_like(w.latent, dtype=torch.float64) for w in weights]
 
-    for batch in batches:
+    for batch, weight in there:
         # Cached, so that the tensors that the layers use are the ones looked up here.
         with evaluating(net), parametrize.cached():
             mode = CurvatureMode([(w, getattr(w.module, w.tensor)) for w in weights], method)
             with mode:
-                logits = head(stage.task.outputs(net, batch))
-            start = torch.diagonal(output_hessians(stage, logits, batch), dim1=1, dim2=2)
-            parts = torch.autograd.grad(logits, mode.sums, start, materialize_grads=True)
-        for mine, part in zip(total, parts, strict=True):
-            mine += part.double() / examples
+                outputs = stage.task.outputs(net, batch)
+            start = torch.diagonal(output_hessians(stage, outputs, batch), dim1=1, dim2=2)
+            parts, lay = parted(stage.task, outputs, batch)
+            found = torch.autograd.grad(lay(parts), mode.sums, start, materialize_grads=True)
+        for mine, part in zip(total, found, strict=True):
+            mine += part.double() * (weight / batch.size) / whole
     return total

@@ -18,6 +18,7 @@ from condensery.nets import BATCH_NORMS, CONVS
 from condensery.surgery import is_depthwise
 from condensery_plugins.pruning.masks import mask
 
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 Coupled = Literal["hold", "leave"]
 """What becomes of filters that a residual connection couples with other layers', so that they can't be cut for
 themselves: ``hold`` those that go at zero, or ``leave`` such layers alone."""
@@ -49,8 +50,7 @@ class FilterMethod(Method):
         kept = stage.layers(self.skip, f"{self.key}.skip", among=whole)
         found = [weight for path, weight in whole.items() if path not in kept]
 
-        if not found:
-            raise NotApplicable(self.key, "the net has no convolution whose filters may go")
+        need_filters(stage, self.key, found)
         if len(found) == 1 and embeds_patches(found[0].module):
             why = f"the only convolution, {found[0].path}, embeds patches: its filters are the net's width"
             raise NotApplicable(self.key, why)
@@ -80,6 +80,20 @@ class FilterMethod(Method):
 
 
 # ---------------------------------------------------------------- looking
+
+
+def need_filters(stage: Stage, method: str, found: Sequence[object]) -> None:
+    """Refuse a net without a convolution whose filters may go; transposed ones are named: they keep theirs.
+
+    :param method: key of the method.
+    :param found: the convolutions whose filters may go.
+    :raises NotApplicable: if there is none.
+    """
+    transposed = stage.weights(kinds=TRANSPOSED).paths
+    if not found:
+        also = f"; {transposed[0]!r} is a transposed one, which keeps its filters" if transposed else ""
+        raise NotApplicable(method, f"the net has no convolution whose filters may go{also}")
+    stage.left_out |= dict.fromkeys(transposed, "a transposed convolution keeps its filters")
 
 
 def embeds_patches(module: nn.Module) -> bool:

@@ -11,7 +11,7 @@ from torch import Tensor
 from condensery import Method, NotApplicable, Stage, UsageError, hookimpl
 from condensery.nets import CONVS
 from condensery_plugins.pruning.criteria import l1
-from condensery_plugins.pruning.filters import is_free, kept
+from condensery_plugins.pruning.filters import is_free, kept, need_filters
 from condensery_plugins.pruning.weight_groups import living
 
 
@@ -99,8 +99,7 @@ class L1FilterPruning(Method):
         :param order: paths of the convolutions as a forward pass first calls them.
         :raises NotApplicable: if no convolution can lose filters, or if there are not as many as the plan numbers.
         """
-        if not order:
-            raise NotApplicable(self.key, "the net has no convolution")
+        need_filters(stage, self.key, order)
 
         if self.rates:
             rates = stage.layers(self.rates, f"{self.key}.rates", among=order)

@@ -126,7 +126,7 @@ def keep_largest(scores: Mapping[str, Tensor], remove: float, *, scope: str) -> 
         return {n: s > float("-inf") for n, s in scores.items()}
 
     numbers = torch.empty(sum(counts), dtype=torch.float64 if torch.float64 in kinds else torch.float32)
-    for part, score in zip(numbers.split(counts), scores.values(), strict=True):
+    for part, score in zip(torch.split(numbers, list(counts)), scores.values(), strict=True):
         part.copy_(score.detach().flatten())
 
     # Selected and not sorted: all below the edge go, and of those that equal it the first ones.

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from condensery import Batch, Stage, Weight, hookimpl
-from condensery.tasks import head
-from condensery_plugins.pruning.curvature import curvature_rows, evaluating, loss_of, unflatten
+from condensery_plugins.pruning.curvature import counted, curvature_rows, evaluating, loss_of, unflatten
 from condensery_plugins.pruning.inverse_hessian import InverseHessian, Surgery
 from condensery_plugins.pruning.masks import mask
 from condensery_plugins.pruning.stepwise import Stepwise
@@ -122,5 +121,6 @@ class OptimalBrainSurgeon(Stepwise):
         """Return the mean loss over some examples."""
         net = stage.student.module
         with evaluating(net), torch.no_grad():
-            sums = [b.size * float(loss_of(stage, head(stage.task.outputs(net, b)), b)) for b in batches]
-        return sum(sums) / sum(b.size for b in batches)
+            there = counted(stage.task, batches)
+            sums = [weight * float(loss_of(stage, stage.task.outputs(net, b), b)) for b, weight in there]
+        return sum(sums) / sum(weight for _, weight in there)

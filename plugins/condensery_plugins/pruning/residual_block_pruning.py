@@ -118,14 +118,14 @@ class ResidualBlockPruning(Method):
 
         if self.criterion == "block":
             with measured(net, paths) as sums:
-                _logits(stage, net, batches)
+                _answers(stage, net, batches)
             return torch.tensor([changed / max(given, 1e-30) for changed, given in sums.values()], dtype=torch.float64)
 
-        whole = _logits(stage, net, batches)
+        whole = _answers(stage, net, batches)
         found = []
         for path in paths:
             with around(net, [path]):
-                found.append(_relative(_logits(stage, net, batches), whole))
+                found.append(_relative(_answers(stage, net, batches), whole))
         return torch.tensor(found, dtype=torch.float64)
 
     def _prove(self, stage: Stage, whole: nn.Module, gone: Sequence[str], batches: Sequence[Batch]) -> None:
@@ -134,12 +134,12 @@ class ResidualBlockPruning(Method):
         :raises MethodError: if their outputs differ by more than rounding, as a share of the largest output (of 1 where
             that is smaller).
         """
-        before = _logits(stage, whole, batches)
+        before = _answers(stage, whole, batches)
         with around(whole, gone):
-            stepped = _logits(stage, whole, batches)
+            stepped = _answers(stage, whole, batches)
         self.change_ = _relative(stepped, before)
 
-        cut = _logits(stage, frozen(clone(stage.student.module)), batches)
+        cut = _answers(stage, frozen(clone(stage.student.module)), batches)
         self.difference_ = float((stepped - cut).abs().max() / stepped.abs().max().clamp_min(1.0))
         if not self.difference_ <= TOLERANCE[cut.dtype]:
             off = f"the net differs by {self.difference_:.1e} from one that steps around"
@@ -166,7 +166,7 @@ def residual_blocks(net: nn.Module, stage: Stage, batch: Batch) -> list[str]:
 
     seen: dict[str, tuple[Tensor, Tensor]] = {}
     handles = [m.register_forward_hook(partial(_keep, seen, p), with_kwargs=True) for p, m in inside]
-    _logits(stage, net, [batch.part(0, 2)])
+    _answers(stage, net, [batch.part(0, 2)])
     for handle in handles:
         handle.remove()
 
@@ -262,10 +262,10 @@ def measured(net: nn.Module, paths: Iterable[str]) -> Iterator[dict[str, tuple[f
             handle.remove()
 
 
-def _logits(stage: Stage, net: nn.Module, batches: Sequence[Batch]) -> Tensor:
-    """Return a net's outputs for some batches, ``(examples, outputs)``."""
+def _answers(stage: Stage, net: nn.Module, batches: Sequence[Batch]) -> Tensor:
+    """Return all that a net answers to some batches, flat."""
     with torch.no_grad():
-        return torch.cat([stage.answer(net, b.inputs) for b in batches])
+        return torch.cat([t.flatten() for b in batches for t in stage.task.answers(net, b.inputs)])
 
 
 def _relative(found: Tensor, whole: Tensor) -> float:

@@ -26,7 +26,7 @@ class Shortcuts:
     """
 
     def __init__(self, stage: Stage) -> None:
-        self.answer = stage.answer
+        self.answers = stage.task.answers
         self.net = frozen(clone(stage.student.module))
         self.inputs = stage.sample(EXAMPLES)[0].inputs
 
@@ -43,15 +43,16 @@ class Shortcuts:
                 handles.append(module.register_forward_hook(lambda m, a, out: _mark(out, starts)))
 
         with torch.enable_grad():
-            logits = self.answer(self.net, _marked(self.inputs, starts)).float()
+            found = [out.float() for out in self.answers(self.net, _marked(self.inputs, starts)) if out.requires_grad]
         for handle in handles:
             handle.remove()
 
-        if not logits.requires_grad:
+        if not found:
             return False
         # A random direction: the sum of all outputs, for one, may have no gradient where each of them has.
-        pull = torch.randn(logits.shape, generator=torch.Generator().manual_seed(0)).to(logits)
-        grads = torch.autograd.grad(logits, starts, pull, allow_unused=True)
+        generator = torch.Generator().manual_seed(0)
+        pulls = [torch.randn(out.shape, generator=generator).to(out) for out in found]
+        grads = torch.autograd.grad(found, starts, pulls, allow_unused=True)
         return any(g is not None and bool(g.any()) for g in grads)
 
     def bypassed(self, paths: Sequence[str]) -> list[str]:

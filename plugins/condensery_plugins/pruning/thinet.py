@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from condensery import Method, NotApplicable, Stage, UsageError, Weight, hookimpl
 from condensery.nets import CONVS
 from condensery.surgery import is_writer
-from condensery_plugins.pruning.filters import is_free, kept
+from condensery_plugins.pruning.filters import is_free, kept, need_filters
 
 Conv = nn.Conv1d | nn.Conv2d | nn.Conv3d
 
@@ -70,8 +70,7 @@ class ThiNet(Method):
         :raises NotApplicable: if no layer can be cut.
         """
         order = stage.order(kinds=CONVS)
-        if not order:
-            raise NotApplicable(self.key, "the net has no convolution")
+        need_filters(stage, self.key, order)
         found = {path: reader for path in order if (reader := _reader(stage, path)) is not None}
         if not found:
             raise NotApplicable(

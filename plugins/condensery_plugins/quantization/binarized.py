@@ -34,10 +34,7 @@ def hold(stage: Stage, method: str, make: Callable[[Weight], Transform], edges: 
         for_weight=lambda weight, _: make(weight),
         for_input=lambda *_: ScaledSign(gradient="clip"),
     )
-    held = held_by(stage, method)
-    if not held:
-        raise NotApplicable(method, "the net has no layers between the first and the last, which stay float")
-    return held
+    return held_by(stage, method)
 
 
 def held_by(stage: Stage, method: str) -> Weights:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -60,24 +60,30 @@ def quantize_layers(
 ) -> None:
     """Put a quantizer on every layer's weights, and one on its input unless ``activation_bits`` is ``None``.
 
-    What ``nn.MultiheadAttention`` reads stays float: it has three inputs. A layer that no sampled example reaches stays
-    float as a whole; a report of :func:`quantized_share` names it.
+    What a layer with several inputs reads stays float, and a layer that no sampled example reaches does so as a whole:
+    the run's report names both (``left_out``).
 
     :param edge_bits: of the first and the last layer, weights and inputs; ``None``: they stay float.
     :param for_weight: makes a quantizer from a weight and its bits.
     :param for_input: makes one from what reached a layer, and its bits.
     :param embeddings: quantize tables of embeddings too, with ``weight_bits``.
     :param samples: examples whose activations ``for_input`` sees.
-    :raises NotApplicable: naming a layer that is quantized already, or where no example is there to calibrate on.
+    :raises NotApplicable: naming a layer that is quantized already; if no layer is left between two float ones; or
+        where no example is there to calibrate on.
     """
     bits = plan_bits(stage, weight_bits, edge_bits)
+    if not bits:
+        raise NotApplicable(method, "the net has no layers between the first and the last, which stay float")
+    input_bits, inputs = {}, {}
     if activation_bits is not None:
         input_bits = plan_bits(stage, activation_bits, edge_bits)
         inputs = _inputs(stage, method, bits, samples)  # of the net in floats
-        for path in _uncalled(stage, bits, inputs):
-            del bits[path]
-    else:
-        input_bits, inputs = {}, {}
+        for path in [path for path in bits if path not in inputs]:
+            if path in _several(stage):
+                stage.left_out[f"{path}:input"] = "stays float: it has several inputs"
+            else:
+                stage.left_out[path] = f"stays float: no float reaches it on {samples} examples"
+                del bits[path]
 
     for weight in stage.weights():
         if weight.path in bits:
@@ -95,7 +101,7 @@ def _inputs(stage: Stage, method: str, paths: Iterable[str], samples: int) -> di
 
     :raises NotApplicable: if there are no examples.
     """
-    several = stage.weights(kinds=(nn.MultiheadAttention,)).paths
+    several = _several(stage)
     read = list(dict.fromkeys(path for path in paths if path not in several))
     inputs = stage.record_inputs(read, samples)
     if read and not inputs:
@@ -103,11 +109,10 @@ def _inputs(stage: Stage, method: str, paths: Iterable[str], samples: int) -> di
     return inputs
 
 
-def _uncalled(stage: Stage, paths: Iterable[str], called: Container[str]) -> list[str]:
-    """Return which layers no forward pass calls; attention calls none of the layers that are its own."""
+def _several(stage: Stage) -> set[str]:
+    """Return the layers with several inputs; attention reads what its own projection is given, without a call of it."""
     attention = stage.weights(kinds=(nn.MultiheadAttention,)).paths
-    known = {*attention, *(f"{path}.out_proj" for path in attention)}
-    return [path for path in paths if path not in called and path not in known]
+    return {*attention, *(f"{path}.out_proj" for path in attention), *stage.weights(kinds=(nn.Bilinear,)).paths}
 
 
 def quantized_share(stage: Stage, method: str) -> dict[str, float]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from condensery import Stage
 from condensery.nets import BATCH_NORMS, CONVS, LINEARS, Weights, evaluating
@@ -69,7 +70,7 @@ def reestimate_norms(stage: Stage, samples: int) -> int:
     Each batch counts alike. A batch of one example has no variance and is left out.
     """
     net = stage.student.module
-    norms = [m for m in net.modules() if isinstance(m, BATCH_NORMS) and m.track_running_stats]
+    norms = [m for m in net.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     batches = [batch for batch in stage.sample(samples) if batch.size > 1]
     if not batches:
         return 0
@@ -78,7 +79,8 @@ def reestimate_norms(stage: Stage, samples: int) -> int:
     with evaluating(net), torch.no_grad():
         for norm in norms:
             norm.reset_running_stats()
-            norm.train().momentum = None  # an even average
+            norm.train()
+            norm.momentum = None  # an even average
         for batch in batches:
             stage.task.outputs(net, batch)
     for norm, momentum in zip(norms, momenta, strict=True):

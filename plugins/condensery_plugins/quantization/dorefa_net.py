@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from condensery import Method, Stage, Transform, hookimpl
 from condensery_plugins.quantization.calibration import plan_bits, quantize_layers, quantized_share
@@ -38,11 +38,12 @@ class GradientLevels(Transform):
 
     def rounded(self, gradient: Tensor) -> Tensor:
         """Return the rounded gradient, ``(batch, ...)``; an example whose gradient is all zero keeps that."""
-        last = 2**self.width - 1
+        last: int = 2**self.width - 1
         largest = gradient.abs().amax(list(range(1, gradient.dim())), keepdim=True)
         noise = (torch.rand_like(gradient) - 0.5) / last
         share = gradient / (2 * largest.clamp_min(torch.finfo(gradient.dtype).tiny)) + 0.5 + noise
-        return 2 * largest * ((share.clamp(0, 1) * last).round() / last - 0.5)
+        levels = (share.clamp(0, 1) * last).round() / last
+        return largest * (2 * levels - 1)
 
     def config(self) -> dict[str, Any]:
         """Return the width."""
@@ -91,9 +92,8 @@ class DoReFaNet(Method):
             for_weight=dorefa_levels,
             for_input=lambda seen, bits: for_unit_input(seen, bits, self.estimator),
         )
-        several = stage.weights(kinds=(nn.MultiheadAttention,)).paths
-        for path in inner if self.gradient_bits is not None else ():
-            if path not in several:
+        if self.gradient_bits is not None:
+            for path in inner:
                 stage.attach(f"{path}:output", self.key, GradientLevels(self.gradient_bits), keep=False)
 
     @hookimpl

@@ -270,6 +270,27 @@ def fold(layer: nn.Conv2d | nn.Linear, norm: nn.BatchNorm1d | nn.BatchNorm2d | N
     return new
 
 
+def lies_across(layer: nn.Module) -> bool:
+    """Tell whether a layer is transformers' Conv1D: a linear layer whose weight is ``(inputs, outputs)``."""
+    kind = nn.utils.parametrize.type_before_parametrizations(layer)
+    return (kind.__module__, kind.__name__) == ("transformers.pytorch_utils", "Conv1D")
+
+
+def upright(layer: nn.Module) -> nn.Linear:
+    """Return a linear layer that computes what a layer that lies across does, with a weight of its own."""
+    weight = latent_of(layer, "weight")
+    inputs, outputs = weight.shape
+    made = nn.Linear(inputs, outputs, device="meta")  # nothing is drawn
+    made.weight = nn.Parameter(turned(weight.detach()), requires_grad=weight.requires_grad)
+    made.bias = latent_of(layer, "bias")
+    return made.train(layer.training)
+
+
+def turned(values: Tensor) -> Tensor:
+    """Return numbers that go with a weight, of its shape or one that broadcasts against it, turned with it."""
+    return (values if values.dim() > 1 else values[None]).mT.contiguous()
+
+
 def geometry_of(layer: nn.Module) -> dict[str, Any]:
     """Return the arguments that build a plain convolution or linear layer again, as JSON data."""
     names = SIZES[nn.Linear if isinstance(layer, nn.Linear) else nn.Conv2d]

@@ -4,12 +4,12 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from condensery import Method, NotApplicable, Stage, hookimpl
 from condensery.nets import QUANTIZE, attached, evaluating, owner_of
 from condensery_plugins.quantization.calibration import SAMPLES, plan_bits, refuse_quantized
-from condensery_plugins.quantization.folded_layers import Folded, Plan, fold
+from condensery_plugins.quantization.folded_layers import Folded, Plan, fold, lies_across, turned, upright
 from condensery_plugins.quantization.tracing import Site, trace
 
 
@@ -25,6 +25,9 @@ class JacobIntegerOnly(Method):
     for ``delay`` steps; from the share ``freeze_after`` of the stage on, batch normalization uses its averages.
 
     End: ranges and averages stand still. The artifact holds layers that compute in whole numbers.
+
+    Reach: convolutions of images, linear layers, and those of GPT-2. Other layers stay float, recurrent ones, attention
+    of torch and transposed convolutions among them: the report counts them, and names each with its share.
 
     Raises NotApplicable on a net that is quantized already or isn't of float32, or that calls no plain convolution or
     linear layer.
@@ -154,9 +157,11 @@ def _put(stage: Stage, path: str, norm_path: str | None, plan: Plan) -> Folded:
     """Put a folded layer in a plain one's place, and nothing in its norm's; transforms on both move with them."""
     net = stage.student.module
     layer, norm = net.get_submodule(path), None if norm_path is None else net.get_submodule(norm_path)
-    assert isinstance(layer, (nn.Conv2d, nn.Linear))
+    across = lies_across(layer)
+    plain = upright(layer) if across else layer
+    assert isinstance(plain, (nn.Conv2d, nn.Linear))
     assert isinstance(norm, (nn.BatchNorm1d, nn.BatchNorm2d, type(None)))
-    new = fold(layer, norm, plan)
+    new = fold(plain, norm, plan)
 
     # Collected before the places change: a transform is found by the module that it sits on.
     moving = [item for item in attached(net) if owner_of(net, item.target)[0] in (layer, norm)]
@@ -166,7 +171,14 @@ def _put(stage: Stage, path: str, norm_path: str | None, plan: Plan) -> Folded:
         elif module is norm:
             stage.replace(where, nn.Identity())
 
+    weight = f"{path}.weight"
     renamed = {f"{norm_path}.weight": f"{path}.gamma", f"{norm_path}.bias": f"{path}.beta"}
     for item in moving:
+        if across and item.target == weight:
+            item.transform.resize(turned)
         stage.attach(renamed.get(item.target, item.target), item.name, item.transform, keep=item.keep)
+    carried = stage.student.carried
+    if across and weight in carried:
+        values = carried[weight].items()
+        carried[weight] = {n: turned(v) if isinstance(v, Tensor) and v.dim() else v for n, v in values}
     return new

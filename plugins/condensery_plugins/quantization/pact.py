@@ -35,7 +35,7 @@ class LearnedClip(Transform):
         self.bits, self.decay = bits, decay
         self.alpha = nn.Parameter(torch.tensor(alpha))
         if decay is not None:
-            self.settings = {"weight_decay": decay}
+            self.settings = {"weight_decay": decay}  # read on the instance
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the levels, of the activation's shape."""
@@ -107,8 +107,9 @@ class PACT(Method):
         for relu, width in taken.items():
             alpha = _best_end(flat(seen[relu]), width) if self.start is None else self.start
             stage.attach(f"{relu}:output", self.key, LearnedClip(width, alpha, self.decay))
-        for path in stage.edges() if self.edge_bits is not None else ():
-            stage.attach(f"{path}:input", self.key, for_input(seen[path], self.edge_bits, min_max))
+        if self.edge_bits is not None:
+            for path in stage.edges():
+                stage.attach(f"{path}:input", self.key, for_input(seen[path], self.edge_bits, min_max))
 
     @hookimpl
     def report(self, stage: Stage) -> dict[str, float]:

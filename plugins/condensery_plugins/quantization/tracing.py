@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from condensery.nets import sites
+from condensery_plugins.quantization.folded_layers import lies_across
 
 RELU = {"relu": "relu", "relu_": "relu", "relu6": "relu6"}
 SHAPING = frozenset(
@@ -133,8 +134,8 @@ def _tensors(tree: Any) -> Iterator[Tensor]:
 def trace(net: nn.Module, play: Callable[[], object]) -> dict[str, Site]:
     """Return what stands around each plain convolution and linear layer, in the order of their first calls.
 
-    Layers of other classes than ``nn.Conv2d`` and ``nn.Linear`` themselves, and those not called, are left out: only of
-    these two is known what they compute.
+    Layers of other classes than ``nn.Conv2d``, ``nn.Linear`` and transformers' ``Conv1D`` themselves, and those not
+    called, are left out: only of these is known what they compute.
 
     :param play: runs the net once; in eval mode.
     """
@@ -166,7 +167,7 @@ def _watched(net: nn.Module, play: Callable[[], object]) -> _Watch:
     handles = []
     for path, module in net.named_modules():
         kind = nn.utils.parametrize.type_before_parametrizations(module)
-        if kind is nn.Linear or (kind is nn.Conv2d and module.padding_mode == "zeros"):
+        if kind is nn.Linear or lies_across(module) or (kind is nn.Conv2d and module.padding_mode == "zeros"):
             handles.append(module.register_forward_pre_hook(lambda m, args, p=path: watch.layer_starts(p, args)))
             handles.append(module.register_forward_hook(lambda m, args, out, p=path: watch.mark(out, p)))
         elif kind in (nn.BatchNorm1d, nn.BatchNorm2d):
@@ -194,7 +195,7 @@ def _norm_of(net: nn.Module, watch: _Watch, path: str) -> str | None:
     assert isinstance(norm, (nn.BatchNorm1d, nn.BatchNorm2d))
 
     once = watch.norm_calls.count(norms[0]) == 1
-    matches = isinstance(layer, nn.Linear) == isinstance(norm, nn.BatchNorm1d)
+    matches = isinstance(layer, nn.Conv2d) == isinstance(norm, nn.BatchNorm2d)
     keeps = norm.affine and norm.track_running_stats and norm.momentum is not None
     between = any(site == "output" for site, _ in sites(layer)) or any(sites(norm))
     return norms[0] if once and matches and keeps and not between else None

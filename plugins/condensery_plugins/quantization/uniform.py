@@ -94,7 +94,7 @@ class Uniform(Transform):
         grid = self.grid(torch.Size(self.shape))
         low, high = (take((code - grid.zero) * grid.scale) for code in (self.low, self.high))
         self.shape = list(low.shape)
-        lows, highs = (end.flatten(1).split(self.group, 1) for end in (low, high))
+        lows, highs = (torch.split(end.flatten(1), self.group, 1) for end in (low, high))
         ends = torch.stack([x.amin(1) for x in lows], 1), torch.stack([x.amax(1) for x in highs], 1)
         self.scale, self.zero, *_ = nudged_grid(*ends, self.low, self.high)
 
@@ -135,7 +135,7 @@ def for_weight(
         return Uniform.on(scheme.grid(*observe([values.flatten()], scheme)), scheme.bits, estimator)
 
     if granularity == "group" and rows == 0:
-        parts = [observe([part], scheme) for part in values.flatten(1).split(group, 1)]
+        parts = [observe([part], scheme) for part in torch.split(values.flatten(1), group, 1)]
         low, high = (torch.stack(ends, 1) for ends in zip(*parts, strict=True))
         return Uniform.on(scheme.grid(low, high), scheme.bits, estimator, full=values, group=group)
 

@@ -17,6 +17,7 @@ from condensery.tasks import (
     Split,
     Subset,
     find_data,
+    hash_tree,
     is_stored,
     stored_arrays,
 )
@@ -123,6 +124,10 @@ class TensorTask(Task):
     def steps(self, split: Split, *, batch_size: int, subset: Subset | None = None) -> int:
         """Return how many batches a training epoch has."""
         return len(_starts(self.count(split, subset), batch_size, train=True))
+
+    def fingerprint(self, split: Split) -> str:
+        """Return a hash of the tensors of a split; what is held out for validation is in ``train``."""
+        return hash_tree(self.split(self.home(split)))
 
     def batches(
         self,

@@ -8,6 +8,7 @@ import pytest
 import torch
 from tests.core.helpers import Act, recipe, registry
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_sequence
 
 from condensery import Run, UsageError, hookimpl
 from condensery.nets import Taps, clone
@@ -37,6 +38,25 @@ def test_a_tap_before_an_inplace_activation() -> None:
         taps.model(x)
     with pytest.raises(UsageError, match="overwritten in place"):
         taps.collect()["linear"]
+
+
+def test_taps_of_packed_and_named_outputs() -> None:
+    class Named(nn.Module):
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            return {"twice": 2 * x}
+
+    net = nn.Sequential(nn.LSTM(2, 3), Named())
+    taps = Taps(net)
+    for target in ("0", "0:input", "1"):
+        taps.add(target)
+    packed = pack_sequence([torch.ones(2, 2), torch.zeros(1, 2)])
+    with taps.reading():
+        hidden = net[0](packed)[0].data
+        net[1](hidden)
+    values = taps.collect()
+    assert torch.equal(values["0:input"], packed.data)
+    assert torch.equal(values["0"], hidden)
+    assert torch.equal(values["1"], 2 * hidden)
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])

@@ -1,16 +1,19 @@
 from __future__ import annotations
 
+import copy
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from tests.core.helpers import Act, Sign, recipe, registry
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_sequence
 
 from condensery import Run, UsageError, hookimpl
-from condensery.nets import attach, attached, broken_promises, clone, plain_name, straight_through
+from condensery.nets import attach, attached, broken_promises, clone, detach, plain_name, straight_through
 from condensery.run import Player, Stage
+from condensery.tasks import map_tensors
 from condensery_plugins.pruning.masks import Mask
 
 
@@ -60,6 +63,42 @@ def test_activation_sites_survive_copies_and_export() -> None:
     assert torch.equal(clone(net)(x), expected)
     exported = torch.export.export(net, (x,), strict=False).module()
     assert torch.equal(exported(x), expected)
+
+
+class Halves(nn.Module):
+    """Gives half of each input by name; a module that is called by keyword, with token ids beside its floats."""
+
+    def forward(self, *, x: Any, ids: Tensor) -> dict[str, Any]:
+        return {"half": map_tensors(lambda tensor: tensor / 2, x), "ids": ids}
+
+
+@pytest.mark.parametrize("site", ["input", "output"])
+def test_floats_of_a_tree_are_transformed_and_nothing_else(site: str) -> None:
+    """A sign of size 0.5 before the halves, or behind them; packed sequences, arguments by name, dicts as outputs."""
+    net = nn.ModuleDict({"halves": Halves()})
+    attach(net, f"halves:{site}", "given", Sign())
+    ids, packed = torch.tensor([7, 8, 9]), pack_sequence([torch.tensor([3.0, -4.0]), torch.tensor([5.0])])
+    found = net["halves"](x=packed, ids=ids)
+    size = 0.25 if site == "input" else 0.5
+    assert found["half"].data.tolist() == [size, size, -size]
+    assert found["half"].batch_sizes.tolist() == [2, 1]
+    assert torch.equal(found["ids"], ids)
+    assert len(copy.deepcopy(net)["halves"](x=(torch.tensor([-2.0]), ids), ids=ids)["half"]) == 2
+
+    detach(net, f"halves:{site}", "given")
+    assert net["halves"](x=torch.tensor([3.0]), ids=ids)["half"].tolist() == [1.5]
+    assert not net["halves"]._forward_pre_hooks_with_kwargs
+
+
+def test_the_states_behind_a_recurrent_layers_outputs_stay() -> None:
+    net = nn.Sequential(nn.LSTM(2, 3))
+    packed = pack_sequence([torch.ones(2, 2)])
+    plain, (state, _) = net(packed)
+    attach(net, "0:output", "given", Sign())
+    found, (again, _) = net(packed)
+    assert plain.data.abs().min() > 0
+    assert torch.equal(found.data, plain.data.sign() / 2)
+    assert torch.equal(state, again)
 
 
 def test_tied_weights_are_refused() -> None:

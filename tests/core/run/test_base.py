@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import linecache
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import save_file
-from tests.core.helpers import Act, recipe, registry
+from tests.core.helpers import Act, offering, recipe, registry
 
-from condensery import Run, hookimpl
-from condensery.measure import digest, evaluate
+from condensery import Registry, Run, hookimpl
+from condensery.measure import code_of, digest, evaluate, quick
 from condensery.nets import build_net
 from condensery.recipe import ModelSpec
 from condensery.run import Observer, Progress, Stage
+from condensery.storage import load_tree, save_tree
 from condensery_plugins.tasks.digits import Digits
 
 BASE = {"epochs": 1, "batch_size": 16, "max_steps": 2, "optimizer": {"lr": 0.1}}
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("CONDENSERY_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "nets"
+    with quick():
+        yield tmp_path / "cache" / "nets"
 
 
 def start(path: Path, seed: int, base: dict[str, Any], **model: Any) -> Run:
@@ -49,6 +55,18 @@ def test_runs_of_other_seeds_share_a_base_with_a_seed_of_its_own(tmp_path: Path,
     assert torch.equal(weights(third), weights(first))
     assert third.stages[0]["cached"]
     assert len(list(cache.glob("*.safetensors"))) == 1
+
+
+def test_a_cached_net_that_its_builder_no_longer_makes_is_trained_anew(tmp_path: Path, cache: Path) -> None:
+    first = start(tmp_path / "0", 0, BASE)
+    (file,) = cache.glob("*.safetensors")
+    tree = load_tree(file)
+    tree["net"]["tensors"]["older.weight"] = tree["net"]["tensors"].pop("linear.weight")
+    save_tree(file, tree)
+
+    second, third = (start(tmp_path / str(s), 0, BASE) for s in (1, 2))
+    assert torch.equal(weights(second), weights(first))
+    assert ["cached" in job.stages[0] for job in (second, third)] == [False, True]
 
 
 def test_without_one_each_seed_has_its_own(tmp_path: Path, cache: Path) -> None:
@@ -157,3 +175,138 @@ def test_an_observer_sees_the_base_train_once(tmp_path: Path) -> None:
         ).execute()
     assert first.seen == [("base", 1), ("base", 0), ("s", 1), ("s", 2), ("s", 0)]
     assert second.seen == first.seen[2:]
+
+
+@pytest.mark.parametrize(
+    ("stage", "more"),
+    [
+        ({"methods": ["hinton-kd"], "teacher": "original"}, {}),
+        ({"methods": ["hinton-kd"], "teacher": {"key": "transformer", "seed": 1}}, {}),
+        ({"methods": [], "train": {"carry_optimizer": True}}, {}),
+        ({"methods": [], "train": {"carry_optimizer": True}}, {"base": {**BASE, "channels_last": True}}),
+    ],
+)
+def test_cold_equals_warm(stage: dict[str, Any], more: dict[str, Any], tmp_path: Path) -> None:
+    """A net that was trained now, and one from the cache: same losses, same bits, with the optimizer that it had."""
+    momentum = {"lr": 0.05, "options": {"momentum": 0.9}}
+    what: dict[str, Any] = {"base": {**BASE, "optimizer": momentum}}
+    if stage["methods"]:
+        what = {"model": "transformer", "task": "word-language", "base": {**BASE, "optimizer": {"lr": 0.001}}}
+    job = recipe([{"name": "s", "epochs": 2, **stage}], **{**what, **more})
+
+    runs = [Run(job, registry(), out=tmp_path / name) for name in ("cold", "warm")]
+    cold, warm = (run.execute() for run in runs)
+    assert "cached" not in cold["stages"][0]
+    assert warm["stages"][0]["cached"]
+    assert [e["terms"] for e in cold["stages"][-1]["history"]] == [e["terms"] for e in warm["stages"][-1]["history"]]
+    assert torch.equal(*map(weights, runs))
+    assert cold["before"]["quality"] == warm["before"]["quality"]
+
+
+def test_the_carried_optimizer_is_that_of_the_base(tmp_path: Path) -> None:
+    """Also from the cache, and after a run was killed before its first epoch ended."""
+    seen: list[list[str]] = []
+
+    class Looks(Act):
+        @hookimpl
+        def before_step(self, stage: Stage) -> None:
+            if stage.step == 0 and not stage.dry:
+                seen.append(sorted(stage.student.optimizer_state()))
+                if stops:
+                    raise KeyboardInterrupt
+
+    base = {**BASE, "optimizer": {"lr": 0.05, "options": {"momentum": 0.9}}}
+    what = recipe([{"methods": ["looks"], "train": {"carry_optimizer": True}}], base=base)
+    known, stops = registry(looks=Looks), True
+    with pytest.raises(KeyboardInterrupt):
+        Run(what, known, out=tmp_path / "o").execute()
+    stops = False
+    job = Run(what, known, out=tmp_path / "o", resume=True)
+    job.execute()
+    Run(what, known, out=tmp_path / "warm").execute()
+    assert job.baked is not None
+    assert seen == [sorted(name for name, _ in job.baked.net.named_parameters())] * 3
+
+
+def test_an_entry_from_elsewhere_is_used_and_named(tmp_path: Path, cache: Path) -> None:
+    start(tmp_path / "first", 0, BASE)
+    (entry,) = cache.glob("*.safetensors")
+    saved = load_tree(entry)
+    threads = saved["origin"]["threads"]
+    assert saved["origin"]["torch"]
+    saved["origin"] |= {"threads": "64", "torch": "1.0"}
+    save_tree(entry, saved)
+
+    second = start(tmp_path / "second", 0, BASE)
+    assert second.stages[0]["cached"]
+    named = json.loads((tmp_path / "second" / "report.json").read_text())["stages"][0]["elsewhere"]
+    assert named == {"torch": f"1.0, here {torch.__version__.partition('+')[0]}", "threads": f"64, here {threads}"}
+
+
+def test_a_flipped_bit_in_the_cache_is_noticed_and_the_net_is_trained_again(tmp_path: Path, cache: Path) -> None:
+    first = start(tmp_path / "first", 0, BASE)
+    (entry,) = cache.glob("*.safetensors")
+    content = bytearray(entry.read_bytes())
+    content[-3] ^= 1
+    entry.write_bytes(content)
+
+    second = start(tmp_path / "second", 0, BASE)
+    assert "cached" not in second.stages[0]
+    assert torch.equal(weights(first), weights(second))
+    assert start(tmp_path / "third", 0, BASE).stages[0]["cached"]
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_changed_data_are_no_others_in_the_cache(split: str, tmp_path: Path) -> None:
+    """As in a notebook, where a task keeps its key: a base is trained anew, and what it came to measured anew."""
+
+    class Mine(Digits):
+        key = "mine"
+        changed: tuple[str, ...] = ()
+
+        def load(self, split: Any) -> Any:
+            images, labels = super().load(split)
+            return images, (labels + (split in self.changed)) % 10
+
+    known = Registry.open([("mine", offering(tasks={"mine": Mine}))])
+    what = recipe([], base=BASE, task="mine")
+    first = Run(what, known, out=tmp_path / "first").execute()
+    Mine.changed = (split,)
+    second = Run(what, known, out=tmp_path / "second").execute()
+    assert ("cached" in second["stages"][0]) == (split == "test")
+    assert first["before"]["quality"] != second["before"]["quality"]
+    assert second["before"]["quality"] == second["after"]["quality"]
+
+
+def test_code_is_told_by_what_it_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not by comments, docstrings and layout; of a class also by that of its bases."""
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def code(text: str) -> str:
+        (tmp_path / "mycode.py").write_text(text)
+        linecache.checkcache()
+        sys.modules.pop("mycode", None)
+        importlib.invalidate_caches()
+        module = importlib.import_module("mycode")
+        return code_of(type("Sub", (module.Of,), {"__module__": "builtins"}))
+
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    first = code("class Of:\n    def f(self):\n        return 1\n")
+    assert code('class Of:\n    """What it is."""\n\n    def f(self):  # why\n        return (1)\n') == first
+    assert code("class Of:\n    def f(self):\n        return 2\n") != first
+
+
+def test_code_of_a_notebook_is_that_of_its_functions() -> None:
+    """There is no file, only the text of the cells."""
+
+    def define(value: int) -> Any:
+        text = f"class Of:\n    def f(self):\n        return {value}\n\n\ndef build():\n    return {value}\n"
+        name = f"<cell {value}>"
+        linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)
+        space: dict[str, Any] = {"__name__": "notebook"}
+        exec(compile(text, name, "exec"), space)  # noqa: S102
+        return space
+
+    one, again, two = define(1), define(1), define(2)
+    for name in ("Of", "build"):
+        assert code_of(one[name]) == code_of(again[name]) != code_of(two[name])

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from tests.core.helpers import Act, Watch, recipe, registry
-from torch import nn
+from tests.core.company.runs import run_also_killed
+from tests.core.helpers import Act, Watch, offering, recipe, registry
+from torch import Tensor, nn
 
-from condensery import Run, UsageError
-from condensery.nets import same_numbers
+from condensery import Registry, Run, Stage, UsageError, hookimpl
+from condensery.errors import CondenseryError
+from condensery.nets import Layer, same_numbers
 from condensery.recipe import ModelSpec
 
 
@@ -46,3 +49,55 @@ def test_the_default_step_equals_a_loop_by_hand(tmp_path: Path) -> None:
             nn.functional.cross_entropy(net(batch.inputs), batch.labels).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
     assert same_numbers(net, watch.student)
+
+
+class Scales(Layer):
+    """A registered layer that multiplies; its subclasses describe themselves wrongly."""
+
+    key = "scales"
+
+    def __init__(self, factor: float = 1.0) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.factor
+
+    def config(self) -> dict[str, Any]:
+        return {}
+
+
+class Needs(Scales):
+    """One that can't be built from its config."""
+
+    key = "needs"
+
+    def __init__(self, factor: float) -> None:
+        super().__init__(factor)
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        (Scales, "what this recipe leaves gives other outputs when it is saved and loaded"),
+        (Needs, r"layer 'needs': .*missing 1 required positional argument: 'factor'"),
+    ],
+)
+def test_what_an_artifact_can_not_hold_is_found_before_anything_trains(
+    kind: type[Scales], says: str, tmp_path: Path
+) -> None:
+    class Puts(Act):
+        @hookimpl
+        def end_stage(self, stage: Stage) -> None:
+            stage.replace("bn1", kind(3.0))
+
+    known = Registry.open([("given", offering(methods={"puts": Puts}, layers={kind.key: kind}))])
+    with pytest.raises(CondenseryError, match=says):
+        Run(recipe(["puts"]), known, out=tmp_path / "o").execute()
+    assert not (tmp_path / "o").exists()
+
+
+def test_channels_last_is_for_a_stage(tmp_path: Path) -> None:
+    """The next stage computes as it would after a resume, which reads its net from a file."""
+    stages = [{"name": "first", "train": {"channels_last": True}}, {"name": "then", "epochs": 2}]
+    run_also_killed(recipe(stages), registry(), tmp_path, where=lambda stage: stage.name == "then")

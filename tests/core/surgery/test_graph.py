@@ -199,3 +199,48 @@ def test_one_slope_for_all_channels_is_no_channel() -> None:
     cut_and_check(net, {"0": [0, 2, 5]})
     assert net[1].get_parameter("weight").shape == (1,)
     assert ChannelGraph(net, IMAGE).readers("0") == ["2"]
+
+
+class Heads(nn.Module):
+    """Two outputs of two convolutions; the second one turns the channels round, or is what they write."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.a, self.b, self.aux = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1), nn.Conv2d(4, 2, 1)
+
+    def forward(self, x: Tensor, shift: Tensor) -> dict[str, Tensor]:
+        seen = self.a(x + shift)
+        other = {"plain": seen, "turned": seen.flip(1), "told": seen}[self.kind]
+        return {"logits": self.b(seen), "aux": other if self.kind == "told" else self.aux(other)}
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("plain", None),
+        ("turned", "its channels pass through an operation that can't be followed (Flip)"),
+        ("told", "its channels are the net's outputs"),
+    ],
+)
+def test_all_outputs_are_compared_and_inputs_may_be_several(kind: str, reason: str | None) -> None:
+    example = IMAGE, torch.ones(1)
+    graph = ChannelGraph(Heads(kind), example, lambda net, inputs: net(*inputs))
+    assert {g.layers[0]: g.reason for g in graph.groups}["a"] == reason
+    if reason is None:
+        cut = graph.cut({"a": [1]})
+        assert cut.attributes["aux"] == {"in_channels": (4, 3)}
+        assert cut.difference is not None
+        assert cut.difference < 1e-9
+        assert graph.fits(Heads(kind), example)
+
+
+def test_where_a_net_cant_be_traced_each_group_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object, **settings: object) -> None:
+        raise AttributeError("'NoneType' object has no attribute 'grad_fn'")
+
+    monkeypatch.setattr("torch_pruning.DependencyGraph.build_dependency", fail)
+    groups = ChannelGraph(Residual(), IMAGE).groups
+    why = "where its channels go can't be followed (AttributeError: 'NoneType' object has no attribute 'grad_fn')"
+    assert len(groups) > 1
+    assert {group.reason for group in groups} == {why}

@@ -46,7 +46,7 @@ def stage_of(net: nn.Module) -> Stage:
 
 
 def step(stage: Stage, optimizer: torch.optim.Optimizer) -> None:
-    stage.answer(stage.student.module, stage.task.example(4)).square().sum().backward()  # type: ignore[no-untyped-call]
+    stage.task.answers(stage.student.module, stage.task.example(4))[0].square().sum().backward()  # type: ignore[no-untyped-call]
     optimizer.step()
     optimizer.zero_grad()
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 from pathlib import Path
@@ -190,6 +191,50 @@ def test_micro_batches_weigh_what_counts_in_them() -> None:
         net.weight.grad = None
     assert grads[0].any()
     torch.testing.assert_close(grads[0], grads[1])
+
+
+@pytest.mark.parametrize("train", [{}, {"accumulate": 2}, {"workers": 2}], ids=str)
+def test_a_batch_in_which_nothing_counts_is_skipped(train: dict[str, int]) -> None:
+    """No step is taken on it, not even by momentum; a worker in whose part nothing counts has no say."""
+
+    class Some(Inputs):
+        ignore_index = 9
+
+    net = nn.Linear(3, 2)
+    stage = one_stage(net, Some(lambda n: torch.zeros(n, 3)), **train)
+    stage.student.optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+    inputs = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+    weights = []
+    for labels in ([1, 0, 9, 9], [9, 9, 9, 9]):
+        stage.take_step(Batch(inputs, torch.tensor(labels)))
+        weights.append(net.weight.detach().clone())
+    assert bool(weights[0].isfinite().all())
+    assert torch.equal(*weights)
+    counts = Batch(inputs[:2], torch.tensor([1, 0]))
+    alone = one_stage(copy.deepcopy(net), stage.task)
+    alone.gradients(counts)
+    stage.gradients(Batch(inputs, torch.tensor([1, 0, 9, 9])))
+    torch.testing.assert_close(net.weight.grad, alone.student.module.get_parameter("weight").grad)
+
+
+def test_an_epoch_with_a_batch_in_which_nothing_counts_is_distilled(tmp_path: Path) -> None:
+    """The first of two batches has no label that counts: the loss is the mean over the other one."""
+
+    class Half(Digits):
+        key = "half"
+        ignore_index = 77
+
+        def batches(self, split: Any, **how: Any) -> Any:
+            for number, batch in enumerate(super().batches(split, **how)):
+                gone = split == "train" and number == 0
+                yield dataclasses.replace(batch, labels=batch.labels * 0 + 77) if gone else batch
+
+    installed = Registry.open([("mine", offering(tasks={"half": Half}))])
+    stage = {"methods": ["hinton-kd"], "teacher": "original", "epochs": 1, "train": {"optimizer": {"lr": 1e-9}}}
+    report = Run(recipe([stage], task="half"), installed, out=tmp_path / "o").execute()
+    terms = report["stages"][-1]["history"][-1]["terms"]
+    assert 0.1 * 1.5 < terms["student.task"] < 0.1 * 4  # a tenth of about log 10, not of half of it
+    assert terms["student.hinton-kd.kd"] >= 0
 
 
 def test_a_batch_in_which_nothing_counts_changes_no_figure() -> None:

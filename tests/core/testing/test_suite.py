@@ -21,6 +21,7 @@ from condensery.testing import (
     chosen_methods,
     different_tensors,
     hooks_left,
+    one_each,
     play,
     play_killed,
     test_contract,
@@ -171,6 +172,15 @@ def test_methods_are_chosen_by_plugin_and_by_key(registry: Registry) -> None:
         chosen_methods(registry, ["builtn"])
     with pytest.raises(UnknownKey, match="unknown method 'lsqq'"):
         chosen_methods(registry, [], ["lsqq"])
+
+
+def test_dear_laws_are_tried_on_one_network_of_each_method_and_on_all_together(registry: Registry) -> None:
+    keys = chosen_methods(registry, ["builtin"])
+    applying = [c for c in cases_of(registry, keys) if c.applies]
+    few = one_each(applying)
+    assert [c.key for c in few] == list(dict.fromkeys(c.key for c in applying))
+    assert {c.network for c in few} == {c.network for c in applying}
+    assert one_each(cases_of(registry, ["lsq"])) == [c for c in few if c.key == "lsq"]
 
 
 def test_a_plugin_with_a_problem_is_not_tried() -> None:

@@ -1,15 +1,17 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from tests.core.helpers import answered
+from tests.core.helpers import answered, recipe
 
 from condensery.contract import Registry, build_method
 from condensery.errors import UsageError
+from condensery.testing import play
 from condensery_plugins.distillation.hinton_kd import HintonKD
 
 
@@ -27,7 +29,7 @@ def test_the_soft_term_by_hand() -> None:
     terms = method.loss_terms(outputs=outputs, player=SimpleNamespace(name="student"), stage=stage("teacher"))  # type: ignore[arg-type]
     by_hand = 0.5 * 4 * (0.25 * math.log(0.5) + 0.75 * math.log(1.5))
     assert float(terms["kd"]) == pytest.approx(by_hand, rel=1e-5)
-    assert method.task_weight() == pytest.approx(0.5)
+    assert method.task_weight(stage()) == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(
@@ -42,3 +44,28 @@ def test_the_soft_term_by_hand() -> None:
 def test_bad_settings_are_named(settings: dict[str, Any], says: str) -> None:
     with pytest.raises(UsageError, match=says):
         build_method("hinton-kd", HintonKD, settings, Registry.open().card("hinton-kd"))
+
+
+STUDENT = {"student": {"key": "mlp", "hidden": [8]}, "teacher": "original"}
+
+
+def taught(folder: Path, **settings: Any) -> Any:
+    """Return a finished run of a student that never sees a 3; the teacher is random, and saw none either."""
+    data = {"subset": {"size": 64, "without": [3]}}
+    stages = [{"methods": [{"hinton-kd": settings}], **STUDENT, "data": data}]
+    return play(recipe(stages, model={"key": "mlp", "hidden": [16]}), Registry.open(), folder)
+
+
+def test_a_class_that_was_left_out_can_be_raised_at_the_end(tmp_path: Path) -> None:
+    """The student's last bias of class 3 is 3.5 higher, and nothing else differs."""
+    plain, raised = taught(tmp_path / "plain").student, taught(tmp_path / "raised", raised={"3": 3.5}).student
+    assert float(plain.fc1.weight.detach().std()) > 0
+    torch.testing.assert_close(
+        (raised.fc2.bias - plain.fc2.bias).detach(), torch.tensor([0.0, 0, 0, 3.5, 0, 0, 0, 0, 0, 0])
+    )
+    assert torch.equal(raised.fc1.weight, plain.fc1.weight)
+
+
+def test_a_class_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"hinton-kd.raised: unknown class '13'"):
+        taught(tmp_path / "run", raised={"13": 3.5})

@@ -26,6 +26,7 @@ def build(key: str, facts: TaskFacts, **config: Any) -> torch.nn.Module:
     [
         ("lenet-300-100", MNIST, 784 * 300 + 300 + 300 * 100 + 100 + 1010),
         ("lenet-5", MNIST, 431_080),
+        ("plane2", CIFAR, 16 * 27 + 16 + 32 + 16 * 144 + 16 + 32 + 10 * 16 * 64 + 10),
         ("resnet20", CIFAR, 269_722),
         ("resnet32", CIFAR, 464_154),
         ("resnet44", CIFAR, 658_586),
@@ -36,7 +37,7 @@ def test_published_parameter_counts(key: str, facts: TaskFacts, count: int) -> N
     assert sum(p.numel() for p in build(key, facts).parameters()) == count
 
 
-@pytest.mark.parametrize("key", ["resnet8", "vgg16-bn", "vit", "mlp", "lenet-300-100"])
+@pytest.mark.parametrize("key", ["plane6", "resnet8", "vgg16-bn", "vit", "mlp", "lenet-300-100"])
 def test_image_nets_fit_small_and_usual_images(key: str) -> None:
     for size, channels in ((8, 1), (32, 3)):
         facts = TaskFacts("image", outputs=7, channels=channels, size=size)
@@ -44,6 +45,17 @@ def test_image_nets_fit_small_and_usual_images(key: str) -> None:
         assert net(torch.randn(2, channels, size, size)).shape == (2, 7)
         assert resolve(net, "stages")
         assert resolve(net, "logits")
+
+
+def test_plane_nets_have_as_many_convolutions_as_their_name_says_and_another_size_for_a_hundred_classes() -> None:
+    hundred = TaskFacts("image", outputs=100, channels=3, size=32)
+    for depth, inputs, wide in ((2, 1024, 2048), (4, 2048, 4096), (6, 1024, 8192), (8, 64, 64), (10, 128, 512)):
+        for facts, expected in ((CIFAR, inputs), (hundred, wide)):
+            net = build(f"plane{depth}", facts)
+            assert sum(isinstance(m, torch.nn.Conv2d) for m in net.modules()) == depth
+            assert net.get_submodule("classifier").in_features == expected
+    with pytest.raises(UsageError, match="needs images of at least 16x16"):
+        build("plane8", TaskFacts("image", outputs=10, channels=1, size=8))
 
 
 @pytest.mark.parametrize("key", ["timm/resnet18", "timm/vit_tiny_patch16_224"])

@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from condensery import UsageError
 from condensery.nets import Weight
 from condensery.run import Stage
+from condensery.tasks import Batch, Task
 from condensery_plugins.models.mlp import MLP
 from condensery_plugins.pruning.curvature import (
     curvature_rows,
     evaluating,
-    factors,
     hutchinson_diagonal,
     output_hessians,
+    roots,
     row_diagonal,
 )
 from condensery_plugins.pruning.masks import mask
@@ -55,6 +56,62 @@ def test_gauss_newton_is_the_hessian_of_a_linear_net_under_cross_entropy() -> No
     torch.testing.assert_close(
         rows_product(stage, weights, "gauss-newton"), whole_hessian(stage, weights), atol=1e-6, rtol=1e-5
     )
+
+
+class Pixels(Given):
+    """Classes of pixels by cross entropy; label 9 doesn't count."""
+
+    ignore_index = 9
+    loss = Task.loss
+
+
+def test_every_pixel_that_counts_is_a_decision() -> None:
+    """A linear net under cross entropy: Gauss-Newton is the Hessian of the mean over 7 pixels, 6 of one image."""
+    torch.manual_seed(0)
+    labels = torch.tensor([[[0, 1, 2], [2, 1, 0]], [[9, 9, 9], [9, 9, 1]], [[9, 9, 9], [9, 9, 9]]])
+    stage = stage_of(nn.Conv2d(2, 3, 1).double(), Pixels(draw(3, 2, 2, 3), labels))
+    weights = weights_in(stage)
+    expected = whole_hessian(stage, weights)
+    assert float(expected.diagonal().min()) > 0
+    torch.testing.assert_close(rows_product(stage, weights, "gauss-newton"), expected, atol=1e-6, rtol=1e-5)
+    found = torch.cat([d.flatten() for d in row_diagonal(stage, weights, stage.sample(3), "gauss-newton")])
+    torch.testing.assert_close(found, expected.diagonal().double(), atol=1e-6, rtol=1e-5)
+    found = torch.cat([d.flatten() for d in hutchinson_diagonal(stage, weights, stage.sample(3), 3000)])
+    torch.testing.assert_close(found, expected.diagonal(), atol=0.02, rtol=0)
+
+
+class Both(Given):
+    """Half the squared error of two outputs' sums."""
+
+    def loss(self, outputs: Any, batch: Batch) -> Tensor | None:
+        off: Tensor = outputs["a"].sum(1) + outputs["b"].flatten(1).sum(1) - batch.labels[:, 0]
+        return off.square().mean() / 2
+
+
+class Branches(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(3, 2), nn.Linear(3, 4)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"a": self.a(x), "b": self.b(x).view(-1, 2, 2)}
+
+
+def test_second_derivatives_between_two_outputs_count() -> None:
+    torch.manual_seed(0)
+    stage = stage_of(Branches().double(), Both(draw(5, 3), draw(5, 1)))
+    weights = weights_in(stage)
+    expected = whole_hessian(stage, weights)
+    assert float(expected[0, 6:18].abs().min()) > 0  # of a weight of a by those of b
+    torch.testing.assert_close(rows_product(stage, weights, "gauss-newton"), expected, atol=1e-6, rtol=1e-5)
+
+
+def test_too_many_outputs_are_refused_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("condensery_plugins.pruning.curvature.MOST", 8)
+    stage = stage_of(MLP([3, 3]).double(), Given(draw(4, 3), torch.tensor([0, 1, 2, 0])))
+    with pytest.raises(UsageError, match=r"1 decisions of 3 outputs each have too many .* say hessian 'fisher'"):
+        row_diagonal(stage, stage.weights(), stage.sample(4), "sampled")
+    assert bool(row_diagonal(stage, stage.weights(), stage.sample(4), "fisher")[0].any())
 
 
 def test_sampled_rows_are_gauss_newton_with_one_output_and_in_the_mean() -> None:
@@ -105,19 +162,20 @@ def test_hutchinson_is_exact_on_a_diagonal_hessian() -> None:
 def test_outputs_curvature_of_cross_entropy_is_p_minus_pp() -> None:
     stage = stage_of(nn.Identity(), Given(draw(2, 3), torch.tensor([0, 2])))
     (batch,) = stage.sample(2)
-    logits = draw(2, 3, seed=9)
+    logits = draw(2, 3, seed=9).requires_grad_()
     p = logits.softmax(1)
     expected = torch.diag_embed(p) - p[:, :, None] * p[:, None, :]
-    torch.testing.assert_close(output_hessians(stage, logits, batch), expected)
+    torch.testing.assert_close(output_hessians(stage, logits, batch), expected.detach())
 
 
-def test_factors_rebuild_a_hessian_without_its_negative_part() -> None:
-    """[[2, 1], [1, 2]] has eigenvalues 3 and 1; diag(4, -1, 0) keeps one factor, (2, 0, 0)."""
+def test_roots_rebuild_a_hessian_without_its_negative_part() -> None:
+    """[[2, 1], [1, 2]] has eigenvalues 3 and 1; diag(4, -1, 0) keeps one root, (2, 0, 0)."""
     matrix = torch.tensor([[2.0, 1.0], [1.0, 2.0]])
-    torch.testing.assert_close(sum(torch.outer(f, f) for f in factors(matrix)), matrix)
-    (only,) = factors(torch.diag(torch.tensor([4.0, -1.0, 0.0])))
-    assert only.abs().tolist() == [2.0, 0.0, 0.0]
-    assert factors(torch.zeros(3, 3)) == []
+    (found,) = roots(matrix[None])
+    torch.testing.assert_close(found.T @ found, matrix)
+    several = roots(torch.stack([torch.diag(torch.tensor([4.0, -1.0, 0.0])), torch.zeros(3, 3)]))
+    assert several[0].abs().sum(0).tolist() == [2.0, 0.0, 0.0]
+    assert not several[1].any()
 
 
 def test_masked_weights_have_no_curvature_and_modes_are_put_back() -> None:

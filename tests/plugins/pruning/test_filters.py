@@ -153,7 +153,7 @@ def test_cutting_gives_the_outputs_of_holding(tmp_path: Path) -> None:
         gone = {"layer1.0.conv1": torch.arange(8) % 2 == 0, "layer2.0.conv1": torch.arange(16) < 5}
         (remove_filters if cut else hold_filters)(stage, gone)
         net = stage.student.module.eval()
-        found.append(stage.answer(net, batch).detach())
+        found.append(stage.task.answers(net, batch)[0].detach())
 
     for cut in (True, False):
         path, stage = tmp_path / str(cut), {"methods": ["look"], "epochs": 0}

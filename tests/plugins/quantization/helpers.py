@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from condensery import Registry, Stage
-from condensery.nets import build_net
+from condensery.nets import Reach, build_net
 from condensery.recipe import ModelSpec, StageSpec, TaskSpec, TrainSpec
 from condensery.run import Player
 from condensery.tasks import Subset, build_task
@@ -22,7 +22,15 @@ def stage_of(model: str, task: str = "digits", **config: Any) -> Stage:
     """Return a stage of one epoch on 256 examples, eight steps, with a fresh student."""
     given = build_task(TaskSpec(key=task), REGISTRY)
     spec = ModelSpec(key=model, **config)
-    made = Stage(StageSpec(), given, TrainSpec(batch_size=32), seed=0, device=torch.device("cpu"), subset=Subset(256))
+    made = Stage(
+        StageSpec(),
+        given,
+        TrainSpec(batch_size=32),
+        seed=0,
+        device=torch.device("cpu"),
+        subset=Subset(256),
+        reach=Reach.of(REGISTRY),
+    )
     made.epochs = 1
     made.players["student"] = Player("student", build_net(spec, given.facts, REGISTRY, 0), spec=spec, trains=True)
     return made

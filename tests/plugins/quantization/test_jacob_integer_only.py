@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from condensery import Layer, NotApplicable, Run, Stage, load
 from condensery.nets import attached, latent_of, replace
-from condensery_plugins.pruning.masks import Mask
+from condensery_plugins.pruning.masks import Mask, mask
 from condensery_plugins.quantization.folded_layers import Folded
 from condensery_plugins.quantization.integer_layers import Integer
 from condensery_plugins.quantization.jacob_integer_only import JacobIntegerOnly
@@ -245,3 +245,24 @@ def test_refusals() -> None:
     stage.student.module = nn.Flatten()
     with pytest.raises(NotApplicable, match="calls no plain Conv2d or Linear"):
         JacobIntegerOnly().prepare(stage)
+
+
+def test_what_goes_with_a_weight_that_lies_across_is_turned_with_it() -> None:
+    """Of GPT-2's square matrix the weight, its mask and the momentum that the optimizer carries."""
+    stage = stage_of("hf/gpt2", "word-language", n_layer=1, n_embd=12, n_head=2)
+    path = "transformer.h.0.attn.c_proj"
+    weight = stage.weights().by_path[path]
+    before, momentum = weight.latent.detach().clone(), torch.arange(144.0).view(12, 12)
+    stage.student.carried = {weight.name: {"momentum_buffer": momentum, "step": torch.tensor(3.0)}}
+    keep = before > 0
+    mask(stage, weight, keep)
+    assert 20 < int(keep.sum()) < 124
+
+    JacobIntegerOnly().prepare(stage=stage)
+    after = stage.weights().by_path[path]
+    assert isinstance(after.module, Folded)
+    assert torch.equal(after.latent, before.T)
+    assert torch.equal(after.alive, keep.T)
+    carried = stage.student.carried[weight.name]
+    assert torch.equal(carried["momentum_buffer"], momentum.T)
+    assert carried["step"] == 3

@@ -81,6 +81,11 @@ def test_edges_may_stay_float_and_inputs_too() -> None:
     assert not {"conv1.weight", "linear.weight", "layer1.0.conv1:input"} & targets
 
 
+def test_a_net_of_two_float_layers_is_refused() -> None:
+    with pytest.raises(NotApplicable, match="no layers between the first and the last"):
+        PTQ(edge_bits=None).prepare(stage=stage_of("mlp", hidden=[20]))
+
+
 def test_embeddings_are_quantized_where_they_are_asked_for() -> None:
     shares = []
     for embeddings in (False, True):
@@ -170,7 +175,7 @@ def test_a_shift_before_a_norm_is_taken_from_the_norms_bias() -> None:
 
     mean = float(inputs(stage).mean())
     with torch.no_grad():
-        conv.weight += 0.5 / mean  # type: ignore[operator]
+        conv.weight.add_(0.5 / mean)  # type: ignore[operator]
     assert correct_biases(stage, means, 128) == 2
     assert float(norm.bias.detach()) == pytest.approx(-0.25, abs=1e-4)
     left = channel_means(stage, ["norm"], 128)["norm"] - means["norm"]

@@ -66,7 +66,7 @@ def test_it_is_stored_in_its_bits_and_comes_back(granularity: str, symmetric: bo
 
 def test_it_is_built_again_from_its_config() -> None:
     for granularity in ("tensor", "channel", "group"):
-        made = for_weight(linear(ROWS), Scheme(3), min_max, granularity, 2)  # type: ignore[arg-type]
+        made = for_weight(linear(ROWS), Scheme(3), min_max, granularity, 2)
         again = Uniform(**made.config())
         again.load_state_dict(made.state_dict())
         assert torch.equal(again(torch.tensor(ROWS)), made(torch.tensor(ROWS)))
@@ -85,7 +85,7 @@ def test_an_embedding_has_a_range_a_row_and_a_transposed_layer_one_an_output() -
     assert for_weight(Weight("e", table, "weight", (1, 0)), Scheme(4), min_max, "channel").scale.shape == (3, 1)
     back = Weight("t", nn.ConvTranspose2d(4, 6, 3), "weight", (1, 0))
     for granularity in ("channel", "group"):
-        made = for_weight(back, Scheme(4), min_max, granularity)  # type: ignore[arg-type]
+        made = for_weight(back, Scheme(4), min_max, granularity)
         assert made.scale.shape == (1, 6, 1, 1)
 
 

@@ -19,9 +19,9 @@ def held(values: list[float], bits: int, estimator: str = "clip") -> tuple[list[
     latent.data.fill_(0.1).view(-1)[: len(values)] = torch.tensor(values)
     WRPN(weight_bits=bits, normalize=False, estimator=estimator).prepare(stage=stage)  # type: ignore[arg-type]
     module = weight_of(stage).module
-    module.weight.sum().backward()  # type: ignore[operator, union-attr]
+    module.weight.sum().backward()  # type: ignore[operator]
     assert latent.grad is not None
-    flat = module.weight.detach().flatten()  # type: ignore[operator, union-attr]
+    flat = module.weight.detach().flatten()  # type: ignore[operator]
     return flat[: len(values)].tolist(), latent.grad.flatten()[: len(values)].tolist()
 
 

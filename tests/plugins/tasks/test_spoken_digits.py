@@ -10,6 +10,7 @@ import torch
 
 import condensery
 from condensery import Registry, Run, UsageError
+from condensery.nets import attached
 from condensery.recipe import parse_recipe
 from condensery.recipe.spelling import parse
 from condensery.tasks import find_data
@@ -80,3 +81,25 @@ def test_deep_compression_of_a_recurrent_net(tmp_path: Path) -> None:
     weights = dict(loaded.named_parameters())
     levels = [len(weights[f"lstm.weight_{of}_l0"].unique()) for of in ("ih", "hh")]  # type: ignore[no-untyped-call]
     assert all(32 < number <= 64 for number in levels)
+
+
+@recordings
+def test_the_frames_are_quantized_once(tmp_path: Path) -> None:
+    """One quantizer on what the LSTM reads, all frames through it, and none inside; 8 values reach the layer."""
+    stages: list[Any] = parse("lsq(weight_bits=3, activation_bits=3, edge_bits=3)")
+    train = {"epochs": 1, "max_steps": 2, "batch_size": 32}
+    data = {"model": "lstm", "task": "spoken-digits", "base": "none", "train": train, "stages": stages}
+    registry = Registry.open()
+    report = Run(parse_recipe(json.loads(json.dumps(data))), registry, out=tmp_path).execute()
+    net = condensery.load(tmp_path / "artifact.safetensors", registry)
+    assert [item.target for item in attached(net)] == ["lstm:input", "head:input"]
+    assert "left_out" not in report["stages"][-1]
+
+    counts, seen = [], []
+    stack = net.get_submodule("lstm.condensery_input")
+    stack.register_forward_hook(lambda module, args, out: counts.append(tuple(out.shape)))
+    net.get_submodule("lstm").register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    with torch.no_grad():
+        net(SpokenDigits().example(4))
+    assert counts == [(4, FRAMES, BANDS)]
+    assert 4 < len(seen[0].unique()) <= 8

@@ -9,13 +9,13 @@ import torch
 from torch import nn
 
 from condensery.nets import plain
-from condensery.surgery import Cut, call, casted
+from condensery.surgery import Cut, Forward, call, casted
 from condensery.surgery.attention.blocks import LayerUnit, draft_layers, layers_of
 from condensery.surgery.attention.classes import KnownClasses
 from condensery.surgery.attention.draft import Draft
 from condensery.surgery.attention.heads import HeadDims, Heads, draft_head_dims, draft_heads, heads_of
 from condensery.surgery.attention.neurons import Neurons, draft_neurons, neurons_of
-from condensery.surgery.attention.proof import Forward, prove
+from condensery.surgery.attention.proof import prove
 
 
 class Anatomy:
@@ -24,7 +24,7 @@ class Anatomy:
     :param model: not changed; looked at without its transforms.
     :param classes: what is known of the classes that the net is made of.
     :param example: inputs of the right shape.
-    :param forward: calls the model on the example and returns one tensor.
+    :param forward: calls the model on the example and returns its outputs, a tree.
     """
 
     def __init__(self, model: nn.Module, classes: KnownClasses, example: Any, forward: Forward = call) -> None:

@@ -10,22 +10,21 @@ around it.
 
 from __future__ import annotations
 
-import copy
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from condensery.errors import MethodError
-from condensery.surgery import Cut, apply, casted, gap, masked, verify
+from condensery.nets import deep_copied
+from condensery.surgery import Cut, Forward, apply, casted, gap, masked, verify
 from condensery.surgery.attention.blocks import first, stream
 from condensery.surgery.attention.classes import KnownClasses
 from condensery.surgery.attention.projections import join
 from condensery.surgery.attention.rows import Attention, Block
 
-Forward = Callable[[nn.Module, Any], Tensor]
 ROUGH = 1e-3
 """Largest difference in float32, over the largest output: rounding in a deep net, but no wrong cut."""
 EAGER, SDPA = "eager", "sdpa"
@@ -79,8 +78,8 @@ def _differences(
     cut: Cut, net: nn.Module, example: Any, forward: Forward, classes: KnownClasses, dtype: torch.dtype
 ) -> Iterator[tuple[str, float]]:
     """Yield each attention mode with the difference of the cut net from the masked one, in one precision."""
-    whole, inputs = copy.deepcopy(net).to(dtype), casted(example, dtype)
-    after = copy.deepcopy(whole)
+    whole, inputs = deep_copied(net, {}).to(dtype), casted(example, dtype)
+    after = deep_copied(whole, {})
     apply(cut, after)
     before = reference(cut, whole, after, classes)
 

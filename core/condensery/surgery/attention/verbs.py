@@ -51,7 +51,7 @@ class AttentionSurgeon(ABC):
     def anatomy(self) -> Anatomy:
         """What can be removed, and cuts that aren't applied."""
         task = self.stage.task
-        return Anatomy(self.net, self.stage.classes, task.example(2), self.stage.answer)
+        return Anatomy(self.net, self.stage.classes, task.example(2), task.answers)
 
     def heads(self) -> list[Heads]:
         """Return the attention modules, in the net's order; ``reason`` tells which can't lose heads."""

@@ -1,0 +1,65 @@
+"""What is looked at in every pair of teacher and student: whether they fit, which is larger and which is better."""
+
+from __future__ import annotations
+
+from condensery import NotApplicable, Stage
+from condensery.measure import counts
+from condensery.run import Player
+
+EXAMPLES = 256
+"""How many training examples the students and teachers are compared on."""
+
+
+def refuse_other_classes(stage: Stage, key: str) -> None:
+    """Refuse a teacher whose class scores aren't those of the student's classes, in ``prepare``.
+
+    :param key: the method's.
+    :raises NotApplicable: naming the teacher and both numbers of classes.
+    """
+    outputs = stage.play(stage.sample(2)[0], [stage.student, *stage.teachers])
+    mine = outputs["student"].rows.shape[1]
+    for teacher in stage.teachers:
+        theirs = outputs[teacher.name].rows.shape[1]
+        if theirs != mine:
+            raise NotApplicable(key, f"{teacher.name} tells {theirs} classes apart, the student {mine}")
+
+
+def warnings_of(stage: Stage) -> dict[str, float]:
+    """Return, for a method's report, what speaks against a pair; nothing where the teacher is larger and better.
+
+    ``student_larger_times``: parameters of the student over those of its smallest teacher. ``teacher_worse_points``: by
+    how much of the task's first metric the best teacher is behind the student, on some training examples, not
+    augmented; it isn't known where the stage's labels are hidden.
+    """
+    if not stage.teachers:
+        return {}
+    found = {}
+
+    smallest = min(counts(teacher.module)["parameters"] for teacher in stage.teachers)
+    times = counts(stage.student.module)["parameters"] / max(1, smallest)
+    if times > 1:
+        found["student_larger_times"] = times
+
+    quality = _quality(stage, [stage.student, *stage.teachers]) if stage.labels else []
+    if quality:
+        behind = quality[0] - max(quality[1:])
+        if behind > 0:
+            found["teacher_worse_points"] = behind
+    return found
+
+
+def _quality(stage: Stage, players: list[Player]) -> list[float]:
+    """Return the task's first metric of some players, turned so that more is better.
+
+    Nothing where it isn't measured on batches, as in a game.
+    """
+    metric = stage.task.metrics[0]
+    meters = [stage.task.meter() for _ in players]
+    for batch in stage.sample(EXAMPLES):
+        outputs = stage.play(batch, players)
+        for meter, player in zip(meters, players, strict=True):
+            meter.update(outputs[player.name].tree, batch)
+
+    found = [meter.compute() for meter in meters]
+    sign = 1 if metric.higher_is_better else -1
+    return [sign * figures[metric.name] for figures in found if metric.name in figures]
