@@ -7,10 +7,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from condensery import Method, NotApplicable, Stage, Transform, Weight, hookimpl, straight_through
+from condensery import Method, Stage, Transform, Weight, hookimpl, straight_through
 from condensery.nets import QUANTIZE, Coding
 from condensery_plugins.codecs.binary_basis import BinaryBasis
-from condensery_plugins.quantization.binarized import held_by
 from condensery_plugins.quantization.calibration import Seen, flat, quantize_layers, quantized_share
 from condensery_plugins.quantization.gradients import passing
 from condensery_plugins.quantization.signs import Groups
@@ -196,8 +195,6 @@ class LQNets(Method):
             for_weight=self._for_weight,
             for_input=self._for_input,
         )
-        if not held_by(stage, self.key):
-            raise NotApplicable(self.key, "the net has no layers between the first and the last, which stay float")
 
     def _for_weight(self, weight: Weight, bits: int) -> LearnedBasis:
         """Return a weight's quantizer: levels evenly spaced over as many times the deviation, or fitted from there."""

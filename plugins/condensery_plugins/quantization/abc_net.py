@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from condensery import Method, Stage, Transform, hookimpl, straight_through
+from condensery.nets import QUANTIZE, Coding
+from condensery_plugins.codecs.palette import Palette
+from condensery_plugins.quantization.binarized import Edges, hold, unrectify
+from condensery_plugins.quantization.calibration import quantized_share
+from condensery_plugins.quantization.gradients import passing
+from condensery_plugins.quantization.signs import sign
+
+RIDGE = 1e-6
+"""Added to the normal equations, for bases that are nearly the same."""
+
+
+class ShiftedSigns(Transform):
+    """A sum of signs of the weight, each moved by another share of its deviation and with a scale of its own.
+
+    B_m = sign(w - mean(w) + u_m std(w)), u_m evenly spaced from -1 to 1, or 0 for one alone; the scales are those with
+    the least squared error, found anew in each pass. They are constants to the gradient, which each sign passes as it
+    is: a latent weight's is g times the sum of the scales.
+
+    :param bits: number of signs.
+    """
+
+    key = "shifted-signs"
+    rank = QUANTIZE
+    bits: int
+
+    def __init__(self, bits: int) -> None:
+        super().__init__()
+        self.bits = bits
+
+    def forward(self, value: Tensor) -> Tensor:
+        """Return the sums, of the weight's shape."""
+        with torch.no_grad():
+            shifts = torch.linspace(-1, 1, self.bits) if self.bits > 1 else torch.zeros(1)
+            centred, deviation = value - value.mean(), value.std(correction=0)
+            bases = [sign(centred + float(shift) * deviation) for shift in shifts]
+            scales = best_scales(bases, value)
+            out = torch.zeros_like(value)
+            for basis, scale in zip(bases, scales, strict=True):
+                out += scale * basis  # in order, so that equal signs give equal sums
+        return straight_through(out, scales.sum() * value)
+
+    def holds(self, final: Tensor) -> str | None:
+        """Check the number of levels: the signs of one weight differ in where they change, and in nothing else."""
+        levels = int((torch.unique(final) != 0).sum())
+        return f"{levels} levels besides zero, more than {self.bits + 1}" if levels > self.bits + 1 else None
+
+    def config(self) -> dict[str, Any]:
+        """Return the number of signs."""
+        return {"bits": self.bits}
+
+    def code(self, coding: Coding, final: Tensor) -> Coding:
+        """Return a codebook of the sums that occur, and a code for each weight."""
+        return Coding(Palette(final))
+
+
+def best_scales(bases: list[Tensor], value: Tensor) -> Tensor:
+    """Return the scales of some signs whose sum is nearest to a tensor, ``(bases,)`` of its type."""
+    signs = torch.stack([basis.flatten() for basis in bases]).double()
+    gram = signs @ signs.T + RIDGE * torch.eye(len(bases), dtype=signs.dtype, device=signs.device)
+    found: Tensor = torch.linalg.solve(gram, signs @ value.flatten().double())
+    return found.to(value.dtype)
+
+
+class BinaryActivations(Transform):
+    """A sum of signs of an activation, each with a learned shift and a learned scale.
+
+    A_n = 1 where clip(x + v_n, 0, 1) > 1/2, else -1, and the value is the sum of beta_n A_n. The gradient of a sign
+    passes to x and to v_n where x + v_n is within 0 and 1.
+
+    :param bits: number of signs.
+    """
+
+    key = "binary-activations"
+    rank = QUANTIZE
+    settings = {"weight_decay": 0.0}
+    bits: int
+
+    def __init__(self, bits: int) -> None:
+        super().__init__()
+        self.bits = bits
+        shifts = torch.linspace(-0.5, 0.5, bits) if bits > 1 else torch.zeros(1)
+        self.shifts, self.scales = nn.Parameter(shifts), nn.Parameter(torch.full((bits,), 1 / bits))
+
+    def forward(self, value: Tensor) -> Tensor:
+        """Return the sums, of the activation's shape."""
+        out = torch.zeros_like(value)
+        for shift, scale in zip(self.shifts, self.scales, strict=True):
+            moved = value + shift
+            seen = moved.detach()
+            out = out + scale * passing(torch.where(seen > 0.5, 1.0, -1.0), moved, (seen >= 0) & (seen <= 1))
+        return out
+
+    def config(self) -> dict[str, Any]:
+        """Return the number of signs."""
+        return {"bits": self.bits}
+
+
+@dataclass(eq=False, kw_only=True)
+class ABCNet(Method):
+    """Train a net whose weights and inner inputs are sums of several signs, each with a scale of its own.
+
+    Lin, Zhao, Pan: "Towards Accurate Binary Convolutional Neural Network", NeurIPS 2017 [27]. A layer's weight is a sum
+    of M signs of it, moved by shares of its deviation, with scales by least squares; an input is a sum of N signs whose
+    shifts and scales are learned. So a layer is M N binary ones, side by side. First and last layer stay float.
+
+    When: scales of weights are found anew in each pass, from the latent weights; start from a trained net. The signs of
+    inputs stand behind batch normalization, so a ReLU module in between is taken away; a shortcut that starts behind
+    the same ReLU loses it too.
+
+    End: an artifact holds a code for each weight and the sums that occur in a layer, M + 1 at most.
+
+    Raises NotApplicable where a layer is quantized already, where the net has no layer between the first and the last,
+    and where a layer's input is never negative although no ReLU module stands before it.
+    """
+
+    key = "abc-net"
+
+    needs = frozenset({"float-weights"})
+    leaves = frozenset({"quantized-weights", "quantized-activations"})
+    removes = frozenset({"float-weights"})
+
+    weight_bases: int = 5
+    activation_bases: int | None = 5
+    edges: Edges = "float"
+
+    @hookimpl
+    def prepare(self, stage: Stage) -> None:
+        """Hold weights and inputs at sums of signs."""
+        first = stage.edges()[0]
+        weights = hold(stage, self.key, lambda _: ShiftedSigns(self.weight_bases), self.edges)
+        if self.activation_bases is None:
+            return
+
+        several = (nn.MultiheadAttention,)  # it has three inputs, which stay float
+        paths = [w.path for w in weights if w.path != first and not isinstance(w.module, several)]
+        unrectify(stage, self.key, list(dict.fromkeys(paths)))
+        for path in dict.fromkeys(paths):
+            stage.attach(f"{path}:input", self.key, BinaryActivations(self.activation_bases))
+
+    @hookimpl
+    def report(self, stage: Stage) -> dict[str, float]:
+        """Return the share of the net's parameters that are sums of signs."""
+        return quantized_share(stage, self.key)
