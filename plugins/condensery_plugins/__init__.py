@@ -10,6 +10,7 @@ from condensery_plugins.attention import ROWS
 
 CODECS = (
     ("affine", "codecs.affine:Affine"),
+    ("binary-basis", "codecs.binary_basis:BinaryBasis"),
     ("bitmap", "codecs.bitmap:Bitmap"),
     ("huffman", "codecs.huffman:Huffman"),
     ("offset", "codecs.offset:Offset"),

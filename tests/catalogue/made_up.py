@@ -98,6 +98,14 @@ def install(site: Path, package: str, monkeypatch: pytest.MonkeyPatch, *results:
     :param site: is put on the path and holds the package.
     :param package: has to be new to this process, which keeps what it imports.
     """
+    home = distribution(site, package, *results)
+    monkeypatch.syspath_prepend(site)
+    monkeypatch.setenv("CONDENSERY_CACHE", str(site / "cache"))
+    return home
+
+
+def distribution(site: Path, package: str, *results: Mapping[str, Any]) -> Path:
+    """Write such a distribution, and return the folder of its recipe."""
     home = site / package / KEY
     home.mkdir(parents=True)
     text = f"from condensery.contract import Papers\n\nplugin = Papers({package!r})\n"
@@ -111,6 +119,4 @@ def install(site: Path, package: str, monkeypatch: pytest.MonkeyPatch, *results:
     about.mkdir()
     (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
     (about / "entry_points.txt").write_text(f"[condensery]\n{package} = {package}:plugin\n")
-    monkeypatch.syspath_prepend(site)
-    monkeypatch.setenv("CONDENSERY_CACHE", str(site / "cache"))
     return home

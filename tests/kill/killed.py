@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
@@ -13,54 +12,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tests.core.helpers import recipe, registry
+from tests.kill.kinds import KINDS, Kind
 
-from condensery import Run
 from condensery.errors import CondenseryError
 from condensery.measure import quick
-from condensery.recipe import parse
-from condensery.run import Checked
 
 WRITES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate")
 """Audit events of operations that change a folder; opening a file to write counts as well."""
 
 
-def _recipe(line: str | list[Any], **changes: Any) -> Any:
-    stages = parse(line) if isinstance(line, str) else line
-    train = {"epochs": 2, "batch_size": 16, "optimizer": {"lr": 0.05, "options": {"momentum": 0.9}}}
-    return recipe(stages, **{"train": train, **changes})
-
-
-RECIPES: dict[str, Callable[[], Any]] = {
-    "mask": lambda: _recipe("gradual-magnitude-pruning(sparsity=0.6) -> magnitude(sparsity=0.7)"),
-    "quantizer": lambda: _recipe("lsq -> magnitude(sparsity=0.5)"),
-    "players": lambda: _recipe("deep-mutual-learning -> hinton-kd{teacher=original}"),
-    "rounds": lambda: _recipe("(magnitude(sparsity==1-0.6**(round+1)) + hinton-kd{teacher=original}) * 3"),
-    "cut": lambda: _recipe("l1-filter-pruning(ratio=0.3) -> hinton-kd{teacher=original}"),
-    "snapshots": lambda: _recipe(
-        [
-            {"name": "p", "epochs": 3},
-            {"repeat": 2, "stages": [{"name": "q", "methods": ["hinton-kd"], "teacher": "stage:p@epoch=2"},
-                                     {"name": "r", "methods": ["hinton-kd"], "teacher": "stage:q@epoch=1"}]},
-        ]
-    ),
-    "base": lambda: _recipe("magnitude{teacher=original}", base={"epochs": 2, "batch_size": 16, "max_steps": 3}),
-}  # fmt: skip
-"""By what is at stake."""
-
-
-CHECKED: dict[str, Checked] = {}
-"""What the dry run of each recipe found. It writes nothing, so that no kill within it tells anything."""
-
-
-def check(kind: str) -> None:
-    """Run a recipe dry, once for all runs that are forked after that."""
-    with tempfile.TemporaryDirectory() as place:
-        CHECKED[kind] = Run(RECIPES[kind](), registry(), out=Path(place) / "out", device="cpu").check()
-
-
 class Ended(NamedTuple):
-    """How a case ended: ``equal``, or ``unequal``, ``lost``, ``traceback``, ``left behind``; and what was seen."""
+    """How a case ended: ``equal``, or ``unequal``, ``lost``, ``traceback``, ``damaged``; and what was seen."""
 
     kind: str
     said: str
@@ -94,8 +56,8 @@ def forked(play: Callable[[], object], *, after: float | None = None) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def run(kind: str, folder: Path, *, kill_at: int | None = None, count: Path | None = None) -> None:
-    """Run or go on with one recipe.
+def play(kind: Kind, folder: Path, *, kill_at: int | None = None, count: Path | None = None) -> None:
+    """Run or go on with one kind of command.
 
     :param kill_at: number of the write before which the process kills itself.
     :param count: file that the number of writes goes to.
@@ -112,60 +74,80 @@ def run(kind: str, folder: Path, *, kill_at: int | None = None, count: Path | No
                 os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(hook)
-    out = folder / "out"
-    known = CHECKED.get(kind)
     with quick():
-        Run(RECIPES[kind](), registry(), out=out, resume=out.is_dir(), device="cpu", checked=known).execute()
+        kind.play(folder)
     if count is not None:
         writes, number = -(10**9), writes
         count.write_text(str(number))
 
 
 class Reference(NamedTuple):
-    """A run that nobody killed: its artifact, how many writes it made and how long it took."""
+    """A command that nobody killed: what it came to, how many writes it made and how long it took."""
 
-    artifact: bytes
+    outcome: object
     writes: int
     seconds: float
 
 
-def reference(kind: str) -> Reference:
-    """Run a recipe to its end."""
+def prepared(kind: Kind, place: str) -> Path:
+    """Return a new folder with what a command reads."""
+    folder = Path(place) / "case"
+    folder.mkdir()
+    kind.prepare(folder)
+    return folder
+
+
+def warm(name: str) -> None:
+    """Play a kind here, so that processes forked from this one have imported all that it needs."""
+    here, cache, path = os.getcwd(), os.environ.get("CONDENSERY_CACHE"), list(sys.path)
     with tempfile.TemporaryDirectory() as place:
-        folder, begun = Path(place) / "case", time.monotonic()
-        folder.mkdir()
-        status = forked(lambda: run(kind, folder, count=Path(place) / "count"))
-        assert status == 0, f"{kind} doesn't run at all"
+        folder = prepared(KINDS[name], place)
+        os.environ["CONDENSERY_CACHE"] = str(folder / "cache")
+        with quick():
+            KINDS[name].play(folder)
+        KINDS[name].outcome(folder)
+    os.chdir(here)
+    sys.path[:] = path
+    sys.modules.pop("killed", None)  # the package of the paper, which lay in that folder
+    os.environ.pop("CONDENSERY_CACHE")
+    if cache is not None:
+        os.environ["CONDENSERY_CACHE"] = cache
+
+
+def reference(name: str) -> Reference:
+    """Run a kind of command to its end."""
+    kind = KINDS[name]
+    with tempfile.TemporaryDirectory() as place:
+        folder, begun = prepared(kind, place), time.monotonic()
+        status = forked(lambda: play(kind, folder, count=Path(place) / "count"))
+        assert status == 0, f"{name} doesn't run at all"
         seconds = time.monotonic() - begun
-        return Reference(
-            (folder / "out/artifact.safetensors").read_bytes(), int((Path(place) / "count").read_text()), seconds
-        )
+        return Reference(kind.outcome(folder), int((Path(place) / "count").read_text()), seconds)
 
 
-def killed(kind: str, known: Reference, rng: random.Random, *, aimed: int | None = None) -> Ended:
-    """Kill a run, perhaps what goes on from it as well, and let it end; then compare.
+def killed(name: str, known: Reference, rng: random.Random, *, aimed: int | None = None) -> Ended:
+    """Kill a command, perhaps what goes on from it as well, and let it end; then compare.
 
     :param aimed: before this write; at a random time where it is ``None``.
     """
+    kind = KINDS[name]
     with tempfile.TemporaryDirectory() as place:
-        folder = Path(place) / "case"
-        folder.mkdir()
-        for _ in range(rng.choice([1, 1, 2])):
-            if aimed is not None:
-                forked(lambda: run(kind, folder, kill_at=aimed))
-            else:
-                forked(lambda: run(kind, folder), after=rng.uniform(0, known.seconds))
+        folder, said = prepared(kind, place), Path(place) / "said"
+        try:
+            for _ in range(rng.choice([1, 1, 2])):
+                if aimed is not None:
+                    forked(lambda: play(kind, folder, kill_at=aimed))
+                else:
+                    forked(lambda: play(kind, folder), after=rng.uniform(0, known.seconds))
+                kind.holds(folder)
 
-        said = Path(place) / "said"
-        status = forked(lambda: _noted(said, lambda: run(kind, folder)))
-        if status:
-            return Ended("lost" if status == 2 else "traceback", " ".join(said.read_text().split())[-300:])
-        if (folder / "out/artifact.safetensors").read_bytes() != known.artifact:
-            return Ended("unequal", "the artifact differs from that of a run which nobody killed")
-        left = sorted(p.name for p in (folder / "out").iterdir())
-        if left != ["artifact.safetensors", "log.jsonl", "recipe.json", "report.json"]:
-            return Ended("left behind", ", ".join(left))
-        json.loads((folder / "out/report.json").read_text())
+            status = forked(lambda: _noted(said, lambda: play(kind, folder)))
+            if status:
+                return Ended("lost" if status == 2 else "traceback", " ".join(said.read_text().split())[-300:])
+            if kind.outcome(folder) != known.outcome:
+                return Ended("unequal", "it came to something else than the one which nobody killed")
+        except (CondenseryError, OSError) as error:
+            return Ended("damaged", str(error))
         return Ended("equal", "")
 
 

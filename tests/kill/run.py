@@ -10,7 +10,8 @@ import sys
 import time
 from functools import partial
 
-from tests.kill.killed import RECIPES, Ended, Reference, check, killed, reference
+from tests.kill.killed import Ended, Reference, killed, reference, warm
+from tests.kill.kinds import KINDS
 
 
 def main() -> int:
@@ -19,14 +20,14 @@ def main() -> int:
     parser.add_argument("--random", type=int, default=200)
     parser.add_argument("--aimed", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--kind", choices=RECIPES, action="append", help="may be repeated; all by default")
+    parser.add_argument("--kind", choices=KINDS, action="append")
     parser.add_argument("--jobs", type=int, default=2)
     given = parser.parse_args()
 
     begun = time.monotonic()
-    kinds = given.kind or list(RECIPES)
+    kinds = given.kind or list(KINDS)
     for kind in kinds:
-        check(kind)
+        warm(kind)
     with multiprocessing.get_context("fork").Pool(given.jobs) as pool:
         known = dict(zip(kinds, pool.map(reference, kinds, chunksize=1), strict=True))
         numbers = range(given.random + given.aimed)

@@ -62,3 +62,4 @@ from .transforms import settling as settling
 from .transforms import sites as sites
 from .transforms import stack_of as stack_of
 from .transforms import straight_through as straight_through
+from .twins import deep_copied as deep_copied

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -17,6 +16,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 from condensery.errors import UsageError
 from condensery.nets.taps import remove_taps
 from condensery.nets.transforms import Transform, attached, detach, parametrized, plain_name, stack_of
+from condensery.nets.twins import deep_copied
 
 
 class Frozen(NamedTuple):
@@ -68,7 +68,7 @@ def _copied(model: nn.Module, shared: dict[int, Any]) -> nn.Module:
     # A recurrent layer holds its weights as it last computed them through transforms, which can't be copied. It gets
     # an empty list instead of them, and computes them anew in its next pass.
     computed = [m for m in model.modules() if isinstance(m, nn.RNNBase) and parametrize.is_parametrized(m)]
-    twin = copy.deepcopy(model, {**shared, **{id(m._flat_weights): [] for m in computed}})
+    twin: nn.Module = deep_copied(model, {**shared, **{id(m._flat_weights): [] for m in computed}})
     for module in list(twin.modules()):
         if parametrize.is_parametrized(module):
             _renew(module)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from condensery.errors import CondenseryError
 from condensery.files import cache_dir
 from condensery.measure import digest, origin
 from condensery.recipe import BaseSpec, ModelSpec, Recipe, StageSpec, Unit, checked, fingerprint, merge_train
@@ -41,13 +43,16 @@ class Base:
 
         path = self._cached(spec, train, seed)
         saved = cached_tree(path)
-        if saved is None:
-            self._train(spec, label, train, seed, path)
-            # What was just trained comes out of the file too, so that it's the same net, in memory as well.
-            saved = load_tree(path)
-        else:
-            self._note(saved, f"{label}: {spec.key} trained before, taken from the cache")
-        return dataclasses.replace(self.builder.rebuilt(saved["net"]), spec=spec)
+        if saved is not None:
+            # A builder that has changed since makes another net, which the cached one doesn't fit: it is trained anew.
+            with contextlib.suppress(CondenseryError):
+                net = self.builder.rebuilt(saved["net"])
+                self._note(saved, f"{label}: {spec.key} trained before, taken from the cache")
+                return dataclasses.replace(net, spec=spec)
+
+        self._train(spec, label, train, seed, path)
+        # What was just trained comes out of the file too, so that it's the same net, in memory as well.
+        return dataclasses.replace(self.builder.rebuilt(load_tree(path)["net"]), spec=spec)
 
     def _train(self, spec: ModelSpec, label: str, train: BaseSpec, seed: int, path: Path) -> None:
         """Train a net and put it into the cache, with what the last bits of its weights depend on."""

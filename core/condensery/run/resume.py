@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from condensery.contract import settings_of
 from condensery.errors import PluginError
 from condensery.run.stage import Stage
 from condensery.storage import as_saved, load_tensors, tensors_of
@@ -27,7 +28,8 @@ def state_of(stage: Stage) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for name, method in stage.manager.methods.items():
         custom = getattr(method, "state", None)
-        found[name] = dict(custom()) if callable(custom) else {n: v for n, v in vars(method).items() if n.endswith("_")}
+        kept = [n for n in vars(method) if n.endswith("_") and n not in settings_of(type(method))]
+        found[name] = dict(custom()) if callable(custom) else {n: getattr(method, n) for n in kept}
         for attribute, value in found[name].items():
             wrong = _not_plain(value)
             if wrong:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from condensery.nets import deep_copied
 from condensery.tasks import tensors_in
 
 
@@ -46,4 +46,4 @@ def numbered(net: nn.Module) -> nn.Module:
         found = torch.arange(tensor.numel(), dtype=torch.float64).view(tensor.shape)
         return nn.Parameter(found, requires_grad=False) if isinstance(tensor, nn.Parameter) else found
 
-    return copy.deepcopy(net, {id(tensor): places(tensor) for tensor in state(net)})
+    return deep_copied(net, {id(tensor): places(tensor) for tensor in state(net)})

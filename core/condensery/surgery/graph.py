@@ -6,7 +6,6 @@ tensors hold their own flat indices, cut as torch-pruning cuts.
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import math
 import warnings
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from condensery.errors import UsageError, nearest
+from condensery.nets import deep_copied
 from condensery.surgery.channels import (
     KEEP_ZEROS,
     MOVE_CHANNELS,
@@ -212,7 +212,7 @@ class ChannelGraph:
         The weights are random, because a trained net may hide a wrong cut behind a scale of zero. The first channel
         goes, then a random half: a half alone may look right by chance, as where channels are reversed.
         """
-        trial = copy.deepcopy(self.net)
+        trial = deep_copied(self.net, {})
         generator = torch.Generator().manual_seed(0)
         randomize(trial, generator)
 

@@ -86,7 +86,7 @@ class BucilaModelCompression(Method):
         draw = torch.Generator().manual_seed(stage.seed * 1_000_003 + stage.epoch)
         wanted = stage.steps_per_epoch * size
         order = torch.cat([torch.randperm(len(inputs), generator=draw) for _ in range(-(-wanted // len(inputs)))])
-        for part in order[:wanted].split(size):
+        for part in torch.split(order[:wanted], size):
             yield Batch(inputs[part.to(inputs.device)])
 
     @hookimpl

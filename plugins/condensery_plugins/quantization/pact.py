@@ -35,7 +35,7 @@ class LearnedClip(Transform):
         self.bits, self.decay = bits, decay
         self.alpha = nn.Parameter(torch.tensor(alpha))
         if decay is not None:
-            self.settings = {"weight_decay": decay}  # type: ignore[misc]  # read on the instance
+            self.settings = {"weight_decay": decay}  # read on the instance
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the levels, of the activation's shape."""

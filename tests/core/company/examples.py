@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from condensery import Method, Stage, Transform, hookimpl
+from condensery import Method, Stage, hookimpl
 from condensery.run import Bucket, Outputs, Player
 from condensery.tasks import Batch
 
@@ -212,86 +211,3 @@ class Hints(Method):
     def task_weight(self) -> float:
         """Leave the labels to the next stage."""
         return 0.0
-
-
-class PowersOfTwo(Transform):
-    """Holds some weights at a power of two or at zero; the others are as they come.
-
-    :param shape: of the tensor.
-    """
-
-    key = "powers-of-two"
-    held: Tensor
-    levels: Tensor
-
-    def __init__(self, shape: list[int]) -> None:
-        super().__init__()
-        self.register_buffer("held", torch.zeros(shape, dtype=torch.bool))
-        self.register_buffer("levels", torch.zeros(shape))
-
-    def forward(self, value: Tensor) -> Tensor:
-        """Return the levels where they are held; these get no gradient."""
-        return torch.where(self.held, self.levels, value)
-
-    def alive(self, latent: Tensor) -> Tensor:
-        """Return which weights aren't held at zero."""
-        return ~self.held | (self.levels != 0)
-
-    def holds(self, final: Tensor) -> str | None:
-        """Check what is held."""
-        return None if torch.equal(final[self.held], self.levels[self.held]) else "a level was moved"
-
-    def config(self) -> dict[str, Any]:
-        """Return the shape."""
-        return {"shape": list(self.held.shape)}
-
-
-@dataclass(eq=False, kw_only=True)
-class INQ(Method):
-    """Quantize a part of the weights, largest first, and let the rest make up for it; pass by pass of a round.
-
-    Zhou, Yao, Guo, Xu, Chen: "Incremental Network Quantization: Towards Lossless CNNs with Low-Precision Weights", ICLR
-    2017. Levels are 0 and the powers 2^n2 .. 2^n1 with n1 = floor(log2(4/3 max|w|)) (eq. 3, 4).
-    """
-
-    key = "inq"
-    needs = frozenset({"float-weights"})
-    leaves = frozenset({"quantized-weights"})
-    removes = frozenset({"float-weights"})
-
-    share: float = 0.5
-    bits: int = 5
-
-    @hookimpl
-    def prepare(self, stage: Stage) -> None:
-        """Hold more weights, up to the share."""
-        for weight in stage.weights():
-            if weight.stack is None or self.key not in weight.stack.transforms:
-                stage.attach(weight.name, self.key, PowersOfTwo(list(weight.latent.shape)))
-            assert weight.stack is not None
-            own = weight.stack.transforms[self.key]
-            assert isinstance(own, PowersOfTwo)
-
-            value = weight.value
-            wanted = round(self.share * value.numel()) - int(own.held.sum())
-            free = value.abs().masked_fill(own.held, -1.0).flatten()
-            more = torch.zeros_like(own.held).flatten()
-            more[free.argsort(descending=True, stable=True)[:wanted]] = True
-            more = more.view_as(own.held)
-            own.levels.copy_(torch.where(more, power_of_two(value, self.bits), own.levels))
-            own.held |= more
-
-    @hookimpl
-    def report(self, stage: Stage) -> dict[str, float]:
-        """Return the share of the weights that are held."""
-        own = [t for w in stage.weights() for t in (w.stack.transforms.values() if w.stack else ())]
-        held = torch.cat([t.held.flatten() for t in own if isinstance(t, PowersOfTwo)])
-        return {"held_percent": 100 * float(held.float().mean())}
-
-
-def power_of_two(value: Tensor, bits: int) -> Tensor:
-    """Return the nearest level by eq. 4: 2^n where 3/4 2^n <= |v| < 3/2 2^n, and zero below the smallest."""
-    top = torch.floor(torch.log2(4 / 3 * value.abs().max()))
-    low = top + 1 - 2 ** (bits - 1) / 2
-    power = torch.floor(torch.log2(4 / 3 * value.abs().clamp_min(1e-30)))
-    return torch.where(power < low, 0.0, value.sign() * 2.0 ** power.clamp(max=float(top)))

@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 import torch
-from tests.core.company.examples import INQ, PowersOfTwo, SelfTeacher, power_of_two
+from tests.core.company.examples import SelfTeacher
 from tests.core.company.runs import run, run_also_killed
-from tests.core.helpers import Act, offering, recipe, registry
+from tests.core.helpers import Act, recipe, registry
 
 from condensery import NotApplicable, Registry, UsageError, hookimpl
 from condensery.recipe import parse
 from condensery.run import Progress, Stage
 
-KNOWN = Registry.open([("given", offering(methods={"inq": INQ}, layers={"powers-of-two": PowersOfTwo}))])
+KNOWN = Registry.open()
 
 
 def test_inq_over_rounds_with_an_honest_removes(tmp_path: Path) -> None:
@@ -31,12 +31,6 @@ def test_inq_over_rounds_with_an_honest_removes(tmp_path: Path) -> None:
     assert len(weight.unique()) > 4  # type: ignore[no-untyped-call]
     powers = weight[weight != 0].abs().log2()
     assert torch.equal(powers, powers.round())
-
-
-def test_powers_of_two_by_hand() -> None:
-    """The largest is 1: n1 = 0; with 3 bits n2 = -1, so that the levels are 0, 1/2 and 1, parted at 3/8 and 3/4."""
-    value = torch.tensor([1.0, 0.75, -0.74, 0.375, 0.37, -0.1])
-    assert power_of_two(value, 3).tolist() == [1.0, 1.0, -0.5, 0.5, 0.0, 0.0]
 
 
 @pytest.mark.parametrize("stages", [[{"methods": ["inq", "inq"]}], ["inq", "inq"]])
@@ -60,8 +54,7 @@ def test_zeros_of_a_transform_that_is_no_mask_are_seen(tmp_path: Path) -> None:
             seen[stage.name] = float((alive != used).sum())
             seen[f"{stage.name} zeros"] = float((~alive).sum())
 
-    methods = {"inq": INQ, "looks": Looks}
-    known = Registry.open([("given", offering(methods=methods, layers={"powers-of-two": PowersOfTwo}))])
+    known = registry(looks=Looks)
     inq = {"name": "inq", "methods": [{"inq": {"share": 1.0, "bits": 3}}, "looks"], "epochs": 0}
     run(recipe([inq]), known, tmp_path / "inq")
     shared = [

@@ -57,6 +57,18 @@ def test_runs_of_other_seeds_share_a_base_with_a_seed_of_its_own(tmp_path: Path,
     assert len(list(cache.glob("*.safetensors"))) == 1
 
 
+def test_a_cached_net_that_its_builder_no_longer_makes_is_trained_anew(tmp_path: Path, cache: Path) -> None:
+    first = start(tmp_path / "0", 0, BASE)
+    (file,) = cache.glob("*.safetensors")
+    tree = load_tree(file)
+    tree["net"]["tensors"]["older.weight"] = tree["net"]["tensors"].pop("linear.weight")
+    save_tree(file, tree)
+
+    second, third = (start(tmp_path / str(s), 0, BASE) for s in (1, 2))
+    assert torch.equal(weights(second), weights(first))
+    assert ["cached" in job.stages[0] for job in (second, third)] == [False, True]
+
+
 def test_without_one_each_seed_has_its_own(tmp_path: Path, cache: Path) -> None:
     first, second = (start(tmp_path / str(s), s, BASE) for s in (0, 1))
     assert not torch.equal(weights(first), weights(second))

@@ -112,8 +112,8 @@ def peak() -> int:
         lambda m, t: m.update(model={"key": "vit", "dim": 3 * 2**20}),
         lambda m, t: m["facts"].update(outputs=10**8),
         lambda m, t: m["structure"].update(shapes={"fc1.weight": [50_000, 50_000]}),
-        lambda m, t: m["structure"].update(layers={"fc1": {"key": "test-scaled", "config": {"size": 10**7}}}),
-        lambda m, t: m["transforms"][0]["config"].update(size=10**7),
+        lambda m, t: m["structure"].update(layers={"fc1": {"key": "test-scaled", "config": {"size": 10**9}}}),
+        lambda m, t: m["transforms"][0]["config"].update(size=10**9),
     ],
 )
 def test_a_net_that_is_too_large_takes_no_memory(artifact: Path, change: Any) -> None:

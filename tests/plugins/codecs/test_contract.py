@@ -15,6 +15,7 @@ from condensery.errors import ArtifactError
 from condensery.nets import BitPack, Branch, Codec, Coding, Dense, Leaf
 from condensery.storage import Source, codec_of, decode
 from condensery_plugins.codecs.affine import Affine
+from condensery_plugins.codecs.binary_basis import BinaryBasis
 from condensery_plugins.codecs.bitmap import Bitmap
 from condensery_plugins.codecs.codebooks import ProductCodebook, ResidualCodebook
 from condensery_plugins.codecs.huffman import Huffman
@@ -36,6 +37,7 @@ def residual(base: Tensor) -> tuple[Leaf | Branch, Tensor]:
 
 CASES: dict[str, Callable[[Tensor], tuple[Leaf | Branch, Tensor]]] = {
     "affine": lambda base: (Affine(4, torch.tensor(0.1)), base * torch.tensor(0.1)),
+    "binary-basis": lambda base: (BinaryBasis(torch.tensor([1.0, 2.0]), zeros=True), base.float().clamp(-1, 1) * 3),
     "bitmap": lambda base: (Bitmap(), base / 3),
     "bitpack": lambda base: (BitPack.of(base), base),
     "dense": lambda base: (Dense("float16"), (base / 3).half()),

@@ -10,7 +10,6 @@ around it.
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -19,6 +18,7 @@ import torch
 from torch import nn
 
 from condensery.errors import MethodError
+from condensery.nets import deep_copied
 from condensery.surgery import Cut, Forward, apply, casted, gap, masked, verify
 from condensery.surgery.attention.blocks import first, stream
 from condensery.surgery.attention.classes import KnownClasses
@@ -78,8 +78,8 @@ def _differences(
     cut: Cut, net: nn.Module, example: Any, forward: Forward, classes: KnownClasses, dtype: torch.dtype
 ) -> Iterator[tuple[str, float]]:
     """Yield each attention mode with the difference of the cut net from the masked one, in one precision."""
-    whole, inputs = copy.deepcopy(net).to(dtype), casted(example, dtype)
-    after = copy.deepcopy(whole)
+    whole, inputs = deep_copied(net, {}).to(dtype), casted(example, dtype)
+    after = deep_copied(whole, {})
     apply(cut, after)
     before = reference(cut, whole, after, classes)
 
