@@ -127,9 +127,9 @@ class Jobs:
         """
         from condensery.run import Run
 
-        if (done := self.report(job)) is not None:
-            return done
-        recipe, begun = self.recipe(job), (job.folder / "recipe.json").is_file()
+        # One that has ended is only read, and what a kill left beside its report is removed.
+        ended, recipe = self.report(job), self.recipe(job)
+        begun = ended is not None or (job.folder / "recipe.json").is_file()
         run = Run(recipe, self.registry, out=job.folder, device=device, resume=begun, tier=self.tier, show=show)
         try:
             return run.execute()
