@@ -45,14 +45,13 @@ class Subset:
                 raise UsageError(f"data.subset.without: no example has class {label}")
             keep &= labels != label
         order = order[keep[order]]
+        if not len(order):
+            raise UsageError("data.subset: it leaves no example")
 
         if self.per_class is not None:
             shuffled = labels[order]
             parts = [order[shuffled == label][: self.per_class] for label in torch.unique(shuffled)]
             order = torch.cat(parts)
-
-        if not len(order):
-            raise UsageError("data.subset: it leaves no example")
         if self.size is not None:
             if self.size > len(order):
                 raise UsageError(f"data.subset.size: {self.size} asked for, the split has {len(order)} examples")

@@ -220,8 +220,9 @@ def test_a_net_whose_outputs_are_no_numbers_is_no_success(tmp_path: Path) -> Non
     assert not (tmp_path / "o" / "report.json").exists()
 
 
-def test_a_subset_that_leaves_no_example_is_refused(tmp_path: Path) -> None:
-    data = {"subset": {"without": list(range(10))}}
+@pytest.mark.parametrize("share", [{}, {"per_class": 2}, {"size": 8}])
+def test_a_subset_that_leaves_no_example_is_refused(share: dict[str, int], tmp_path: Path) -> None:
+    data = {"subset": {"without": list(range(10)), **share}}
     with pytest.raises(UsageError, match="it leaves no example"):
         Run(recipe([{"epochs": 1}], data=data), registry(), out=tmp_path / "o").execute()
     assert not (tmp_path / "o").exists()
