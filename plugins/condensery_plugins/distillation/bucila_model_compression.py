@@ -15,13 +15,6 @@ from condensery_plugins.distillation.pairs import refuse_other_classes, warnings
 from condensery_plugins.distillation.softened import softened
 
 
-class Pool:
-    """Inputs without labels; an object of its own, so that no checkpoint holds what ``prepare`` makes again."""
-
-    def __init__(self, inputs: Tensor) -> None:
-        self.inputs = inputs
-
-
 @dataclass(eq=False, kw_only=True)
 class BucilaModelCompression(Method):
     """Let a small net imitate a large one on a pool of made-up inputs that nobody has labelled.
@@ -77,12 +70,14 @@ class BucilaModelCompression(Method):
             made.append(pool_of(data, min(self.size, 16) if stage.dry else self.size, make, self.nominal))
         if self.real or not made:
             made.append(data)
-        self.pool_ = Pool(torch.cat(made).to(stage.device))
+        self.inputs = torch.cat(made).to(
+            stage.device
+        )  # not kept: prepare makes the same again
 
     @hookimpl
     def batches(self, stage: Stage) -> Iterator[Batch]:
         """Yield one epoch from the pool: as many batches as the task has, by which the learning rate is set."""
-        inputs, size = self.pool_.inputs, stage.train.batch_size
+        inputs, size = self.inputs, stage.train.batch_size
         draw = torch.Generator().manual_seed(stage.seed * 1_000_003 + stage.epoch)
         wanted = stage.steps_per_epoch * size
         order = torch.cat([torch.randperm(len(inputs), generator=draw) for _ in range(-(-wanted // len(inputs)))])
@@ -103,4 +98,4 @@ class BucilaModelCompression(Method):
     @hookimpl
     def report(self, stage: Stage) -> dict[str, float]:
         """Return the size of the pool, and what speaks against the pair."""
-        return {"pool_examples": float(len(self.pool_.inputs))} | warnings_of(stage)
+        return {"pool_examples": float(len(self.inputs))} | warnings_of(stage)
