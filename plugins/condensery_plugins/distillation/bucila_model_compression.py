@@ -70,9 +70,7 @@ class BucilaModelCompression(Method):
             made.append(pool_of(data, min(self.size, 16) if stage.dry else self.size, make, self.nominal))
         if self.real or not made:
             made.append(data)
-        self.inputs = torch.cat(made).to(
-            stage.device
-        )  # not kept: prepare makes the same again
+        self.inputs = torch.cat(made).to(stage.device)  # not kept: prepare makes the same again
 
     @hookimpl
     def batches(self, stage: Stage) -> Iterator[Batch]:
