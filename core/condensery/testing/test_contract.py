@@ -109,11 +109,16 @@ def test_it_works_beside_another(contract_case: Case, registry: Registry, tmp_pa
 
 @pytest.mark.dear
 def test_it_works_beside_itself(contract_case: Case, registry: Registry, tmp_path: Path) -> None:
-    """A second copy acts too, or is refused by name where the first took away what it needs, or has its hook."""
-    recipe = contract_case.recipe(registry, contract_case.key)
+    """A second copy acts too, or is refused by name: the first took what it needs, has its hook, or left nothing."""
+    second, said = f"{contract_case.key}#2", ""
+    try:
+        done = play(contract_case.recipe(registry, contract_case.key), registry, tmp_path / "run")
+    except (NotApplicable, PluginError) as refusal:
+        said = str(refusal)
+
     if contract_case.refuses_itself(registry):
-        with pytest.raises((NotApplicable, PluginError), match=f"{contract_case.key}#2"):
-            play(recipe, registry, tmp_path / "run")
-        return
-    done = play(recipe, registry, tmp_path / "run")
-    assert list(done.stage.manager.methods) == [contract_case.key, f"{contract_case.key}#2"]
+        assert second in said
+    elif said:
+        assert contract_case.key in said
+    else:
+        assert list(done.stage.manager.methods) == [contract_case.key, second]

@@ -16,9 +16,10 @@ def refuse_other_classes(stage: Stage, key: str) -> None:
     :param key: the method's.
     :raises NotApplicable: naming the teacher and both numbers of classes.
     """
-    outputs = stage.play(stage.sample(2)[0], [stage.student, *stage.teachers])
+    teachers = [teacher for teacher in stage.teachers if teacher.built]  # a copy of the student has its classes
+    outputs = stage.play(stage.sample(2)[0], [stage.student, *teachers])
     mine = outputs["student"].rows.shape[1]
-    for teacher in stage.teachers:
+    for teacher in teachers:
         theirs = outputs[teacher.name].rows.shape[1]
         if theirs != mine:
             raise NotApplicable(key, f"{teacher.name} tells {theirs} classes apart, the student {mine}")
