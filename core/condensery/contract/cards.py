@@ -269,7 +269,7 @@ class Card(Worded):
     :param contract: where the contract suite must treat the method differently, see :mod:`condensery.testing`.
     """
 
-    key: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    key: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=64)
     class_: str | None = Field(None, alias="class", pattern=r"^[A-Za-z_]\w*$")
     layers: dict[str, Target] = {}
     codecs: dict[str, Target] = {}

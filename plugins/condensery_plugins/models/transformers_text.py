@@ -21,6 +21,18 @@ LOADING = {
 """What transformers takes beside a config's own fields: where things come from, and whose code computes them."""
 NAMES = ("model_type", "architectures", "transformers_version", "id2label", "label2id", "torch_dtype", "dtype")
 """Fields of a config that say where it's from, or repeat others."""
+MOST_LABELS = 100_000
+"""A config has a name for each label, which is copied with every net: a million took seconds."""
+
+
+def _labels(facts: TaskFacts) -> int:
+    """Return the number of labels of a sequence classifier.
+
+    :raises UsageError: if there are too many.
+    """
+    if facts.outputs > MOST_LABELS:
+        raise UsageError(f"a sequence classifier has at most {MOST_LABELS:,} labels, the task {facts.outputs:,}")
+    return facts.outputs
 
 
 @builder("text")
@@ -57,7 +69,7 @@ def build_small(
         "attention_probs_dropout_prob": dropout,
         # BERT's 0.02 is meant for a width of 768; a narrow net that starts so small takes many epochs to wake up.
         "initializer_range": 0.02 * (768 / size) ** 0.5,
-        "num_labels": facts.outputs,
+        "num_labels": _labels(facts),
         "pad_token_id": 0,
         "attn_implementation": attention,
     }
@@ -89,7 +101,7 @@ def build_hf(
     if not pretrained:
         config.setdefault("vocab_size", facts.vocabulary)
 
-    source, made = _config(key, name, pretrained, {**config, "num_labels": facts.outputs})
+    source, made = _config(key, name, pretrained, {**config, "num_labels": _labels(facts)})
     _check_fit(key, facts, made, pretrained)
     net = _net(key, source, made, pretrained, {} if attention is None else {"attn_implementation": attention})
     if source != made.model_type:

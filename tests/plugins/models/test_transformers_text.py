@@ -45,6 +45,11 @@ def test_the_small_net_has_the_size_it_was_asked_for() -> None:
     assert logits(net, **inputs()).shape == (2, 3)
 
 
+def test_a_million_labels_are_refused_before_a_name_is_made_for_each() -> None:
+    with pytest.raises(UsageError, match="at most 100,000 labels, the task 1,048,576"):
+        build_small(TaskFacts("text", outputs=2**20, vocabulary=40, length=12), "transformer")
+
+
 def test_eager_and_fused_attention_compute_the_same() -> None:
     nets = [build_small(FACTS, "transformer", attention=how).eval() for how in ("eager", "sdpa")]
     nets[1].load_state_dict(nets[0].state_dict())
