@@ -103,6 +103,7 @@ def test_a_card_is_found_by_its_key(write: Write) -> None:
 
 WRONG = {
     "misnamed.yaml": (text_of("sum-pruning"), "the file must be named after its key, 'sum-pruning'"),
+    "long.yaml": (text_of("x" * 999), "key: String should have at most 64 characters"),
     "bounds.yaml": (
         text_of("bounds", hyperparameters={"x": {"type": "int", "default": None, "ge": 2, "le": 1, "meaning": "m"}}),
         "hyperparameters.x: no number is >= 2 and <= 1",
