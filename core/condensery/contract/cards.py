@@ -252,11 +252,14 @@ class Contract(Strict):
     :param refuses: by network, a regular expression that must be found in the reason why the method doesn't apply. It
         is needed only where the sentence matters, or where the card names the network but the suite's small net lacks
         what the method needs.
+    :param once: a regular expression that is found in the reason why a second copy can't act in the same stage, where
+        neither the method's words nor its hooks tell that.
     """
 
     stage: dict[str, Any] = {}
     before: list[dict[str, Any]] = []
     refuses: dict[Network, re.Pattern[str]] = {}
+    once: re.Pattern[str] | None = None
 
 
 class Card(Worded):
