@@ -143,6 +143,7 @@ class UnitRunner:
             "report": report,
             "wall_s": round(sum(epoch["wall_s"] for epoch in history), 2),
         }
+
         if stage.missed:
             entry["missed"] = stage.missed
             share = sum(stage.missed.values())
@@ -153,6 +154,7 @@ class UnitRunner:
         if gone:
             entry["collapsed"] = gone
             self.show.line(f"{unit.title}: collapsed: {', '.join(gone)}")
+
         self.stages.append(entry)
 
 
