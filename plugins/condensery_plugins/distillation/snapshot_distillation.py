@@ -5,14 +5,14 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from condensery import Method, Stage, hookimpl
+from condensery import Stage, hookimpl
 from condensery.run import Outputs, Player
-from condensery_plugins.distillation.pairs import refuse_other_classes, warnings_of
+from condensery_plugins.distillation.soft_targets import Taught
 from condensery_plugins.distillation.softened import divergence, softened
 
 
 @dataclass(eq=False, kw_only=True)
-class SnapshotDistillation(Method):
+class SnapshotDistillation(Taught):
     """Let a net learn from what it was at the end of the cycle before.
 
     Yang, Xie, Su, Yuille: "Snapshot Distillation: Teacher-Student Optimization in One Generation", CVPR 2019 [49].
@@ -30,16 +30,9 @@ class SnapshotDistillation(Method):
 
     key = "snapshot-distillation"
 
-    needs = frozenset({"teacher", "classifier-logits"})
-
     T: float = 3.0
     teacher_weight: float = 1.0
     label_weight: float | None = None
-
-    @hookimpl
-    def prepare(self, stage: Stage) -> None:
-        """Refuse a teacher of other classes."""
-        refuse_other_classes(stage, self.key)
 
     @hookimpl
     def loss_terms(self, outputs: Mapping[str, Outputs], player: Player, stage: Stage) -> dict[str, Tensor]:
@@ -51,8 +44,3 @@ class SnapshotDistillation(Method):
     def task_weight(self) -> float:
         """Give the labels their weight."""
         return 1 + 1 / self.T if self.label_weight is None else self.label_weight
-
-    @hookimpl
-    def report(self, stage: Stage) -> dict[str, float]:
-        """Return what speaks against this teacher."""
-        return warnings_of(stage)

@@ -14,22 +14,32 @@ from condensery_plugins.distillation.softened import divergence, softened
 
 
 @dataclass(eq=False, kw_only=True)
-class SoftTargets(Method):
+class Taught(Method):
+    """A method whose teacher tells the same classes apart as the student, which is looked at in every pair."""
+
+    needs = frozenset({"teacher", "classifier-logits"})
+
+    @hookimpl
+    def prepare(self, stage: Stage) -> None:
+        """Refuse a teacher of other classes."""
+        refuse_other_classes(stage, self.key)
+
+    @hookimpl
+    def report(self, stage: Stage) -> dict[str, float]:
+        """Return what speaks against this pair of teacher and student."""
+        return warnings_of(stage)
+
+
+@dataclass(eq=False, kw_only=True)
+class SoftTargets(Taught):
     """A method whose student learns (1 - alpha) task + alpha T^2 KL(teacher^T || student^T).
 
     The divergence is summed over classes and averaged over the task's rows. Of several teachers the mean of their
     probabilities teaches.
     """
 
-    needs = frozenset({"teacher", "classifier-logits"})
-
     T: float = 4.0
     alpha: float = 0.9
-
-    @hookimpl
-    def prepare(self, stage: Stage) -> None:
-        """Refuse a teacher of other classes."""
-        refuse_other_classes(stage, self.key)
 
     @hookimpl
     def loss_terms(self, outputs: Mapping[str, Outputs], player: Player, stage: Stage) -> dict[str, Tensor]:
@@ -41,8 +51,3 @@ class SoftTargets(Method):
     def task_weight(self, stage: Stage) -> float:
         """Give the hard labels what is left."""
         return 1.0 - self.alpha
-
-    @hookimpl
-    def report(self, stage: Stage) -> dict[str, float]:
-        """Return what speaks against this pair of teacher and student."""
-        return warnings_of(stage)
