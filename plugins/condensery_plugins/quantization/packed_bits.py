@@ -85,7 +85,8 @@ def packed_layer(owner: nn.Module, prefer: Prefer) -> Packed | None:
     if prefer == "bits":
         if signs is not None and inputs == SIGNS and bool(signs[0].all()) and torch.equal(*signs[1]):
             return XnorLayer.filled(*signs, **settings)
-        if (powers := _powers(final)) is not None:
+        powers = _powers(final) if whole is None or inputs is None else None  # products of int8 are faster
+        if powers is not None:
             return ShiftLayer.filled(*powers, **settings)
         if signs is not None and inputs is None:
             return SelectLayer.filled(*signs, **settings)
@@ -172,10 +173,13 @@ def _signs(final: Tensor) -> tuple[Tensor, Tensor] | None:
 
 
 def _powers(final: Tensor) -> tuple[Tensor, Tensor] | None:
-    """Return signs times places of powers of two, and the smallest power, or ``None`` for any other weight."""
-    mantissas, exponents = torch.frexp(final.double())
+    """Return signs times places of powers of two, and the smallest one, or ``None`` for any other weight.
+
+    All may have one factor in common, as from a scale of the layer.
+    """
+    mantissas, exponents = torch.frexp(final.double().abs())
     used = final != 0
-    if not bool(used.any()) or not bool((mantissas[used].abs() == 0.5).all()):
+    if not bool(used.any()) or not bool((mantissas[used] == mantissas.max()).all()):
         return None
 
     least = int(exponents[used].min())
@@ -183,7 +187,7 @@ def _powers(final: Tensor) -> tuple[Tensor, Tensor] | None:
     levels = int(places.max())
     if levels > 127 or levels == 1:
         return None
-    return final.sign() * places, final.new_full((2, len(final)), 2.0 ** (least - 1))
+    return final.sign() * places, final.new_full((2, len(final)), float(mantissas.max()) * 2.0**least)
 
 
 @dataclass(eq=False, kw_only=True)
