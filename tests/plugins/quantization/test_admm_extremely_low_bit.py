@@ -31,7 +31,7 @@ from condensery_plugins.quantization.packed_layers import ShiftLayer
 
 
 def test_nearest_levels_by_hand() -> None:
-    """Parted halfway: 0, 1, 2, 4 at 1/2, 3/2 and 3, what is exactly there going down; two levels at zero, which is +1."""
+    """Parted halfway: 0, 1, 2, 4 at 1/2, 3/2 and 3, halfway going down; two levels at 0, which is +1."""
     value = torch.tensor([0.5, 0.51, -1.5, 1.51, -3.0, 3.01, -99.0, 0.0])
     assert nearest(value, (0, 1, 2, 4)).tolist() == [0, 1, -1, 2, -2, 4, -4, 0]
     assert nearest(value, (0, 1, 2)).tolist() == [0, 1, -1, 2, -2, 2, -2, 0]
@@ -193,7 +193,7 @@ def recipe(**settings: Any) -> Any:
 
 
 def test_the_net_that_is_left_is_low_bit(tmp_path: Path) -> None:
-    """What is measured and stored is G, not the float weights that it was trained with; a larger rho leaves less gap."""
+    """What is measured and stored is G, not the float weights it was trained with; a larger rho leaves less gap."""
     gaps = []
     for number, rho in enumerate((0.0, 3.0)):
         done = play(recipe(rho=rho, levels="two-shifts", rounds=1), REGISTRY, tmp_path / str(number))
