@@ -229,7 +229,6 @@ class CartPole(Control):
     key = "cartpole"
     games = (CARTPOLE,)
     metrics = Control.metrics[:1]
-    default_model = "mlp"
 
 
 class Acrobot(Control):
@@ -238,4 +237,3 @@ class Acrobot(Control):
     key = "acrobot"
     games = (ACROBOT,)
     metrics = Control.metrics[:1]
-    default_model = "mlp"

@@ -185,7 +185,8 @@ def peaks(maps: Tensor, height: int, width: int) -> Tensor:
     """
     rows, columns = maps.shape[2:]
     best = maps.flatten(2).argmax(2)
-    padded = nn.functional.pad(maps, (1, 1, 1, 1), mode="replicate").flatten(2)
+    # At an edge the neighbour on the other side stands in, so that an answer isn't moved there.
+    padded = nn.functional.pad(maps, (1, 1, 1, 1), mode="reflect").flatten(2)
 
     def beside(step: int) -> Tensor:
         place = (best // columns + 1) * (columns + 2) + best % columns + 1 + step
