@@ -130,6 +130,9 @@ class UnitRunner:
         self.snapshots.take(stage, unit.id, epoch=stage.epoch + 1)
         kept = {"unit": unit.id, "snapshots": self.snapshots.files}
         self.folder.save(PROGRESS, kept | progress_of(stage, history))
+        for player in stage.players.values():
+            if player.memory is not None:
+                player.memory.save()
         self.observer.epoch_ended(stage, history)
 
     def _note(self, stage: Stage, unit: Unit, history: History, report: dict[str, float], gone: list[str]) -> None:
@@ -180,6 +183,7 @@ def _close(stage: Stage) -> None:
     vars(stage).pop("surgeon", None)  # it holds the stage: neither would go, nor the nets
     for player in stage.players.values():
         player.taps.remove()
+        player.memory = None
         detach_temporary(player.module)
         player.helpers.clear()
         player.thaw()
