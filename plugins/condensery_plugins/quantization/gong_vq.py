@@ -103,10 +103,9 @@ class GongVQ(Method):
     """Cluster the weights of dense layers, one by one, in pieces of rows, or by whole rows, and keep the centers alone.
 
     Gong, Liu, Yang, Bourdev: "Compressing Deep Convolutional Networks using Vector Quantization", 2014 [35].
-    ``k-means``
-    clusters all numbers of a layer. ``product`` cuts each row into pieces of ``length`` numbers, and those at the same
-    place have a codebook of their own. ``residual`` clusters whole rows, and again what ``books`` - 1 times is left.
-    ``binary`` keeps signs. ``axis`` says what a row is: the weights of one output, or those of one input.
+    ``k-means`` clusters all numbers of a layer. ``product`` cuts each row into pieces of ``length`` numbers, and those
+    at the same place have a codebook of their own. ``residual`` clusters whole rows, and again what is left, with as
+    many ``books``. ``binary`` keeps signs. ``axis`` says what a row is: the weights of one output, or of one input.
 
     When: everything happens as the stage starts, on the trained net. Nothing trains in the paper: ``epochs: 0``.
 

@@ -142,7 +142,11 @@ class Packed(Layer):
         return {"weight": self.weight, **bias}
 
     def work(self, *inputs: Any) -> Counted:
-        """Return multiply-accumulates as the plain layer would do them, and their bit operations."""
+        """Return multiply-accumulates as the plain layer would do them, their bit operations, and the bytes moved.
+
+        Codes count at their width; the input is read as it comes, in floats, and floats are written. Windows of a
+        convolution and what the codes become for the products are left out.
+        """
         (x,) = inputs
         outputs = x[..., 0].numel()
         if self.geometry is not None:
@@ -150,7 +154,8 @@ class Packed(Layer):
             outputs = len(x) * rows * columns
         macs = outputs * self.codes.numel()
         bits = self.weight_bits, 32 if self.inputs is None else self.inputs.bits
-        return Counted(macs, outputs * int(self.codes.count_nonzero()), macs * bits[0] * bits[1], (bits,))
+        moved = -(-self.codes.numel() * self.weight_bits // 8) + x.nbytes + 4 * outputs * self.shape[0]
+        return Counted(macs, outputs * int(self.codes.count_nonzero()), macs * bits[0] * bits[1], moved, (bits,))
 
     @property
     def _kernel(self) -> tuple[int, int]:
