@@ -6,19 +6,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from condensery import Method, Stage, Transform, hookimpl, straight_through
-from condensery.nets import QUANTIZE, Coding
-from condensery_plugins.codecs.palette import Palette
-from condensery_plugins.quantization.binarized import Edges, hold, unrectify
-from condensery_plugins.quantization.calibration import quantized_share
+from condensery import Stage, Transform, Weight, hookimpl, straight_through
+from condensery.nets import QUANTIZE
+from condensery_plugins.quantization.binarized import attach_signs
+from condensery_plugins.quantization.calibration import levels_beyond
 from condensery_plugins.quantization.gradients import passing
+from condensery_plugins.quantization.quantizer import FixedWidth
 from condensery_plugins.quantization.signs import sign
+from condensery_plugins.quantization.tanh_levels import FewLevels
 
 RIDGE = 1e-6
 """Added to the normal equations, for bases that are nearly the same."""
 
 
-class ShiftedSigns(Transform):
+class ShiftedSigns(FewLevels):
     """A sum of signs of the weight, each moved by another share of its deviation and with a scale of its own.
 
     B_m = sign(w - mean(w) + u_m std(w)), u_m evenly spaced from -1 to 1, or 0 for one alone; the scales are those with
@@ -29,12 +30,6 @@ class ShiftedSigns(Transform):
     """
 
     key = "shifted-signs"
-    rank = QUANTIZE
-    bits: int
-
-    def __init__(self, bits: int) -> None:
-        super().__init__()
-        self.bits = bits
 
     def forward(self, value: Tensor) -> Tensor:
         """Return the sums, of the weight's shape."""
@@ -50,16 +45,7 @@ class ShiftedSigns(Transform):
 
     def holds(self, final: Tensor) -> str | None:
         """Check the number of levels: the signs of one weight differ in where they change, and in nothing else."""
-        levels = int((torch.unique(final) != 0).sum())
-        return f"{levels} levels besides zero, more than {self.bits + 1}" if levels > self.bits + 1 else None
-
-    def config(self) -> dict[str, Any]:
-        """Return the number of signs."""
-        return {"bits": self.bits}
-
-    def code(self, coding: Coding, final: Tensor) -> Coding:
-        """Return a codebook of the sums that occur, and a code for each weight."""
-        return Coding(Palette(final))
+        return levels_beyond(final, self.bits + 1)
 
 
 def best_scales(bases: list[Tensor], value: Tensor) -> Tensor:
@@ -105,7 +91,7 @@ class BinaryActivations(Transform):
 
 
 @dataclass(eq=False, kw_only=True)
-class ABCNet(Method):
+class ABCNet(FixedWidth):
     """Train a net whose weights and inner inputs are sums of several signs, each with a scale of its own.
 
     Lin, Zhao, Pan: "Towards Accurate Binary Convolutional Neural Network", NeurIPS 2017 [27]. A layer's weight is a sum
@@ -124,29 +110,20 @@ class ABCNet(Method):
 
     key = "abc-net"
 
-    needs = frozenset({"float-weights"})
     leaves = frozenset({"quantized-weights", "quantized-activations"})
-    removes = frozenset({"float-weights"})
 
     weight_bases: int = 5
     activation_bases: int | None = 5
-    edges: Edges = "float"
+
+    def weight_quantizer(self, weight: Weight, bits: int) -> ShiftedSigns:
+        """Return what holds the layer's weights at sums of signs."""
+        return ShiftedSigns(self.weight_bases)
 
     @hookimpl
     def prepare(self, stage: Stage) -> None:
         """Hold weights and inputs at sums of signs."""
-        first = stage.edges()[0]
-        weights = hold(stage, self.key, lambda _: ShiftedSigns(self.weight_bases), self.edges)
-        if self.activation_bases is None:
-            return
-
-        several = (nn.MultiheadAttention,)  # it has three inputs, which stay float
-        paths = [w.path for w in weights if w.path != first and not isinstance(w.module, several)]
-        unrectify(stage, self.key, list(dict.fromkeys(paths)))
-        for path in dict.fromkeys(paths):
-            stage.attach(f"{path}:input", self.key, BinaryActivations(self.activation_bases))
-
-    @hookimpl
-    def report(self, stage: Stage) -> dict[str, float]:
-        """Return the share of the net's parameters that are sums of signs."""
-        return quantized_share(stage, self.key)
+        self.quantize(stage)
+        if (count := self.activation_bases) is not None:
+            first = stage.edges()[0]
+            inner = [weight for weight in self.held(stage) if weight.path != first]
+            attach_signs(stage, self.key, inner, lambda: BinaryActivations(count))

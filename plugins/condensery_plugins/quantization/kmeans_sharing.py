@@ -12,7 +12,7 @@ from condensery import Method, Stage, Transform, Weight, hookimpl
 from condensery.nets import QUANTIZE, Coding
 from condensery.recipe import derive_seed
 from condensery_plugins.codecs.palette import Palette
-from condensery_plugins.quantization.calibration import refuse_quantized, too_many_levels
+from condensery_plugins.quantization.calibration import levels_beyond, refuse_quantized
 from condensery_plugins.quantization.lloyd import Start, lloyd, start_centers
 
 
@@ -51,7 +51,7 @@ class SharedWeights(Transform):
 
     def holds(self, final: Tensor) -> str | None:
         """Check the number of levels."""
-        return too_many_levels(final, self.code_bits)
+        return levels_beyond(final, 2**self.code_bits)
 
     def alive(self, latent: Tensor) -> Tensor:
         """Return which weights don't have the code of zero, which is fixed."""

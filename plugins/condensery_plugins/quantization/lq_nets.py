@@ -7,11 +7,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from condensery import Method, Stage, Transform, Weight, hookimpl, straight_through
+from condensery import Transform, Weight, straight_through
 from condensery.nets import QUANTIZE, Coding
 from condensery_plugins.codecs.binary_basis import BinaryBasis
-from condensery_plugins.quantization.calibration import Seen, flat, quantize_layers, quantized_share
+from condensery_plugins.quantization.calibration import Seen, flat
 from condensery_plugins.quantization.gradients import passing
+from condensery_plugins.quantization.quantizer import BitQuantizer
 from condensery_plugins.quantization.signs import Groups
 
 MEDIAN = 0.6745
@@ -156,7 +157,7 @@ class LearnedBasis(Transform):
 
 
 @dataclass(eq=False, kw_only=True)
-class LQNets(Method):
+class LQNets(BitQuantizer):
     """Train a net with weights and activations at levels that are sums of a few learned numbers, each plus or minus.
 
     Zhang, Yang, Ye, Hua: "LQ-Nets: Learned Quantization for Highly Accurate and Compact Deep Neural Networks", ECCV
@@ -174,29 +175,11 @@ class LQNets(Method):
 
     key = "lq-nets"
 
-    needs = frozenset({"float-weights"})
-    leaves = frozenset({"quantized-weights", "quantized-activations"})
-    removes = frozenset({"float-weights"})
-
     weight_bits: int = 2
     activation_bits: int | None = 2
-    edge_bits: int | None = None
     start: Literal["fitted", "paper"] = "fitted"
 
-    @hookimpl
-    def prepare(self, stage: Stage) -> None:
-        """Attach the quantizers."""
-        quantize_layers(
-            stage,
-            self.key,
-            weight_bits=self.weight_bits,
-            activation_bits=self.activation_bits,
-            edge_bits=self.edge_bits,
-            for_weight=self._for_weight,
-            for_input=self._for_input,
-        )
-
-    def _for_weight(self, weight: Weight, bits: int) -> LearnedBasis:
+    def weight_quantizer(self, weight: Weight, bits: int) -> LearnedBasis:
         """Return a weight's quantizer: levels evenly spaced over as many times the deviation, or fitted from there."""
         latent, (axis, inputs) = weight.latent.detach(), weight.axes
         shape = [size if dim == axis else 1 for dim, size in enumerate(latent.shape)]
@@ -206,7 +189,7 @@ class LQNets(Method):
         sizes = latent.movedim(axis, 0).flatten(1).square().mean(1).sqrt()
         return made.start(MEDIAN * sizes / 2 ** (bits - 1), latent)
 
-    def _for_input(self, seen: Seen, bits: int) -> LearnedBasis:
+    def input_quantizer(self, seen: Seen, bits: int) -> LearnedBasis:
         """Return an input's quantizer; half of what is normally distributed has passed a ReLU."""
         values = flat(seen)
         signed = bool((values < 0).any())
@@ -215,8 +198,3 @@ class LQNets(Method):
         if self.start == "paper":
             return made.start(unit)
         return made.start(unit * (values.square().mean() * (1 if signed else 2)).sqrt(), values)
-
-    @hookimpl
-    def report(self, stage: Stage) -> dict[str, float]:
-        """Return the share of the net's parameters that are quantized."""
-        return quantized_share(stage, self.key)
