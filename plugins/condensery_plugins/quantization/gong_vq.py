@@ -10,12 +10,13 @@ import torch
 from sklearn.cluster import KMeans
 from torch import Tensor, nn
 
-from condensery import Method, NotApplicable, Stage, Transform, Weight, hookimpl
+from condensery import NotApplicable, Stage, Transform, Weight, hookimpl
 from condensery.nets import QUANTIZE, Coding, Dense
 from condensery.recipe import derive_seed
 from condensery_plugins.codecs.codebooks import ProductCodebook, ResidualCodebook
 from condensery_plugins.quantization.calibration import refuse_quantized
 from condensery_plugins.quantization.kmeans_sharing import shared_weights
+from condensery_plugins.quantization.quantizer import Quantizer
 from condensery_plugins.quantization.signs import ScaledSign
 
 Scheme = Literal["binary", "k-means", "product", "residual"]
@@ -99,7 +100,7 @@ def kmeans(vectors: Tensor, count: int, seed: int) -> Centers:
 
 
 @dataclass(eq=False, kw_only=True)
-class GongVQ(Method):
+class GongVQ(Quantizer):
     """Cluster the weights of dense layers, one by one, in pieces of rows, or by whole rows, and keep the centers alone.
 
     Gong, Liu, Yang, Bourdev: "Compressing Deep Convolutional Networks using Vector Quantization", 2014 [35].
@@ -116,9 +117,7 @@ class GongVQ(Method):
 
     key = "gong-vq"
 
-    needs = frozenset({"float-weights"})
     leaves = frozenset({"palette", "quantized-weights"})
-    removes = frozenset({"float-weights"})
 
     scheme: Scheme = "product"
     centers: int = 16
@@ -191,9 +190,8 @@ class GongVQ(Method):
     @hookimpl
     def report(self, stage: Stage) -> dict[str, float]:
         """Return the squared error as a share of the squares, how many times smaller layers are, and their share."""
-        held = [w for w in stage.weights() if w.stack is not None and self.key in w.stack.transforms]
         return {
             "error_percent": 100 * self.lost_ / max(self.power_, 1e-30),
             "dense_rate_ratio": self.plain_ / max(1, self.stored_),
-            **stage.reached(held),
+            **stage.reached(self.held(stage)),
         }

@@ -12,8 +12,8 @@ from condensery.nets import attach
 
 CPU = torch.device("cpu")
 KEYS = {
-    "parameters", "nonzeros", "macs", "effective_macs", "bitops", "moved_bytes", "bytes", "latency_ms", "latency_spread_ms",
-    "latency_batch64_ms", "fps", "threads", "memory_bytes", "quality",
+    "parameters", "nonzeros", "macs", "effective_macs", "bitops", "moved_bytes", "bytes",
+    "latency_ms", "latency_spread_ms", "latency_batch64_ms", "fps", "threads", "memory_bytes", "quality",
 }  # fmt: skip
 
 

@@ -35,7 +35,7 @@ def test_pieces_at_one_place_share_a_codebook() -> None:
     """Left pieces (0,0), (0,2), (9,0), (9,2) have the centers (0,1), (9,1); right ones (5,5), (7,5), (5,0), (7,0) have
     (6,5), (6,0).
     """
-    rows = [[0.0, 0, 5, 5], [0, 2, 7, 5], [9, 0, 5, 0], [9, 2, 7, 0]]
+    rows: list[list[float]] = [[0, 0, 5, 5], [0, 2, 7, 5], [9, 0, 5, 0], [9, 2, 7, 0]]
     value, method, stage = clustered(rows, centers=2)
     assert value.tolist() == [[0, 1, 6, 5], [0, 1, 6, 5], [9, 1, 6, 0], [9, 1, 6, 0]]
     # 16 floats over 4 x 2 codes of one bit, in one byte, and two codebooks of 2 x 2 floats.
@@ -52,7 +52,7 @@ def test_rows_may_run_along_the_outputs() -> None:
 
 def test_what_whole_rows_leave_is_clustered_again() -> None:
     """First (0,1) and (9,1), which leave (0,-1) and (0,1): the sums are the rows themselves."""
-    rows = [[0.0, 0], [0, 2], [9, 0], [9, 2]]
+    rows: list[list[float]] = [[0, 0], [0, 2], [9, 0], [9, 2]]
     assert clustered(rows, scheme="residual", centers=2, books=1)[0].tolist() == [[0, 1], [0, 1], [9, 1], [9, 1]]
     assert clustered(rows, scheme="residual", centers=2)[0].tolist() == rows
 
