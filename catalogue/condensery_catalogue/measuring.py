@@ -140,9 +140,8 @@ def layer_rows(target: Target) -> list[dict[str, Any]]:
         row = {"path": path, "class": type_before_parametrizations(module).__name__}
         row |= sizes.get(path, {"parameters": 0, "nonzeros": 0})
         done = work.get(path)
-        row["macs"] = done.macs if done else unknown
-        row["effective_macs"] = done.effective_macs if done else unknown
-        row["bitops"] = done.bitops if done else unknown
+        for name in ("macs", "effective_macs", "bitops", "moved_bytes"):
+            row[name] = getattr(done, name) if done else unknown
         row["bits"] = [list(pair) for pair in done.bits] if done else []
         rows.append(row)
     return rows

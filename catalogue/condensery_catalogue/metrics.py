@@ -12,6 +12,7 @@ FIGURES = {
     "macs": "MACs",
     "effective_macs": "effective MACs, weights that are not zero",
     "bitops": "bit operations",
+    "moved_bytes": "bytes moved, weights at their stored width",
     "memory_bytes": "peak memory of activations (bytes)",
     "latency_batch64_ms": "latency, batch 64 (ms, median)",
     "fps": "examples per second, batch 64",
@@ -34,6 +35,7 @@ RATIOS = {
     "macs_removed_percent": "MACs removed (%)",
     "effective_macs": "effective MACs, before over after (x)",
     "bitops": "bit operations, before over after (x)",
+    "moved_bytes": "bytes moved, before over after (x)",
     "speedup": "latency of batch 1, before over after (x)",
     "fps": "examples per second, after over before (x)",
 }

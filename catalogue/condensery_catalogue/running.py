@@ -175,6 +175,7 @@ ROWS = (
     ("MACs", "macs", "macs"),
     ("effective MACs", "effective_macs", "effective_macs"),
     ("bit operations", "bitops", "bitops"),
+    ("bytes moved", "moved_bytes", "moved_bytes"),
     ("activations, peak (bytes)", "memory_bytes", None),
     ("latency, batch 1 (ms)", "latency_ms", "speedup"),
     ("  its spread (ms)", "latency_spread_ms", None),

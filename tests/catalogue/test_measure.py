@@ -39,6 +39,7 @@ def test_a_model_by_its_spelling(capsys: pytest.CaptureFixture[str]) -> None:
         "macs": 36_864,
         "effective_macs": 36_864,
         "bitops": 36_864 * 1024,
+        "moved_bytes": 4 * (576 + 2 * 8 * 64),
         "bits": [[32, 32]],
     }
     assert (layers["bn1"]["macs"], layers["bn1"]["bits"]) == (0, [])
@@ -75,7 +76,7 @@ def test_an_artifact_measures_as_its_run_did(
     report, out = run
     found = said(capsys, str(out / "artifact.safetensors"), layers=True)
     exact = (
-        "parameters", "nonzeros", "macs", "effective_macs", "bitops", "bytes", "memory_bytes", "quality",
+        "parameters", "nonzeros", "macs", "effective_macs", "bitops", "moved_bytes", "bytes", "memory_bytes", "quality",
     )  # fmt: skip
     assert {k: found[k] for k in exact} == {k: report["after"][k] for k in exact}
     assert found["bitops"] == RESNET8 * 4 * 4

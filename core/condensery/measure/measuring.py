@@ -21,6 +21,7 @@ from condensery.tasks import Batch, Split, Subset, Task, channels_last
 
 WARM_UP = 3
 RUNS, BATCH_RUNS = 15, 5
+WORK = ("macs", "effective_macs", "bitops", "moved_bytes")
 BATCH = 64
 _QUICK = ContextVar("quick", default=False)
 
@@ -217,8 +218,8 @@ def _work(task: Task, model: nn.Module, bits: Mapping[str, int] | None) -> dict[
     try:
         work = count_work(task, model, bits)
     except UsageError as error:
-        return {"macs": None, "effective_macs": None, "bitops": None, "macs_unknown": str(error)}
-    return {"macs": work.macs, "effective_macs": work.effective_macs, "bitops": work.bitops}
+        return {**dict.fromkeys(WORK), "macs_unknown": str(error)}
+    return {name: getattr(work, name) for name in WORK}
 
 
 def ratios(before: dict[str, Any], after: dict[str, Any]) -> dict[str, float | None]:
@@ -247,6 +248,7 @@ def ratios(before: dict[str, Any], after: dict[str, Any]) -> dict[str, float | N
         "macs_removed_percent": None if fewer is None else 100.0 * (1 - 1 / fewer),
         "effective_macs": over("effective_macs"),
         "bitops": over("bitops"),
+        "moved_bytes": over("moved_bytes"),
         "speedup": over("latency_ms"),
         "fps": None if faster is None else 1 / faster,
     }

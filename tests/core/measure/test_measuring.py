@@ -12,8 +12,8 @@ from condensery.nets import attach
 
 CPU = torch.device("cpu")
 KEYS = {
-    "parameters", "nonzeros", "macs", "effective_macs", "bitops", "bytes", "latency_ms", "latency_spread_ms",
-    "latency_batch64_ms", "fps", "threads", "memory_bytes", "quality",
+    "parameters", "nonzeros", "macs", "effective_macs", "bitops", "moved_bytes", "bytes",
+    "latency_ms", "latency_spread_ms", "latency_batch64_ms", "fps", "threads", "memory_bytes", "quality",
 }  # fmt: skip
 
 
@@ -63,7 +63,7 @@ def test_work_that_cannot_be_counted_is_unknown_and_says_why() -> None:
             return torch.view_as_real(torch.fft.rfft(x))
 
     said = measure(Inputs(lambda n: torch.ones(n, 3)), Spectrum(), CPU, quality=False)
-    assert said["macs"] is said["effective_macs"] is said["bitops"] is None
+    assert said["macs"] is said["effective_macs"] is said["bitops"] is said["moved_bytes"] is None
     assert said["macs_unknown"] == "MACs of Spectrum can't be counted: unknown op aten._fft_r2c"
     assert set(said) == KEYS | {"macs_unknown"}
 
@@ -94,6 +94,7 @@ SIDE: dict[str, Any] = {
     "macs": 100,
     "effective_macs": 90,
     "bitops": 102400,
+    "moved_bytes": 600,
     "latency_ms": 3.0,
     "fps": 50.0,
 }
@@ -104,6 +105,7 @@ AFTER: dict[str, Any] = {
     "macs": 50,
     "effective_macs": 30,
     "bitops": 3200,
+    "moved_bytes": 150,
     "latency_ms": 2.0,
     "fps": 125.0,
 }
@@ -120,6 +122,7 @@ def test_ratios_by_hand() -> None:
         "macs_removed_percent": 50.0,
         "effective_macs": 3.0,
         "bitops": 32.0,
+        "moved_bytes": 4.0,
         "speedup": 1.5,
         "fps": 2.5,
     }
@@ -128,7 +131,7 @@ def test_ratios_by_hand() -> None:
 @pytest.mark.parametrize("side", ["before", "after"])
 def test_a_ratio_of_an_unknown_or_zero_figure_is_unknown(side: str) -> None:
     unknown = {"parameters": 0, "nonzeros": 0, "fps": 0.0} | dict.fromkeys(
-        ("bytes", "macs", "effective_macs", "bitops", "latency_ms"), None
+        ("bytes", "macs", "effective_macs", "bitops", "moved_bytes", "latency_ms"), None
     )
     found = ratios(unknown, AFTER) if side == "before" else ratios(SIDE, unknown)
     assert found["storage_rate"] == (0.0 if side == "before" else None)
