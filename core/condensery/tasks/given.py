@@ -199,9 +199,9 @@ def as_batch(given: Any, *, nested: bool = False) -> Batch:
     if isinstance(given, Batch):
         return given
     if isinstance(given, Mapping):
-        inputs = dict(given)
-        labels = next((inputs.pop(name) for name in LABELS if name in inputs), None)
-        return Batch(inputs, labels)
+        named = dict(given)
+        answers = next((named.pop(name) for name in LABELS if name in named), None)
+        return Batch(named, answers)
     if isinstance(given, Tensor):
         return Batch(given)
     if not isinstance(given, Sequence) or len(given) != 2:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +25,8 @@ class Plain(nn.Module):
         self.head = nn.Linear(16, 3)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.head(self.body(images).mean((2, 3)))
+        scores: Tensor = self.head(self.body(images).mean((2, 3)))
+        return scores
 
 
 class Noisy(Dataset[tuple[Tensor, Tensor]]):
@@ -43,10 +45,11 @@ class Noisy(Dataset[tuple[Tensor, Tensor]]):
         return image, label
 
 
-def loaders(examples: int = 60, batch_size: int = 20) -> tuple[DataLoader[tuple[Tensor, Tensor]], ...]:
+def loaders(examples: int = 60, batch_size: int = 20) -> tuple[DataLoader[Any], DataLoader[Any]]:
     """Return a loader that shuffles noisy images, and one of a fixed set."""
     torch.manual_seed(5)
-    fixed = TensorDataset(*map(torch.stack, zip(*Noisy(30), strict=True)))
+    noisy = Noisy(30)
+    fixed = TensorDataset(torch.stack([noisy[i][0] for i in range(30)]), noisy.labels)
     return DataLoader(Noisy(examples), batch_size=batch_size, shuffle=True), DataLoader(fixed, batch_size=15)
 
 

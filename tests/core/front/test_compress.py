@@ -22,7 +22,8 @@ from condensery.tasks import Metric
 @pytest.fixture(scope="module")
 def pruned() -> tuple[Plain, Mapping[str, Tensor], Result, list[dict[str, Any]]]:
     """A net, what it held before, the result of slimming and distilling it, and what an observer was told."""
-    net, seen = Plain(), []
+    net = Plain()
+    seen: list[dict[str, Any]] = []
     held = {name: value.clone() for name, value in net.state_dict().items()}
     train, test = loaders()
     line = "network-slimming(ratio=0.25) -> hinton-kd"
@@ -98,10 +99,16 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(tmp_path: Path) -> None
         run(tmp_path / "stopped", observer=Stop())
     resumed = run(tmp_path / "stopped", resume=True)
 
-    assert whole.net.head.weight.count_nonzero() > 0
+    assert whole.report["after"]["nonzeros"] > 0
     for name, value in whole.net.state_dict().items():
         assert torch.equal(value, resumed.net.state_dict()[name]), name
-    again = {"train": loaders()[0], "epochs": 3, "out": tmp_path / "stopped", "resume": True, "quiet": True}
+    again: dict[str, Any] = {
+        "train": loaders()[0],
+        "epochs": 3,
+        "out": tmp_path / "stopped",
+        "resume": True,
+        "quiet": True,
+    }
     with pytest.raises(UsageError, match="another recipe"):
         condensery.compress(Plain(seed=1), line, **again)
 
@@ -187,7 +194,9 @@ def test_a_classifier_of_hugging_face_with_batches_that_are_mappings() -> None:
     torch.manual_seed(0)
     net = transformers.BertForSequenceClassification(config)
     ids = torch.randint(1, 30, (16, 10))
-    batches = [{"input_ids": i, "attention_mask": torch.ones_like(i), "labels": i[:, 0] % 2} for i in ids.split(4)]
+    batches = [
+        {"input_ids": i, "attention_mask": torch.ones_like(i), "labels": i[:, 0] % 2} for i in torch.split(ids, 4)
+    ]
     result = condensery.compress(net, "magnitude(sparsity=0.5)", train=batches, test=batches, quiet=True)
     assert type(result.net) is transformers.BertForSequenceClassification
     assert result.report["after"]["quality"]["errors"] <= 16
