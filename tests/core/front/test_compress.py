@@ -110,7 +110,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(tmp_path: Path) -> None
         "quiet": True,
     }
     with pytest.raises(UsageError, match="another recipe"):
-        condensery.compress(Plain(seed=1), line, **again)
+        condensery.compress(Plain(seed=1), line, train=loaders()[0], **again)
 
 
 def test_the_callers_own_draws_go_on_as_if_nothing_had_been_drawn() -> None:
