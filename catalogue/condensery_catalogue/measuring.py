@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from condensery.contract import Registry
 from condensery.errors import UsageError
+from condensery.front import figure
 from condensery.recipe import ModelSpec, TaskSpec, checked, parse_model, parse_task
 from condensery_catalogue.listing import console, open_registry, table
 from condensery_catalogue.metrics import FIGURES
-from condensery_catalogue.running import check_device, figure, quiet_libraries
+from condensery_catalogue.running import check_device, quiet_libraries
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -33,7 +33,6 @@ from condensery.run.collapse import marks
 from condensery.run.folder import ARTIFACT, NET, ORIGINAL, PROGRESS, RunFolder
 from condensery.run.opening import Opener, check_settings
 from condensery.run.progress import Observer, Progress
-from condensery.run.resume import generators_kept
 from condensery.run.search import Budget
 from condensery.run.snapshots import Snapshots
 from condensery.run.stage import Stage
@@ -41,7 +40,7 @@ from condensery.run.trials import try_artifact, try_metrics
 from condensery.run.unit import UnitRunner
 from condensery.run.validation import Validation, held_out, precision_of, with_validation
 from condensery.storage import Baked, bake, save_artifact
-from condensery.tasks import Batch, build_task
+from condensery.tasks import Batch, build_task, generators_kept
 
 SIZES = ("sparsity", "parameters", "nonzeros")
 """What a round's ``until`` may ask about, besides the task's metrics."""

@@ -26,12 +26,11 @@ from condensery.run.builder import Builder
 from condensery.run.checks import check_optimizer, check_players
 from condensery.run.memory import Memory, room
 from condensery.run.players import Player
-from condensery.run.resume import seed_generators
 from condensery.run.stage import Stage
 from condensery.run.steps import Defaults, parse_every
 from condensery.run.validation import held_out
 from condensery.surgery.attention import KnownClasses
-from condensery.tasks import Subset
+from condensery.tasks import Subset, seed_generators
 
 DRY_STEPS = 2
 """Batches of a dry stage, unless a player steps less often."""
