@@ -20,7 +20,6 @@ ROWS = (
     ("activations, peak (bytes)", "memory_bytes", None),
     ("latency, batch 1 (ms)", "latency_ms", "speedup"),
     ("  its spread (ms)", "latency_spread_ms", None),
-    ("examples per second, batch 64", "fps", "fps"),
 )
 """Title, key of the figure, key of the ratio."""
 WIDTH = 80
