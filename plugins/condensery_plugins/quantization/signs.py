@@ -106,6 +106,21 @@ class Signed(Transform):
         return Coding(Affine(2, scales, group=self.groups.size), {"codes": Coding(Ternary() if zeros else Signs())})
 
 
+class SumOfSigns(Transform):
+    """What holds values at sums of a few numbers; with ``signed`` each has a plus or a minus, otherwise 1 or 0.
+
+    :param bits: how many numbers.
+    """
+
+    rank = QUANTIZE
+    bits: int
+    signed = True
+
+    def numbers(self, value: Tensor) -> Tensor:
+        """Return the numbers with which it holds a value, ``(bits, ...)``, each broadcasting against the value."""
+        raise NotImplementedError
+
+
 class ScaledSign(Signed):
     """The sign of a weight or of an activation, zero being positive, with the scale 1 or the mean size of its group.
 
