@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -55,8 +55,11 @@ def quantize_layers(
     edge_bits: int | None,
     for_weight: Callable[[Weight, int], Transform],
     for_input: Callable[[Seen, int], Transform],
+    layer_bits: Mapping[str, int] | None = None,
+    layer_activation_bits: Mapping[str, int] | None = None,
     embeddings: bool = False,
     samples: int = SAMPLES,
+    attach: Callable[[str, str, Transform], None] | None = None,
 ) -> None:
     """Put a quantizer on every layer's weights, and one on its input unless ``activation_bits`` is ``None``.
 
@@ -66,17 +69,22 @@ def quantize_layers(
     :param edge_bits: of the first and the last layer, weights and inputs; ``None``: they stay float.
     :param for_weight: makes a quantizer from a weight and its bits.
     :param for_input: makes one from what reached a layer, and its bits.
+    :param layer_bits: of the weights of some layers, as a user names them; they override the bits above.
+    :param layer_activation_bits: of their inputs.
     :param embeddings: quantize tables of embeddings too, with ``weight_bits``.
     :param samples: examples whose activations ``for_input`` sees.
+    :param attach: is given each quantizer with its target and the method's key, in place of ``stage.attach``.
     :raises NotApplicable: naming a layer that is quantized already; if no layer is left between two float ones; or
         where no example is there to calibrate on.
     """
-    bits = plan_bits(stage, weight_bits, edge_bits)
+    attach = attach or stage.attach
+    bits = plan_bits(stage, weight_bits, edge_bits) | stage.layers(layer_bits or {}, f"{method}.layer_bits")
     if not bits:
         raise NotApplicable(method, "the net has no layers between the first and the last, which stay float")
     input_bits, inputs = {}, {}
     if activation_bits is not None:
-        input_bits = plan_bits(stage, activation_bits, edge_bits)
+        chosen = stage.layers(layer_activation_bits or {}, f"{method}.layer_activation_bits")
+        input_bits = plan_bits(stage, activation_bits, edge_bits) | chosen
         inputs = _inputs(stage, method, bits, samples)  # of the net in floats
         for path in [path for path in bits if path not in inputs]:
             if path in _several(stage):
@@ -88,12 +96,13 @@ def quantize_layers(
     for weight in stage.weights():
         if weight.path in bits:
             refuse_quantized(method, weight)
-            stage.attach(weight.name, method, for_weight(weight, bits[weight.path]))
+            attach(weight.name, method, for_weight(weight, bits[weight.path]))
     for table in stage.weights(kinds=(nn.Embedding,)) if embeddings else ():
         refuse_quantized(method, table)
-        stage.attach(table.name, method, for_weight(table, weight_bits))
+        attach(table.name, method, for_weight(table, weight_bits))
     for path, calls in inputs.items():
-        stage.attach(f"{path}:input", method, for_input(calls, input_bits[path]))
+        if path in input_bits:  # an edge whose weights alone were given bits has none
+            attach(f"{path}:input", method, for_input(calls, input_bits[path]))
 
 
 def _inputs(stage: Stage, method: str, paths: Iterable[str], samples: int) -> dict[str, Seen]:

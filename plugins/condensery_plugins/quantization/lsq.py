@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -89,6 +89,8 @@ class LSQ(Method):
     weight_bits: int = 4
     activation_bits: int = 4
     edge_bits: int = 8
+    layer_bits: dict[str, int] = field(default_factory=dict)
+    layer_activation_bits: dict[str, int] = field(default_factory=dict)
     activations: bool = True
     embeddings: bool = False
 
@@ -101,6 +103,8 @@ class LSQ(Method):
             weight_bits=self.weight_bits,
             activation_bits=self.activation_bits if self.activations else None,
             edge_bits=self.edge_bits,
+            layer_bits=self.layer_bits,
+            layer_activation_bits=self.layer_activation_bits,
             for_weight=lambda weight, bits: LearnedStep(bits).start(weight.latent),
             for_input=self._for_input,
             embeddings=self.embeddings,

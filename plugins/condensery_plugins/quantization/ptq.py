@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from condensery import Method, Stage, Weight, hookimpl
 from condensery_plugins.quantization.calibration import SAMPLES, Seen, quantize_layers, quantized_share
@@ -36,6 +36,8 @@ class PTQ(Method):
     weight_bits: int = 8
     activation_bits: int | None = 8
     edge_bits: int | None = 8
+    layer_bits: dict[str, int] = field(default_factory=dict)
+    layer_activation_bits: dict[str, int] = field(default_factory=dict)
     observer: Observer = "min-max"
     weight_observer: Observer = "min-max"
     percent: float = 99.99
@@ -61,6 +63,8 @@ class PTQ(Method):
             weight_bits=self.weight_bits,
             activation_bits=self.activation_bits,
             edge_bits=self.edge_bits,
+            layer_bits=self.layer_bits,
+            layer_activation_bits=self.layer_activation_bits,
             for_weight=self._for_weight,
             for_input=self._for_input,
             embeddings=self.embeddings,
