@@ -9,12 +9,12 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from condensery import Method, NotApplicable, Stage, Transform, hookimpl
+from condensery import Batch, NotApplicable, Stage, Transform, Weight, hookimpl
 from condensery.files import read_json, write_json
 from condensery.nets import attach, clone
 from condensery.recipe import derive_seed
 from condensery.run import Ongoing, Parameter, Search, Space, TrialStore, best_trials, run_search
-from condensery_plugins.quantization.calibration import SAMPLES, quantize_layers, quantized_share
+from condensery_plugins.quantization.calibration import SAMPLES, Plan, Seen, quantize_layers
 from condensery_plugins.quantization.layer_widths import (
     INPUTS,
     RUNS,
@@ -29,7 +29,8 @@ from condensery_plugins.quantization.layer_widths import (
     layer_cost,
 )
 from condensery_plugins.quantization.observers import Observe, Scheme, entropy, min_max
-from condensery_plugins.quantization.uniform import for_input, for_weight
+from condensery_plugins.quantization.quantizer import Quantizer
+from condensery_plugins.quantization.uniform import Uniform, for_input, for_weight
 from condensery_plugins.quantization.width_searches import WIDTHS, GreedyWidths, WidthAgent
 from condensery_plugins.searches.drawn import RandomSearch
 
@@ -41,7 +42,7 @@ DRY = 2
 
 
 @dataclass(eq=False, kw_only=True)
-class HAQ(Method):
+class HAQ(Quantizer):
     """Let an agent choose the bits of each layer, so that the net scores best within a budget.
 
     Wang, Liu, Lin, Lin, Han: "HAQ: Hardware-Aware Automated Quantization with Mixed Precision", CVPR 2019 [33]. A DDPG
@@ -72,9 +73,6 @@ class HAQ(Method):
 
     key = "haq"
 
-    needs = frozenset({"float-weights"})
-    leaves = frozenset({"quantized-weights", "quantized-activations"})
-    removes = frozenset({"float-weights"})
     asks_quality = True
 
     cost: Cost = "size"
@@ -91,7 +89,8 @@ class HAQ(Method):
     @hookimpl
     def prepare(self, stage: Stage) -> None:
         """Search, and attach the quantizers of the best trial."""
-        made = {bits: self._made(stage, bits) for bits in range(self.min_bits, self.max_bits + 1)}
+        examples = stage.sample(self.samples)
+        made = {bits: self._made(stage, bits, examples) for bits in range(self.min_bits, self.max_bits + 1)}
         budget, rows = self._budget(stage, set(made[self.max_bits]))
         metric = stage.task.metrics[0]
         space = Space(
@@ -123,22 +122,25 @@ class HAQ(Method):
         for target, transform in _chosen(made, self.widths_).items():
             stage.attach(target, self.key, transform)
 
-    def _made(self, stage: Stage, bits: int) -> dict[str, Transform]:
+    def _made(self, stage: Stage, bits: int, examples: Sequence[Batch]) -> dict[str, Transform]:
         """Return a quantizer of so many bits for each target, the edges' of ``max_bits``; none is attached."""
         made: dict[str, Transform] = {}
-        quantize_layers(
-            stage,
-            self.key,
-            weight_bits=bits,
-            activation_bits=None if self.cost == "size" else bits,
-            edge_bits=self.max_bits,
-            for_weight=lambda weight, width: for_weight(weight, Scheme(width), _observer(width), estimator="identity"),
-            for_input=lambda seen, width: for_input(seen, width, _observer(width)),
-            samples=self.samples,
-            attach=lambda target, _, transform: made.update({target: transform}),
-        )
+
+        def keep(target: str, _: str, transform: Transform) -> None:
+            made[target] = transform
+
+        plan = Plan(bits, None if self.cost == "size" else bits, self.max_bits)
+        quantize_layers(stage, self.key, plan, self.weight_quantizer, self.input_quantizer, examples, keep)
         made.pop(f"{stage.edges()[0]}:input", None)
         return made
+
+    def weight_quantizer(self, weight: Weight, bits: int) -> Uniform:
+        """Return a grid for all of a layer's weights, which the gradient passes everywhere."""
+        return for_weight(weight, Scheme(bits), _observer(bits), estimator="identity")
+
+    def input_quantizer(self, seen: Seen, bits: int) -> Uniform:
+        """Return a grid for what reached the layer."""
+        return for_input(seen, bits, _observer(bits))
 
     def _budget(self, stage: Stage, targets: set[str]) -> tuple[Budget, list[list[float]]]:
         """Return what widths may cost, and the features of each step that decides on one.
@@ -207,7 +209,7 @@ class HAQ(Method):
             "cost_percent": 100 * self.cost_,
             "score": self.score_,
             **{name: float(bits) for name, bits in self.widths_.items()},
-            **quantized_share(stage, self.key),
+            **super().report(stage),
         }
 
 
