@@ -26,7 +26,7 @@ def test_a_game_that_is_over_begins_anew_and_shows_its_end() -> None:
     """A cart that is always pushed to the right lets its pole fall, beyond 12 degrees."""
     tables = Games("CartPole-v1", [3, 4])
     first = tables.seen.clone()
-    for _ in range(20):
+    for number in range(20):  # noqa: B007  read behind the loop
         moved = tables.move(torch.ones(2, dtype=torch.long))
         assert moved.earned.tolist() == [1, 1]
         if moved.over[0]:
