@@ -1,4 +1,4 @@
-"""``fit``: which methods a net can take, why not the others, what goes before and after, and what it has come to here."""
+"""``fit``: which methods a net can take, why not the others, what goes with what, and what it has come to here."""
 
 from __future__ import annotations
 
