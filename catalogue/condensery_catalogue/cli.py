@@ -171,12 +171,13 @@ def measure(
     task: Annotated[str | None, typer.Option(help="A task that the net fits; its own by default.")] = None,
     device: Device = "auto",
     layers: Annotated[bool, typer.Option("--layers", help="Show each layer too.")] = False,
+    batched: Annotated[bool, typer.Option("--batched", help="Time batches of 64 examples too.")] = False,
     json: Json = False,
 ) -> None:
     """Measure a net: parameters, work, bytes, memory, speed."""
     from condensery_catalogue.measuring import measure_target
 
-    measure_target(target, task, device, layers=layers, as_json=json)
+    measure_target(target, task, device, layers=layers, batched=batched, as_json=json)
 
 
 @app.command("inspect")

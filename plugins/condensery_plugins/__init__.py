@@ -13,6 +13,7 @@ CODECS = (
     ("binary-basis", "codecs.binary_basis:BinaryBasis"),
     ("bitmap", "codecs.bitmap:Bitmap"),
     ("huffman", "codecs.huffman:Huffman"),
+    ("moved", "codecs.moved:Moved"),
     ("offset", "codecs.offset:Offset"),
     ("palette", "codecs.palette:Palette"),
     ("product-codebook", "codecs.codebooks:ProductCodebook"),

@@ -98,7 +98,11 @@ class Paper(Strict):
 
 
 class Hyperparameter(Worded):
-    """One setting: type, default, range (of a list or a dict: of each entry) and meaning; equal to the method's own."""
+    """One setting: type, default, range (of a list or a dict: of each entry) and meaning; equal to the method's own.
+
+    :param amount: of the one number that says how much a method takes away: whether a larger value takes ``more`` or
+        ``less``.
+    """
 
     type: Literal["float", "int", "bool", "str", "dict", "list"]
     default: Any
@@ -108,6 +112,7 @@ class Hyperparameter(Worded):
     le: Number | None = None
     choices: list[str] | None = None
     unit: str | None = None
+    amount: Literal["more", "less"] | None = None
     meaning: Text
 
     @model_validator(mode="after")

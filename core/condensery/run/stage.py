@@ -253,14 +253,19 @@ class Stage(Training):
         found = self.task.batches("train", batch_size=size, subset=subset, seed=self.seed, device=self.device)
         return [self._shown(batch) for batch in found]
 
-    def record_inputs(self, paths: Sequence[str], n: int, player: str = "student") -> dict[str, list[Tensor]]:
-        """Return what reaches some layers on ``n`` sampled examples: path -> one tensor for each call.
+    def record_inputs(
+        self, paths: Sequence[str], n: int | Sequence[Batch], player: str = "student"
+    ) -> dict[str, list[Tensor]]:
+        """Return what reaches some layers on sampled examples: path -> one tensor for each call.
 
         That is the float in a layer's first argument, of a packed sequence its values; layers that get none, token ids
         for instance, and those that aren't called, are left out.
+
+        :param n: how many examples are sampled, or the batches of some that are sampled already.
         """
+        batches = self.sample(n) if isinstance(n, int) else n
         got: dict[str, list[Tensor]] = {path: [] for path in paths}
-        for path, given in self._seen(self.players[player].module, paths, self.sample(n)):
+        for path, given in self._seen(self.players[player].module, paths, batches):
             got[path] += [tensor.detach() for tensor in tensors_in(given) if tensor.is_floating_point()]
         return {path: parts for path, parts in got.items() if parts}
 
