@@ -44,6 +44,19 @@ def show(key: str, json: Json = False) -> None:
 
 
 @app.command()
+def fit(
+    model: Annotated[str, typer.Argument(help="A model: resnet20, 'vit(dim=24)'; for a net of your own: Python.")],
+    task: Annotated[str | None, typer.Option(help="A task that the net fits; digits by default.")] = None,
+    method: Annotated[str | None, typer.Option(help="Say all of this method alone: partners, command.")] = None,
+    json: Json = False,
+) -> None:
+    """Tell which methods a net can take, why not the others, and what goes with what."""
+    from condensery_catalogue.fitting import print_fit
+
+    print_fit(model, task, method, as_json=json)
+
+
+@app.command()
 def plugins(json: Json = False) -> None:
     """List the installed plugins, what they offer, and what is wrong with them."""
     from condensery_catalogue.listing import list_plugins
@@ -171,12 +184,13 @@ def measure(
     task: Annotated[str | None, typer.Option(help="A task that the net fits; its own by default.")] = None,
     device: Device = "auto",
     layers: Annotated[bool, typer.Option("--layers", help="Show each layer too.")] = False,
+    batched: Annotated[bool, typer.Option("--batched", help="Time batches of 64 examples too.")] = False,
     json: Json = False,
 ) -> None:
     """Measure a net: parameters, work, bytes, memory, speed."""
     from condensery_catalogue.measuring import measure_target
 
-    measure_target(target, task, device, layers=layers, as_json=json)
+    measure_target(target, task, device, layers=layers, batched=batched, as_json=json)
 
 
 @app.command("inspect")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from condensery.contract import KINDS, Entry, Registry
 from condensery.errors import UnknownKey
+from condensery.front import console_table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -46,12 +47,9 @@ def console() -> Console:
 
 def table(*columns: str, title: str | None = None) -> Table:
     """Return an empty table of the house's look; long words are folded, never cut."""
-    from rich import box
-    from rich.table import Table
-
-    made = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for column in columns:
-        made.add_column(column, overflow="fold", no_wrap=column in UNBROKEN)
+    made = console_table(*columns, title=title)
+    for column in made.columns:
+        column.no_wrap = column.header in UNBROKEN
     return made
 
 

@@ -64,7 +64,8 @@ def test_smoke_runs(key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert result["scale"] == "scaled-down"
     assert all(c["verdict"]["word"] == "scaled-down" for c in result["comparisons"] if c["verdict"])
     first = next(iter(result["arms"].values()))
-    assert len(first["quality"]["accuracy"]["values"]) == len(result["seeds"]) == 1
+    assert all(len(figure["values"]) == len(result["seeds"]) == 1 for figure in first["quality"].values())
+    assert first["quality"]
     assert (tmp_path / "out" / "smoke" / "result.svg").is_file() == is_drawn(result)
     plan = load_reproduction(REGISTRY, key)  # whatever is compared is kept, so that it can be judged again
     assert rejudge.rejudged(result, plan, card_of(REGISTRY, plan))["comparisons"] == result["comparisons"]
@@ -76,7 +77,8 @@ def test_what_is_to_be_run_for_hours_plays_two_batches_a_stage(key: str, tmp_pat
     """The dry run of each arm of the desk and paper tiers; it needs their data."""
     for name, tier in load_reproduction(REGISTRY, key).tiers.items():
         for arm, recipe in tier.recipes(key).items() if name != "smoke" else ():
-            assert Run(recipe, REGISTRY, out=tmp_path / name / arm, device="cpu").check().calls
+            found = Run(recipe, REGISTRY, out=tmp_path / name / arm, device="cpu").check()
+            assert found.calls or not recipe.stages  # a teacher alone
 
 
 def test_each_stored_result_belongs_to_the_recipe_of_its_folder() -> None:

@@ -5,6 +5,7 @@ from .players import Outputs as Outputs
 from .players import Player as Player
 from .progress import Observer as Observer
 from .progress import Progress as Progress
+from .progress import Told as Told
 from .recipe_trials import RecipeTrials as RecipeTrials
 from .search import Budget as Budget
 from .search import Evaluate as Evaluate

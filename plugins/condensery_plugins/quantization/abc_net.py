@@ -6,20 +6,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from condensery import Stage, Transform, Weight, hookimpl, straight_through
-from condensery.nets import QUANTIZE
+from condensery import Stage, Weight, hookimpl, straight_through
 from condensery_plugins.quantization.binarized import attach_signs
 from condensery_plugins.quantization.calibration import levels_beyond
 from condensery_plugins.quantization.gradients import passing
 from condensery_plugins.quantization.quantizer import FixedWidth
-from condensery_plugins.quantization.signs import sign
+from condensery_plugins.quantization.signs import SumOfSigns, sign
 from condensery_plugins.quantization.tanh_levels import FewLevels
 
 RIDGE = 1e-6
 """Added to the normal equations, for bases that are nearly the same."""
 
 
-class ShiftedSigns(FewLevels):
+class ShiftedSigns(FewLevels, SumOfSigns):
     """A sum of signs of the weight, each moved by another share of its deviation and with a scale of its own.
 
     B_m = sign(w - mean(w) + u_m std(w)), u_m evenly spaced from -1 to 1, or 0 for one alone; the scales are those with
@@ -31,12 +30,20 @@ class ShiftedSigns(FewLevels):
 
     key = "shifted-signs"
 
+    def _bases(self, value: Tensor) -> list[Tensor]:
+        """Return the signs, each of the weight's shape."""
+        shifts = torch.linspace(-1, 1, self.bits) if self.bits > 1 else torch.zeros(1)
+        centred, deviation = value - value.mean(), value.std(correction=0)
+        return [sign(centred + float(shift) * deviation) for shift in shifts]
+
+    def numbers(self, value: Tensor) -> Tensor:
+        """Return the scales, each for the whole weight."""
+        return best_scales(self._bases(value), value).view(-1, *[1] * value.dim())
+
     def forward(self, value: Tensor) -> Tensor:
         """Return the sums, of the weight's shape."""
         with torch.no_grad():
-            shifts = torch.linspace(-1, 1, self.bits) if self.bits > 1 else torch.zeros(1)
-            centred, deviation = value - value.mean(), value.std(correction=0)
-            bases = [sign(centred + float(shift) * deviation) for shift in shifts]
+            bases = self._bases(value)
             scales = best_scales(bases, value)
             out = torch.zeros_like(value)
             for basis, scale in zip(bases, scales, strict=True):
@@ -56,7 +63,7 @@ def best_scales(bases: list[Tensor], value: Tensor) -> Tensor:
     return found.to(value.dtype)
 
 
-class BinaryActivations(Transform):
+class BinaryActivations(SumOfSigns):
     """A sum of signs of an activation, each with a learned shift and a learned scale.
 
     A_n = 1 where clip(x + v_n, 0, 1) > 1/2, else -1, and the value is the sum of beta_n A_n. The gradient of a sign
@@ -66,9 +73,7 @@ class BinaryActivations(Transform):
     """
 
     key = "binary-activations"
-    rank = QUANTIZE
     settings = {"weight_decay": 0.0}
-    bits: int
 
     def __init__(self, bits: int) -> None:
         super().__init__()
@@ -84,6 +89,10 @@ class BinaryActivations(Transform):
             seen = moved.detach()
             out = out + scale * passing(torch.where(seen > 0.5, 1.0, -1.0), moved, (seen >= 0) & (seen <= 1))
         return out
+
+    def numbers(self, value: Tensor) -> Tensor:
+        """Return the scales."""
+        return self.scales
 
     def config(self) -> dict[str, Any]:
         """Return the number of signs."""

@@ -66,6 +66,28 @@ class SharedWeights(Transform):
         return Coding(Palette(final))
 
 
+def shared_weights(
+    weight: Weight, code_bits: int, levels: int, start: Start, iterations: int, seed: int
+) -> tuple[SharedWeights, float]:
+    """Return a transform with the clusters of a weight's values that no mask holds at zero, and their squared error.
+
+    :param code_bits: width of a code.
+    :param levels: values at most, zero included where a mask holds some.
+    """
+    alive, value = weight.alive, weight.value
+    kept = value[alive]
+    count = min(levels - (0 if bool(alive.all()) else 1), kept.numel())
+    made = SharedWeights(code_bits, list(value.shape), count)
+    if not count:  # a layer may have no weight left
+        return made, 0.0
+
+    found = lloyd(kept, start_centers(kept, count, start, seed), iterations)
+    with torch.no_grad():
+        made.centers.copy_(found.centers)
+    made.codes[alive.cpu()] = (found.members + 1).to(made.codes)
+    return made, found.inertia
+
+
 @dataclass(eq=False, kw_only=True)
 class KMeansSharing(Method):
     """Let the weights of a layer share few values, found by k-means and then trained.
@@ -105,21 +127,12 @@ class KMeansSharing(Method):
 
     def _share(self, stage: Stage, weight: Weight, bits: int) -> None:
         """Let the weights of one layer share values, and count what that changes."""
-        alive, value = weight.alive, weight.value
-        kept = value[alive]
-        most = 2**bits - (0 if bool(alive.all()) else 1)
-        count = min(most, kept.numel())
-        made = SharedWeights(bits, list(value.shape), count)
+        kept = weight.value[weight.alive]
+        seed = derive_seed(self.key, stage.seed, weight.path)
+        made, error = shared_weights(weight, bits, 2**bits, self.init, self.iterations, seed)
 
-        if count:  # a layer may have no weight left
-            seed = derive_seed(self.key, stage.seed, weight.path)
-            found = lloyd(kept, start_centers(kept, count, self.init, seed), self.iterations)
-            with torch.no_grad():
-                made.centers.copy_(found.centers)
-            made.codes[alive.cpu()] = (found.members + 1).to(made.codes)
-            self.error_ += found.inertia
-
-        self.centers_ += count
+        self.error_ += error
+        self.centers_ += len(made.centers)
         self.power_ += float(kept.double().square().sum())
         stage.attach(weight.name, self.key, made)
 

@@ -7,13 +7,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from condensery import Transform, Weight, straight_through
-from condensery.nets import QUANTIZE, Coding
+from condensery import Weight, straight_through
+from condensery.nets import Coding
 from condensery_plugins.codecs.binary_basis import BinaryBasis
 from condensery_plugins.quantization.calibration import Seen, flat
 from condensery_plugins.quantization.gradients import passing
 from condensery_plugins.quantization.quantizer import BitQuantizer
-from condensery_plugins.quantization.signs import Groups
+from condensery_plugins.quantization.signs import Groups, SumOfSigns
 
 MEDIAN = 0.6745
 """Of the size of a standard normal number: the unit of the authors' starting basis."""
@@ -21,7 +21,7 @@ KEPT, RIDGE, ROUNDS = 0.9, 1e-4, 20
 """Share of the old basis that one step leaves; what is added to the normal equations; rounds of a fitted start."""
 
 
-class LearnedBasis(Transform):
+class LearnedBasis(SumOfSigns):
     """Holds values at the nearest of the 2^bits sums of a basis with binary factors; the basis follows the values.
 
     The basis is no trained parameter: one round of alternating least squares is made with the codes of each step, and
@@ -36,8 +36,6 @@ class LearnedBasis(Transform):
     """
 
     key = "learned-basis"
-    rank = QUANTIZE
-    bits: int
     basis: Tensor
 
     def __init__(
@@ -52,6 +50,10 @@ class LearnedBasis(Transform):
         numbers = torch.arange(2**self.bits, device=self.basis.device)[:, None]
         ones = (numbers >> torch.arange(self.bits, device=self.basis.device) & 1).float()
         return 2 * ones - 1 if self.signed else ones
+
+    def numbers(self, value: Tensor) -> Tensor:
+        """Return the basis."""
+        return self.basis
 
     def levels(self) -> Tensor:
         """Return the levels of each group, ``(groups, levels)``; summed in order, as a codec does."""
