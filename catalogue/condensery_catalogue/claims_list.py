@@ -15,7 +15,7 @@ from condensery.contract import Registry
 from condensery.errors import UsageError
 from condensery_catalogue.generated import keep, markdown_table, play
 from condensery_catalogue.listing import own_registry
-from condensery_catalogue.reproduction import load_reproduction
+from condensery_catalogue.reproduction import card_of, load_reproduction
 from condensery_catalogue.results import stored_results
 from condensery_catalogue.wording import claimed, source, subject, word
 
@@ -34,7 +34,7 @@ def standings(registry: Registry) -> dict[tuple[str, str], list[Standing]]:
     found: dict[tuple[str, str], list[Standing]] = {}
     for key in registry.keys("recipes"):
         plan = load_reproduction(registry, key)
-        card = registry.card(plan.card) or {}
+        card = card_of(registry, plan)
         stored = {result["tier"]: result for result in stored_results(registry, key)}
 
         for tier, spec in plan.tiers.items():
@@ -47,7 +47,8 @@ def standings(registry: Registry) -> dict[tuple[str, str], list[Standing]]:
                     standing = (f"compared{smaller}", f"{place}: {word(said)}{why}")
                 else:
                     standing = ("pending", f"{place}{smaller}: {spec.takes or 'no estimate'}")
-                found.setdefault((plan.card, claim["id"]), []).append(standing)
+                whose, _, own = claim["id"].rpartition(":")
+                found.setdefault((whose or plan.card, own), []).append(standing)
     return found
 
 

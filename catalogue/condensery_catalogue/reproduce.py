@@ -14,7 +14,7 @@ from condensery_catalogue.jobs import Jobs
 from condensery_catalogue.judging import judge
 from condensery_catalogue.listing import console, open_registry, table
 from condensery_catalogue.points import is_drawn
-from condensery_catalogue.reproduction import load_reproduction
+from condensery_catalogue.reproduction import card_of, load_reproduction
 from condensery_catalogue.results import publishing_place, recipe_file
 from condensery_catalogue.running import RunOptions, check_device, quiet_libraries, stoppable
 from condensery_catalogue.wording import (
@@ -45,7 +45,7 @@ def reproduce_paper(key: str, tier: str, seeds: int | None, options: RunOptions,
     if tier not in plan.tiers:
         raise UnknownKey("tier", tier, plan.tiers, where=key)
     check_device(options.device)
-    card = registry.card(plan.card) or {}
+    card = card_of(registry, plan)
     quiet_libraries()
 
     # Every name in the tier is looked up first, so that a wrong one fails before anything trains.

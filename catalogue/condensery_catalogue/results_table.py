@@ -13,7 +13,7 @@ from typing import Any
 from condensery.contract import Registry
 from condensery_catalogue.generated import keep, markdown_table, play
 from condensery_catalogue.listing import own_registry
-from condensery_catalogue.reproduction import Reproduction, load_reproduction
+from condensery_catalogue.reproduction import Reproduction, card_of, load_reproduction
 from condensery_catalogue.results import stored_results
 from condensery_catalogue.wording import (
     EFFECT,
@@ -57,7 +57,7 @@ def claim_rows(registry: Registry) -> list[Row]:
     rows: list[Row] = []
     for key in registry.keys("recipes"):
         plan = load_reproduction(registry, key)
-        card = registry.card(plan.card) or {}
+        card = card_of(registry, plan)
         stored = {result["tier"]: result for result in stored_results(registry, key)}
 
         for tier, spec in plan.tiers.items():
