@@ -24,6 +24,7 @@ from condensery.recipe import (
 from condensery.run.builder import Builder
 from condensery.run.checks import check_optimizer, check_players
 from condensery.run.players import Player
+from condensery.run.processes import ALONE, Processes
 from condensery.run.resume import seed_generators
 from condensery.run.stage import Stage
 from condensery.run.steps import Defaults, parse_every
@@ -38,11 +39,12 @@ DRY_STEPS = 2
 class Opener:
     """Opens the stages of one run, in their order: :meth:`open`, then :meth:`prepare`.
 
+    :param processes: that play the run.
     :param dry: of a dry run: a few batches, and the words that methods declare are checked.
     """
 
-    def __init__(self, recipe: Recipe, builder: Builder, *, dry: bool) -> None:
-        self.recipe, self.builder, self.dry = recipe, builder, dry
+    def __init__(self, recipe: Recipe, builder: Builder, processes: Processes = ALONE, *, dry: bool) -> None:
+        self.recipe, self.builder, self.processes, self.dry = recipe, builder, processes, dry
         self._facts: Facts | None = None
         # In a dry run no base is trained, so that weights stand in for trained ones from the start.
         self._stands_in = dry and recipe.trains_first
@@ -82,6 +84,7 @@ class Opener:
             build=self.builder.build,
             classes=KnownClasses(self.builder.registry),
             reach=Reach.of(self.builder.registry),
+            processes=self.processes,
         )
         stage.graphs = self.builder.graphs
         stage.players = dict(players)

@@ -6,6 +6,7 @@ A resumed stage starts as it did the first time (players, prepare), then the sav
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import random
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -17,6 +18,7 @@ from torch import Tensor
 from condensery.contract import settings_of
 from condensery.errors import PluginError
 from condensery.run.stage import Stage
+from condensery.run.workers import Exchanged
 from condensery.storage import as_saved, load_tensors, tensors_of
 
 
@@ -125,6 +127,7 @@ def progress_of(stage: Stage, history: list[dict[str, Any]]) -> dict[str, Any]:
         "step": stage.step,
         "players": players,
         "methods": state_of(stage),
+        "exchanged": dataclasses.asdict(stage.exchanged),
         "rng": rng_state(),
         "history": history,
     }
@@ -146,6 +149,7 @@ def lay_progress(stage: Stage, saved: Mapping[str, Any]) -> list[dict[str, Any]]
                 group["lr"] = rate
 
     load_state(stage, saved["methods"])
+    stage.exchanged = Exchanged(**saved["exchanged"])
     # Last, because whatever came before may have drawn.
     load_rng_state(saved["rng"])
     return list(saved["history"])
