@@ -90,7 +90,8 @@ class _Summed(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        return ctx.processes.sum(grads[0]), None
+        total: Tensor = ctx.processes.sum(grads[0])
+        return total, None
 
 
 class WholeBatchNorms(TorchFunctionMode):
@@ -126,14 +127,14 @@ class WholeBatchNorms(TorchFunctionMode):
         axes = [0, *range(2, given.dim())]
         shape = [1, -1, *(1 for _ in axes[1:])]
         x = given.float()
-        told = torch.cat([x.sum(axes), x.new_tensor([x.numel() / x.shape[1]])])
-        told = _Summed.apply(told, self.processes)
+        own = torch.cat([x.sum(axes), x.new_tensor([x.numel() / x.shape[1]])])
+        told: Tensor = _Summed.apply(own, self.processes)
         count = told[-1].detach()
         mean = told[:-1] / count
 
         # Deviations from the mean of all, which the sum of squares alone would lose to rounding.
         apart = x - mean.view(shape)
-        var = _Summed.apply(apart.square().sum(axes), self.processes) / count
+        var: Tensor = _Summed.apply(apart.square().sum(axes), self.processes) / count
         with torch.no_grad():
             if running_mean is not None and running_var is not None:
                 running_mean.mul_(1 - momentum).add_(mean, alpha=momentum)

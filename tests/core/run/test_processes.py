@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 from tests.core.helpers import recipe, registry
 from tests.core.together import together
+from torch import Tensor
 
 from condensery import Run, load
 from condensery.files import read_json
@@ -52,7 +52,9 @@ def test_two_processes_come_to_what_one_does(line: str, tmp_path: Path) -> None:
     coded = {name: codes for name, value in alone.items() if (codes := codes_of(value)) is not None}
     assert bool(coded) == (line == "lsq")
     for name, codes in coded.items():
-        assert torch.equal(codes, codes_of(shared[name])), name
+        others = codes_of(shared[name])
+        assert others is not None, name
+        assert torch.equal(codes, others), name
 
     first, second = (report["stages"][0]["history"][-1]["terms"] for report in (one, two))
     assert first == pytest.approx(second, abs=1e-4)

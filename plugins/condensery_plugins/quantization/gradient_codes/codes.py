@@ -109,8 +109,8 @@ class ColumnMeans(Code):
     def _laid(self, values: Tensor) -> Tensor:
         """Return numbers as ``(workers, numbers of a column, columns)``."""
         if self.across:
-            return values.unflatten(1, (-1, self.columns))
-        return values.unflatten(1, (self.columns, -1)).transpose(1, 2)
+            return values.view(len(values), -1, self.columns)
+        return values.view(len(values), self.columns, -1).transpose(1, 2)
 
 
 @dataclass(frozen=True)
@@ -171,4 +171,4 @@ class StochasticLevels(Code):
     def _parts(self, values: Tensor) -> Tensor:
         """Return numbers as ``(workers, buckets, numbers of a bucket)``, the last bucket filled with 0."""
         each = self.bucket or values.shape[1]
-        return F.pad(values, (0, -values.shape[1] % each)).unflatten(1, (-1, each))
+        return F.pad(values, (0, -values.shape[1] % each)).view(len(values), -1, each)

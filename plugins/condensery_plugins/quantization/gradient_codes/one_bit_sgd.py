@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from condensery import Stage, hookimpl
-from condensery.run import Bucket, Player
+from condensery.run import Bucket, Player, Workers
 from condensery_plugins.quantization.gradient_codes.codes import Code, ColumnMeans
 from condensery_plugins.quantization.gradient_codes.gradient_code import GradientCode
 
@@ -34,6 +34,11 @@ class OneBitSGD(GradientCode):
     column: Literal["input", "output"] = "input"
     cold_start: float = 0.0
 
+    def start(self, workers: Workers) -> None:
+        """Start with codes, where no stage has a cold start."""
+        super().start(workers)
+        self.coding_ = True
+
     @hookimpl
     def optimizer(self, player: Player, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         """Return plain SGD: what it gets has its momentum already."""
@@ -43,8 +48,6 @@ class OneBitSGD(GradientCode):
     def before_step(self, stage: Stage) -> None:
         """Tell whether the cold start is over."""
         self.coding_ = stage.progress >= self.cold_start
-
-    coding_ = True
 
     def code_of(self, bucket: Bucket) -> Code | None:
         """Return a code by the columns of y = W x: by inputs, or by outputs where they are meant."""

@@ -1,14 +1,13 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from condensery import Stage, hookimpl
-from condensery.run import Bucket, Player
+from condensery.run import Bucket, Player, Workers
 from condensery_plugins.quantization.gradient_codes.codes import Code, Draw, Symbols
 from condensery_plugins.quantization.gradient_codes.gradient_code import GradientCode
 from condensery_plugins.quantization.gradient_codes.words import packed_trits, unpacked_trits
@@ -55,13 +54,16 @@ class TernGrad(GradientCode):
     scale: Literal["max", "limit"] = "max"
     float_layers: list[str] = field(default_factory=list)
 
+    def start(self, workers: Workers) -> None:
+        """Start with all layers in codes."""
+        super().start(workers)
+        self.floats_: list[str] = []
+
     @hookimpl
     def prepare(self, stage: Stage) -> None:
         """Find the layers that stay float."""
         super().prepare(stage)
         self.floats_ = stage.layers(self.float_layers, f"{self.key}.float_layers")
-
-    floats_: ClassVar[Sequence[str]] = ()
 
     def code_of(self, bucket: Bucket) -> Code | None:
         """Return the code, where the layer isn't left float."""

@@ -51,7 +51,7 @@ def unpacked_trits(words: Tensor, numbers: int) -> Tensor:
 
 def _weighed(digits: Tensor, base: int, group: int) -> Tensor:
     """Return each ``group`` of digits as one number, the first digit the lowest; the last group is filled with 0."""
-    digits = F.pad(digits, (0, -digits.shape[1] % group)).unflatten(1, (-1, group))
+    digits = F.pad(digits, (0, -digits.shape[1] % group)).view(len(digits), -1, group)
     weights = base ** torch.arange(group, device=digits.device, dtype=torch.uint8)
     return (digits * weights).sum(2, dtype=torch.uint8)
 
@@ -85,4 +85,5 @@ def entropy_bytes(codes: Tensor, kinds: int) -> Tensor:
     rows = torch.arange(len(codes), device=codes.device)[:, None] * kinds
     counts = torch.bincount((codes + rows).flatten(), minlength=len(codes) * kinds).double()
     counts = counts.view(len(codes), kinds)
-    return torch.special.entr(counts / codes.shape[1]).sum() * codes.shape[1] / len(codes) / (8 * math.log(2))
+    nats: Tensor = torch.special.entr(counts / codes.shape[1]).sum()
+    return nats * codes.shape[1] / len(codes) / (8 * math.log(2))
