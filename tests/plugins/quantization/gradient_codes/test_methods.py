@@ -124,7 +124,7 @@ def test_terngrad_clips_at_standard_deviations() -> None:
     values[3] = 16.0
     limit = 2.5 * 15**0.5
     for scale in ("max", "limit"):
-        net = Net(TernGrad(scale=scale), 1)  # type: ignore[arg-type]
+        net = Net(TernGrad(scale=scale), 1)
         assert net.agreed(values)[3].item() == pytest.approx(limit)
     assert torch.equal(Net(TernGrad(), 1).agreed(of(3.0)), of(3.0))
     assert torch.equal(Net(TernGrad(), 1).agreed(of(0.0)), of(0.0))
