@@ -12,7 +12,6 @@ import typer
 from condensery.errors import CondenseryError, UsageError
 
 app = typer.Typer(
-    help="A catalogue of neural-network compression: list it, run it, compose it, reproduce it.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -24,7 +23,17 @@ Seed = Annotated[int | None, typer.Option(min=0, help="Seed of the run.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Out = Annotated[Path | None, typer.Option(help="Folder for report.json, log and checkpoints.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with what the out folder holds.")]
+Launch = Annotated[int, typer.Option(min=1, help="Play it in this many processes, started by torchrun.")]
 Explain = Annotated[bool, typer.Option("--explain", help="Print the resolved recipe and the call order, and stop.")]
+
+
+@app.callback(help="A catalogue of neural-network compression: list it, run it, compose it, reproduce it.")
+def only_where_it_may(context: typer.Context) -> None:
+    """Refuse what several processes would do several times."""
+    from condensery_catalogue.launching import launched
+
+    if launched() and context.invoked_subcommand not in ("run", "compose"):
+        raise UsageError(f"WORLD_SIZE > 1: {context.invoked_subcommand} is for one process; start it without torchrun")
 
 
 @app.command("list")
@@ -72,13 +81,23 @@ def run(
     device: Device = "auto",
     out: Out = None,
     resume: Resume = False,
+    launch: Launch = 1,
     explain: Explain = False,
     json: Json = False,
 ) -> None:
     """Run a recipe from a YAML file."""
     from condensery_catalogue.running import RunOptions, run_file
 
-    options = RunOptions(set=set or (), seed=seed, device=device, out=out, resume=resume, explain=explain, as_json=json)
+    options = RunOptions(
+        set=set or (),
+        seed=seed,
+        device=device,
+        out=out,
+        resume=resume,
+        launch=launch,
+        explain=explain,
+        as_json=json,
+    )
     run_file(recipe, options)
 
 
@@ -95,13 +114,23 @@ def compose(
     device: Device = "auto",
     out: Out = None,
     resume: Resume = False,
+    launch: Launch = 1,
     explain: Explain = False,
     json: Json = False,
 ) -> None:
     """Run a composition of methods, written in one line."""
     from condensery_catalogue.running import RunOptions, run_composition
 
-    options = RunOptions(set=set or (), seed=seed, device=device, out=out, resume=resume, explain=explain, as_json=json)
+    options = RunOptions(
+        set=set or (),
+        seed=seed,
+        device=device,
+        out=out,
+        resume=resume,
+        launch=launch,
+        explain=explain,
+        as_json=json,
+    )
     run_composition(composition, model, task, epochs, options)
 
 
