@@ -44,6 +44,19 @@ def show(key: str, json: Json = False) -> None:
 
 
 @app.command()
+def fit(
+    model: Annotated[str, typer.Argument(help="A model: resnet20, 'vit(dim=24)'; for a net of your own: Python.")],
+    task: Annotated[str | None, typer.Option(help="A task that the net fits; digits by default.")] = None,
+    method: Annotated[str | None, typer.Option(help="Say all of this method alone: partners, command.")] = None,
+    json: Json = False,
+) -> None:
+    """Tell which methods a net can take, why not the others, and what goes with what."""
+    from condensery_catalogue.fitting import print_fit
+
+    print_fit(model, task, method, as_json=json)
+
+
+@app.command()
 def plugins(json: Json = False) -> None:
     """List the installed plugins, what they offer, and what is wrong with them."""
     from condensery_catalogue.listing import list_plugins

@@ -51,5 +51,7 @@ def measures(registry: Registry, recipe: Recipe) -> dict[str, str]:
     known = {"wall_s": "wall time (s)"}
     for side, mark in (("after", ""), ("before", ", before")):
         known |= {f"{side}.{name}": words + mark for name, words in figures.items()}
+    if recipe.validation:
+        known |= {f"validation.{m.name}": f"{m.name} ({m.unit}), validation" for m in metrics}
     known |= {f"after.storage.{name}": words for name, words in STORAGE.items()}
     return known | {f"ratios.{name}": words for name, words in RATIOS.items()}

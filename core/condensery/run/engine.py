@@ -39,7 +39,7 @@ from condensery.run.snapshots import Snapshots
 from condensery.run.stage import Stage
 from condensery.run.trials import try_artifact, try_metrics
 from condensery.run.unit import UnitRunner
-from condensery.run.validation import Validation, held_out, precision_of, with_validation
+from condensery.run.validation import Validation, held_out, methods_ask, precision_of, with_validation
 from condensery.storage import Baked, bake, save_artifact
 from condensery.tasks import Batch, build_task, generators_kept
 
@@ -104,7 +104,8 @@ class Run:
         self.show = show or Progress(quiet=True)
         self.task = build_task(recipe.task, registry)
         observer = observer or Observer()
-        self.recipe = recipe = with_validation(recipe, self.task, asked=observer.asks_quality)
+        asked = observer.asks_quality or methods_ask(recipe, registry)
+        self.recipe = recipe = with_validation(recipe, self.task, asked=asked)
         limit = 1 if budget == "quick" else None
         share = held_out(recipe, self.task)
         self.validation = Validation(self.task, self.device, share, limit) if recipe.validation else None

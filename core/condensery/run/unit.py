@@ -60,6 +60,7 @@ class UnitRunner:
         """
         started = time.monotonic()
         stage = self.opener.open(unit, train, players, seed)
+        stage.place = None if self.dry else self.folder.path / f"stage-{unit.id}"
         before = None if self.dry else look(stage)
         self.opener.prepare(stage)
 
