@@ -67,8 +67,9 @@ def _print_card(card: Mapping[str, Any]) -> None:
 def _wrapped(line: str, width: int) -> str:
     """Return a line in as many as it takes, each with its indent; an address is never broken."""
     indent = " " * (len(line) - len(line.lstrip(" ")))
-    whole = {"break_long_words": False, "break_on_hyphens": False}
-    return textwrap.fill(line.strip(), width, initial_indent=indent, subsequent_indent=indent, **whole)
+    wrapper = textwrap.TextWrapper(width, initial_indent=indent, subsequent_indent=indent)
+    wrapper.break_long_words = wrapper.break_on_hyphens = False
+    return wrapper.fill(line.strip())
 
 
 def _about(card: Mapping[str, Any]) -> Iterator[str]:
