@@ -7,13 +7,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from condensery import Batch, Method, NotApplicable, Stage, hookimpl, straight_through
+from condensery import Batch, NotApplicable, Stage, hookimpl, straight_through
 from condensery.nets import Coding, Weights
 from condensery.run import Player, due_steps
 from condensery_plugins.codecs.palette import Palette
-from condensery_plugins.quantization.binarized import Edges, zeros
-from condensery_plugins.quantization.calibration import plan_bits, quantized_share, refuse_quantized
+from condensery_plugins.quantization.calibration import plan_bits, refuse_quantized
 from condensery_plugins.quantization.corrections import reestimate_norms
+from condensery_plugins.quantization.quantizer import Edges, FixedWidth
 from condensery_plugins.quantization.signs import Signed, sign
 
 Levels = Literal["binary", "ternary", "one-shift", "two-shifts"]
@@ -59,6 +59,7 @@ class ScaledPowers(Signed):
     """
 
     key = "scaled-powers"
+    bits: int
     scale: Tensor
 
     def __init__(self, sizes: Sequence[int]) -> None:
@@ -98,7 +99,7 @@ def _name(sizes: tuple[int, ...]) -> str:
 
 
 @dataclass(eq=False, kw_only=True)
-class ADMMExtremelyLowBit(Method):
+class ADMMExtremelyLowBit(FixedWidth):
     """Train float weights W that are drawn, more and more, to a scale times few powers of two, and end there.
 
     Leng, Dou, Li, Zhu, Jin: "Extremely Low Bit Neural Network: Squeeze the Last Bit Out with ADMM", AAAI 2018 [31].
@@ -119,9 +120,7 @@ class ADMMExtremelyLowBit(Method):
 
     key = "admm-extremely-low-bit"
 
-    needs = frozenset({"float-weights"})
-    leaves = frozenset({"quantized-weights"})
-    removes = frozenset({"float-weights"})
+    counts_zeros = True
 
     levels: Levels = "ternary"
     rho: float = 1e-3
@@ -143,7 +142,7 @@ class ADMMExtremelyLowBit(Method):
 
         :raises NotApplicable: if there are none.
         """
-        plan = plan_bits(stage, 1, 1 if self.edges == "quantized" else None)
+        plan = plan_bits(stage, self.plan().weights, self.plan().edges)
         if not plan:
             raise NotApplicable(self.key, "the net has no layers between the first and the last, which stay float")
         return Weights(w for w in stage.weights() if w.path in plan)
@@ -227,14 +226,9 @@ class ADMMExtremelyLowBit(Method):
             weight.latent.data.copy_(held)
             stage.attach(weight.name, self.key, made)
         self.gap_ = 100 * (gaps / sizes) ** 0.5 if sizes else 0.0
-        self.norms_ = reestimate_norms(stage, self.samples)
+        self.norms_ = reestimate_norms(stage, stage.sample(self.samples))
 
     @hookimpl
     def report(self, stage: Stage) -> dict[str, float]:
         """Return how far W was from G, in percent of ||W||, the share of zeros, and that of the net's parameters."""
-        return {
-            "gap_percent": self.gap_,
-            "reestimated_norms_count": float(self.norms_),
-            **zeros(self._weights(stage)),
-            **quantized_share(stage, self.key),
-        }
+        return {"gap_percent": self.gap_, "reestimated_norms_count": float(self.norms_), **super().report(stage)}

@@ -6,13 +6,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from condensery import Method, Stage, Transform, Weight, hookimpl, straight_through
+from condensery import Stage, Transform, Weight, hookimpl, straight_through
 from condensery.nets import Coding
 from condensery_plugins.codecs.affine import Affine
 from condensery_plugins.codecs.moved import Moved, from_rows, rows_along
 from condensery_plugins.quantization.affine import Grid, signed_ends
-from condensery_plugins.quantization.calibration import Seen, flat, quantize_layers, quantized_share
+from condensery_plugins.quantization.calibration import Plan, Seen, flat
 from condensery_plugins.quantization.corrections import reestimate_norms
+from condensery_plugins.quantization.quantizer import Quantizer
 from condensery_plugins.quantization.signs import ScaledTernary
 from condensery_plugins.quantization.uniform import Uniform
 
@@ -78,7 +79,7 @@ class FineTernary(ScaledTernary):
 
 
 @dataclass(eq=False, kw_only=True)
-class FGQ(Method):
+class FGQ(Quantizer):
     """Round a trained net's weights to ternary ones in groups of a few, each with a scale of its own.
 
     Mellempudi, Kundu, Mudigere, Das, Kaul, Dubey: "Ternary Neural Networks with Fine-Grained Quantization", 2017 (an
@@ -99,44 +100,35 @@ class FGQ(Method):
 
     key = "fgq"
 
-    needs = frozenset({"float-weights"})
-    leaves = frozenset({"quantized-weights", "quantized-activations"})
-    removes = frozenset({"float-weights"})
-
     group: int = 4
     activation_bits: int | None = 8
     edge_bits: int = 8
     samples: int = 2048
     reestimate_norms: bool = True
 
+    def plan(self) -> Plan:
+        """Return the widths; a ternary weight counts two bits."""
+        return Plan(2, self.activation_bits, self.edge_bits)
+
     @hookimpl
     def prepare(self, stage: Stage) -> None:
         """Attach the quantizers, and let batch normalizations follow."""
-        first = stage.edges()[0]
+        self.first_ = stage.edges()[0]
+        self.quantize(stage)
+        self.norms_ = reestimate_norms(stage, stage.sample(self.samples)) if self.reestimate_norms else 0
 
-        def for_weight(weight: Weight, bits: int) -> Transform:
-            if weight.path == first:
-                return Uniform.on(fixed_point(weight.latent.detach().abs().amax(), bits, signed=True), bits)
-            return FineTernary(self.group, weight.axes[1])
+    def weight_quantizer(self, weight: Weight, bits: int) -> Transform:
+        """Return ternary groups, or of the first layer a fixed-point grid."""
+        if weight.path == self.first_:
+            return Uniform.on(fixed_point(weight.latent.detach().abs().amax(), bits, signed=True), bits)
+        return FineTernary(self.group, weight.axes[1])
 
-        quantize_layers(
-            stage,
-            self.key,
-            weight_bits=2,
-            activation_bits=self.activation_bits,
-            edge_bits=self.edge_bits,
-            for_weight=for_weight,
-            for_input=_for_input,
-        )
-        self.norms_ = reestimate_norms(stage, self.samples) if self.reestimate_norms else 0
+    def input_quantizer(self, seen: Seen, bits: int) -> Uniform:
+        """Return a fixed-point grid; what is never negative gets no negative codes."""
+        values = flat(seen)
+        return Uniform.on(fixed_point(values.abs().amax(), bits, signed=bool((values < 0).any())), bits)
 
     @hookimpl
     def report(self, stage: Stage) -> dict[str, float]:
         """Return how many norms averaged anew, and the share of the net's parameters that are quantized."""
-        return {"reestimated_norms_count": float(self.norms_), **quantized_share(stage, self.key)}
-
-
-def _for_input(seen: Seen, bits: int) -> Uniform:
-    """Return a quantizer for what reaches a layer; what is never negative gets no negative codes."""
-    values = flat(seen)
-    return Uniform.on(fixed_point(values.abs().amax(), bits, signed=bool((values < 0).any())), bits)
+        return {"reestimated_norms_count": float(self.norms_), **super().report(stage)}

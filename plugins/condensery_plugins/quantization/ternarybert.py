@@ -7,14 +7,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from condensery import Method, NotApplicable, Stage, Transform, UsageError, Weight, hookimpl
+from condensery import NotApplicable, Stage, Transform, UsageError, Weight, hookimpl
 from condensery.run import Outputs, Player
 from condensery.surgery.attention import Attention, view_of
 from condensery_plugins.distillation.layer_maps import tapped_pairs
 from condensery_plugins.distillation.pairs import refuse_other_classes, warnings_of
 from condensery_plugins.distillation.softened import divergence, softened
-from condensery_plugins.quantization.calibration import quantize_layers, quantized_share, refuse_quantized
+from condensery_plugins.quantization.calibration import Plan, Seen, refuse_quantized
 from condensery_plugins.quantization.dynamic_range import LIMIT, DynamicRange, limited
+from condensery_plugins.quantization.quantizer import Quantizer
 from condensery_plugins.quantization.signs import ScaledTernary, best_threshold
 
 MASKED = -100.0
@@ -79,7 +80,7 @@ class LossAwareTernary(BoundedTernary):
 
 
 @dataclass(eq=False, kw_only=True)
-class TernaryBERT(Method):
+class TernaryBERT(Quantizer):
     """Train a Transformer with ternary weights to do inside what its float net, the teacher, does.
 
     Zhang, Hou, Yin, Shang, Chen, Jiang, Liu: "TernaryBERT: Distillation-aware Ultra-low Bit BERT", EMNLP 2020 [30]. The
@@ -104,8 +105,6 @@ class TernaryBERT(Method):
     key = "ternarybert"
 
     needs = frozenset({"float-weights", "teacher", "classifier-logits", "attention"})
-    leaves = frozenset({"quantized-weights", "quantized-activations"})
-    removes = frozenset({"float-weights"})
 
     weights: Literal["twn", "lat", "8-bit"] = "twn"
     activations: Literal["asymmetric", "symmetric"] = "asymmetric"
@@ -113,6 +112,10 @@ class TernaryBERT(Method):
     hidden: float = 1.0
     attention: float = 1.0
     logits: float = 1.0
+
+    def plan(self) -> Plan:
+        """Return the widths; the first layer is a table of embeddings, and the classifier stays float."""
+        return Plan(8 if self.weights == "8-bit" else 2, self.activation_bits, None)
 
     @hookimpl
     def prepare(self, stage: Stage) -> None:
@@ -126,18 +129,10 @@ class TernaryBERT(Method):
             player.tap("scores")
         projections = self._projections(stage)
 
-        quantize_layers(
-            stage,
-            self.key,
-            weight_bits=8 if self.weights == "8-bit" else 2,
-            activation_bits=self.activation_bits,
-            edge_bits=None,
-            for_weight=lambda weight, _: self._made(weight, None),
-            for_input=lambda _, bits: self._range(bits),
-        )
+        self.quantize(stage)
         stage.attach(words.name, self.key, self._made(words, 0))
         for path in projections if self.activation_bits is not None else ():
-            stage.attach(f"{path}:output", self.key, self._range(self.activation_bits or 0))
+            stage.attach(f"{path}:output", self.key, self.input_quantizer([], self.activation_bits or 0))
 
     def _words(self, stage: Stage) -> Weight:
         """Return the table of the word embedding, the first that is called.
@@ -175,8 +170,12 @@ class TernaryBERT(Method):
             return LossAwareTernary(list(weight.latent.shape), axis)
         return BoundedTernary(axis)
 
-    def _range(self, bits: int) -> DynamicRange:
-        """Return a quantizer for activations."""
+    def weight_quantizer(self, weight: Weight, bits: int) -> Transform:
+        """Return a quantizer with one scale for the layer."""
+        return self._made(weight, None)
+
+    def input_quantizer(self, seen: Seen, bits: int) -> DynamicRange:
+        """Return a quantizer that finds the range of an activation by itself, at each call."""
         return DynamicRange(bits, symmetric=self.activations == "symmetric")
 
     @hookimpl
@@ -208,15 +207,16 @@ class TernaryBERT(Method):
         if self.weights != "lat":
             return
         assert player.optimizer is not None
-        for weight in [*stage.weights(player.name), *stage.weights(player.name, (nn.Embedding,))]:
-            for own in () if weight.stack is None else weight.stack.transforms.values():
-                if isinstance(own, LossAwareTernary):
-                    own.follow(_second_moment(self.key, player.optimizer, weight))
+        for weight in self.held(stage):
+            assert weight.stack is not None
+            own = weight.stack.transforms[self.key]
+            assert isinstance(own, LossAwareTernary)
+            own.follow(_second_moment(self.key, player.optimizer, weight))
 
     @hookimpl
     def report(self, stage: Stage) -> dict[str, float]:
         """Return the share of the net's parameters that are quantized, and what speaks against the teacher."""
-        return {**quantized_share(stage, self.key), **warnings_of(stage)}
+        return {**super().report(stage), **warnings_of(stage)}
 
 
 def _second_moment(key: str, optimizer: torch.optim.Optimizer, weight: Weight) -> Tensor:
