@@ -146,7 +146,7 @@ def _fit(key: str, why: str, registry: Registry, partners: Partners) -> Fit:
     saves = () if words is None else tuple(dict.fromkeys(s for w, side, s in SAVES if w in getattr(words, side)))
     if words is not None and "teacher" in words.needs:
         saves = (*saves, "errors of a small student")
-    before = Contract(**card.get("contract", {})).before
+    before = parse_recipe({"model": "any", "task": "any", "stages": Contract(**card.get("contract", {})).before}).stages
     return Fit(
         key,
         card.get("family", ""),

@@ -44,7 +44,8 @@ def seeds_of(figures: Mapping[str, Any]) -> list[Report]:
         ratios = {ratio: figures[name][seed] for name, ratio in RATES.items() if name in figures}
         collapsed = figures["collapsed"][seed] if "collapsed" in figures else []
         after = {**counts, "quality": quality, "storage": storage}
-        found.append({"after": after, "ratios": ratios, "collapsed": collapsed})
+        training = {name: values[seed] for name, values in figures.get("training", {}).items()}
+        found.append({"after": after, "ratios": ratios, "training": training, "collapsed": collapsed})
     return found
 
 

@@ -16,6 +16,7 @@ from condensery_catalogue.listing import own_registry
 from condensery_catalogue.reproduction import Reproduction, card_of, load_reproduction
 from condensery_catalogue.results import stored_results
 from condensery_catalogue.wording import (
+    DOUBT,
     EFFECT,
     EXPLAINED,
     answer,
@@ -24,6 +25,7 @@ from condensery_catalogue.wording import (
     effect,
     explained,
     measured,
+    reference,
     source,
     subject,
 )
@@ -77,7 +79,7 @@ def _name(plan: Reproduction, card: Mapping[str, Any]) -> str:
     if plan.card != plan.key:
         names.append(f"of `{plan.card}`")
     if card.get("ref"):
-        names.append(f"[{card['ref']}]")
+        names.append(reference(card))
     return " ".join(names)
 
 
@@ -127,7 +129,7 @@ the seeds (runs that differ in their random numbers), the baseline before the ar
 - *Tier*: `desk` takes minutes, mostly on a part of the training data; `paper` has the paper's net, data and schedule as
   far as they are here, and its *scale* says whether that is so.
 - *Source*: `read` where it was published, in that row; `second-hand`, as another text gives it; `recalled`, from
-  memory.
+  memory. {DOUBT}
 - *Verdict*, which answers the claim and nothing else ([the rule](verdicts.md)). {explained(EXPLAINED)} A verdict names
   its cause where one was tested. A net *collapsed* where a layer of it died, or its outputs no longer depend on its
   inputs. `{PENDING}`: nobody has run the tier yet; [each claim](claims.md) says how long that takes, or what is

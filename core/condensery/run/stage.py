@@ -30,6 +30,7 @@ from condensery.nets import (
 )
 from condensery.recipe import ModelSpec, StageSpec, TrainSpec
 from condensery.run.players import Player
+from condensery.run.processes import ALONE, Processes
 from condensery.run.training import Training
 from condensery.run.validation import precision_of
 from condensery.surgery import ChannelGraph, Surgeon
@@ -45,10 +46,11 @@ class Stage(Training):
     """Methods that act at the same time, on players, for some epochs.
 
     Attributes that methods read: ``name``, ``task``, ``players`` by name, ``train`` (the training settings), ``epoch``
-    and ``epochs``, ``step`` (batches played in this stage), ``steps_per_epoch``, ``progress`` (0 to 1), ``round`` and
-    ``rounds``, ``layer`` (path, in a round over layers), ``device``, ``seed``; ``dry``, and ``stands_in``: in a dry run
-    the student's weights stand in for trained ones, so that what depends on their values is a guess. ``left_out`` is
-    for methods to fill: by the target of a transform (``attn:input``) why it has none, for the run's report.
+    and ``epochs``, ``workers``, ``step`` (batches played in this stage), ``steps_per_epoch``, ``progress`` (0 to 1),
+    ``round`` and ``rounds``, ``layer`` (path, in a round over layers), ``device``, ``seed``; ``dry``, and
+    ``stands_in``: in a dry run the student's weights stand in for trained ones, so that what depends on their values is
+    a guess. ``left_out`` is for methods to fill: by the target of a transform (``attn:input``) why it has none, for the
+    run's report.
 
     :param classes: what plugins say of the classes of attention nets, for the surgeon; by default nothing.
     :param reach: what plugins say of which tensors are weights; by default torch's own classes are known.
@@ -71,8 +73,9 @@ class Stage(Training):
         build: Callable[[ModelSpec], nn.Module] | None = None,
         classes: KnownClasses | None = None,
         reach: Reach | None = None,
+        processes: Processes = ALONE,
     ) -> None:
-        super().__init__(spec, task, train, seed=seed, device=device, subset=subset, labels=labels)
+        super().__init__(spec, task, train, seed=seed, device=device, subset=subset, labels=labels, processes=processes)
         self.round, self.rounds, self.layer = round_index, rounds, layer
         self.dry, self.stands_in = dry, False
         self.classes = classes or KnownClasses(Registry())

@@ -148,6 +148,7 @@ class UnitRunner:
             "epochs": stage.epochs,
             "history": history,
             "report": report,
+            "exchanged": stage.exchanged.per_step(stage.step),
             "wall_s": round(sum(epoch["wall_s"] for epoch in history), 2),
         }
 

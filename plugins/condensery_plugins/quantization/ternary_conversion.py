@@ -132,7 +132,7 @@ def rows_of(layer: nn.Module, x: Tensor, count: int, seed: int) -> Tensor:
 
     sizes = {"dilation": layer.dilation, "padding": layer.padding, "stride": layer.stride}
     rows = []
-    for one in x.split(1):  # the windows of all maps at once would fill the memory
+    for one in torch.split(x, 1):  # the windows of all maps at once would fill the memory
         windows = torch.nn.functional.unfold(one, layer.kernel_size, **sizes)[0].T  # type: ignore[arg-type]
         rows.append(windows[places(len(windows), count, seed)])
     return torch.cat(rows)
