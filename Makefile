@@ -39,6 +39,8 @@ lint: .venv/installed
 	$(BIN)/python -m condensery_catalogue.rejudge --check
 	$(BIN)/python -m condensery_catalogue.results_table --check
 	$(BIN)/python -m condensery_catalogue.claims_list --check
+	$(BIN)/python -m condensery_catalogue.widths_table --check
+	$(BIN)/python -m condensery_catalogue.distillation_map --check
 
 format: .venv/installed
 	$(BIN)/ruff check --fix
@@ -50,6 +52,8 @@ cards: .venv/installed
 	$(BIN)/python -m condensery_catalogue.rejudge
 	$(BIN)/python -m condensery_catalogue.results_table
 	$(BIN)/python -m condensery_catalogue.claims_list
+	$(BIN)/python -m condensery_catalogue.widths_table
+	$(BIN)/python -m condensery_catalogue.distillation_map
 
 # A page with a picture for each stored result; the site builds them, git doesn't keep them.
 pages: .venv/installed

@@ -14,9 +14,9 @@ FIGURES = {
     "bitops": "bit operations",
     "moved_bytes": "bytes moved, weights at their stored width",
     "memory_bytes": "peak memory of activations (bytes)",
-    "latency_batch64_ms": "latency, batch 64 (ms, median)",
-    "fps": "examples per second, batch 64",
 }
+BATCHED = {"latency_batch64_ms": "latency, batch 64 (ms, median)", "fps": "examples per second, batch 64"}
+"""What ``measure --batched`` adds; no report has it."""
 STORAGE = {
     "file": "file (bytes)",
     "payload": "payload (bytes)",
@@ -24,6 +24,12 @@ STORAGE = {
     "header": "header (bytes)",
     "manifest": "manifest (bytes)",
     "kilobytes": "payload and tables (KB)",
+}
+TRAINING = {
+    "loss": "loss of the task in the last epoch",
+    "sent_bytes": "gradients that a worker sends in a step (bytes)",
+    "plain_bytes": "the same as floats (bytes)",
+    "sent_ratio": "gradients sent, floats over codes (x)",
 }
 RATIOS = {
     "parameters_removed": "parameters removed",
@@ -37,7 +43,6 @@ RATIOS = {
     "bitops": "bit operations, before over after (x)",
     "moved_bytes": "bytes moved, before over after (x)",
     "speedup": "latency of batch 1, before over after (x)",
-    "fps": "examples per second, after over before (x)",
 }
 
 
@@ -52,5 +57,8 @@ def measures(registry: Registry, recipe: Recipe) -> dict[str, str]:
     known = {"wall_s": "wall time (s)"}
     for side, mark in (("after", ""), ("before", ", before")):
         known |= {f"{side}.{name}": words + mark for name, words in figures.items()}
+    if recipe.validation:
+        known |= {f"validation.{m.name}": f"{m.name} ({m.unit}), validation" for m in metrics}
     known |= {f"after.storage.{name}": words for name, words in STORAGE.items()}
+    known |= {f"training.{name}": words for name, words in TRAINING.items()}
     return known | {f"ratios.{name}": words for name, words in RATIOS.items()}

@@ -184,21 +184,26 @@ def measure(
     bits: Mapping[str, int] | None = None,
     quality: bool = True,
     precision: Precision = AS_IT_IS,
+    batched: bool = False,
 ) -> dict[str, Any]:
     """Return size, work, speed, memory and quality of a net.
 
-    Work and memory are of one example. Latency and frames per second are of the net as it is saved: weights are
-    computed once, transforms on activations run. Where work can't be counted it is ``None``, and ``macs_unknown``
-    says why.
+    Work and memory are of one example. Latency is of the net as it is saved: weights are computed once, transforms on
+    activations run. Where work can't be counted it is ``None``, and ``macs_unknown`` says why.
 
     :param bytes: size of the net's file, which only the caller knows.
     :param bits: width of weights that were quantized and baked since, by tensor name.
     :param quality: play the test split; without, no data are needed and ``quality`` is empty.
+    :param batched: time batches of 64 as well: their latency, and the examples a second that it makes.
     """
     saved = without_transforms(model, activations=True)
     runs, batch_runs, warm_up = (2, 2, 0) if _QUICK.get() else (RUNS, BATCH_RUNS, WARM_UP)
     one = latency(task, saved, device, runs=runs, warm_up=warm_up)
-    many = latency(task, saved, device, batch_size=BATCH, runs=batch_runs, warm_up=warm_up)
+
+    many: dict[str, float] = {}
+    if batched:
+        took = latency(task, saved, device, batch_size=BATCH, runs=batch_runs, warm_up=warm_up).median_ms
+        many = {"latency_batch64_ms": round(took, 4), "fps": round(1000 * BATCH / took, 1)}
 
     return {
         **counts(model),
@@ -206,8 +211,7 @@ def measure(
         "bytes": bytes,
         "latency_ms": round(one.median_ms, 4),
         "latency_spread_ms": round(one.spread_ms, 4),
-        "latency_batch64_ms": round(many.median_ms, 4),
-        "fps": round(1000 * BATCH / many.median_ms, 1),
+        **many,
         "threads": torch.get_num_threads(),
         "memory_bytes": peak_memory(task, model),
         "quality": evaluate(task, model, device, precision=precision) if quality else {},
@@ -227,14 +231,13 @@ def ratios(before: dict[str, Any], after: dict[str, Any]) -> dict[str, float | N
 
     ``parameters_removed`` is absolute, in non-zeros, and ``parameters_removed_percent`` relative. The others say how
     many times smaller or faster the net became: ``compression_rate`` file bytes over file bytes, ``speedup`` time over
-    time for one example, ``fps`` examples a second over examples a second.
+    time for one example.
     """
 
     def over(key: str) -> float | None:
         return before[key] / after[key] if before[key] and after[key] else None
 
     removed = before["nonzeros"] - after["nonzeros"]
-    faster = over("fps")
     storage = after.get("storage")
     stored = storage["payload"] + storage["tables"] if storage else 0
     fewer = over("macs")
@@ -250,5 +253,4 @@ def ratios(before: dict[str, Any], after: dict[str, Any]) -> dict[str, float | N
         "bitops": over("bitops"),
         "moved_bytes": over("moved_bytes"),
         "speedup": over("latency_ms"),
-        "fps": None if faster is None else 1 / faster,
     }

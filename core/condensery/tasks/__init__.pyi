@@ -8,6 +8,15 @@ from .data import load_hub as load_hub
 from .data import missing_data as missing_data
 from .data import read_gzip as read_gzip
 from .data import stored_arrays as stored_arrays
+from .draws import drawn_apart as drawn_apart
+from .draws import generators_kept as generators_kept
+from .draws import load_rng_state as load_rng_state
+from .draws import rng_state as rng_state
+from .draws import seed_generators as seed_generators
+from .given import GIVEN as GIVEN
+from .given import GivenTask as GivenTask
+from .given import Loader as Loader
+from .given import given_task as given_task
 from .metrics import ACCURACY as ACCURACY
 from .metrics import Accumulated as Accumulated
 from .metrics import Answers as Answers

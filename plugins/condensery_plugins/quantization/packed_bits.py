@@ -92,7 +92,9 @@ def packed_layer(owner: nn.Module, prefer: Prefer) -> Packed | None:
             return XnorLayer.filled(*signs, **settings)
         if (sums := _sums_of_signs(owner, stack, final)) is not None:
             return BasesLayer.of(*sums, settings)
-        if (powers := _powers(final)) is not None:
+        # Products of int8 are faster than shifts, where whole numbers multiply whole numbers.
+        powers = _powers(final) if whole is None or inputs is None else None
+        if powers is not None:
             return ShiftLayer.filled(*powers, **settings)
         if signs is not None and inputs is None:
             return SelectLayer.filled(*signs, **settings)
@@ -201,10 +203,13 @@ def _sums_of_signs(owner: nn.Module, stack: Stack, final: Tensor) -> tuple[Tenso
 
 
 def _powers(final: Tensor) -> tuple[Tensor, Tensor] | None:
-    """Return signs times places of powers of two, and the smallest power, or ``None`` for any other weight."""
-    mantissas, exponents = torch.frexp(final.double())
+    """Return signs times places of powers of two, and the smallest one, or ``None`` for any other weight.
+
+    All may have one factor in common, as from a scale of the layer.
+    """
+    mantissas, exponents = torch.frexp(final.double().abs())
     used = final != 0
-    if not bool(used.any()) or not bool((mantissas[used].abs() == 0.5).all()):
+    if not bool(used.any()) or not bool((mantissas[used] == mantissas.max()).all()):
         return None
 
     least = int(exponents[used].min())
@@ -212,7 +217,7 @@ def _powers(final: Tensor) -> tuple[Tensor, Tensor] | None:
     levels = int(places.max())
     if levels > 127 or levels == 1:
         return None
-    return final.sign() * places, final.new_full((2, len(final)), 2.0 ** (least - 1))
+    return final.sign() * places, final.new_full((2, len(final)), float(mantissas.max()) * 2.0**least)
 
 
 @dataclass(eq=False, kw_only=True)
