@@ -65,6 +65,7 @@ bench: .venv/installed
 	$(BIN)/python tests/benchmarks/artifacts.py
 	$(BIN)/python tests/benchmarks/codecs.py
 	$(BIN)/python tests/benchmarks/memory.py
+	$(BIN)/python tests/benchmarks/quantized.py
 	$(BIN)/python tests/benchmarks/suite.py
 	$(BIN)/python tests/benchmarks/zoo.py
 	$(BIN)/python tests/benchmarks/listing.py
