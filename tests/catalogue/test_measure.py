@@ -110,7 +110,16 @@ def test_tables_cut_no_word(
     assert all(len(line) <= int(columns) for line in lines if "artifact.safetensors" not in line)
     text = "\n".join(lines)
     assert "…" not in text
-    for word in ("bit operations", "64.00x", "layer3.0.conv2", "BatchNorm2d", "32x32", "% removed", " manifest", "examples per second"):
+    for word in (
+        "bit operations",
+        "64.00x",
+        "layer3.0.conv2",
+        "BatchNorm2d",
+        "32x32",
+        "% removed",
+        " manifest",
+        "examples per second",
+    ):
         assert word in text
 
 
