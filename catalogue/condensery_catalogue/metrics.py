@@ -25,6 +25,12 @@ STORAGE = {
     "manifest": "manifest (bytes)",
     "kilobytes": "payload and tables (KB)",
 }
+TRAINING = {
+    "loss": "loss of the task in the last epoch",
+    "sent_bytes": "gradients that a worker sends in a step (bytes)",
+    "plain_bytes": "the same as floats (bytes)",
+    "sent_ratio": "gradients sent, floats over codes (x)",
+}
 RATIOS = {
     "parameters_removed": "parameters removed",
     "parameters_removed_percent": "parameters removed (%)",
@@ -51,5 +57,8 @@ def measures(registry: Registry, recipe: Recipe) -> dict[str, str]:
     known = {"wall_s": "wall time (s)"}
     for side, mark in (("after", ""), ("before", ", before")):
         known |= {f"{side}.{name}": words + mark for name, words in figures.items()}
+    if recipe.validation:
+        known |= {f"validation.{m.name}": f"{m.name} ({m.unit}), validation" for m in metrics}
     known |= {f"after.storage.{name}": words for name, words in STORAGE.items()}
+    known |= {f"training.{name}": words for name, words in TRAINING.items()}
     return known | {f"ratios.{name}": words for name, words in RATIOS.items()}

@@ -20,6 +20,7 @@ from condensery.errors import UnknownKey, UsageError
 from condensery.files import unwritable
 from condensery.front import figure, report_table
 from condensery.recipe import apply_overrides, load_yaml, parse, parse_model, parse_recipe
+from condensery_catalogue.launching import launch
 from condensery_catalogue.listing import console, open_registry
 from condensery_catalogue.wording import collapses
 
@@ -32,6 +33,7 @@ class RunOptions:
     :param seed: of the run; ``None``: the recipe's.
     :param out: folder for report, log and checkpoints; ``None``: the next free one.
     :param resume: go on with what ``out`` holds.
+    :param launch: processes that play it.
     :param explain: print the resolved recipe and the call order instead of running.
     """
 
@@ -40,6 +42,7 @@ class RunOptions:
     device: str = "auto"
     out: Path | None = None
     resume: bool = False
+    launch: int = 1
     explain: bool = False
     as_json: bool = False
 
@@ -97,12 +100,18 @@ def _run(data: Mapping[str, Any], name: str, registry: Registry, options: RunOpt
 
         with Progress(quiet=options.as_json) as progress:
             job = Run(recipe, registry, out=folder, device=options.device, resume=options.resume, show=progress)
+            if options.launch > 1:
+                job.check()  # what is wrong is said once
+                launch(options.launch, folder)
+                return
             if options.explain:
                 said = job.explain()
                 print(json.dumps(said, indent=1) if options.as_json else yaml.safe_dump(said, sort_keys=False))
                 return
             report = job.execute()
 
+    if not job.processes.first:
+        return
     if options.as_json:
         print(json.dumps(report, indent=1, default=str, allow_nan=False))
     else:

@@ -15,7 +15,7 @@ from condensery_catalogue import rejudge
 from condensery_catalogue.metrics import measures
 from condensery_catalogue.points import is_drawn
 from condensery_catalogue.reproduce import reproduce_paper
-from condensery_catalogue.reproduction import load_reproduction
+from condensery_catalogue.reproduction import card_of, load_reproduction
 from condensery_catalogue.results import stored_results
 from condensery_catalogue.running import RunOptions
 from condensery_plugins.tasks.cifar import Cifar10
@@ -35,8 +35,8 @@ def test_every_folder_is_a_reproduction() -> None:
 def test_every_tier_is_a_recipe_and_every_comparison_a_claim(key: str) -> None:
     plan = load_reproduction(REGISTRY, key)
     assert plan.key == key
-    card = REGISTRY.card(plan.card)
-    assert card is not None
+    assert REGISTRY.card(plan.card) is not None
+    card = card_of(REGISTRY, plan)
     claims = {c["id"]: c for c in card["claims"]}
     for tier in plan.tiers.values():
         recipes = tier.recipes(key)
@@ -68,7 +68,7 @@ def test_smoke_runs(key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert first["quality"]
     assert (tmp_path / "out" / "smoke" / "result.svg").is_file() == is_drawn(result)
     plan = load_reproduction(REGISTRY, key)  # whatever is compared is kept, so that it can be judged again
-    assert rejudge.rejudged(result, plan, REGISTRY.card(plan.card) or {})["comparisons"] == result["comparisons"]
+    assert rejudge.rejudged(result, plan, card_of(REGISTRY, plan))["comparisons"] == result["comparisons"]
 
 
 @pytest.mark.slow
@@ -101,7 +101,7 @@ def test_stored_results_never_call_a_scaled_down_run_reproduced() -> None:
     for result in (result for key in KEYS for result in stored_results(REGISTRY, key)):
         assert result["epoch"] == "last"
         for comparison in result["comparisons"]:
-            claims = REGISTRY.card(result["card"])["claims"]  # type: ignore[index]
+            claims = card_of(REGISTRY, load_reproduction(REGISTRY, result["key"]))["claims"]
             assert comparison["claim"] in claims, f"{result['key']}: the claim was changed"
             if result["scale"] != "paper" or comparison["claim"]["value"]["source"] == "recalled":
                 assert comparison["verdict"]["word"] != "reproduced"

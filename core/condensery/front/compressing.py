@@ -84,23 +84,12 @@ def compress(
     :param out: folder of the run, which ``resume=True`` goes on with; by default one that goes with the result.
     :raises CondenseryError: in one line that names the culprit; nothing was trained.
     """
-    loaders: dict[Split, Loader] = {"train": train}
-    loaders |= {} if validation is None else {"validation": validation}
-    loaders |= {} if test is None else {"test": test}
-    task = given_task(loaders, clone(net), loss=loss, metrics=metrics, rows=rows)
-    given = Given(net, task)
-    registry = (registry or Registry.open()).extended(GIVEN, given)
-
-    made = {
-        "model": given.spec.model_dump(exclude_defaults=True),
-        "task": GIVEN,
-        "seed": seed,
-        "base": "none",
-        "validation": 0.0 if validation is None else SHOWN,
-        "train": settings(task().largest, epochs, train_settings or {}),
-        "stages": parse(composition) if isinstance(composition, str) else list(composition),
-    }
-    recipe = parse_recipe(made, "compress")
+    made, registry = given_recipe(
+        net, registry, train=train, test=test, validation=validation, loss=loss, metrics=metrics, rows=rows
+    )
+    made["train"] = settings(made["train"]["batch_size"], epochs, train_settings or {})
+    stages = parse(composition) if isinstance(composition, str) else list(composition)
+    recipe = parse_recipe({**made, "seed": seed, "stages": stages}, "compress")
     if resume and out is None:
         raise UsageError("resume: say out, the folder that holds the run")
 
@@ -121,6 +110,35 @@ def compress(
     if out is None:
         weakref.finalize(result, shutil.rmtree, folder.parent, ignore_errors=True)
     return result
+
+
+def given_recipe(
+    net: nn.Module,
+    registry: Registry | None,
+    *,
+    train: Loader,
+    test: Loader | None = None,
+    validation: Loader | None = None,
+    **how: Any,
+) -> tuple[dict[str, Any], Registry]:
+    """Return a recipe without stages for a net and data of the user's own, and a registry that knows both.
+
+    :param how: ``loss``, ``metrics`` and ``rows``, see :func:`compress`.
+    :raises UsageError: for data that are none.
+    """
+    loaders: dict[Split, Loader] = {"train": train}
+    loaders |= {} if validation is None else {"validation": validation}
+    loaders |= {} if test is None else {"test": test}
+    task = given_task(loaders, clone(net), **how)
+    given = Given(net, task)
+    recipe = {
+        "model": given.spec.model_dump(exclude_defaults=True),
+        "task": GIVEN,
+        "base": "none",
+        "validation": 0.0 if validation is None else SHOWN,
+        "train": settings(task().largest, None, {}),
+    }
+    return recipe, (registry or Registry.open()).extended(GIVEN, given)
 
 
 @contextlib.contextmanager

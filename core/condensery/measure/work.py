@@ -241,10 +241,8 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
         bits = sum(8 * t.nbytes for t in written.values())
         for tensor in read.values():
-            weight = self._is_weight(tensor)
-            bits += (
-                tensor.numel() * getattr(module, "weight_bits", self._width(tensor)) if weight else 8 * tensor.nbytes
-            )
+            own = getattr(module, "weight_bits", self._width(tensor))
+            bits += tensor.numel() * own if self._is_weight(tensor) else 8 * tensor.nbytes
         self._sum(self._calls[-1], 0, 0, 0, bits, ())
 
     def _sum(
@@ -269,7 +267,7 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kinds = {path: type_before_parametrizations(self._modules[path]).__name__ for path in self._sums}
         return Work(
             tuple(
-                LayerWork(path, kinds[path], *sums, moved_bytes=-(-moved // 8), bits=tuple(self._pairs[path]))
-                for path, (*sums, moved) in self._sums.items()
+                LayerWork(path, kinds[path], macs, effective, bitops, -(-moved // 8), tuple(self._pairs[path]))
+                for path, (macs, effective, bitops, moved) in self._sums.items()
             )
         )

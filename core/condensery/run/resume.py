@@ -5,6 +5,7 @@ A resumed stage starts as it did the first time (players, prepare), then the sav
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from condensery.contract import settings_of
 from condensery.errors import PluginError
 from condensery.run.stage import Stage
+from condensery.run.workers import Exchanged
 from condensery.storage import as_saved, load_tensors, tensors_of
 from condensery.tasks import load_rng_state, rng_state
 
@@ -84,6 +86,7 @@ def progress_of(stage: Stage, history: list[dict[str, Any]]) -> dict[str, Any]:
         "step": stage.step,
         "players": players,
         "methods": state_of(stage),
+        "exchanged": dataclasses.asdict(stage.exchanged),
         "rng": rng_state(),
         "history": history,
     }
@@ -105,6 +108,7 @@ def lay_progress(stage: Stage, saved: Mapping[str, Any]) -> list[dict[str, Any]]
                 group["lr"] = rate
 
     load_state(stage, saved["methods"])
+    stage.exchanged = Exchanged(**saved["exchanged"])
     # Last, because whatever came before may have drawn.
     load_rng_state(saved["rng"])
     return list(saved["history"])

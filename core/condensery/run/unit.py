@@ -60,6 +60,7 @@ class UnitRunner:
         """
         started = time.monotonic()
         stage = self.opener.open(unit, train, players, seed)
+        stage.place = None if self.dry else self.folder.path / f"stage-{unit.id}"
         before = None if self.dry else look(stage)
         self.opener.prepare(stage)
 
@@ -147,6 +148,7 @@ class UnitRunner:
             "epochs": stage.epochs,
             "history": history,
             "report": report,
+            "exchanged": stage.exchanged.per_step(stage.step),
             "wall_s": round(sum(epoch["wall_s"] for epoch in history), 2),
         }
 

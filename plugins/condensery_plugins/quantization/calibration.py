@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -24,12 +24,16 @@ class Plan(NamedTuple):
     :param inputs: bits of what inner layers read; ``None``: all inputs stay float, those of the edges too.
     :param edges: bits of the first and the last layer that a forward pass calls, weights and inputs; ``None``: float.
     :param embeddings: tables of embeddings are quantized too, with the bits of weights.
+    :param layer_weights: bits of the weights of some layers, as a user names them, in place of those above.
+    :param layer_inputs: of their inputs, where inputs have bits at all.
     """
 
     weights: int
     inputs: int | None
     edges: int | None
     embeddings: bool = False
+    layer_weights: Mapping[str, int] = {}
+    layer_inputs: Mapping[str, int] = {}
 
 
 def flat(seen: Seen) -> Tensor:
@@ -69,6 +73,7 @@ def quantize_layers(
     weight_quantizer: Callable[[Weight, int], Transform],
     input_quantizer: Callable[[Seen, int], Transform],
     examples: Sequence[Batch] | None = None,
+    attach: Callable[[str, str, Transform], None] | None = None,
 ) -> None:
     """Put a quantizer on every layer's weights, and one on its input if the plan has bits for inputs.
 
@@ -78,16 +83,19 @@ def quantize_layers(
     :param weight_quantizer: makes a quantizer from a weight and its bits.
     :param input_quantizer: makes one from what reached a layer, and its bits.
     :param examples: whose activations ``input_quantizer`` sees; by default :data:`SAMPLES` sampled ones.
+    :param attach: is given each quantizer with its target and the method's key, in place of ``stage.attach``.
     :raises NotApplicable: naming a layer that is quantized already; if no layer is left between two float ones; or
         where no example is there to calibrate on.
     """
-    bits = plan_bits(stage, plan.weights, plan.edges)
+    attach = attach or stage.attach
+    bits = plan_bits(stage, plan.weights, plan.edges) | stage.layers(plan.layer_weights, f"{method}.layer_bits")
     if not bits:
         raise NotApplicable(method, "the net has no layers between the first and the last, which stay float")
     input_bits, inputs = {}, {}
     if plan.inputs is not None:
         examples = stage.sample(SAMPLES) if examples is None else examples
-        input_bits = plan_bits(stage, plan.inputs, plan.edges)
+        chosen = stage.layers(plan.layer_inputs, f"{method}.layer_activation_bits")
+        input_bits = plan_bits(stage, plan.inputs, plan.edges) | chosen
         inputs = _inputs(stage, method, bits, examples)  # of the net in floats
         count = sum(batch.size for batch in examples)
         for path in [path for path in bits if path not in inputs]:
@@ -100,12 +108,13 @@ def quantize_layers(
     for weight in stage.weights():
         if weight.path in bits:
             refuse_quantized(method, weight)
-            stage.attach(weight.name, method, weight_quantizer(weight, bits[weight.path]))
+            attach(weight.name, method, weight_quantizer(weight, bits[weight.path]))
     for table in stage.weights(kinds=(nn.Embedding,)) if plan.embeddings else ():
         refuse_quantized(method, table)
-        stage.attach(table.name, method, weight_quantizer(table, plan.weights))
+        attach(table.name, method, weight_quantizer(table, plan.weights))
     for path, calls in inputs.items():
-        stage.attach(f"{path}:input", method, input_quantizer(calls, input_bits[path]))
+        if path in input_bits:  # an edge whose weights alone were given bits has none
+            attach(f"{path}:input", method, input_quantizer(calls, input_bits[path]))
 
 
 def _inputs(stage: Stage, method: str, paths: Iterable[str], examples: Sequence[Batch]) -> dict[str, Seen]:

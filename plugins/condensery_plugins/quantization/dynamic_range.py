@@ -59,8 +59,8 @@ class DynamicRange(Transform):
         """Return the step of a symmetric grid, broadcasting against a tensor."""
         sizes = x.abs()
         dims = list(range(1, x.dim())) if self.by_row else list(range(x.dim()))
-        last: int = 2 ** (self.bits - 1) - 1
-        return sizes.amax(dims, keepdim=self.by_row) / last
+        levels = float(2 ** (self.bits - 1) - 1)
+        return sizes.amax(dims, keepdim=self.by_row) / levels
 
     def config(self) -> dict[str, Any]:
         """Return width and kind of range."""

@@ -43,7 +43,9 @@ def table(kind: Kind, offset: int = 0) -> Tensor:
     positive = torch.cat(parts)
     if kind == "static-tree":
         positive = positive[positive > positive.min()]
-    return torch.cat([positive, -positive, torch.tensor(extra, dtype=torch.float64)]).float().unique()
+    numbers = torch.cat([positive, -positive, torch.tensor(extra, dtype=torch.float64)]).float()
+    ascending: Tensor = torch.unique(numbers)
+    return ascending
 
 
 def _middles(count: int) -> Tensor:
@@ -123,7 +125,7 @@ class EightBits(Transform):
     def forward(self, value: Tensor) -> Tensor:
         """Return the nearest numbers, of the tensor's shape."""
         if self.both_ways:
-            crossed: Tensor = _Crossing.apply(value, self.kind, self.offset)  # type: ignore[no-untyped-call]
+            crossed: Tensor = _Crossing.apply(value, self.kind, self.offset)
             return crossed
         return straight_through(rounded(value, self.kind, self.offset), value)
 

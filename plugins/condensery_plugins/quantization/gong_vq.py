@@ -165,7 +165,7 @@ class GongVQ(Quantizer):
         :param rows: ``(rows, numbers)``.
         """
         length = max(n for n in range(1, self.length + 1) if rows.shape[1] % n == 0)
-        return [kmeans(piece, self.centers, seed) for piece in rows.split(length, 1)]
+        return [kmeans(piece, self.centers, seed) for piece in torch.split(rows, length, 1)]
 
     def _by_rows(self, rows: Tensor, seed: int) -> list[Centers]:
         """Return the centers of whole rows, of what these leave, and so on.

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -86,13 +86,16 @@ class LSQ(BitQuantizer):
     weight_bits: int = 4
     activation_bits: int = 4
     edge_bits: int = 8
+    layer_bits: dict[str, int] = field(default_factory=dict)
+    layer_activation_bits: dict[str, int] = field(default_factory=dict)
     activations: bool = True
     embeddings: bool = False
 
     def plan(self) -> Plan:
         """Return the widths, and whether inputs and embeddings have one."""
         inputs = self.activation_bits if self.activations else None
-        return Plan(self.weight_bits, inputs, self.edge_bits, self.embeddings)
+        plan = Plan(self.weight_bits, inputs, self.edge_bits, self.embeddings)
+        return plan._replace(layer_weights=self.layer_bits, layer_inputs=self.layer_activation_bits)
 
     def weight_quantizer(self, weight: Weight, bits: int) -> LearnedStep:
         """Return a quantizer with a step for the layer's weights."""

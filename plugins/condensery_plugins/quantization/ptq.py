@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from condensery import Stage, Weight, hookimpl
 from condensery_plugins.quantization.calibration import SAMPLES, Plan, Seen
@@ -33,6 +33,8 @@ class PTQ(BitQuantizer):
     weight_bits: int = 8
     activation_bits: int | None = 8
     edge_bits: int | None = 8
+    layer_bits: dict[str, int] = field(default_factory=dict)
+    layer_activation_bits: dict[str, int] = field(default_factory=dict)
     observer: Observer = "min-max"
     weight_observer: Observer = "min-max"
     percent: float = 99.99
@@ -47,7 +49,8 @@ class PTQ(BitQuantizer):
 
     def plan(self) -> Plan:
         """Return the widths, and whether embeddings have one."""
-        return super().plan()._replace(embeddings=self.embeddings)
+        plan = Plan(self.weight_bits, self.activation_bits, self.edge_bits, self.embeddings)
+        return plan._replace(layer_weights=self.layer_bits, layer_inputs=self.layer_activation_bits)
 
     @hookimpl
     def prepare(self, stage: Stage) -> None:

@@ -39,9 +39,9 @@ def test_the_method_that_the_docstring_shows_quantizes_a_net() -> None:
 
 
 def test_the_widths_are_those_that_are_set() -> None:
-    assert shown().plan() == (8, 8, None, False)
-    assert shown(weight_bits=3, activation_bits=None, edge_bits=8).plan() == (3, None, 8, False)
-    assert FixedWidth().plan() == (1, None, None, False)
+    assert tuple(shown().plan()) == (8, 8, None, False)
+    assert tuple(shown(weight_bits=3, activation_bits=None, edge_bits=8).plan()) == (3, None, 8, False)
+    assert tuple(FixedWidth().plan()) == (1, None, None, False)
     assert FixedWidth(edges="quantized").plan().edges == 1
 
 

@@ -269,7 +269,7 @@ def test_a_student_of_ternary_weights_computes_what_its_teacher_did() -> None:
     student.prepare(stage=stage)
     torch.testing.assert_close(outputs(stage), expected)
     assert student.report(stage=stage)["converted_layers_count"] == 2
-    net = stage.student.module
+    net: Any = stage.student.module
     assert isinstance(net.norm2, nn.Identity)
     assert isinstance(net.norm1, nn.BatchNorm1d)  # the first layer stays real
     assert not net.get_parameter("fc2.bias").any()

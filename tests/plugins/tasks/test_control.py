@@ -26,12 +26,13 @@ def test_a_game_that_is_over_begins_anew_and_shows_its_end() -> None:
     """A cart that is always pushed to the right lets its pole fall, beyond 12 degrees."""
     tables = Games("CartPole-v1", [3, 4])
     first = tables.seen.clone()
-    for number in range(20):  # noqa: B007  read behind the loop
-        moved = tables.move(torch.ones(2, dtype=torch.long))
+    moves = 0
+    while True:
+        moved, moves = tables.move(torch.ones(2, dtype=torch.long)), moves + 1
         assert moved.earned.tolist() == [1, 1]
         if moved.over[0]:
             break
-    assert 5 < number < 15
+    assert 5 < moves < 15
     assert moved.lost[0]
     assert abs(float(moved.seen[0, 2])) > 12 * torch.pi / 180
     assert abs(float(tables.seen[0, 2])) <= 0.05, "a new game, whose pole stands"
@@ -97,8 +98,10 @@ def test_one_net_for_both_games_has_a_head_for_each() -> None:
 def test_nets_without_a_trunk_share_nothing() -> None:
     task = Control(16)
     net = policies.build(task.facts, "policies", hidden=[], own=[4])
-    task.outputs(net, Batch(task.split("train")[0]["seen"][:16])).sum().backward()
-    moved = [name for name, p in net.named_parameters() if p.grad is not None and bool(p.grad.any())]
+    named = dict(net.named_parameters())
+    total = task.outputs(net, Batch(task.split("train")[0]["seen"][:16])).sum()
+    gradients = torch.autograd.grad(total, list(named.values()), allow_unused=True)
+    moved = [name for name, g in zip(named, gradients, strict=True) if g is not None and bool(g.any())]
     assert moved
     assert all(name.startswith("heads.0.") for name in moved)
 
