@@ -57,7 +57,7 @@ def judge(
         "scale": chosen.scale,
         "note": chosen.note,
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "seeds": [run["seed"] for run in next(iter(reports.values()))],
+        "seeds": [run["seed"] for run in max(reports.values(), key=len)],
         "epoch": "last",
         "arms": {arm: _figures(found) for arm, found in reports.items()},
         "comparisons": compare(plan.comparisons(chosen, card), chosen.scale, reports),

@@ -37,6 +37,8 @@ class Method:
     """Words that no longer hold after it."""
     acts_on: ClassVar[tuple[str, ...]] = ("student",)
     """Players for which the per-player hooks are called; ``("all",)`` for every one."""
+    asks_quality: ClassVar[bool] = False
+    """Whether it calls ``stage.quality``: the recipe then holds out examples that no stage trains on."""
 
     key: ClassVar[str] = ""
     """As it is registered; each class says its own, and messages name it."""

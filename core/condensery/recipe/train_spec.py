@@ -64,15 +64,6 @@ class TrainSpec(Strict):
     carry_optimizer: bool = False
 
 
-class BaseSpec(TrainSpec):
-    """How a net is trained before a recipe's first stage.
-
-    :param seed: of initial weights and training, the run's where there is none: runs of other seeds share the net.
-    """
-
-    seed: int | None = Field(default=None, ge=0)
-
-
 def merge_train(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """Lay training settings over others; an optimizer of another name doesn't take over the options of the one below.
 

@@ -6,6 +6,7 @@ from .players import Player as Player
 from .processes import Processes as Processes
 from .progress import Observer as Observer
 from .progress import Progress as Progress
+from .progress import Told as Told
 from .recipe_trials import RecipeTrials as RecipeTrials
 from .search import Budget as Budget
 from .search import Evaluate as Evaluate

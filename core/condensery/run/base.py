@@ -58,7 +58,8 @@ class Base:
     def _train(self, spec: ModelSpec, label: str, train: BaseSpec, seed: int, path: Path) -> None:
         """Train a net and put it into the cache, with what the last bits of its weights depend on."""
         players = {"student": self.builder.net(spec, seed).student()}
-        stage = self.runner.play(Unit(label, StageSpec(name=label)), train, players, seed)
+        unit = Unit(label, StageSpec(name=label, methods=train.methods))
+        stage = self.runner.play(unit, train, players, seed)
         net = self.builder.described(Net.of(stage.student))
         if self.runner.folder.processes.first:
             save_tree(path, {"net": net, "stage": self.runner.stages[-1], "origin": origin(self.builder.device.type)})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,15 +34,14 @@ from condensery.run.folder import ARTIFACT, NET, ORIGINAL, PROGRESS, RunFolder
 from condensery.run.opening import Opener, check_settings
 from condensery.run.processes import ALONE, Processes
 from condensery.run.progress import Observer, Progress
-from condensery.run.resume import generators_kept
 from condensery.run.search import Budget
 from condensery.run.snapshots import Snapshots
 from condensery.run.stage import Stage
 from condensery.run.trials import try_artifact, try_metrics
 from condensery.run.unit import UnitRunner
-from condensery.run.validation import Validation, held_out, precision_of, with_validation
+from condensery.run.validation import Validation, held_out, methods_ask, precision_of, with_validation
 from condensery.storage import Baked, bake, save_artifact
-from condensery.tasks import Batch, build_task
+from condensery.tasks import Batch, build_task, generators_kept
 
 SIZES = ("sparsity", "parameters", "nonzeros")
 """What a round's ``until`` may ask about, besides the task's metrics."""
@@ -104,7 +104,8 @@ class Run:
         self.show = show if show and self.processes.first else Progress(quiet=True)
         self.task = build_task(recipe.task, registry)
         observer = observer or Observer()
-        self.recipe = recipe = with_validation(recipe, self.task, asked=observer.asks_quality)
+        asked = observer.asks_quality or methods_ask(recipe, registry)
+        self.recipe = recipe = with_validation(recipe, self.task, asked=asked)
         limit = 1 if budget == "quick" else None
         share = held_out(recipe, self.task)
         self.validation = Validation(self.task, self.device, share, limit) if recipe.validation else None
@@ -123,6 +124,7 @@ class Run:
         self.baked: Baked | None = None
         self._checked = checked if checked is not None and checked.recipe == recipe.dump() else None
         self._calls: list[dict[str, Any]] = []
+        self._started = 0.0
 
     @property
     def stages(self) -> list[dict[str, Any]]:
@@ -167,6 +169,7 @@ class Run:
         if done is not None:
             return done
 
+        self._started = time.monotonic()
         self.check()  # before the folder exists: a bad recipe leaves nothing behind
         with self.folder.claimed(self.recipe.dump()):
             return self.folder.report() or self._execute()
@@ -255,8 +258,13 @@ class Run:
             "collapsed": collapsed,
             "called_at_times": self.check().at_times,
             "stages": self.stages,
-            "wall_s": round(sum(s["wall_s"] for s in self.stages), 2),
+            "wall_s": round(self._seconds(), 2),
         }
+
+    def _seconds(self) -> float:
+        """Return what the whole run took: here, and in epochs that a cache or an interrupted run brought."""
+        epochs: float = sum(stage["wall_s"] for stage in self.stages)
+        return time.monotonic() - self._started + epochs - self.runner.seconds
 
     def _after(self, baked: Baked, collapsed: list[dict[str, Any]]) -> dict[str, Any]:
         """Save a baked net as the run's artifact, and measure both.

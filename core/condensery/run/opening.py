@@ -9,6 +9,7 @@ import torch
 
 from condensery.contract import Facts, Method, Registry, StageManager, build_method, check_words, takes_list
 from condensery.errors import MethodError, UsageError
+from condensery.measure import code_of, digest, origin
 from condensery.nets import BATCH_NORMS, Reach, clone, fill_from, is_attention, lent
 from condensery.recipe import (
     ModelSpec,
@@ -23,14 +24,14 @@ from condensery.recipe import (
 )
 from condensery.run.builder import Builder
 from condensery.run.checks import check_optimizer, check_players
+from condensery.run.memory import Memory, room
 from condensery.run.players import Player
 from condensery.run.processes import ALONE, Processes
-from condensery.run.resume import seed_generators
 from condensery.run.stage import Stage
 from condensery.run.steps import Defaults, parse_every
 from condensery.run.validation import held_out
 from condensery.surgery.attention import KnownClasses
-from condensery.tasks import Subset
+from condensery.tasks import Subset, seed_generators
 
 DRY_STEPS = 2
 """Batches of a dry stage, unless a player steps less often."""
@@ -118,6 +119,8 @@ class Opener:
         _build_copies(stage)
         stage.ready()
         _set_optimizers(stage)
+        if not self.dry:
+            _give_memories(stage)
         self._stands_in |= self.dry and bool(stage.train.epochs or stage.manager.methods)
 
 
@@ -226,6 +229,23 @@ def _build_copies(stage: Stage) -> None:
         if player.spec != origin.spec:
             fill_from(player.module, stage.build(player.spec))
         _set_mode(player, stage)
+
+
+def _give_memories(stage: Stage) -> None:
+    """Let the answers of teachers that stay as they are be kept, where the user gives room for them."""
+    limit = room()
+    for player in stage.players.values() if limit else ():
+        if not player.constant or player.trains:
+            continue
+        net, train = player.module, stage.train
+        identity = {
+            "task": stage.task.describe(),
+            "code": code_of(type(stage.task), *{type(module) for module in net.modules()}),
+            "net": [player.spec.model_dump(mode="json"), str(net), digest(net)],
+            "precision": [train.autocast, train.channels_last],
+            "origin": origin(stage.device.type),
+        }
+        player.memory = Memory(identity, limit)
 
 
 def _configure(player: Player, spec: PlayerSpec) -> None:

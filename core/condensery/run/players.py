@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from condensery.errors import UnknownKey, UsageError
 from condensery.nets import EMPTY, Taps, TapValues, attached, keep_owners, plain_name
 from condensery.recipe import ModelSpec, OptimizerSpec
-from condensery.tasks import Batch, Task, full_precision, map_tensors
+from condensery.run.memory import Memory
+from condensery.tasks import Batch, Task, full_precision, lay_channels_last, map_tensors
 
 
 @dataclasses.dataclass
@@ -67,7 +68,8 @@ class Player:
     ``helpers`` are modules that a method trains beside the net for the stage, such as a regressor. Core sets
     ``optimizer``, and ``base_rates``, the learning rate of each of its groups before any schedule; ``carried`` is the
     state of the optimizer that trained the net last, by plain parameter name. ``measured`` holds what taps with a
-    measure came to in the step, from ``after_backward`` on.
+    measure came to in the step, from ``after_backward`` on. A method sets ``constant`` in ``prepare`` where a net that
+    doesn't train stays as it is for the stage: core may then keep its answers in a ``memory``.
     """
 
     module: nn.Module
@@ -97,7 +99,8 @@ class Player:
         self._targets: list[str] = []
         self._frozen: list[str] = []
         self._held: list[nn.Parameter] = []
-        self.relaid = False
+        self.relaid = self.constant = False
+        self.memory: Memory | None = None
         if module is not None:
             self.take(module)
 
@@ -147,6 +150,9 @@ class Player:
 
     def play(self, task: Task, batch: Batch) -> Outputs:
         """Return its outputs for a batch."""
+        if self.memory is not None and not self._targets and not torch.is_grad_enabled():
+            tree = self.memory.answer(batch, lambda: full_precision(task.outputs(self.module, batch)))
+            return Outputs(tree, task, batch)
         with self.taps.reading():
             outputs = task.outputs(self.module, batch)
         return Outputs(full_precision(outputs), task, batch, self.taps.collect())
@@ -162,7 +168,7 @@ class Player:
         last = torch.channels_last
         images = [p for p in self.module.parameters() if p.dim() == 4]
         self.relaid = not any(p.is_contiguous(memory_format=last) and not p.is_contiguous() for p in images)
-        self.module.to(memory_format=last)
+        lay_channels_last(self.module)
 
     def start_epoch(self) -> None:
         """Train mode if it trains, else eval mode; what is frozen, by its builder too, stays so without gradients."""

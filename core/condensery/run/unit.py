@@ -36,6 +36,7 @@ class UnitRunner:
     :param validation: on which each epoch is measured; ``None``: epochs aren't measured.
     :param stages: what each unit came to, in order: its name, methods, history and report.
     :param tried: in a dry run, some of the batches that were played.
+    :param seconds: that the epochs took which were played here; others come from a cache or an interrupted run.
     """
 
     opener: Opener
@@ -47,6 +48,7 @@ class UnitRunner:
     validation: Validation | None
     stages: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     tried: list[Batch] = dataclasses.field(default_factory=list)
+    seconds: float = 0.0
 
     def play(self, unit: Unit, train: TrainSpec, players: Mapping[str, Player], seed: int) -> Stage:
         """Play one unit from where an earlier call was stopped; returns its stage, which has ended.
@@ -58,6 +60,7 @@ class UnitRunner:
         """
         started = time.monotonic()
         stage = self.opener.open(unit, train, players, seed)
+        stage.place = None if self.dry else self.folder.path / f"stage-{unit.id}"
         before = None if self.dry else look(stage)
         self.opener.prepare(stage)
 
@@ -117,6 +120,7 @@ class UnitRunner:
         quality = {} if watched is None else watched.quality(stage.student.module, stage.train)
         terms = stage.means()
         took = round(time.monotonic() - started, 2)
+        self.seconds += took
         history.append({"epoch": stage.epoch + 1, "terms": terms, "quality": quality, "wall_s": took})
 
         main = stage.task.metrics[0]
@@ -130,6 +134,9 @@ class UnitRunner:
         self.snapshots.take(stage, unit.id, epoch=stage.epoch + 1)
         kept = {"unit": unit.id, "snapshots": self.snapshots.files}
         self.folder.save(PROGRESS, kept | progress_of(stage, history))
+        for player in stage.players.values():
+            if player.memory is not None:
+                player.memory.save()
         self.observer.epoch_ended(stage, history)
 
     def _note(self, stage: Stage, unit: Unit, history: History, report: dict[str, float], gone: list[str]) -> None:
@@ -181,6 +188,7 @@ def _close(stage: Stage) -> None:
     vars(stage).pop("surgeon", None)  # it holds the stage: neither would go, nor the nets
     for player in stage.players.values():
         player.taps.remove()
+        player.memory = None
         detach_temporary(player.module)
         player.helpers.clear()
         player.thaw()

@@ -7,7 +7,8 @@ width)`` of a ViT or a Transformer, vectors ``(batch, width)``. Here they meet a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
@@ -55,6 +56,27 @@ def aligned(
     one, other = as_map(one), as_map(other)
     height, width = (min(one.shape[axis], other.shape[axis]) for axis in (2, 3))
     return _shrunk(one, height, width, shrink), _shrunk(other, height, width, shrink)
+
+
+def real_tokens(inputs: Any, maps: Tensor) -> Tensor | None:
+    """Return which positions hold a token of a text and not padding, ``(batch, tokens)`` of bool; ``None``: all do.
+
+    :param inputs: of the batch; a text's have an ``attention_mask``.
+    :param maps: ``(batch, channels, tokens, 1)``, as :func:`aligned` gives a text's; of anything else all count.
+    """
+    mask = inputs.get("attention_mask") if isinstance(inputs, Mapping) else None
+    return mask.bool() if isinstance(mask, Tensor) and maps.shape[2:] == (mask.shape[1], 1) else None
+
+
+def unpadded(inputs: Any, *maps: Tensor) -> tuple[list[Tensor], Tensor | float]:
+    """Return maps of the same size with 0 where a text is padded, and the share of real positions in each example.
+
+    :returns: the share is ``(batch,)``, or 1 where all positions count; a mean over positions is divided by it.
+    """
+    real = real_tokens(inputs, maps[0])
+    if real is None:
+        return list(maps), 1.0
+    return [one * real[:, None, :, None] for one in maps], real.to(maps[0]).mean(1)
 
 
 def _shrunk(features: Tensor, height: int, width: int, shrink: Callable[[Tensor, tuple[int, int]], Tensor]) -> Tensor:

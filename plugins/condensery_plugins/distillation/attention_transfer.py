@@ -11,7 +11,7 @@ from condensery import Method, NotApplicable, Stage, hookimpl
 from condensery.nets import TapValues
 from condensery.run import Outputs, Player
 from condensery.tasks import Batch
-from condensery_plugins.distillation.adapters import aligned
+from condensery_plugins.distillation.adapters import aligned, unpadded
 from condensery_plugins.distillation.layer_maps import LayerMap, fitting, tapped_pairs, tapped_values
 from condensery_plugins.distillation.pairs import warnings_of
 
@@ -28,7 +28,8 @@ class AttentionTransfer(Method):
     code``) beta times the squared distance, the mean over examples and positions; as in the paper (``paper``) beta / 2
     times the distance itself, not squared, the mean over examples. With ``by: gradient`` there is one distance, that of
     the gradients of the task's loss by the inputs, each example's own: the loss is a mean, so it is taken times the
-    batch's size. The code has no gradients; in its variant they are squared as the attentions are.
+    batch's size. The code has no gradients; in its variant they are squared as the attentions are. A text's padding is
+    no position.
 
     When: at every step; by gradient each step differentiates twice.
 
@@ -76,9 +77,11 @@ class AttentionTransfer(Method):
             wanted = input_gradient(stage.play(batch, [teacher], to_input=True)[teacher.name])
             return {"gradient": self._distance(input_gradient(mine), wanted.detach())}
 
-        theirs = outputs[teacher.name].taps
-        pairs = [aligned(mine.taps[one], theirs[other]) for one, other in self.pairs_]
-        each = [self._distance(attention(one, self.power), attention(other, self.power)) for one, other in pairs]
+        theirs, each = outputs[teacher.name].taps, []
+        for pair in self.pairs_:
+            maps, share = unpadded(mine.batch.inputs, *aligned(mine.taps[pair[0]], theirs[pair[1]]))
+            near, far = (attention(one, self.power) for one in maps)
+            each.append(self._distance(near, far, share))
         return {"attention": torch.stack(each).sum()}
 
     @hookimpl
@@ -94,11 +97,15 @@ class AttentionTransfer(Method):
             if positions == 1:
                 raise NotApplicable(self.key, f"{one} and {other} meet at a single position; there is no attention")
 
-    def _distance(self, mine: Tensor, theirs: Tensor) -> Tensor:
-        """Return the distance of two attentions, ``(batch, positions)``, times its weight."""
+    def _distance(self, mine: Tensor, theirs: Tensor, share: Tensor | float = 1.0) -> Tensor:
+        """Return the distance of two attentions, ``(batch, positions)``, times its weight.
+
+        :param share: of the positions that aren't padding, in each example.
+        """
         beta = self.beta if self.beta is not None else {"code": 1000.0, "paper": 0.1}[self.variant]
         if self.variant == "code":
-            return beta * (mine - theirs).square().mean()
+            real = share.mean() if isinstance(share, Tensor) else share
+            return beta * (mine - theirs).square().mean() / real
         return beta / 2 * torch.linalg.vector_norm(mine - theirs, dim=1).mean()  # type: ignore[no-any-return]
 
 

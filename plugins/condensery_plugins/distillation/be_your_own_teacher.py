@@ -3,13 +3,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
 from condensery import Batch, Method, NotApplicable, Stage, hookimpl
 from condensery.run import Outputs, Player
-from condensery_plugins.distillation.adapters import aligned
+from condensery_plugins.distillation.adapters import aligned, real_tokens, unpadded
 from condensery_plugins.distillation.layer_maps import stages_of
 from condensery_plugins.distillation.softened import divergence, softened
 
@@ -45,12 +45,26 @@ class Branch(nn.Module):
         self.bottleneck = nn.Sequential(*layers).to(mine)
         self.classifier = nn.Linear(width, classes).to(mine)
 
-    def forward(self, mine: Tensor, deepest: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return these features and the deepest ones, as maps of one shape, and the scores ``(batch, classes)``."""
+    def forward(self, mine: Tensor, deepest: Tensor, inputs: Any = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Return these features and the deepest ones, as maps of one shape, and the scores ``(batch, classes)``.
+
+        :param inputs: of the batch; what is padding in a text is 0 in both, and no part of a mean or a statistic.
+        """
         if not self.shrinks:
             mine, deepest = aligned(mine, deepest)
-        features, deepest = aligned(self.bottleneck(mine), deepest)
-        return features, deepest, self.classifier(features.mean((2, 3)))
+        features, deepest = aligned(self._narrowed(mine, real_tokens(inputs, mine)), deepest)
+        (features, deepest), share = unpadded(inputs, features, deepest)
+        mean = features.mean((2, 3))
+        return features, deepest, self.classifier(mean / share[:, None] if isinstance(share, Tensor) else mean)
+
+    def _narrowed(self, maps: Tensor, real: Tensor | None) -> Tensor:
+        """Return what the bottleneck makes of maps; of a text's, of its real tokens alone, as if each were an image."""
+        if real is None:
+            return self.bottleneck(maps)  # type: ignore[no-any-return]
+        found = self.bottleneck(maps.squeeze(3).transpose(1, 2)[real][:, :, None, None]).flatten(1)
+        laid = found.new_zeros(*real.shape, found.shape[1])
+        laid[real] = found
+        return laid.transpose(1, 2).unsqueeze(3)  # type: ignore[no-any-return]
 
 
 @dataclass(eq=False, kw_only=True)
@@ -113,7 +127,7 @@ class BeYourOwnTeacher(Method):
 
         terms: dict[str, Tensor] = {}
         for number, features in enumerate(shallow, 1):
-            guess, goal, scores = player.helpers[f"branch{number}"](features, deepest.detach())
+            guess, goal, scores = player.helpers[f"branch{number}"](features, deepest.detach(), batch.inputs)
             learner = Outputs(scores, stage.task, batch)
             found = {
                 "kd": self.alpha * self.T**2 * self._apart(learner, teacher),

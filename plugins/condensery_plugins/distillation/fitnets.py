@@ -9,7 +9,7 @@ from torch import Tensor
 from condensery import Method, Stage, hookimpl
 from condensery.contract import Words
 from condensery.run import Outputs, Player
-from condensery_plugins.distillation.adapters import Adapter
+from condensery_plugins.distillation.adapters import Adapter, unpadded
 from condensery_plugins.distillation.layer_maps import fitting, stages_of, tapped_values
 from condensery_plugins.distillation.pairs import refuse_other_classes, warnings_of
 from condensery_plugins.distillation.softened import divergence, softened
@@ -24,9 +24,10 @@ class FitNets(Method):
     teacher's hint layer, and ends in a ReLU where the hint has no negative value, as behind one.
 
     Loss: in ``hint`` half the squared distance of hint and guess alone, no labels (eq. 3): as in the paper the sum over
-    all its numbers, or as in the authors' code the sum over its height and the mean over all else; the mean over the
-    batch. In ``distil`` task + lambda KL(teacher^T || student^T), without a factor T^2 (eq. 2): KL has the gradient of
-    the paper's cross entropy; it is summed over classes and averaged over the task's rows.
+    all its numbers, or as in the authors' code the sum over its height (a text's tokens) and the mean over all else;
+    the mean over the batch, without a text's padding. In ``distil`` task + lambda KL(teacher^T || student^T), without a
+    factor T^2 (eq. 2): KL has the gradient of the paper's cross entropy; it is summed over classes and averaged over
+    the task's rows.
 
     When: in ``hint`` all that the student calls behind its guided layer is frozen, with its batch statistics. In
     ``distil`` lambda falls along a line from ``weight`` to ``last_weight``.
@@ -77,7 +78,8 @@ class FitNets(Method):
         """Return the distance of the hint, or the soft term by its current weight."""
         if self.phase == "hint":
             mine, theirs = outputs[player.name].taps[self.guided_], outputs[stage.teachers[0].name].taps[self.hint_]
-            guess, hint = player.helpers[self.regressor_](mine, theirs)
+            met = player.helpers[self.regressor_](mine, theirs)
+            (guess, hint), _ = unpadded(outputs[player.name].batch.inputs, *met)
             return {"hint": hint_distance(guess.relu() if self.rectified_ else guess, hint, self.reduction)}
 
         done = stage.step / max(1, stage.epochs * stage.steps_per_epoch)

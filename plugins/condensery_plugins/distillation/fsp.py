@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,7 +11,7 @@ from torch.nn.functional import adaptive_max_pool2d
 from condensery import Method, NotApplicable, Stage, hookimpl
 from condensery.nets import TapValues
 from condensery.run import Outputs, Player
-from condensery_plugins.distillation.adapters import aligned
+from condensery_plugins.distillation.adapters import aligned, unpadded
 from condensery_plugins.distillation.layer_maps import LayerMap, fitting, tapped_pairs, tapped_values
 from condensery_plugins.distillation.pairs import warnings_of
 
@@ -63,8 +64,11 @@ class FSP(Method):
     @hookimpl
     def loss_terms(self, stage: Stage, outputs: Mapping[str, Outputs], player: Player) -> dict[str, Tensor]:
         """Return the squared distance of the matrices, already times its weight."""
-        mine, theirs = outputs[player.name].taps, outputs[stage.teachers[0].name].taps
-        apart = [(flow(mine, one) - flow(theirs, other)).square().sum((1, 2)).mean() for one, other in self.pairs_]
+        nets, inputs = (outputs[player.name], outputs[stage.teachers[0].name]), outputs[player.name].batch.inputs
+        apart = []
+        for pair in self.pairs_:
+            mine, theirs = (flow(net.taps, path, inputs) for net, path in zip(nets, pair, strict=True))
+            apart.append((mine - theirs).square().sum((1, 2)).mean())
         return {"flow": self.weight * torch.stack(apart).sum()}
 
     @hookimpl
@@ -78,10 +82,13 @@ class FSP(Method):
         return warnings_of(stage)
 
 
-def flow(taps: TapValues, path: str) -> Tensor:
+def flow(taps: TapValues, path: str, inputs: Any = None) -> Tensor:
     """Return a layer's FSP matrices, ``(batch, channels of its input, channels of its output)``.
 
     :param taps: with the layer's input and output.
+    :param inputs: of the batch; what is padding in a text is no position.
     """
-    before, after = (maps.flatten(2) for maps in aligned(taps[f"{path}:input"], taps[path], adaptive_max_pool2d))
-    return before @ after.transpose(1, 2) / before.shape[2]
+    maps, share = unpadded(inputs, *aligned(taps[f"{path}:input"], taps[path], adaptive_max_pool2d))
+    before, after = (one.flatten(2) for one in maps)
+    real = share[:, None, None] if isinstance(share, Tensor) else share
+    return before @ after.transpose(1, 2) / (before.shape[2] * real)

@@ -11,7 +11,7 @@ EXAMPLES = 256
 
 
 def refuse_other_classes(stage: Stage, key: str) -> None:
-    """Refuse a teacher whose class scores aren't those of the student's classes, in ``prepare``.
+    """Refuse a teacher whose class scores aren't those of the student's classes, in ``prepare``; keep others' answers.
 
     :param key: the method's.
     :raises NotApplicable: naming the teacher and both numbers of classes.
@@ -23,6 +23,7 @@ def refuse_other_classes(stage: Stage, key: str) -> None:
         theirs = outputs[teacher.name].rows.shape[1]
         if theirs != mine:
             raise NotApplicable(key, f"{teacher.name} tells {theirs} classes apart, the student {mine}")
+        teacher.constant = True
 
 
 def warnings_of(stage: Stage) -> dict[str, float]:

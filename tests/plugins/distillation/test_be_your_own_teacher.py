@@ -24,7 +24,7 @@ def terms(method: BeYourOwnTeacher, deep: Tensor, shallow: Tensor, features: Ten
     method.paths_ = ["one", "two", "deepest"]
     batch = Batch(torch.zeros(2, 1), torch.tensor([0, 1]))
     taps = TapValues({p: [goal] for p in method.paths_}, {p: [goal._version] for p in method.paths_}, set())
-    helpers = {f"branch{n}": lambda mine, deepest: (features, deepest, shallow) for n in (1, 2)}
+    helpers = {f"branch{n}": lambda mine, deepest, inputs: (features, deepest, shallow) for n in (1, 2)}
     player: Any = SimpleNamespace(name="student", helpers=helpers)
     outputs = {"student": Outputs(deep, TASK, batch, taps)}
     stage: Any = SimpleNamespace(task=TASK)
