@@ -259,7 +259,7 @@ class Run:
 
     def _seconds(self) -> float:
         """Return what the whole run took: here, and in epochs that a cache or an interrupted run brought."""
-        epochs = sum(stage["wall_s"] for stage in self.stages)
+        epochs: float = sum(stage["wall_s"] for stage in self.stages)
         return time.monotonic() - self._started + epochs - self.runner.seconds
 
     def _after(self, baked: Baked, collapsed: list[dict[str, Any]]) -> dict[str, Any]:
