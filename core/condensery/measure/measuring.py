@@ -17,7 +17,7 @@ from condensery.errors import UsageError
 from condensery.measure.footprint import peak_memory, without_transforms
 from condensery.measure.work import count_work
 from condensery.nets import Layer, attached, own_parameters, owner_of
-from condensery.tasks import Batch, Split, Subset, Task, channels_last
+from condensery.tasks import Batch, Split, Subset, Task, channels_last, lay_channels_last
 
 WARM_UP = 3
 RUNS, BATCH_RUNS = 15, 5
@@ -60,7 +60,7 @@ def evaluate(
     modes = {module: module.training for module in model.modules()}
     handles = []
     if precision.channels_last:
-        model.to(memory_format=torch.channels_last)
+        lay_channels_last(model)
         handles.append(model.register_forward_pre_hook(_lay_channels_last, with_kwargs=True))
 
     model.eval()

@@ -32,6 +32,7 @@ from .trees import channels_last as channels_last
 from .trees import full_precision as full_precision
 from .trees import hash_tree as hash_tree
 from .trees import head as head
+from .trees import lay_channels_last as lay_channels_last
 from .trees import map_tensors as map_tensors
 from .trees import map_tree as map_tree
 from .trees import tensors_in as tensors_in
