@@ -66,6 +66,7 @@ bench: .venv/installed
 	$(BIN)/python tests/benchmarks/suite.py
 	$(BIN)/python tests/benchmarks/zoo.py
 	$(BIN)/python tests/benchmarks/listing.py
+	$(BIN)/python tests/benchmarks/distilling.py
 
 # What can be made again in minutes; runs/ stays.
 clean:
