@@ -37,6 +37,8 @@ class Method:
     """Words that no longer hold after it."""
     acts_on: ClassVar[tuple[str, ...]] = ("student",)
     """Players for which the per-player hooks are called; ``("all",)`` for every one."""
+    reports: ClassVar[tuple[str, ...]] = ()
+    """Names in ``report`` that are there on every net: a search or a picture may ask for ``reported.<key>.<name>``."""
 
     key: ClassVar[str] = ""
     """As it is registered; each class says its own, and messages name it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -251,6 +251,7 @@ class Run:
             "collapsed": collapsed,
             "called_at_times": self.check().at_times,
             "stages": self.stages,
+            "reported": reported(self.stages),
             "wall_s": round(sum(s["wall_s"] for s in self.stages), 2),
         }
 
@@ -348,6 +349,16 @@ class Run:
             assert self.validation is not None  # a condition that asks for quality turned it on
             names |= self.validation.quality(self.net.module, self._train)
         return holds(condition, names)
+
+
+def reported(stages: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """Return what the methods of all stages reported, by method; of one that acts in several stages, the last."""
+    found: dict[str, dict[str, float]] = {}
+    for stage in stages:
+        for path, value in stage["report"].items():
+            method, _, name = path.partition(".")
+            found.setdefault(method, {})[name] = value
+    return found
 
 
 def check_quality(quality: Mapping[str, float], when: str) -> None:
