@@ -39,6 +39,7 @@ lint: .venv/installed
 	$(BIN)/python -m condensery_catalogue.rejudge --check
 	$(BIN)/python -m condensery_catalogue.results_table --check
 	$(BIN)/python -m condensery_catalogue.claims_list --check
+	$(BIN)/python -m condensery_catalogue.widths_table --check
 	$(BIN)/python -m condensery_catalogue.distillation_map --check
 
 format: .venv/installed
@@ -51,6 +52,7 @@ cards: .venv/installed
 	$(BIN)/python -m condensery_catalogue.rejudge
 	$(BIN)/python -m condensery_catalogue.results_table
 	$(BIN)/python -m condensery_catalogue.claims_list
+	$(BIN)/python -m condensery_catalogue.widths_table
 	$(BIN)/python -m condensery_catalogue.distillation_map
 
 # A page with a picture for each stored result; the site builds them, git doesn't keep them.
@@ -58,15 +60,11 @@ pages: .venv/installed
 	@rm -rf build/pages
 	$(BIN)/python -m condensery_catalogue.pages build/pages
 
+# Each figure beside what it is compared with, in runs/bench-*.json too: about a minute or two a script.
+BENCHMARKS := run desk memory codecs artifacts quantized zoo suite listing distilling
+
 bench: .venv/installed
-	$(BIN)/python tests/benchmarks/run.py
-	$(BIN)/python tests/benchmarks/artifacts.py
-	$(BIN)/python tests/benchmarks/codecs.py
-	$(BIN)/python tests/benchmarks/memory.py
-	$(BIN)/python tests/benchmarks/suite.py
-	$(BIN)/python tests/benchmarks/zoo.py
-	$(BIN)/python tests/benchmarks/listing.py
-	$(BIN)/python tests/benchmarks/distilling.py
+	@for name in $(BENCHMARKS); do $(BIN)/python tests/benchmarks/$$name.py || exit 1; done
 
 # What can be made again in minutes; runs/ stays.
 clean:

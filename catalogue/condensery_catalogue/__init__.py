@@ -1,0 +1,5 @@
+"""The catalogue: lists, composes, measures and reproduces what plugins offer."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

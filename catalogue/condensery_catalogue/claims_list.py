@@ -15,9 +15,9 @@ from condensery.contract import Registry
 from condensery.errors import UsageError
 from condensery_catalogue.generated import keep, markdown_table, play
 from condensery_catalogue.listing import own_registry
-from condensery_catalogue.reproduction import load_reproduction
+from condensery_catalogue.reproduction import card_of, load_reproduction
 from condensery_catalogue.results import stored_results
-from condensery_catalogue.wording import claimed, source, subject, word
+from condensery_catalogue.wording import DOUBT, claimed, reference, source, subject, word
 
 PAGE = Path("catalogue/docs/claims.md")
 MODULE = "condensery_catalogue.claims_list"
@@ -34,7 +34,7 @@ def standings(registry: Registry) -> dict[tuple[str, str], list[Standing]]:
     found: dict[tuple[str, str], list[Standing]] = {}
     for key in registry.keys("recipes"):
         plan = load_reproduction(registry, key)
-        card = registry.card(plan.card) or {}
+        card = card_of(registry, plan)
         stored = {result["tier"]: result for result in stored_results(registry, key)}
 
         for tier, spec in plan.tiers.items():
@@ -47,7 +47,8 @@ def standings(registry: Registry) -> dict[tuple[str, str], list[Standing]]:
                     standing = (f"compared{smaller}", f"{place}: {word(said)}{why}")
                 else:
                     standing = ("pending", f"{place}{smaller}: {spec.takes or 'no estimate'}")
-                found.setdefault((plan.card, claim["id"]), []).append(standing)
+                whose, _, own = claim["id"].rpartition(":")
+                found.setdefault((whose or plan.card, own), []).append(standing)
     return found
 
 
@@ -80,13 +81,20 @@ def claim_rows(registry: Registry) -> Iterator[list[str]]:
     places = standings(registry)
     for key in registry.keys("papers"):
         card = registry.card(key) or {}
-        ref = f" [{card['ref']}]" if card.get("ref") else ""
         for claim in card.get("claims", []):
             try:
                 how, where = standing(claim, places.get((key, claim["id"]), []))
             except UsageError as error:
                 raise UsageError(f"card {key!r}: {error}") from None
-            yield [f"`{key}`{ref}", f"`{claim['id']}`", subject(claim), claimed(claim), source(claim), how, where]
+            yield [
+                f"`{key}` {reference(card)}".strip(),
+                f"`{claim['id']}`",
+                subject(claim),
+                claimed(claim),
+                source(claim),
+                how,
+                where,
+            ]
 
 
 def claims_page(registry: Registry) -> str:
@@ -104,6 +112,7 @@ Every claim of every card, and where it stands: {said}.
 ([what the words mean](verdicts.md), [figures](results.md)). *Compared scaled-down*: only a smaller run was, which tells
 a direction. *Pending*: a recipe waits to be run, with its own estimate for all of its runs, or waits to be written.
 *Answered by another*: another claim says the same. *Out of reach*: data, a net, hardware or a method is missing here.
+{DOUBT}
 
 {markdown_table(COLUMNS, rows)}
 """

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from condensery.errors import CondenseryError, UsageError
+from condensery_catalogue.listing import FACETS
 
 app = typer.Typer(
-    help="A catalogue of neural-network compression: list it, run it, compose it, reproduce it.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -24,15 +26,44 @@ Seed = Annotated[int | None, typer.Option(min=0, help="Seed of the run.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Out = Annotated[Path | None, typer.Option(help="Folder for report.json, log and checkpoints.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with what the out folder holds.")]
+Launch = Annotated[int, typer.Option(min=1, help="Play it in this many processes, started by torchrun.")]
 Explain = Annotated[bool, typer.Option("--explain", help="Print the resolved recipe and the call order, and stop.")]
 
 
+@app.callback(help="A catalogue of neural-network compression: list it, run it, compose it, reproduce it.")
+def only_where_it_may(context: typer.Context) -> None:
+    """Refuse what several processes would do several times."""
+    from condensery_catalogue.launching import launched
+
+    if launched() and context.invoked_subcommand not in ("run", "compose"):
+        raise UsageError(f"WORLD_SIZE > 1: {context.invoked_subcommand} is for one process; start it without torchrun")
+
+
+def _with_facets(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command an option for each facet, which it gets by name."""
+    own = inspect.signature(command)
+    options = [
+        inspect.Parameter(
+            name.replace("-", "_"),
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=Annotated[str | None, typer.Option(f"--{name}", help=words)],
+        )
+        for name, words in FACETS.items()
+    ]
+    kept = [p for p in own.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    command.__signature__ = own.replace(parameters=[*kept, *options])  # type: ignore[attr-defined]
+    command.__annotations__ |= {option.name: option.annotation for option in options}
+    return command
+
+
 @app.command("list")
-def list_(family: Annotated[str | None, typer.Option(help="Only this family.")] = None, json: Json = False) -> None:
-    """List the papers and methods of the catalogue."""
+@_with_facets
+def list_(json: Json = False, **chosen: str | None) -> None:
+    """List the papers and methods of the catalogue; say what they should have."""
     from condensery_catalogue.listing import list_cards
 
-    list_cards(family, as_json=json)
+    list_cards({name: chosen[name.replace("-", "_")] for name in FACETS}, as_json=json)
 
 
 @app.command()
@@ -41,6 +72,19 @@ def show(key: str, json: Json = False) -> None:
     from condensery_catalogue.showing import show_card
 
     show_card(key, as_json=json)
+
+
+@app.command()
+def fit(
+    model: Annotated[str, typer.Argument(help="A model: resnet20, 'vit(dim=24)'; for a net of your own: Python.")],
+    task: Annotated[str | None, typer.Option(help="A task that the net fits; digits by default.")] = None,
+    method: Annotated[str | None, typer.Option(help="Say all of this method alone: partners, command.")] = None,
+    json: Json = False,
+) -> None:
+    """Tell which methods a net can take, why not the others, and what goes with what."""
+    from condensery_catalogue.fitting import print_fit
+
+    print_fit(model, task, method, as_json=json)
 
 
 @app.command()
@@ -59,13 +103,23 @@ def run(
     device: Device = "auto",
     out: Out = None,
     resume: Resume = False,
+    launch: Launch = 1,
     explain: Explain = False,
     json: Json = False,
 ) -> None:
     """Run a recipe from a YAML file."""
     from condensery_catalogue.running import RunOptions, run_file
 
-    options = RunOptions(set=set or (), seed=seed, device=device, out=out, resume=resume, explain=explain, as_json=json)
+    options = RunOptions(
+        set=set or (),
+        seed=seed,
+        device=device,
+        out=out,
+        resume=resume,
+        launch=launch,
+        explain=explain,
+        as_json=json,
+    )
     run_file(recipe, options)
 
 
@@ -82,13 +136,23 @@ def compose(
     device: Device = "auto",
     out: Out = None,
     resume: Resume = False,
+    launch: Launch = 1,
     explain: Explain = False,
     json: Json = False,
 ) -> None:
     """Run a composition of methods, written in one line."""
     from condensery_catalogue.running import RunOptions, run_composition
 
-    options = RunOptions(set=set or (), seed=seed, device=device, out=out, resume=resume, explain=explain, as_json=json)
+    options = RunOptions(
+        set=set or (),
+        seed=seed,
+        device=device,
+        out=out,
+        resume=resume,
+        launch=launch,
+        explain=explain,
+        as_json=json,
+    )
     run_composition(composition, model, task, epochs, options)
 
 
@@ -117,7 +181,9 @@ def search(
 @app.command()
 def reproduce(
     key: Annotated[list[str] | None, typer.Argument(help="The reproduction; with --pending any number.")] = None,
-    tier: Annotated[str | None, typer.Option(help="smoke (seconds), desk (minutes: the default) or paper.")] = None,
+    tier: Annotated[
+        str | None, typer.Option(help="smoke (seconds), desk (minutes; the default where there is one) or paper.")
+    ] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="How many seeds; the tier's own number by default.")] = None,
     device: Device = "auto",
     out: Out = None,
@@ -142,7 +208,7 @@ def reproduce(
     from condensery_catalogue.reproduce import reproduce_paper
 
     options = RunOptions(device=device, out=out, as_json=json)
-    reproduce_paper((key or [""])[0], tier or "desk", seeds, options, store=store)
+    reproduce_paper((key or [""])[0], tier, seeds, options, store=store)
 
 
 results_app = typer.Typer(help="Carry finished runs and results from one machine to another.", no_args_is_help=True)
@@ -171,12 +237,13 @@ def measure(
     task: Annotated[str | None, typer.Option(help="A task that the net fits; its own by default.")] = None,
     device: Device = "auto",
     layers: Annotated[bool, typer.Option("--layers", help="Show each layer too.")] = False,
+    batched: Annotated[bool, typer.Option("--batched", help="Time batches of 64 examples too.")] = False,
     json: Json = False,
 ) -> None:
     """Measure a net: parameters, work, bytes, memory, speed."""
     from condensery_catalogue.measuring import measure_target
 
-    measure_target(target, task, device, layers=layers, as_json=json)
+    measure_target(target, task, device, layers=layers, batched=batched, as_json=json)
 
 
 @app.command("inspect")

@@ -78,7 +78,8 @@ class Jobs:
             yield from self.trials(arm)
         for seed in self.seeds:
             for arm in self.chosen.arms:
-                yield self.job(arm, seed)
+                if self.chosen.plays(arm, seed == self.seeds[0]):
+                    yield self.job(arm, seed)
 
     def ready(self, card: Mapping[str, Any]) -> Tier:
         """Return the tier with its figure's labels filled in, once every name in it was looked up.
@@ -94,12 +95,13 @@ class Jobs:
         return Job(self.plan.key, self.tier, arm, seed, trial, self.folder / place)
 
     def trials(self, arm: str) -> list[Job]:
-        """Return the trials of an arm, none where there is no grid."""
-        return [self.job(arm, self.seeds[0], number) for number in range(len(self._combinations))]
+        """Return the trials of an arm, none where there is no grid, or where it follows another arm."""
+        tried = self._combinations if self.chosen.leader(arm) == arm else []
+        return [self.job(arm, self.seeds[0], number) for number in range(len(tried))]
 
     def is_ready(self, job: Job) -> bool:
-        """Tell whether a job can be played: one that counts waits for the trials of its arm."""
-        return job.trial is not None or all(trial.has_ended for trial in self.trials(job.arm))
+        """Tell whether a job can be played: one that counts waits for the trials that decide on its values."""
+        return job.trial is not None or all(t.has_ended for t in self.trials(self.chosen.leader(job.arm)))
 
     def recipe(self, job: Job) -> Recipe:
         """Return the recipe of a job, with its seed and the names that a report keeps.
@@ -113,7 +115,7 @@ class Jobs:
             names["validation"] = self.chosen.held_out
             values = self._combinations[job.trial]
         else:
-            values = self.choice(job.arm)["chosen"] if self._combinations else {}
+            values = self.choice(self.chosen.leader(job.arm))["chosen"] if self._combinations else {}
         return self.chosen.recipe(self.plan.key, job.arm, values).model_copy(update=names)
 
     def report(self, job: Job) -> Report | None:
@@ -152,15 +154,16 @@ class Jobs:
         return choose(f"{self.plan.key}:{arm}", self.chosen.grid, metric, scores)
 
     def choices(self) -> dict[str, dict[str, Any]]:
-        """Return the choice of every arm, none where there is no grid."""
-        return {arm: self.choice(arm) for arm in self.chosen.arms} if self._combinations else {}
+        """Return the choice of every arm that has trials."""
+        return {arm: self.choice(arm) for arm in self.chosen.arms if self.trials(arm)}
 
     def reports(self) -> dict[str, list[Report]]:
-        """Return the reports of every arm, one for each seed; all jobs must have ended."""
-        return {
-            arm: [report for seed in self.seeds if (report := self.report(self.job(arm, seed))) is not None]
-            for arm in self.chosen.arms
-        }
+        """Return the reports of every arm, one for each of its seeds; all jobs must have ended."""
+        found: dict[str, list[Report]] = {arm: [] for arm in self.chosen.arms}
+        for job in self:
+            if job.trial is None and (report := self.report(job)) is not None:
+                found[job.arm].append(report)
+        return found
 
 
 def finished(folder: Path, recipe: Recipe) -> Report | None:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from condensery.errors import UsageError
+from condensery_catalogue.metrics import TRAINING
 from condensery_catalogue.reproduction import Comparison, Reproduction, Tier
 from condensery_catalogue.results import commit
 from condensery_catalogue.verdict import Judgement, claimed, summary, tied
@@ -57,7 +58,7 @@ def judge(
         "scale": chosen.scale,
         "note": chosen.note,
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "seeds": [run["seed"] for run in next(iter(reports.values()))],
+        "seeds": [run["seed"] for run in max(reports.values(), key=len)],
         "epoch": "last",
         "arms": {arm: _figures(found) for arm, found in reports.items()},
         "comparisons": compare(plan.comparisons(chosen, card), chosen.scale, reports),
@@ -105,6 +106,7 @@ def _figures(runs: Sequence[Report]) -> dict[str, Any]:
         **{name: [run["after"][name] for run in runs] for name in COUNTS},
         "storage": {name: [run["after"]["storage"][name] for run in runs] for name in STORAGE},
         **{name: [run["ratios"].get(ratio) for run in runs] for name, ratio in RATES.items()},
+        "training": {name: [run.get("training", {}).get(name) for run in runs] for name in TRAINING},
         "collapsed": [run.get("collapsed", []) for run in runs],
         "wall_s": [run["wall_s"] for run in runs],
     }

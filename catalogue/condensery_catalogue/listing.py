@@ -6,21 +6,49 @@ import importlib.metadata
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from condensery.contract import KINDS, Entry, Registry
 from condensery.errors import UnknownKey
+from condensery.front import console_table
+from condensery_catalogue.wording import DOUBT, reference
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
 FAMILIES = ("architecture", "pruning", "quantization", "distillation", "joint")
-UNBROKEN = ("key", "ref", "family", "setting", "claim")
+UNBROKEN = ("key", "ref", "on", "family", "setting")
 """Columns whose words are copied from the table, or short."""
-NARROW, PLAIN_WIDTH = 110, 120
-"""Below the first ``list`` leaves names out; the second holds where there is no terminal and no ``COLUMNS``."""
+PLAIN_WIDTH = 120
+"""Where there is no terminal and no ``COLUMNS``."""
+LETTERS = {"CNN": "C", "ViT": "V", "Transformer": "T", "RNN": "R", "DQN": "D", "GNN": "N", "GAN": "A"}
+"""What stands for a kind of network in a narrow column."""
+FACETS = {
+    "family": "pruning, quantization, distillation, joint.",
+    "network": "CNN, ViT, Transformer, RNN...",
+    "domain": "classification, detection...",
+    "year": "2017, or 2016-2018.",
+    "status": "draft, tested, reproduced.",
+    "granularity": "weight, filter, channel, head...",
+    "criterion": "What decides what goes.",
+    "scope": "global, local.",
+    "schedule": "one-shot, iterative, dynamic.",
+    "target": "weight, activation, gradient, error.",
+    "bits": "8, very low, mixed.",
+    "levels": "uniform, non-uniform, clustered.",
+    "training": "PTQ, QAT.",
+    "precision": "fixed, dynamic, discrete values.",
+    "knowledge": "output, intermediate, relation, structural.",
+    "scheme": "offline, online, self.",
+    "teacher-source": "input, original, separate, co-trained, self.",
+    "student-source": "pruned, quantized, designed, searched, same.",
+    "combination": "KD+P, KD+Q, P+Q...",
+    "order": "Of a joint method's parts.",
+    "coupling": "iterated, coupled, searched.",
+}
+"""What ``list`` can ask for, the survey's taxonomy included, with some of its words."""
 
 
 def open_registry() -> Registry:
@@ -46,23 +74,18 @@ def console() -> Console:
 
 def table(*columns: str, title: str | None = None) -> Table:
     """Return an empty table of the house's look; long words are folded, never cut."""
-    from rich import box
-    from rich.table import Table
-
-    made = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for column in columns:
-        made.add_column(column, overflow="fold", no_wrap=column in UNBROKEN)
+    made = console_table(*columns, title=title)
+    for column in made.columns:
+        column.no_wrap = column.header in UNBROKEN
     return made
 
 
-def rows(registry: Registry, family: str | None = None) -> list[dict[str, Any]]:
+def rows(registry: Registry, chosen: Mapping[str, str | None] | None = None) -> list[dict[str, Any]]:
     """Return one row for each paper and method.
 
-    :raises UnknownKey: for a family that isn't one of the survey's.
+    :param chosen: words by facet, see :data:`FACETS`; only rows that have all of them are returned.
+    :raises UnknownKey: for a word that no row has.
     """
-    if family is not None and family not in FAMILIES:
-        raise UnknownKey("family", family, FAMILIES)
-
     found = []
     for key in sorted({*registry.keys("papers"), *registry.keys("methods")}):
         card = registry.card(key) or {}
@@ -70,18 +93,45 @@ def rows(registry: Registry, family: str | None = None) -> list[dict[str, Any]]:
         row = {
             "key": key,
             "ref": card.get("ref"),
+            "reference": reference(card),
             "name": card.get("name", ""),
             "family": card.get("family", ""),
             "year": (card.get("paper") or {}).get("year"),
             "status": card.get("status", "no card"),
             "identity": (card.get("identity") or {}).get("confidence", ""),
             "network": card.get("network") or [],
+            "domain": card.get("domain") or [],
+            "taxonomy": card.get("taxonomy") or {},
             "runs": entry is not None,
             "plugin": (entry or registry.entries["papers"][key]).plugin,
         }
-        if family is None or row["family"] == family:
-            found.append(row)
+        found.append(row)
+
+    for facet, word in (chosen or {}).items():
+        if word is not None:
+            found = _having(found, facet, word)
     return found
+
+
+def _having(found: Sequence[Mapping[str, Any]], facet: str, word: str) -> list[Any]:
+    """Return the rows that have a word of a facet.
+
+    :raises UnknownKey: if none has, naming the nearest word that one has.
+    """
+    first, dash, last = word.partition("-")
+    if facet == "year" and first.isdigit() and (last if dash else first).isdigit():
+        return [row for row in found if row["year"] and int(first) <= row["year"] <= int(last if dash else first)]
+
+    kept = [row for row in found if word in words_of(row, facet)]
+    if not kept:
+        raise UnknownKey(facet.replace("-", " "), word, {w for row in found for w in words_of(row, facet)})
+    return kept
+
+
+def words_of(row: Mapping[str, Any], facet: str) -> list[str]:
+    """Return what a row says of a facet, as texts."""
+    value = row[facet] if facet in row else row["taxonomy"].get(facet.replace("-", "_"))
+    return [str(word) for word in (value if isinstance(value, list) else [value]) if word]
 
 
 def composed(registry: Registry, key: str, card: Mapping[str, Any]) -> Entry | None:
@@ -90,9 +140,12 @@ def composed(registry: Registry, key: str, card: Mapping[str, Any]) -> Entry | N
     return registry.entries["papers"][key] if parts and set(parts) <= set(registry.entries["methods"]) else None
 
 
-def list_cards(family: str | None, *, as_json: bool) -> None:
-    """Print the table of cards."""
-    found = rows(open_registry(), family)
+def list_cards(chosen: Mapping[str, str | None], *, as_json: bool) -> None:
+    """Print the table of cards, family by family.
+
+    :param chosen: words by facet.
+    """
+    found = rows(open_registry(), chosen)
     if as_json:
         print(json.dumps(found, indent=1, ensure_ascii=False))
         return
@@ -100,19 +153,23 @@ def list_cards(family: str | None, *, as_json: bool) -> None:
     from rich.text import Text
 
     out = console()
-    wide = out.width >= NARROW
-    said = table("key", "ref", *(["name"] if wide else []), "family", "status", "applies to")
-    said.columns[-1].no_wrap = wide
-    for row in found:
-        mark = "" if row["identity"] in ("certain", "") else f" {row['identity']}"
-        ref = f"[{row['ref']}]" if row["ref"] else "-"
-        status = row["status"] if row["runs"] else f"{row['status']}, card only"
-        name = [row["name"]] if wide else []
-        cells = [row["key"], ref + mark, *name, row["family"], status, ", ".join(row["network"])]
-        said.add_row(*map(Text, cells))
+    said = table("key", "ref", "on", "name")
+    for family in FAMILIES:
+        members = [row for row in found if row["family"] == family]
+        if members:
+            said.add_section()
+            said.add_row(Text(f"{family} ({len(members)})", "bold"))
+        for row in members:
+            name = row["name"] if row["runs"] else f"{row['name']} (card only)"
+            on = "".join(LETTERS[kind] for kind in row["network"])
+            said.add_row(*map(Text, (row["key"], row["reference"], on, name)))
     out.print(said)
+
+    letters = {kind for row in found for kind in row["network"]}
+    out.print("on: " + ", ".join(f"{LETTERS[kind]} {kind}" for kind in LETTERS if kind in letters) + f". {DOUBT}")
     out.print(
-        f"{len(found)} entries. condensery show KEY tells more, condensery reproduce KEY runs it", highlight=False
+        f"{len(found)} entries. condensery show KEY tells more, condensery fit MODEL what a net can take.",
+        highlight=False,
     )
 
 

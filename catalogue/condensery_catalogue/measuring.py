@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from condensery.contract import Registry
 from condensery.errors import UsageError
+from condensery.front import figure
 from condensery.recipe import ModelSpec, TaskSpec, checked, parse_model, parse_task
 from condensery_catalogue.listing import console, open_registry, table
-from condensery_catalogue.metrics import FIGURES
-from condensery_catalogue.running import check_device, figure, quiet_libraries
+from condensery_catalogue.metrics import BATCHED, FIGURES
+from condensery_catalogue.running import check_device, quiet_libraries
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -43,11 +44,14 @@ class Target:
     sizes: Mapping[str, float] | None = None
 
 
-def measure_target(target: str, task: str | None, device: str, *, layers: bool, as_json: bool) -> None:
+def measure_target(
+    target: str, task: str | None, device: str, *, layers: bool = False, batched: bool = False, as_json: bool = False
+) -> None:
     """Measure a net and print the figures.
 
     :param target: a model, ``vit(dim=24)``, or the path of an artifact.
     :param task: that the net fits; by default the artifact's, or the first one whose default model it is, or digits.
+    :param batched: time batches of 64 as well.
     :raises UsageError: for a target, task or device that there isn't.
     """
     check_device(device)
@@ -60,7 +64,15 @@ def measure_target(target: str, task: str | None, device: str, *, layers: bool, 
     from condensery.measure import measure
 
     where = _device(device)
-    figures = measure(found.task, found.net.to(where), where, bytes=found.bytes, bits=found.bits, quality=found.trained)
+    figures = measure(
+        found.task,
+        found.net.to(where),
+        where,
+        bytes=found.bytes,
+        bits=found.bits,
+        quality=found.trained,
+        batched=batched,
+    )
     said = {"target": target, "task": found.task.key, "device": str(where), **figures}
     if found.sizes is not None:
         said["sizes"] = dict(found.sizes)
@@ -140,9 +152,8 @@ def layer_rows(target: Target) -> list[dict[str, Any]]:
         row = {"path": path, "class": type_before_parametrizations(module).__name__}
         row |= sizes.get(path, {"parameters": 0, "nonzeros": 0})
         done = work.get(path)
-        row["macs"] = done.macs if done else unknown
-        row["effective_macs"] = done.effective_macs if done else unknown
-        row["bitops"] = done.bitops if done else unknown
+        for name in ("macs", "effective_macs", "bitops", "moved_bytes"):
+            row[name] = getattr(done, name) if done else unknown
         row["bits"] = [list(pair) for pair in done.bits] if done else []
         rows.append(row)
     return rows
@@ -188,7 +199,8 @@ def _figures_table(said: Mapping[str, Any]) -> Table:
 
     rows = [(words, figure(said[key])) for key, words in FIGURES.items()]
     latency = f"{said['latency_ms']:,.3f} ± {said['latency_spread_ms'] / 2:,.3f}"
-    rows.insert(-2, ("latency, batch 1 (ms, median ± half the interquartile range)", latency))
+    rows.append(("latency, batch 1 (ms, median ± half the interquartile range)", latency))
+    rows += [(words, figure(said[key])) for key, words in BATCHED.items() if key in said]
     rows += [(name, figure(value)) for name, value in said["quality"].items()]
     for row in rows:
         shown.add_row(*row)

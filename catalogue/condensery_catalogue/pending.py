@@ -24,7 +24,7 @@ from condensery_catalogue.estimates import Estimates
 from condensery_catalogue.jobs import Job, Jobs
 from condensery_catalogue.judging import judge
 from condensery_catalogue.listing import console, open_registry, table
-from condensery_catalogue.reproduction import load_reproduction
+from condensery_catalogue.reproduction import card_of, load_reproduction
 from condensery_catalogue.results import stored_results
 from condensery_catalogue.running import check_device, quiet_libraries
 
@@ -194,7 +194,7 @@ def conclude(item: Pending) -> Path | None:
     jobs = item.jobs
     if not all(job.has_ended for job in jobs):
         return None
-    card = jobs.registry.card(jobs.plan.card) or {}
+    card = card_of(jobs.registry, jobs.plan)
     try:
         choices, reports = jobs.choices(), jobs.reports()
         result = judge(jobs.plan, jobs.ready(card), jobs.tier, card, reports, choices)

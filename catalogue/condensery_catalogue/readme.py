@@ -18,9 +18,10 @@ def methods_table(registry: Registry) -> str:
     found = []
     for row in rows(registry):
         if row["runs"]:
-            ref = f" [{row['ref']}]" if row["ref"] else ""
             network = ", ".join(row["network"])
-            found.append([f"`{row['key']}`{ref}", row["name"], row["family"], network, row["status"]])
+            found.append(
+                [f"`{row['key']}` {row['reference']}".strip(), row["name"], row["family"], network, row["status"]]
+            )
     return markdown_table(("method", "name", "family", "on", "status"), found)
 
 

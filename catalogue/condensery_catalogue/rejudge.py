@@ -14,7 +14,7 @@ from condensery.files import json_text
 from condensery_catalogue.generated import keep, play
 from condensery_catalogue.judging import COUNTS, RATES, STORAGE, Report, compare
 from condensery_catalogue.listing import own_registry
-from condensery_catalogue.reproduction import Reproduction, load_reproduction
+from condensery_catalogue.reproduction import Reproduction, card_of, load_reproduction
 from condensery_catalogue.results import recipe_file, stored_results
 
 MODULE = "condensery_catalogue.rejudge"
@@ -44,7 +44,8 @@ def seeds_of(figures: Mapping[str, Any]) -> list[Report]:
         ratios = {ratio: figures[name][seed] for name, ratio in RATES.items() if name in figures}
         collapsed = figures["collapsed"][seed] if "collapsed" in figures else []
         after = {**counts, "quality": quality, "storage": storage}
-        found.append({"after": after, "ratios": ratios, "collapsed": collapsed})
+        training = {name: values[seed] for name, values in figures.get("training", {}).items()}
+        found.append({"after": after, "ratios": ratios, "training": training, "collapsed": collapsed})
     return found
 
 
@@ -54,7 +55,7 @@ def main(arguments: list[str]) -> int:
     for key in registry.keys("recipes"):
         plan, folder = load_reproduction(registry, key), recipe_file(registry, key).parent
         for result in stored_results(registry, key, sealed=False):
-            text = json_text(rejudged(result, plan, registry.card(plan.card) or {}))
+            text = json_text(rejudged(result, plan, card_of(registry, plan)))
             code |= keep(folder / f"{result['tier']}.json", text, MODULE, check="--check" in arguments)
     return code
 

@@ -14,7 +14,7 @@ from condensery_catalogue.jobs import Jobs
 from condensery_catalogue.judging import judge
 from condensery_catalogue.listing import console, open_registry, table
 from condensery_catalogue.points import is_drawn
-from condensery_catalogue.reproduction import load_reproduction
+from condensery_catalogue.reproduction import card_of, load_reproduction
 from condensery_catalogue.results import publishing_place, recipe_file
 from condensery_catalogue.running import RunOptions, check_device, quiet_libraries, stoppable
 from condensery_catalogue.wording import (
@@ -31,21 +31,23 @@ from condensery_catalogue.wording import (
 )
 
 
-def reproduce_paper(key: str, tier: str, seeds: int | None, options: RunOptions, *, store: bool = False) -> None:
+def reproduce_paper(key: str, tier: str | None, seeds: int | None, options: RunOptions, *, store: bool = False) -> None:
     """Run every arm and seed of one tier, each stored as it ends, and print claim beside measurement.
 
     The result and its picture are written into the out folder.
 
+    :param tier: the usual one of the reproduction where it is ``None``.
     :param options: device, folder and output; the recipes' values and seeds are the reproduction's own.
     :param store: publish the result: write it beside the recipe in the checkout too.
     :raises UsageError: for an unknown key, tier or device, or where the result may not be published.
     """
     registry = open_registry()
     plan = load_reproduction(registry, key)
+    tier = tier or plan.usual
     if tier not in plan.tiers:
         raise UnknownKey("tier", tier, plan.tiers, where=key)
     check_device(options.device)
-    card = registry.card(plan.card) or {}
+    card = card_of(registry, plan)
     quiet_libraries()
 
     # Every name in the tier is looked up first, so that a wrong one fails before anything trains.
@@ -114,7 +116,7 @@ def print_result(result: Mapping[str, Any]) -> None:
         arms.add_row(label, *said, counted(figures["nonzeros"]), f"{file:,.0f}", f"{rate:.2f}x")
     out.print(arms)
     for path, alike in result.get("figure", {}).get("ranks", {}).items():
-        said = ", ".join(f"{name} {'-' if value is None else f'{value:.2f}'}" for name, value in alike.items())
-        out.print(f"{path} ranks the arms as {result['figure']['y']} does: {said}", markup=False, highlight=False)
+        words = ", ".join(f"{name} {'-' if value is None else f'{value:.2f}'}" for name, value in alike.items())
+        out.print(f"{path} ranks the arms as {result['figure']['y']} does: {words}", markup=False, highlight=False)
     if result["note"]:
         out.print(result["note"], markup=False, highlight=False)

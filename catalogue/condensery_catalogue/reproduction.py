@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
 from itertools import chain
 from typing import Annotated, Any, Literal
 
@@ -18,6 +19,7 @@ from condensery_catalogue.verdict import claimed
 class Comparison(Strict):
     """Which measured figure answers which claim; what the claim says, and which way is better, its card knows.
 
+    :param claim: its id in the reproduction's card, or ``card:id`` in another one.
     :param metric: dotted path in the report.
     :param baseline_arm: a gain or a loss is judged against it.
     :param cause: why it didn't come out as claimed: what was tried, and what that gave.
@@ -80,6 +82,9 @@ class Tier(Strict):
     :param takes: how long all of its runs take, by the recipe's own estimate.
     :param grid: values by path of a recipe, such as ``train.optimizer.lr: [0.02, 0.05]``. Each arm gets those of its
         own that do best on a share of the training data, ``held_out``; the runs that count then train on all of them.
+    :param follows: by arm, those that get its values instead of trying the grid themselves: names, or patterns such as
+        ``lsq-*``.
+    :param once: names or patterns of the arms that only the first seed plays.
     """
 
     scale: Literal["paper", "scaled-down"] = "scaled-down"
@@ -90,8 +95,29 @@ class Tier(Strict):
     arms: dict[str, dict[str, Any]] = Field(min_length=1)
     grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
     held_out: float = Field(default=0.1, gt=0, lt=1)
+    follows: dict[str, list[str]] = {}
+    once: list[str] = []
     compare: list[Comparison] | None = None
     figure: FigureSpec | None = None
+
+    @model_validator(mode="after")
+    def _arms_are_there(self) -> Tier:
+        leaders = set(self.follows)
+        for name in [*self.follows, *chain(*self.follows.values()), *self.once]:
+            if not any(fnmatchcase(arm, name) for arm in self.arms):
+                raise ValueError(f"follows and once: no arm is called {name!r}")
+        for arm in leaders:
+            if self.leader(arm) != arm:
+                raise ValueError(f"follows: {arm!r} follows {self.leader(arm)!r}, so that no arm can follow it")
+        return self
+
+    def leader(self, arm: str) -> str:
+        """Return the arm whose trials decide on an arm's values, mostly the arm itself."""
+        return next((leader for leader, names in self.follows.items() if _fits(arm, names)), arm)
+
+    def plays(self, arm: str, first: bool) -> bool:
+        """Tell whether an arm is played with a seed, the first one or another."""
+        return first or not _fits(arm, self.once)
 
     def recipes(self, key: str) -> dict[str, Recipe]:
         """Return each arm's recipe."""
@@ -101,6 +127,11 @@ class Tier(Strict):
         """Return one arm's recipe, with some of its values changed."""
         data = set_values(merge(self.defaults, self.arms[arm]), values or {})
         return parse_recipe(data, f"{key}: arm {arm!r}")
+
+
+def _fits(arm: str, names: Iterable[str]) -> bool:
+    """Tell whether one of some names or patterns is an arm's."""
+    return any(fnmatchcase(arm, name) for name in names)
 
 
 class Reproduction(Strict):
@@ -114,6 +145,11 @@ class Reproduction(Strict):
     notes: str = ""
     tiers: dict[TierName, Tier]
     compare: list[Comparison] = []
+
+    @property
+    def usual(self) -> TierName:
+        """The tier to start with: desk where there is one, else the largest."""
+        return "desk" if "desk" in self.tiers else list(self.tiers)[-1]
 
     def comparisons(self, tier: Tier, card: Mapping[str, Any]) -> list[tuple[Comparison, Mapping[str, Any]]]:
         """Return a tier's comparisons, each with the claim it answers.
@@ -189,6 +225,23 @@ class Reproduction(Strict):
     def _metric(self, metric: str, known: Iterable[str]) -> None:
         if metric not in known:
             raise UnknownKey("metric", metric, known, where=f"reproduction {self.key!r}")
+
+
+def card_of(registry: Registry, plan: Reproduction) -> dict[str, Any]:
+    """Return a reproduction's card; claims of others that it compares stand beside its own, as ``card:id``.
+
+    :raises UsageError: naming a card that isn't there.
+    """
+    compared = [*plan.compare, *chain(*(tier.compare or [] for tier in plan.tiers.values()))]
+    others = dict.fromkeys(item.claim.partition(":")[0] for item in compared if ":" in item.claim)
+    card = dict(registry.card(plan.card) or {})
+    for key in others:
+        other = registry.card(key)
+        if other is None:
+            raise UsageError(f"reproduction {plan.key!r}: it compares a claim of {key!r}, which has no card")
+        claims = [{**claim, "id": f"{key}:{claim['id']}"} for claim in other.get("claims", [])]
+        card["claims"] = [*card.get("claims", []), *claims]
+    return card
 
 
 def load_reproduction(registry: Registry, key: str) -> Reproduction:

@@ -13,9 +13,10 @@ from typing import Any
 from condensery.contract import Registry
 from condensery_catalogue.generated import keep, markdown_table, play
 from condensery_catalogue.listing import own_registry
-from condensery_catalogue.reproduction import Reproduction, load_reproduction
+from condensery_catalogue.reproduction import Reproduction, card_of, load_reproduction
 from condensery_catalogue.results import stored_results
 from condensery_catalogue.wording import (
+    DOUBT,
     EFFECT,
     EXPLAINED,
     answer,
@@ -24,6 +25,7 @@ from condensery_catalogue.wording import (
     effect,
     explained,
     measured,
+    reference,
     source,
     subject,
 )
@@ -57,7 +59,7 @@ def claim_rows(registry: Registry) -> list[Row]:
     rows: list[Row] = []
     for key in registry.keys("recipes"):
         plan = load_reproduction(registry, key)
-        card = registry.card(plan.card) or {}
+        card = card_of(registry, plan)
         stored = {result["tier"]: result for result in stored_results(registry, key)}
 
         for tier, spec in plan.tiers.items():
@@ -77,7 +79,7 @@ def _name(plan: Reproduction, card: Mapping[str, Any]) -> str:
     if plan.card != plan.key:
         names.append(f"of `{plan.card}`")
     if card.get("ref"):
-        names.append(f"[{card['ref']}]")
+        names.append(reference(card))
     return " ".join(names)
 
 
@@ -127,7 +129,7 @@ the seeds (runs that differ in their random numbers), the baseline before the ar
 - *Tier*: `desk` takes minutes, mostly on a part of the training data; `paper` has the paper's net, data and schedule as
   far as they are here, and its *scale* says whether that is so.
 - *Source*: `read` where it was published, in that row; `second-hand`, as another text gives it; `recalled`, from
-  memory.
+  memory. {DOUBT}
 - *Verdict*, which answers the claim and nothing else ([the rule](verdicts.md)). {explained(EXPLAINED)} A verdict names
   its cause where one was tested. A net *collapsed* where a layer of it died, or its outputs no longer depend on its
   inputs. `{PENDING}`: nobody has run the tier yet; [each claim](claims.md) says how long that takes, or what is

@@ -11,19 +11,18 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
 from condensery.contract import Registry
 from condensery.errors import UnknownKey, UsageError
 from condensery.files import unwritable
+from condensery.front import figure, report_table
 from condensery.recipe import apply_overrides, load_yaml, parse, parse_model, parse_recipe
-from condensery_catalogue.listing import console, open_registry, table
+from condensery_catalogue.launching import launch
+from condensery_catalogue.listing import console, open_registry
 from condensery_catalogue.wording import collapses
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,6 +33,7 @@ class RunOptions:
     :param seed: of the run; ``None``: the recipe's.
     :param out: folder for report, log and checkpoints; ``None``: the next free one.
     :param resume: go on with what ``out`` holds.
+    :param launch: processes that play it.
     :param explain: print the resolved recipe and the call order instead of running.
     """
 
@@ -42,6 +42,7 @@ class RunOptions:
     device: str = "auto"
     out: Path | None = None
     resume: bool = False
+    launch: int = 1
     explain: bool = False
     as_json: bool = False
 
@@ -99,12 +100,18 @@ def _run(data: Mapping[str, Any], name: str, registry: Registry, options: RunOpt
 
         with Progress(quiet=options.as_json) as progress:
             job = Run(recipe, registry, out=folder, device=options.device, resume=options.resume, show=progress)
+            if options.launch > 1:
+                job.check()  # what is wrong is said once
+                launch(options.launch, folder)
+                return
             if options.explain:
                 said = job.explain()
                 print(json.dumps(said, indent=1) if options.as_json else yaml.safe_dump(said, sort_keys=False))
                 return
             report = job.execute()
 
+    if not job.processes.first:
+        return
     if options.as_json:
         print(json.dumps(report, indent=1, default=str, allow_nan=False))
     else:
@@ -168,25 +175,10 @@ def kept_if_used(folder: Path) -> Iterator[None]:
             folder.parent.rmdir()  # only where it is empty, too
 
 
-ROWS = (
-    ("parameters", "parameters", None),
-    ("non-zero parameters", "nonzeros", None),
-    ("file (bytes)", "bytes", "compression_rate"),
-    ("MACs", "macs", "macs"),
-    ("effective MACs", "effective_macs", "effective_macs"),
-    ("bit operations", "bitops", "bitops"),
-    ("activations, peak (bytes)", "memory_bytes", None),
-    ("latency, batch 1 (ms)", "latency_ms", "speedup"),
-    ("  its spread (ms)", "latency_spread_ms", None),
-    ("examples per second, batch 64", "fps", "fps"),
-)
-"""Title, key of the figure, key of the ratio."""
-
-
 def print_report(report: Mapping[str, Any], folder: Path) -> None:
     """Print what a run came to."""
     out = console()
-    out.print(_report_table(report))
+    out.print(report_table(report))
     for line in collapses(report.get("collapsed", [])):
         out.print(line, style="bold red", markup=False, highlight=False)
 
@@ -205,29 +197,3 @@ def print_report(report: Mapping[str, Any], folder: Path) -> None:
         out.print(line, markup=False)
     out.print(f"report: {folder / 'report.json'}", markup=False, soft_wrap=True)
     out.print(f"artifact: {folder / report['artifact']}", markup=False, soft_wrap=True)
-
-
-def _report_table(report: Mapping[str, Any]) -> Table:
-    """Return the figures before and after the run, and their ratios."""
-    before, after, ratios = report["before"], report["after"], report["ratios"]
-    shown = table("", "before", "after", "ratio", title="What came out")
-    for column in shown.columns[1:]:
-        column.justify = "right"
-
-    for title, key, ratio in ROWS:
-        times = ratios[ratio] if ratio else None
-        said = f"{times:,.2f}x" if times else ""
-        if key == "nonzeros" and ratios["parameters_removed_percent"] is not None:
-            said = f"{ratios['parameters_removed_percent']:.1f} % removed"
-        shown.add_row(title, figure(before[key]), figure(after[key]), said)
-    for name, value in after["quality"].items():
-        was = before["quality"].get(name)  # an untrained net has none
-        shown.add_row(name, figure(was), figure(value), "" if was is None else f"{value - was:+.2f}")
-    return shown
-
-
-def figure(value: float | None) -> str:
-    """Return a number as it is printed; ``-`` where it is unknown."""
-    if value is None:
-        return "-"
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.{1 if abs(value) >= 1000 else 3}f}"

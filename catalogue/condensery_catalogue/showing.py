@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from condensery.errors import UnknownKey
 from condensery.recipe import format_stages
 from condensery_catalogue.listing import console, open_registry, table
+from condensery_catalogue.reproduction import load_reproduction
 from condensery_catalogue.results import stored_results
-from condensery_catalogue.wording import answer, effect, figure, measured, source
+from condensery_catalogue.wording import answer, claimed, effect, measured, reference, source, subject
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -30,7 +32,8 @@ def show_card(key: str, *, as_json: bool) -> None:
 
     card = dict(registry.card(key) or {"key": key, "name": key, "status": "no card"})
     card["runs"] = key in registry.entries["methods"]
-    card["reproduction"] = key in registry.entries["recipes"]
+    has = key in registry.entries["recipes"]
+    card["reproduction"] = load_reproduction(registry, key).usual if has else None
     card["results"] = stored_results(registry, key) if card["reproduction"] else []
 
     if as_json:
@@ -43,21 +46,30 @@ def _print_card(card: Mapping[str, Any]) -> None:
     from rich.text import Text
 
     out = console()
-    ref = f" [{card['ref']}]" if card.get("ref") else ""
     kind = " · ".join(str(word) for word in (card["key"], card.get("family"), card["status"]) if word)
-    out.print(Text.assemble((f"{card['name']}{ref}", "bold"), f"  {kind}"))
+    out.print(Text.assemble((f"{card['name']} {reference(card)}".strip(), "bold"), f"  {kind}"))
     for line in _about(card):
-        out.print(line, markup=False, highlight=False)
+        out.print(_wrapped(line, out.width), markup=False, highlight=False, soft_wrap=True)
 
     if card.get("hyperparameters"):
         out.print(_hyperparameters(card["hyperparameters"]))
-    if card.get("claims"):
-        out.print(_claims(card["claims"]))
-    if card["results"]:
-        out.print(_results(card["results"]))
+    for title, lines in (
+        ("Claims of the paper", list(_claims(card.get("claims") or []))),
+        ("Measured here", list(_results(card["results"]))),
+        ("Use", list(_usage(card))),
+    ):
+        if lines:
+            out.print(Text(f"\n{title}", "bold"))
+        for line in lines:
+            out.print(_wrapped(line, out.width), markup=False, highlight=False, soft_wrap=True)
 
-    for line in _usage(card):
-        out.print(line, markup=False, highlight=False)
+
+def _wrapped(line: str, width: int) -> str:
+    """Return a line in as many as it takes, each with its indent; an address is never broken."""
+    indent = " " * (len(line) - len(line.lstrip(" ")))
+    wrapper = textwrap.TextWrapper(width, initial_indent=indent, subsequent_indent=indent)
+    wrapper.break_long_words = wrapper.break_on_hyphens = False
+    return wrapper.fill(line.strip())
 
 
 def _about(card: Mapping[str, Any]) -> Iterator[str]:
@@ -87,7 +99,7 @@ def _usage(card: Mapping[str, Any]) -> Iterator[str]:
     if card.get("composition") or card["runs"]:
         yield f"spelt: {spelling(card)}"
     if card["reproduction"]:
-        yield f"reproduce: condensery reproduce {card['key']} --tier desk"
+        yield f"reproduce: condensery reproduce {card['key']} --tier {card['reproduction']}"
 
 
 def _published(paper: Mapping[str, Any]) -> str:
@@ -126,31 +138,18 @@ def _hyperparameters(settings: Mapping[str, Mapping[str, Any]]) -> Table:
     return said
 
 
-def _claims(claims: list[Mapping[str, Any]]) -> Table:
-    from rich.markup import escape
-
-    said = table("claim", "what", "on", "baseline", "claimed", "source", title="Claims of the paper")
+def _claims(claims: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Yield what a paper claims, three lines a claim: a table of as many columns fits no terminal."""
     for c in claims:
-        setting = f" {c['setting']}" if c.get("setting") else ""
-        cells = (
-            c["id"],
-            f"{c['metric']} ({c['unit']})",
-            f"{c['model']}{setting}, {c['dataset']}",
-            figure(c.get("baseline")),
-            figure(c["value"]),
-            source(c),
-        )
-        said.add_row(*map(escape, cells))
-    return said
+        yield f" {c['id']}: {claimed(c)}"
+        yield f"   {subject(c)}"
+        yield f"   {source(c)}"
 
 
-def _results(results: list[dict[str, Any]]) -> Table:
-    from rich.markup import escape
-
-    said = table("tier", "claim", "measured", "effect", "verdict", "made", title="Measured here")
+def _results(results: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Yield what was measured here, three lines a comparison."""
     for result in results:
-        made = f"{result['date']}, {len(result['seeds'])} seeds"
         for c in result["comparisons"]:
-            cells = (result["tier"], c["claim"]["id"], measured(c), effect(c), answer(result, c), made)
-            said.add_row(*map(escape, cells))
-    return said
+            yield f" {c['claim']['id']}: {answer(result, c)}"
+            yield f"   measured {measured(c)}; effect {effect(c)}"
+            yield f"   {result['tier']} tier, {len(result['seeds'])} seeds, {result['date']}"

@@ -34,6 +34,16 @@ def explained(words: Iterable[str]) -> str:
 # ---------------------------------------------------------------- what a paper claims
 
 
+DOUBT = "[36]? marks a guess which paper the survey means by a number."
+"""What stands under tables with references."""
+
+
+def reference(card: Mapping[str, Any]) -> str:
+    """Return a card's number in the survey, with a mark where it is a guess; empty for a method without one."""
+    sure = (card.get("identity") or {}).get("confidence", "certain") == "certain"
+    return f"[{card['ref']}]{'' if sure else '?'}" if card.get("ref") else ""
+
+
 def figure(said: Mapping[str, Any] | None) -> str:
     """Return a claim's figure, marked where it wasn't read where it was published."""
     if said is None:

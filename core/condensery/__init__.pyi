@@ -6,6 +6,8 @@ from .errors import NotApplicable as NotApplicable
 from .errors import PluginError as PluginError
 from .errors import UnknownKey as UnknownKey
 from .errors import UsageError as UsageError
+from .front import Result as Result
+from .front import compress as compress
 from .nets import Layer as Layer
 from .nets import Transform as Transform
 from .nets import Weight as Weight

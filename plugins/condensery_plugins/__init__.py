@@ -13,6 +13,7 @@ CODECS = (
     ("binary-basis", "codecs.binary_basis:BinaryBasis"),
     ("bitmap", "codecs.bitmap:Bitmap"),
     ("huffman", "codecs.huffman:Huffman"),
+    ("moved", "codecs.moved:Moved"),
     ("offset", "codecs.offset:Offset"),
     ("palette", "codecs.palette:Palette"),
     ("product-codebook", "codecs.codebooks:ProductCodebook"),
@@ -43,12 +44,17 @@ SEARCHES = (
     ("tpe", "searches.drawn:TreeParzenSearch"),
 )
 TASKS = (
+    ("acrobot", "tasks.control:Acrobot"),
+    ("cartpole", "tasks.control:CartPole"),
     ("cifar10", "tasks.cifar:Cifar10"),
     ("cifar100", "tasks.cifar:Cifar100"),
     ("cola", "tasks.glue:Cola"),
+    ("control", "tasks.control:Control"),
     ("digits", "tasks.digits:Digits"),
+    ("digits-keypoints", "tasks.keypoints:DigitsKeypoints"),
     ("fashion-mnist", "tasks.mnist:FashionMnist"),
     ("mnist", "tasks.mnist:Mnist"),
+    ("mnist-keypoints", "tasks.keypoints:MnistKeypoints"),
     ("monk", "tasks.monk:Monk"),
     ("mrpc", "tasks.glue:Mrpc"),
     ("rte", "tasks.glue:Rte"),
@@ -59,6 +65,7 @@ TASKS = (
     ("xor", "tasks.xor:Xor"),
 )
 MODELS = (
+    ("heat-maps", "models.heat_maps:build"),
     ("hf/*", "models.transformers_text:build_hf"),
     ("lenet-300-100", "models.mlp:build_lenet_300_100"),
     ("lenet-5", "models.lenet:build"),
@@ -69,6 +76,7 @@ MODELS = (
     ("plane4", "models.plane:build"),
     ("plane6", "models.plane:build"),
     ("plane8", "models.plane:build"),
+    ("policies", "models.policies:build"),
     ("resnet110", "models.resnet:build"),
     ("resnet14", "models.resnet:build"),
     ("resnet20", "models.resnet:build"),

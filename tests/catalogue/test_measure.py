@@ -18,7 +18,7 @@ RESNET8 = 9 * 64 * (8 + 2 * 64) + 9 * 16 * (128 + 256) + 9 * 4 * (512 + 1024) + 
 
 
 def said(capsys: pytest.CaptureFixture[str], target: str, task: str | None = None, **options: Any) -> dict[str, Any]:
-    measure_target(target, task, "cpu", layers=options.get("layers", False), as_json=True)
+    measure_target(target, task, "cpu", **options, as_json=True)
     found: dict[str, Any] = json.loads(capsys.readouterr().out)
     return found
 
@@ -39,6 +39,7 @@ def test_a_model_by_its_spelling(capsys: pytest.CaptureFixture[str]) -> None:
         "macs": 36_864,
         "effective_macs": 36_864,
         "bitops": 36_864 * 1024,
+        "moved_bytes": 4 * (576 + 2 * 8 * 64),
         "bits": [[32, 32]],
     }
     assert (layers["bn1"]["macs"], layers["bn1"]["bits"]) == (0, [])
@@ -75,7 +76,7 @@ def test_an_artifact_measures_as_its_run_did(
     report, out = run
     found = said(capsys, str(out / "artifact.safetensors"), layers=True)
     exact = (
-        "parameters", "nonzeros", "macs", "effective_macs", "bitops", "bytes", "memory_bytes", "quality",
+        "parameters", "nonzeros", "macs", "effective_macs", "bitops", "moved_bytes", "bytes", "memory_bytes", "quality",
     )  # fmt: skip
     assert {k: found[k] for k in exact} == {k: report["after"][k] for k in exact}
     assert found["bitops"] == RESNET8 * 4 * 4
@@ -104,13 +105,22 @@ def test_tables_cut_no_word(
     monkeypatch.setenv("COLUMNS", columns)
     report, out = run
     print_report(report, Path("o"))
-    measure_target("resnet8", "digits", "cpu", layers=True, as_json=False)
-    measure_target(str(out / "artifact.safetensors"), None, "cpu", layers=False, as_json=False)
+    measure_target("resnet8", "digits", "cpu", layers=True, batched=True)
+    measure_target(str(out / "artifact.safetensors"), None, "cpu")
     lines = capsys.readouterr().out.splitlines()
     assert all(len(line) <= int(columns) for line in lines if "artifact.safetensors" not in line)
     text = "\n".join(lines)
     assert "…" not in text
-    for word in ("bit operations", "64.00x", "layer3.0.conv2", "BatchNorm2d", "32x32", "% removed", " manifest"):
+    for word in (
+        "bit operations",
+        "64.00x",
+        "layer3.0.conv2",
+        "BatchNorm2d",
+        "32x32",
+        "% removed",
+        " manifest",
+        "examples per second",
+    ):
         assert word in text
 
 
@@ -120,7 +130,7 @@ def test_unknown_work_is_a_dash_and_a_reason(
     from condensery.measure import ops
 
     monkeypatch.delitem(ops.PRODUCTS, next(k for k in ops.PRODUCTS if k.__name__ == "convolution"))
-    measure_target("resnet8", "digits", "cpu", layers=True, as_json=False)
+    measure_target("resnet8", "digits", "cpu", layers=True)
     lines = capsys.readouterr().out.splitlines()
     assert "MACs of ResNet can't be counted: unknown op aten.convolution" in lines
     (row,) = [line.split() for line in lines if line.split()[:1] == ["MACs"] and "of" not in line]
@@ -147,7 +157,7 @@ def test_bad_input_says_what_is_wrong(
     monkeypatch.chdir(tmp_path)
     Path("other.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0{")
     with pytest.raises(UsageError) as raised:
-        measure_target(target, task, device, layers=False, as_json=False)
+        measure_target(target, task, device)
     assert says in str(raised.value)
     assert "\n" not in str(raised.value)
 

@@ -8,7 +8,7 @@ import pytest
 
 from condensery import Registry, Run
 from condensery.recipe import parse
-from condensery.testing import small_recipe
+from condensery.testing import Case, small_recipe
 from condensery_catalogue.showing import spelling
 
 REGISTRY = Registry.open()
@@ -19,5 +19,6 @@ KEYS = [key for key in sorted(REGISTRY.keys("methods")) if REGISTRY.card(key)]
 def test_what_show_prints_as_the_spelling_runs_dry(key: str, tmp_path: Path) -> None:
     card = REGISTRY.card(key)
     assert card is not None
-    what = small_recipe(card["network"][0], parse(spelling(card)))
+    case = Case(key, card["network"][0], card)
+    what = small_recipe(case.network, parse(spelling(card)), case.contract.nets.get(case.network))
     Run(what, REGISTRY, out=tmp_path / "run").check()

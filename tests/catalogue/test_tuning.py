@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
-from tests.catalogue.made_up import SMALL, plan
+from tests.catalogue.made_up import KEY, SMALL, TIER, plan
 
 from condensery import Registry, UsageError
 from condensery.tasks import Metric
 from condensery_catalogue.jobs import Jobs
+from condensery_catalogue.judging import judge
 from condensery_catalogue.reproduce import run_arms
+from condensery_catalogue.reproduction import card_of
 from condensery_catalogue.running import RunOptions
 from condensery_catalogue.tuning import choose, combinations
 
@@ -55,3 +58,54 @@ def test_each_arm_runs_with_its_own_choice(tmp_path: Path, monkeypatch: pytest.M
     for found in reports.values():
         assert [run["recipe"]["train"]["optimizer"]["lr"] for run in found] == [0.1, 0.1]
         assert [run["recipe"].get("validation") for run in found] == [None, None]
+
+
+def test_an_arm_that_follows_has_the_values_of_another_and_plays_the_seeds_that_are_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of three arms one tries two rates; the two others get what it chose, one of them with the first seed alone."""
+    monkeypatch.setenv("CONDENSERY_CACHE", str(tmp_path / "cache"))
+    stages = {"stages": [{"name": "longer"}]}
+    more = {"arms": dict.fromkeys(("wide-2", "wide-4", "still"), stages), "grid": {"train.optimizer.lr": [1e-9, 0.1]}}
+    more |= {"follows": {"wide-2": ["wide-4", "st*"]}, "once": ["*-4"]}
+    made = plan(tiers={"smoke": {**TIER, **more}}, compare=[])
+    jobs = Jobs(REGISTRY, made, made.tiers["smoke"], "smoke", tmp_path / "out", [3, 4])
+    trials, played = [j for j in jobs if j.trial is not None], [(j.seed, j.arm) for j in jobs if j.trial is None]
+    assert [(j.arm, j.seed, j.trial) for j in trials] == [("wide-2", 3, 0), ("wide-2", 3, 1)]
+    assert played == [(3, "wide-2"), (3, "wide-4"), (3, "still"), (4, "wide-2"), (4, "still")]
+    assert not jobs.is_ready(jobs.job("still", 4))  # it waits for the trials of the arm that it follows
+
+    tuned, reports = run_arms(jobs, RunOptions(device="cpu", as_json=True))
+    assert list(tuned) == ["wide-2"]
+    rates = {arm: [run["recipe"]["train"]["optimizer"]["lr"] for run in found] for arm, found in reports.items()}
+    best = tuned["wide-2"]["chosen"]["train.optimizer.lr"]
+    assert rates == {"wide-2": [best] * 2, "wide-4": [best], "still": [best] * 2}
+    assert judge(made, made.tiers["smoke"], "smoke", {}, reports, tuned)["seeds"] == [3, 4]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"follows": {"plain": ["beter"]}}, "no arm is called 'beter'"),
+        ({"follows": {"plane": ["better"]}}, "no arm is called 'plane'"),
+        ({"once": ["*-4"]}, r"no arm is called '\*-4'"),
+        (
+            {"follows": {"plain": ["better"], "better": ["plain"]}},
+            "'plain' follows 'better', so that no arm can",
+        ),
+    ],
+)
+def test_what_follows_and_plays_once_is_an_arm(wrong: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        plan(tiers={"smoke": {**TIER, **wrong}})
+
+
+def test_a_claim_of_another_card_stands_beside_the_own_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second card's claim is found under both names together, and a card that isn't there is named."""
+    other = {"claims": [{"id": "error", "value": {"value": 3}}]}
+    monkeypatch.setattr(REGISTRY, "card", {KEY: {"claims": [{"id": "error"}]}, "other": other}.get)
+    made = plan(compare=[{"claim": "other:error", "metric": "m", "arm": "plain"}])
+    assert [c["id"] for c in card_of(REGISTRY, made)["claims"]] == ["error", "other:error"]
+    assert [c["id"] for c in other["claims"]] == ["error"]
+    with pytest.raises(UsageError, match="it compares a claim of 'nobody', which has no card"):
+        card_of(REGISTRY, plan(compare=[{"claim": "nobody:error", "metric": "m", "arm": "plain"}]))

@@ -64,6 +64,16 @@ def test_each_kind_is_distilled(kind: str, tmp_path: Path) -> None:
     assert 0 < terms["student.hinton-kd.kd"] < 10
 
 
+@pytest.mark.parametrize("kind", ["segmenter", "gpt2", "detector", "control"])
+def test_each_kind_is_distilled_as_a_policy(kind: str, tmp_path: Path) -> None:
+    """What a task calls its rows are values of actions, whatever they are of; these are no games that are played."""
+    line = "policy-distillation(T=0.5){teacher=original}"
+    report, _, _ = run(line, *KINDS[kind], tmp_path / "o")
+    terms = report["stages"][-1]["history"][-1]["terms"]
+    assert set(terms) == {"student.policy-distillation.kl"}
+    assert 0 < terms["student.policy-distillation.kl"] < 10
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_soft_term_is_a_mean_over_rows(kind: str) -> None:
     """What hinton-kd adds to the loss is KL by its definition, row by row in plain Python; the rows are counted."""

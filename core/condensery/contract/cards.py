@@ -98,7 +98,11 @@ class Paper(Strict):
 
 
 class Hyperparameter(Worded):
-    """One setting: type, default, range (of a list or a dict: of each entry) and meaning; equal to the method's own."""
+    """One setting: type, default, range (of a list or a dict: of each entry) and meaning; equal to the method's own.
+
+    :param amount: of the one number that says how much a method takes away: whether a larger value takes ``more`` or
+        ``less``.
+    """
 
     type: Literal["float", "int", "bool", "str", "dict", "list"]
     default: Any
@@ -108,6 +112,7 @@ class Hyperparameter(Worded):
     le: Number | None = None
     choices: list[str] | None = None
     unit: str | None = None
+    amount: Literal["more", "less"] | None = None
     meaning: Text
 
     @model_validator(mode="after")
@@ -249,6 +254,8 @@ class Contract(Strict):
     :param stage: fields of the method's stage, such as ``{teacher: "stage:pruned"}``; a method that needs a teacher
         gets the original net without being told.
     :param before: stages that must come first.
+    :param nets: by network, the model and the task that take the place of the suite's own, for a method that needs
+        another kind of task; of a network that the suite doesn't know, what makes it known.
     :param refuses: by network, a regular expression that must be found in the reason why the method doesn't apply. It
         is needed only where the sentence matters, or where the card names the network but the suite's small net lacks
         what the method needs.
@@ -258,6 +265,7 @@ class Contract(Strict):
 
     stage: dict[str, Any] = {}
     before: list[dict[str, Any]] = []
+    nets: dict[Network, dict[str, Any]] = {}
     refuses: dict[Network, re.Pattern[str]] = {}
     once: re.Pattern[str] | None = None
 

@@ -201,7 +201,8 @@ class StageSpecs:
 
         :param player: whose parameter it is: what is kept from step to step is kept for each player and name.
         :param bucket: ``bucket.values`` is flat, of shape ``(workers of this process, numbers)``; see
-            :class:`condensery.run.Bucket` for what workers may tell each other.
+            :class:`condensery.run.Bucket` for what workers may tell each other. What is kept for each of them is saved
+            for all by ``stage.workers.of_all`` in ``state()``, and taken up by ``of_own``.
         :returns: shape ``(numbers,)``.
         """
 

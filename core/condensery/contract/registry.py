@@ -78,6 +78,14 @@ class Registry:
             registry.add(name, plugin, "given")
         return registry
 
+    def extended(self, name: str, plugin: object) -> Registry:
+        """Return a registry with one more plugin; this one stays as it is."""
+        other = Registry()
+        other.entries = {kind: dict(entries) for kind, entries in self.entries.items()}
+        other._plugins = dict(self._plugins)
+        other.add(name, plugin, "given")
+        return other
+
     def add(self, name: str, plugin: object, source: str) -> None:
         """Take one plugin's offers; what is wrong with it is noted and the rest still counts."""
         if name in self._plugins:

@@ -17,10 +17,11 @@ from condensery.errors import UsageError
 from condensery.measure.footprint import peak_memory, without_transforms
 from condensery.measure.work import count_work
 from condensery.nets import Layer, attached, own_parameters, owner_of
-from condensery.tasks import Batch, Split, Subset, Task, channels_last
+from condensery.tasks import Batch, Split, Subset, Task, channels_last, lay_channels_last
 
 WARM_UP = 3
 RUNS, BATCH_RUNS = 15, 5
+WORK = ("macs", "effective_macs", "bitops", "moved_bytes")
 BATCH = 64
 _QUICK = ContextVar("quick", default=False)
 
@@ -59,7 +60,7 @@ def evaluate(
     modes = {module: module.training for module in model.modules()}
     handles = []
     if precision.channels_last:
-        model.to(memory_format=torch.channels_last)
+        lay_channels_last(model)
         handles.append(model.register_forward_pre_hook(_lay_channels_last, with_kwargs=True))
 
     model.eval()
@@ -183,21 +184,26 @@ def measure(
     bits: Mapping[str, int] | None = None,
     quality: bool = True,
     precision: Precision = AS_IT_IS,
+    batched: bool = False,
 ) -> dict[str, Any]:
     """Return size, work, speed, memory and quality of a net.
 
-    Work and memory are of one example. Latency and frames per second are of the net as it is saved: weights are
-    computed once, transforms on activations run. Where work can't be counted it is ``None``, and ``macs_unknown``
-    says why.
+    Work and memory are of one example. Latency is of the net as it is saved: weights are computed once, transforms on
+    activations run. Where work can't be counted it is ``None``, and ``macs_unknown`` says why.
 
     :param bytes: size of the net's file, which only the caller knows.
     :param bits: width of weights that were quantized and baked since, by tensor name.
     :param quality: play the test split; without, no data are needed and ``quality`` is empty.
+    :param batched: time batches of 64 as well: their latency, and the examples a second that it makes.
     """
     saved = without_transforms(model, activations=True)
     runs, batch_runs, warm_up = (2, 2, 0) if _QUICK.get() else (RUNS, BATCH_RUNS, WARM_UP)
     one = latency(task, saved, device, runs=runs, warm_up=warm_up)
-    many = latency(task, saved, device, batch_size=BATCH, runs=batch_runs, warm_up=warm_up)
+
+    many: dict[str, float] = {}
+    if batched:
+        took = latency(task, saved, device, batch_size=BATCH, runs=batch_runs, warm_up=warm_up).median_ms
+        many = {"latency_batch64_ms": round(took, 4), "fps": round(1000 * BATCH / took, 1)}
 
     return {
         **counts(model),
@@ -205,8 +211,7 @@ def measure(
         "bytes": bytes,
         "latency_ms": round(one.median_ms, 4),
         "latency_spread_ms": round(one.spread_ms, 4),
-        "latency_batch64_ms": round(many.median_ms, 4),
-        "fps": round(1000 * BATCH / many.median_ms, 1),
+        **many,
         "threads": torch.get_num_threads(),
         "memory_bytes": peak_memory(task, model),
         "quality": evaluate(task, model, device, precision=precision) if quality else {},
@@ -217,8 +222,8 @@ def _work(task: Task, model: nn.Module, bits: Mapping[str, int] | None) -> dict[
     try:
         work = count_work(task, model, bits)
     except UsageError as error:
-        return {"macs": None, "effective_macs": None, "bitops": None, "macs_unknown": str(error)}
-    return {"macs": work.macs, "effective_macs": work.effective_macs, "bitops": work.bitops}
+        return {**dict.fromkeys(WORK), "macs_unknown": str(error)}
+    return {name: getattr(work, name) for name in WORK}
 
 
 def ratios(before: dict[str, Any], after: dict[str, Any]) -> dict[str, float | None]:
@@ -226,14 +231,13 @@ def ratios(before: dict[str, Any], after: dict[str, Any]) -> dict[str, float | N
 
     ``parameters_removed`` is absolute, in non-zeros, and ``parameters_removed_percent`` relative. The others say how
     many times smaller or faster the net became: ``compression_rate`` file bytes over file bytes, ``speedup`` time over
-    time for one example, ``fps`` examples a second over examples a second.
+    time for one example.
     """
 
     def over(key: str) -> float | None:
         return before[key] / after[key] if before[key] and after[key] else None
 
     removed = before["nonzeros"] - after["nonzeros"]
-    faster = over("fps")
     storage = after.get("storage")
     stored = storage["payload"] + storage["tables"] if storage else 0
     fewer = over("macs")
@@ -247,6 +251,6 @@ def ratios(before: dict[str, Any], after: dict[str, Any]) -> dict[str, float | N
         "macs_removed_percent": None if fewer is None else 100.0 * (1 - 1 / fewer),
         "effective_macs": over("effective_macs"),
         "bitops": over("bitops"),
+        "moved_bytes": over("moved_bytes"),
         "speedup": over("latency_ms"),
-        "fps": None if faster is None else 1 / faster,
     }

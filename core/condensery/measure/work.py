@@ -1,4 +1,4 @@
-"""Counting the work of a forward pass: multiply-accumulates, those with a non-zero weight, and bit operations.
+"""Counting the work of a forward pass: multiply-accumulates, those with a non-zero weight, bit operations, bytes moved.
 
 A dispatch mode sees each op. :mod:`condensery.measure.ops` has a formula for it, or calls it free, or it is unknown,
 and then nothing is reported: a count that is silently too low is worse than none.
@@ -34,6 +34,7 @@ class LayerWork:
     :param kind: class of the module.
     :param effective_macs: those whose weight is not zero; all of them where activations are multiplied.
     :param bitops: multiply-accumulates times the bits of both factors.
+    :param moved_bytes: that its products read and write, see :attr:`Work.moved_bytes`.
     :param bits: the pairs of weight bits and input bits that occurred.
     """
 
@@ -42,6 +43,7 @@ class LayerWork:
     macs: int
     effective_macs: int
     bitops: int
+    moved_bytes: int
     bits: tuple[tuple[int, int], ...]
 
 
@@ -65,6 +67,15 @@ class Work:
     def bitops(self) -> int:
         """Multiply-accumulates times the bits of both factors."""
         return sum(layer.bitops for layer in self.layers)
+
+    @property
+    def moved_bytes(self) -> int:
+        """Bytes that the products' factors and results take, each once in a call.
+
+        Weights count at their stored width. Activations count as they lie in memory: what is quantized in floats is
+        still read as floats. Biases and scales are left out, and so are ops that don't multiply.
+        """
+        return sum(layer.moved_bytes for layer in self.layers)
 
 
 def count_work(task: Task, model: nn.Module, bits: Mapping[str, int] | None = None) -> Work:
@@ -129,7 +140,7 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         # Held, because another tensor could get the address of a followed one that is gone.
         self._held: list[torch.UntypedStorage | Tensor] = []
 
-        self._sums: dict[str, tuple[int, int, int]] = {}
+        self._sums: dict[str, tuple[int, int, int, int]] = {}  # the last one in bits
         self._pairs: dict[str, dict[tuple[int, int], None]] = {}
 
         for tensor in [*net.parameters(), *net.buffers()]:
@@ -151,7 +162,7 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return
         found = module.work(*args) if isinstance(module, Layer) else None
         if found is not None:
-            self._sum(path, found.macs, found.effective_macs, found.bitops, found.bits)
+            self._sum(path, found.macs, found.effective_macs, found.bitops, 8 * found.moved_bytes, found.bits)
         self._muted -= 1
         if not isinstance(module, Stack) or not isinstance(out, Tensor):
             return
@@ -175,8 +186,10 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if not self._muted:
             formula = PRODUCTS.get(func.overloadpacket)
             if formula is not None and all(t.layout is torch.strided for t in before):
-                for product in formula(args, out):
+                products = formula(args, out)
+                for product in products:
                     self._add(product)
+                self._move(products, out)
             elif not is_free(func, before):
                 self.unknown.add(f"{func.namespace}.{func.overloadpacket.__name__}")
         self._pass_on(func, before, [t for t in tree_leaves(out) if isinstance(t, Tensor)])
@@ -218,12 +231,29 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             widths = getattr(module, "weight_bits", widths[0]), getattr(module, "input_bits", widths[1])
             effective = macs * int(weight.count_nonzero()) // max(1, weight.numel())
 
-        self._sum(path, macs, effective, macs * widths[0] * widths[1], (widths,))
+        self._sum(path, macs, effective, macs * widths[0] * widths[1], 0, (widths,))
 
-    def _sum(self, path: str, macs: int, effective: int, bitops: int, bits: tuple[tuple[int, int], ...]) -> None:
-        """Add to the work of one module."""
-        a, b, c = self._sums.get(path, (0, 0, 0))
-        self._sums[path] = a + macs, b + effective, c + bitops
+    def _move(self, products: list[Product], out: Any) -> None:
+        """Count what one op reads and writes, for the module that runs."""
+        written = {id(t): t for t in tree_leaves(out) if isinstance(t, Tensor)}
+        read = {id(t): t for p in products for t in (p.left, p.right) if id(t) not in written}
+        module = self._modules[self._calls[-1]]
+
+        bits = sum(8 * t.nbytes for t in written.values())
+        for tensor in read.values():
+            own = getattr(module, "weight_bits", self._width(tensor))
+            bits += tensor.numel() * own if self._is_weight(tensor) else 8 * tensor.nbytes
+        self._sum(self._calls[-1], 0, 0, 0, bits, ())
+
+    def _sum(
+        self, path: str, macs: int, effective: int, bitops: int, moved: int, bits: tuple[tuple[int, int], ...]
+    ) -> None:
+        """Add to the work of one module.
+
+        :param moved: in bits.
+        """
+        a, b, c, d = self._sums.get(path, (0, 0, 0, 0))
+        self._sums[path] = a + macs, b + effective, c + bitops, d + moved
         self._pairs.setdefault(path, {}).update(dict.fromkeys(bits))
 
     def _is_weight(self, tensor: Tensor) -> bool:
@@ -235,4 +265,9 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def work(self) -> Work:
         """Return what was counted."""
         kinds = {path: type_before_parametrizations(self._modules[path]).__name__ for path in self._sums}
-        return Work(tuple(LayerWork(p, kinds[p], *sums, bits=tuple(self._pairs[p])) for p, sums in self._sums.items()))
+        return Work(
+            tuple(
+                LayerWork(path, kinds[path], macs, effective, bitops, -(-moved // 8), tuple(self._pairs[path]))
+                for path, (macs, effective, bitops, moved) in self._sums.items()
+            )
+        )

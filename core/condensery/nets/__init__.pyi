@@ -19,6 +19,8 @@ from .codecs import Record as Record
 from .codecs import joined as joined
 from .codecs import to_bytes as to_bytes
 from .codecs import whole_numbers as whole_numbers
+from .given import Given as Given
+from .given import fingerprint_of as fingerprint_of
 from .layers import Counted as Counted
 from .layers import Layer as Layer
 from .layers import StandIn as StandIn

@@ -31,12 +31,15 @@ class Counted(NamedTuple):
     :param macs: multiply-accumulates, as the plain layer would do them.
     :param effective_macs: those whose weight is not zero.
     :param bitops: multiply-accumulates times the bits of both factors.
+    :param moved_bytes: of the weights that it reads, at their stored width, and of the activations that it reads and
+        writes, as they lie in memory; each number once.
     :param bits: the pairs of weight bits and input bits that occur.
     """
 
     macs: int
     effective_macs: int
     bitops: int
+    moved_bytes: int
     bits: tuple[tuple[int, int], ...] = ()
 
 

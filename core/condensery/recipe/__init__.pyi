@@ -12,6 +12,7 @@ from .overrides import set_values as set_values
 from .rounds import Unit as Unit
 from .rounds import check_conditions as check_conditions
 from .rounds import unroll as unroll
+from .schema import BaseSpec as BaseSpec
 from .schema import DataSpec as DataSpec
 from .schema import MethodSpec as MethodSpec
 from .schema import ModelSpec as ModelSpec
@@ -28,7 +29,6 @@ from .schema import parse_recipe as parse_recipe
 from .spelling import parse as parse
 from .spelling import parse_model as parse_model
 from .spelling import parse_task as parse_task
-from .train_spec import BaseSpec as BaseSpec
 from .train_spec import OptimizerSpec as OptimizerSpec
 from .train_spec import ScheduleSpec as ScheduleSpec
 from .train_spec import Strict as Strict

@@ -23,6 +23,7 @@ from pydantic import BaseModel
 from condensery.errors import UnknownKey, UsageError, cut, short
 from condensery.recipe.schema import (
     ROLE_WORDS,
+    BaseSpec,
     DataSpec,
     Keyed,
     ModelSpec,
@@ -34,7 +35,7 @@ from condensery.recipe.schema import (
     TaskSpec,
     automatic_name,
 )
-from condensery.recipe.train_spec import BaseSpec, OptimizerSpec, ScheduleSpec, TrainSpec
+from condensery.recipe.train_spec import OptimizerSpec, ScheduleSpec, TrainSpec
 from condensery.recipe.yaml_files import parse_yaml
 
 Schema = type[BaseModel] | None

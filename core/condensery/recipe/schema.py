@@ -11,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from condensery.errors import UsageError, short
 from condensery.recipe.checking import checked, merge
 from condensery.recipe.formula import setting_at
-from condensery.recipe.train_spec import BaseSpec, OptimizerSpec, Strict, TrainSpec, merge_train
+from condensery.recipe.train_spec import OptimizerSpec, Strict, TrainSpec, merge_train
 from condensery.recipe.yaml_files import load_yaml
 
 NAME = r"^([^./\\\x00-\x1f][^/\\\x00-\x1f]{0,99})?$"
@@ -111,6 +111,18 @@ def _method(value: Any) -> Any:
         ((key, settings),) = value.items()
         return {"key": key, "settings": settings or {}}
     return value
+
+
+class BaseSpec(TrainSpec):
+    """How a net is trained before a recipe's first stage.
+
+    :param methods: that act meanwhile, as where a net learns by playing.
+    :param seed: of initial weights and training, the run's where there is none: runs of other seeds share the net.
+    """
+
+    # Left out of what is dumped where there are none: nets in the cache are known by that.
+    methods: list[Annotated[MethodSpec, BeforeValidator(_method)]] = Field(default=[], exclude_if=lambda some: not some)
+    seed: int | None = Field(default=None, ge=0)
 
 
 ROLE_WORDS = ("previous", "input", "original")

@@ -43,7 +43,8 @@ class TrainSpec(Strict):
 
     :param batch_size: examples per optimizer step.
     :param accumulate: the batch is played in this many parts, gradients summed.
-    :param workers: workers simulated in this process, between which gradients are exchanged.
+    :param workers: between which each batch is shared and gradients are exchanged: simulated one after another, or
+        spread over the processes of the run.
     :param max_steps: stop an epoch after this many batches.
     :param in_turn: players are updated one after another, each seeing the updates before it.
     :param carry_optimizer: keep momentum from the stage before, by parameter name.
@@ -61,15 +62,6 @@ class TrainSpec(Strict):
     clip_norm: float | None = Field(default=None, gt=0)
     in_turn: bool = False
     carry_optimizer: bool = False
-
-
-class BaseSpec(TrainSpec):
-    """How a net is trained before a recipe's first stage.
-
-    :param seed: of initial weights and training, the run's where there is none: runs of other seeds share the net.
-    """
-
-    seed: int | None = Field(default=None, ge=0)
 
 
 def merge_train(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

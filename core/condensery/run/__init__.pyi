@@ -3,8 +3,10 @@ from .engine import Run as Run
 from .folder import claimed as claimed
 from .players import Outputs as Outputs
 from .players import Player as Player
+from .processes import Processes as Processes
 from .progress import Observer as Observer
 from .progress import Progress as Progress
+from .progress import Told as Told
 from .recipe_trials import RecipeTrials as RecipeTrials
 from .search import Budget as Budget
 from .search import Evaluate as Evaluate
@@ -22,8 +24,10 @@ from .space import Parameter as Parameter
 from .space import Space as Space
 from .space import figure as figure
 from .stage import Stage as Stage
-from .steps import Bucket as Bucket
 from .steps import Defaults as Defaults
 from .steps import due_steps as due_steps
 from .steps import rate_factor as rate_factor
 from .trial_store import TrialStore as TrialStore
+from .workers import Bucket as Bucket
+from .workers import Exchanged as Exchanged
+from .workers import Workers as Workers

@@ -43,7 +43,8 @@ class Base:
 
         path = self._cached(spec, train, seed)
         saved = cached_tree(path)
-        if saved is not None:
+        if self.runner.folder.processes.all(saved is not None):
+            assert saved is not None
             # A builder that has changed since makes another net, which the cached one doesn't fit: it is trained anew.
             with contextlib.suppress(CondenseryError):
                 net = self.builder.rebuilt(saved["net"])
@@ -57,9 +58,12 @@ class Base:
     def _train(self, spec: ModelSpec, label: str, train: BaseSpec, seed: int, path: Path) -> None:
         """Train a net and put it into the cache, with what the last bits of its weights depend on."""
         players = {"student": self.builder.net(spec, seed).student()}
-        stage = self.runner.play(Unit(label, StageSpec(name=label)), train, players, seed)
+        unit = Unit(label, StageSpec(name=label, methods=train.methods))
+        stage = self.runner.play(unit, train, players, seed)
         net = self.builder.described(Net.of(stage.student))
-        save_tree(path, {"net": net, "stage": self.runner.stages[-1], "origin": origin(self.builder.device.type)})
+        if self.runner.folder.processes.first:
+            save_tree(path, {"net": net, "stage": self.runner.stages[-1], "origin": origin(self.builder.device.type)})
+        self.runner.folder.processes.barrier()
 
         # Another teacher may train under the same label: it must not go on from here when the run is resumed.
         self.runner.folder.drop(PROGRESS)

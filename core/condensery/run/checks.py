@@ -16,8 +16,8 @@ from condensery.run.players import Player
 from condensery.tasks import Batch
 
 if TYPE_CHECKING:
-    from condensery.run.steps import Bucket
     from condensery.run.training import Training
+    from condensery.run.workers import Bucket
 
 
 def returned(stage: Training, method: str, hook: str, wanted: str, found: object) -> PluginError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,16 +32,16 @@ from condensery.run.cast import Cast, give_teachers
 from condensery.run.collapse import marks
 from condensery.run.folder import ARTIFACT, NET, ORIGINAL, PROGRESS, RunFolder
 from condensery.run.opening import Opener, check_settings
+from condensery.run.processes import ALONE, Processes
 from condensery.run.progress import Observer, Progress
-from condensery.run.resume import generators_kept
 from condensery.run.search import Budget
 from condensery.run.snapshots import Snapshots
 from condensery.run.stage import Stage
 from condensery.run.trials import try_artifact, try_metrics
-from condensery.run.unit import UnitRunner
-from condensery.run.validation import Validation, held_out, precision_of, with_validation
+from condensery.run.unit import UnitRunner, reported
+from condensery.run.validation import Validation, held_out, methods_ask, precision_of, with_validation
 from condensery.storage import Baked, bake, save_artifact
-from condensery.tasks import Batch, build_task
+from condensery.tasks import Batch, build_task, generators_kept
 
 SIZES = ("sparsity", "parameters", "nonzeros")
 """What a round's ``until`` may ask about, besides the task's metrics."""
@@ -73,7 +73,8 @@ class Run:
     :param checked: what :meth:`check` returned for another run of this recipe.
     :param budget: evaluate a trial of a search: on validation, not on test; ``quick``: on one batch of it.
 
-    Afterwards ``baked`` holds the compressed net, which is also in the out folder's artifact.
+    Where torchrun started several processes, they play the run together (:class:`Processes`), and the first one writes.
+    Afterwards ``baked`` holds the compressed net, which is also in the out folder's artifact; the first process has it.
     """
 
     def __init__(
@@ -95,16 +96,16 @@ class Run:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         if device.startswith("cuda") and not torch.cuda.is_available():
             raise UsageError(f"device {device!r}: no CUDA device here; say --device cpu")
-        if int(os.environ.get("WORLD_SIZE") or 1) > 1:
-            raise UsageError("WORLD_SIZE > 1: several processes would write one folder; start one, without torchrun")
         recipe, self._teachers_given = give_teachers(recipe, registry)
         self.registry, self.tier, self.dry = registry, tier, dry
         self.device = torch.device("cpu" if dry else device)
-        self.folder = RunFolder(Path(out), resume=resume)
-        self.show = show or Progress(quiet=True)
+        self.processes = ALONE if dry else Processes.joined()
+        self.folder = RunFolder(Path(out), self.processes, resume=resume)
+        self.show = show if show and self.processes.first else Progress(quiet=True)
         self.task = build_task(recipe.task, registry)
         observer = observer or Observer()
-        self.recipe = recipe = with_validation(recipe, self.task, asked=observer.asks_quality)
+        asked = observer.asks_quality or methods_ask(recipe, registry)
+        self.recipe = recipe = with_validation(recipe, self.task, asked=asked)
         limit = 1 if budget == "quick" else None
         share = held_out(recipe, self.task)
         self.validation = Validation(self.task, self.device, share, limit) if recipe.validation else None
@@ -113,7 +114,7 @@ class Run:
         # From what only builds nets to what gives them roles; each knows those before it, and none those after it.
         self.builder = Builder(self.task, registry, self.device, recipe.seed)
         self.snapshots = Snapshots(recipe, self.builder, self.folder, dry=dry)
-        opener = Opener(recipe, self.builder, dry=dry)
+        opener = Opener(recipe, self.builder, self.processes, dry=dry)
         self.runner = UnitRunner(opener, self.folder, self.snapshots, self.show, observer, dry, self.validation)
         self.base = Base(recipe, self.builder, self.runner)
         self.cast = Cast(self.builder, self.base, self.snapshots, dry)
@@ -123,6 +124,7 @@ class Run:
         self.baked: Baked | None = None
         self._checked = checked if checked is not None and checked.recipe == recipe.dump() else None
         self._calls: list[dict[str, Any]] = []
+        self._started = 0.0
 
     @property
     def stages(self) -> list[dict[str, Any]]:
@@ -167,6 +169,7 @@ class Run:
         if done is not None:
             return done
 
+        self._started = time.monotonic()
         self.check()  # before the folder exists: a bad recipe leaves nothing behind
         with self.folder.claimed(self.recipe.dump()):
             return self.folder.report() or self._execute()
@@ -181,6 +184,8 @@ class Run:
         self.net = self._original()
         before = self._before()
         self._play()
+        if not self.processes.first:
+            return self.folder.awaited()
         report = self._report(before)
         self.folder.finish(report)
         return report
@@ -242,18 +247,25 @@ class Run:
             "seed": self.recipe.seed,
             "tier": self.tier,
             "device": str(self.device),
+            "processes": self.processes.count,
             "versions": versions(),
             "environment": environment(),
             "before": before,
             "after": after,
+            "training": trained(self.stages),
             "ratios": ratios(before, after),
             "artifact": ARTIFACT,
             "collapsed": collapsed,
             "called_at_times": self.check().at_times,
             "stages": self.stages,
             "reported": reported(self.stages),
-            "wall_s": round(sum(s["wall_s"] for s in self.stages), 2),
+            "wall_s": round(self._seconds(), 2),
         }
+
+    def _seconds(self) -> float:
+        """Return what the whole run took: here, and in epochs that a cache or an interrupted run brought."""
+        epochs: float = sum(stage["wall_s"] for stage in self.stages)
+        return time.monotonic() - self._started + epochs - self.runner.seconds
 
     def _after(self, baked: Baked, collapsed: list[dict[str, Any]]) -> dict[str, Any]:
         """Save a baked net as the run's artifact, and measure both.
@@ -351,14 +363,14 @@ class Run:
         return holds(condition, names)
 
 
-def reported(stages: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
-    """Return what the methods of all stages reported, by method; of one that acts in several stages, the last."""
-    found: dict[str, dict[str, float]] = {}
-    for stage in stages:
-        for path, value in stage["report"].items():
-            method, _, name = path.partition(".")
-            found.setdefault(method, {})[name] = value
-    return found
+def trained(stages: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    """Return the task's loss in the last epoch of the last stage that trained, and the bytes that a worker sent there.
+
+    :param stages: what the units of a run came to.
+    """
+    last: Mapping[str, Any] = next((stage for stage in reversed(stages) if stage["history"]), {})
+    terms = last["history"][-1]["terms"] if last else {}
+    return {"loss": terms.get("student.task"), **last.get("exchanged", {})}
 
 
 def check_quality(quality: Mapping[str, float], when: str) -> None:

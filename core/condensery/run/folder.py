@@ -13,6 +13,7 @@ from torch import Tensor
 
 from condensery.errors import UsageError
 from condensery.files import parse_json, read_json, sweep, unwritable, write_atomic, write_json
+from condensery.run.processes import ALONE, Processes
 from condensery.storage import load_tree, save_tree
 
 ORIGINAL, NET, PROGRESS = "original.safetensors", "net.safetensors", "progress.safetensors"
@@ -31,11 +32,12 @@ class RunFolder:
     the artifact.
 
     :param path: the folder; it appears with the first file.
+    :param processes: that play the run: the first one writes, and all read at the same points of the run.
     :param resume: go on with what it holds.
     """
 
-    def __init__(self, path: Path, *, resume: bool) -> None:
-        self.path, self.resume = path, resume
+    def __init__(self, path: Path, processes: Processes = ALONE, *, resume: bool) -> None:
+        self.path, self.processes, self.resume = path, processes, resume
         self._again = f"remove {path} to run it again"
         self._logged: set[tuple[str, Any]] = set()
 
@@ -46,10 +48,12 @@ class RunFolder:
         :raises UsageError: if another run holds it, or it holds another run's files by now.
         :raises FileError: if it can't be made.
         """
-        with claimed(self.path):
-            self.check(recipe)
-            sweep(self.path)
-            self._logged = self._mend_log()
+        with claimed(self.path) if self.processes.first else contextlib.nullcontext():
+            if self.processes.first:
+                self.check(recipe)
+                sweep(self.path)
+                self._logged = self._mend_log()
+            self.processes.barrier()
             yield
 
     def check(self, recipe: dict[str, Any]) -> None:
@@ -82,14 +86,15 @@ class RunFolder:
 
     def write(self, name: str, data: Any) -> None:
         """Write one JSON file."""
-        write_json(self.path / name, data, plain)
+        if self.processes.first:
+            write_json(self.path / name, data, plain)
 
     def log(self, entry: dict[str, Any]) -> None:
         """Add one line to the log, unless a run that was killed wrote it before it could save the rest.
 
         :raises FileError: if it can't be written.
         """
-        if _place(entry) in self._logged:
+        if _place(entry) in self._logged or not self.processes.first:
             return
         path = self.path / "log.jsonl"
         try:
@@ -114,32 +119,45 @@ class RunFolder:
 
     def save(self, name: str, tree: Any) -> None:
         """Write one tree of tensors."""
-        save_tree(self.path / name, tree)
+        if self.processes.first:
+            save_tree(self.path / name, tree)
 
     def load(self, name: str) -> Any | None:
         """Return a tree that an earlier part of this run wrote, or ``None``."""
         path = self.path / name
-        return load_tree(path, self._again) if self.resume and path.is_file() else None
+        found = load_tree(path, self._again) if self.resume and path.is_file() else None
+        self.processes.barrier()  # the first process goes on to write once all have read
+        return found
 
     def needed(self, name: str) -> Any:
         """Return a tree that another file names.
 
         :raises ArtifactError: if it isn't there, or damaged.
         """
-        return load_tree(self.path / name, self._again)
+        found = load_tree(self.path / name, self._again)
+        self.processes.barrier()
+        return found
 
     def drop(self, name: str) -> None:
         """Remove one file, if it is there."""
-        (self.path / name).unlink(missing_ok=True)
+        if self.processes.first:
+            (self.path / name).unlink(missing_ok=True)
 
     def finish(self, report: dict[str, Any]) -> None:
         """Write the report, then remove what only a running run needs."""
         self.write("report.json", report)
         self.tidy({ARTIFACT})
+        self.processes.barrier()
+
+    def awaited(self) -> dict[str, Any]:
+        """Return the report that the first process writes, as another one of its run."""
+        self.processes.barrier()
+        report: dict[str, Any] = read_json(self.path / "report.json", self._again)
+        return report
 
     def tidy(self, keep: Container[str], pattern: str = "*.safetensors") -> None:
         """Remove the files of a pattern that are no longer needed."""
-        for path in self.path.glob(pattern):
+        for path in self.path.glob(pattern) if self.processes.first else ():
             if path.name not in keep:
                 path.unlink(missing_ok=True)
 

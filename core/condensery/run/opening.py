@@ -26,12 +26,12 @@ from condensery.run.builder import Builder
 from condensery.run.checks import check_optimizer, check_players
 from condensery.run.memory import Memory, room
 from condensery.run.players import Player
-from condensery.run.resume import seed_generators
+from condensery.run.processes import ALONE, Processes
 from condensery.run.stage import Stage
 from condensery.run.steps import Defaults, parse_every
 from condensery.run.validation import held_out
 from condensery.surgery.attention import KnownClasses
-from condensery.tasks import Subset
+from condensery.tasks import Subset, seed_generators
 
 DRY_STEPS = 2
 """Batches of a dry stage, unless a player steps less often."""
@@ -40,11 +40,12 @@ DRY_STEPS = 2
 class Opener:
     """Opens the stages of one run, in their order: :meth:`open`, then :meth:`prepare`.
 
+    :param processes: that play the run.
     :param dry: of a dry run: a few batches, and the words that methods declare are checked.
     """
 
-    def __init__(self, recipe: Recipe, builder: Builder, *, dry: bool) -> None:
-        self.recipe, self.builder, self.dry = recipe, builder, dry
+    def __init__(self, recipe: Recipe, builder: Builder, processes: Processes = ALONE, *, dry: bool) -> None:
+        self.recipe, self.builder, self.processes, self.dry = recipe, builder, processes, dry
         self._facts: Facts | None = None
         # In a dry run no base is trained, so that weights stand in for trained ones from the start.
         self._stands_in = dry and recipe.trains_first
@@ -84,6 +85,7 @@ class Opener:
             build=self.builder.build,
             classes=KnownClasses(self.builder.registry),
             reach=Reach.of(self.builder.registry),
+            processes=self.processes,
         )
         stage.graphs = self.builder.graphs
         stage.players = dict(players)

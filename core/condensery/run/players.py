@@ -14,7 +14,7 @@ from condensery.errors import UnknownKey, UsageError
 from condensery.nets import EMPTY, Taps, TapValues, attached, keep_owners, plain_name
 from condensery.recipe import ModelSpec, OptimizerSpec
 from condensery.run.memory import Memory
-from condensery.tasks import Batch, Task, full_precision, map_tensors
+from condensery.tasks import Batch, Task, full_precision, lay_channels_last, map_tensors
 
 
 @dataclasses.dataclass
@@ -168,7 +168,7 @@ class Player:
         last = torch.channels_last
         images = [p for p in self.module.parameters() if p.dim() == 4]
         self.relaid = not any(p.is_contiguous(memory_format=last) and not p.is_contiguous() for p in images)
-        self.module.to(memory_format=last)
+        lay_channels_last(self.module)
 
     def start_epoch(self) -> None:
         """Train mode if it trains, else eval mode; what is frozen, by its builder too, stays so without gradients."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -39,8 +39,28 @@ class Observer:
         """
 
 
+class Told(Observer):
+    """Tells a function of each epoch, as a tracker of runs wants to know it.
+
+    :param function: gets a dict: ``stage`` (its name), ``epoch`` (from 1), ``steps`` (so far in this stage), ``wall_s``
+        (seconds), and each loss and each validation metric by name; nothing is told where there is none.
+    """
+
+    def __init__(self, function: Callable[[dict[str, Any]], object] | None = None) -> None:
+        self.function = function
+
+    def epoch_ended(self, stage: Stage, history: Sequence[Mapping[str, Any]]) -> None:
+        """Tell what the last epoch came to."""
+        if self.function is not None:
+            last = history[-1]
+            own = {"stage": stage.name, "epoch": last["epoch"], "steps": stage.step, "wall_s": last["wall_s"]}
+            self.function({**last["terms"], **last["quality"], **own})
+
+
 class Progress:
-    """Shows stages and epochs. Use as a context; on a terminal it draws a rich bar, else it prints one line an epoch.
+    """Shows stages and epochs. Use as a context.
+
+    On a terminal and in a notebook it draws a rich bar, else it prints one line an epoch.
 
     :param quiet: show nothing.
     """
@@ -52,7 +72,7 @@ class Progress:
         self._started = time.monotonic()
 
     def __enter__(self) -> Self:
-        if not self.quiet and sys.stderr.isatty():
+        if not self.quiet and (sys.stderr.isatty() or "ipykernel" in sys.modules):
             from rich.console import Console
             from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
             from rich.progress import Progress as Bar

@@ -5,19 +5,18 @@ A resumed stage starts as it did the first time (players, prepare), then the sav
 
 from __future__ import annotations
 
-import contextlib
-import random
-from collections.abc import Iterator, Mapping
+import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from condensery.contract import settings_of
 from condensery.errors import PluginError
 from condensery.run.stage import Stage
+from condensery.run.workers import Exchanged
 from condensery.storage import as_saved, load_tensors, tensors_of
+from condensery.tasks import load_rng_state, rng_state
 
 
 def state_of(stage: Stage) -> dict[str, dict[str, Any]]:
@@ -71,44 +70,6 @@ def _not_plain(value: Any) -> str | None:
     return None if value is None or isinstance(value, (bool, int, float, str)) else f"a {type(value).__name__}"
 
 
-def seed_generators(seed: int) -> None:
-    """Seed torch's generators, numpy's and Python's."""
-    torch.manual_seed(seed)
-    np.random.seed(seed % 2**32)
-    random.seed(seed)
-
-
-def rng_state() -> dict[str, Any]:
-    """Return the state of torch's generators, numpy's and Python's."""
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    numpy: Any = np.random.get_state()
-    return {
-        "cpu": torch.get_rng_state(),
-        "cuda": cuda,
-        "numpy": (numpy[0], numpy[1].tolist(), *numpy[2:]),
-        "python": random.getstate(),
-    }
-
-
-def load_rng_state(state: Mapping[str, Any]) -> None:
-    """Restore all these generators."""
-    torch.set_rng_state(state["cpu"])
-    if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(list(state["cuda"]))
-    np.random.set_state(state["numpy"])
-    random.setstate(state["python"])
-
-
-@contextlib.contextmanager
-def generators_kept() -> Iterator[None]:
-    """Let draws go on afterwards as if nothing had been drawn meanwhile."""
-    state = rng_state()
-    try:
-        yield
-    finally:
-        load_rng_state(state)
-
-
 def progress_of(stage: Stage, history: list[dict[str, Any]]) -> dict[str, Any]:
     """Return everything that changes while a stage runs; ``epoch`` is the next one to run."""
     players = {}
@@ -125,6 +86,7 @@ def progress_of(stage: Stage, history: list[dict[str, Any]]) -> dict[str, Any]:
         "step": stage.step,
         "players": players,
         "methods": state_of(stage),
+        "exchanged": dataclasses.asdict(stage.exchanged),
         "rng": rng_state(),
         "history": history,
     }
@@ -146,6 +108,7 @@ def lay_progress(stage: Stage, saved: Mapping[str, Any]) -> list[dict[str, Any]]
                 group["lr"] = rate
 
     load_state(stage, saved["methods"])
+    stage.exchanged = Exchanged(**saved["exchanged"])
     # Last, because whatever came before may have drawn.
     load_rng_state(saved["rng"])
     return list(saved["history"])

@@ -6,12 +6,14 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar, overload
 
 import torch
 from torch import Tensor, nn
 
 from condensery.contract import Registry
+from condensery.measure import evaluate
 from condensery.nets import (
     Layer,
     Reach,
@@ -28,22 +30,27 @@ from condensery.nets import (
 )
 from condensery.recipe import ModelSpec, StageSpec, TrainSpec
 from condensery.run.players import Player
+from condensery.run.processes import ALONE, Processes
 from condensery.run.training import Training
+from condensery.run.validation import precision_of
 from condensery.surgery import ChannelGraph, Surgeon
 from condensery.surgery.attention import KnownClasses
 from condensery.tasks import Batch, Subset, Task, tensors_in
 
 V = TypeVar("V")
+EVALUATED_AT_ONCE = 500
+"""Examples of a batch where a method asks for quality."""
 
 
 class Stage(Training):
     """Methods that act at the same time, on players, for some epochs.
 
     Attributes that methods read: ``name``, ``task``, ``players`` by name, ``train`` (the training settings), ``epoch``
-    and ``epochs``, ``step`` (batches played in this stage), ``steps_per_epoch``, ``progress`` (0 to 1), ``round`` and
-    ``rounds``, ``layer`` (path, in a round over layers), ``device``, ``seed``; ``dry``, and ``stands_in``: in a dry run
-    the student's weights stand in for trained ones, so that what depends on their values is a guess. ``left_out`` is
-    for methods to fill: by the target of a transform (``attn:input``) why it has none, for the run's report.
+    and ``epochs``, ``workers``, ``step`` (batches played in this stage), ``steps_per_epoch``, ``progress`` (0 to 1),
+    ``round`` and ``rounds``, ``layer`` (path, in a round over layers), ``device``, ``seed``; ``dry``, and
+    ``stands_in``: in a dry run the student's weights stand in for trained ones, so that what depends on their values is
+    a guess. ``left_out`` is for methods to fill: by the target of a transform (``attn:input``) why it has none, for the
+    run's report.
 
     :param classes: what plugins say of the classes of attention nets, for the surgeon; by default nothing.
     :param reach: what plugins say of which tensors are weights; by default torch's own classes are known.
@@ -66,8 +73,9 @@ class Stage(Training):
         build: Callable[[ModelSpec], nn.Module] | None = None,
         classes: KnownClasses | None = None,
         reach: Reach | None = None,
+        processes: Processes = ALONE,
     ) -> None:
-        super().__init__(spec, task, train, seed=seed, device=device, subset=subset, labels=labels)
+        super().__init__(spec, task, train, seed=seed, device=device, subset=subset, labels=labels, processes=processes)
         self.round, self.rounds, self.layer = round_index, rounds, layer
         self.dry, self.stands_in = dry, False
         self.classes = classes or KnownClasses(Registry())
@@ -75,6 +83,7 @@ class Stage(Training):
         self._build = build
         self.missed: dict[str, float] | None = None
         self.left_out: dict[str, str] = {}
+        self.place: Path | None = None
         self._known = reach or Reach()
         self._weights: dict[tuple[nn.Module, tuple[type[nn.Module], ...] | None, str], Weights] = {}
         self._given_up: set[str] = set()
@@ -253,14 +262,51 @@ class Stage(Training):
         found = self.task.batches("train", batch_size=size, subset=subset, seed=self.seed, device=self.device)
         return [self._shown(batch) for batch in found]
 
-    def record_inputs(self, paths: Sequence[str], n: int, player: str = "student") -> dict[str, list[Tensor]]:
-        """Return what reaches some layers on ``n`` sampled examples: path -> one tensor for each call.
+    def quality(self, net: nn.Module, examples: int) -> dict[str, float]:
+        """Return the task's metrics of a net, such as a copy of the student, on examples that no stage trains on.
+
+        They are the first ones of the validation split, the same each time. A method that calls this says so by its
+        ``asks_quality``; only then is there such a split in any case.
+
+        :param examples: the method's own number; all of them where the split has fewer.
+        """
+        size = min(8 if self.dry else examples, EVALUATED_AT_ONCE)
+        return evaluate(
+            self.task,
+            net,
+            self.device,
+            "validation",
+            batch_size=size,
+            subset=None if "validation" in self.task.splits else Subset(held_out=self.held_out),
+            precision=precision_of(self.train),
+            limit=1 if self.dry else -(-examples // size),
+        )
+
+    @property
+    def held_out(self) -> float:
+        """The share of the training data that no stage trains on."""
+        return self.subset.held_out if self.subset else 0.0
+
+    def file(self, name: str) -> Path | None:
+        """Return a file of this stage in the run's folder: what a method keeps in it, a later call goes on with.
+
+        It stays when the run has ended. ``None`` in a dry run, which writes nothing.
+        """
+        return None if self.place is None else self.place.with_name(f"{self.place.name}-{name}")
+
+    def record_inputs(
+        self, paths: Sequence[str], n: int | Sequence[Batch], player: str = "student"
+    ) -> dict[str, list[Tensor]]:
+        """Return what reaches some layers on sampled examples: path -> one tensor for each call.
 
         That is the float in a layer's first argument, of a packed sequence its values; layers that get none, token ids
         for instance, and those that aren't called, are left out.
+
+        :param n: how many examples are sampled, or the batches of some that are sampled already.
         """
+        batches = self.sample(n) if isinstance(n, int) else n
         got: dict[str, list[Tensor]] = {path: [] for path in paths}
-        for path, given in self._seen(self.players[player].module, paths, self.sample(n)):
+        for path, given in self._seen(self.players[player].module, paths, batches):
             got[path] += [tensor.detach() for tensor in tensors_in(given) if tensor.is_floating_point()]
         return {path: parts for path, parts in got.items() if parts}
 

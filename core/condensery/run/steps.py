@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import nn
 
 from condensery.contract import hookimpl
 from condensery.recipe import ScheduleSpec
@@ -24,44 +25,6 @@ OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
     "adamw": torch.optim.AdamW,
     "rmsprop": torch.optim.RMSprop,
 }
-
-
-class Bucket:
-    """One parameter's gradients from the workers of this process, and what workers may tell each other.
-
-    :param name: plain name of the parameter.
-    :param shape: of the parameter.
-    :param values: flat, of shape ``(workers, numbers)``.
-
-    ``sent`` counts the bytes that each worker has sent so far for this bucket.
-    """
-
-    def __init__(self, name: str, shape: torch.Size, values: Tensor) -> None:
-        self.name, self.shape, self.values = name, shape, values
-        self.sent = 0
-
-    def gather(self, codes: Tensor) -> Tensor:
-        """Return what all workers send, each its own codes; the bytes of one worker's are counted.
-
-        :param codes: ``(workers of this process, ...)``, of any type: pack bits into bytes before.
-        :returns: ``(workers, ...)``.
-        """
-        self.sent += codes[0].numel() * codes.element_size()
-        return codes
-
-    def mean(self, values: Tensor) -> Tensor:
-        """Return the mean over all workers, who send their values as they are.
-
-        :param values: ``(workers, ...)``.
-        """
-        return self.gather(values).mean(0)
-
-    def max(self, values: Tensor) -> Tensor:
-        """Return the maximum over all workers, who send their values as they are.
-
-        :param values: ``(workers, ...)``.
-        """
-        return self.gather(values).amax(0)
 
 
 class Defaults:
@@ -144,3 +107,16 @@ def shares(batch: Batch, parts: int) -> list[Batch]:
     parts = min(parts, size)
     bounds = [size * i // parts for i in range(parts + 1)]
     return [batch.part(a, b) for a, b in itertools.pairwise(bounds)]
+
+
+@contextlib.contextmanager
+def without_gradient(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+    """Keep parameters out of the graph that is made meanwhile."""
+    held = [parameter for parameter in parameters if parameter.requires_grad]
+    for parameter in held:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in held:
+            parameter.requires_grad_(True)

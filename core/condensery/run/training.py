@@ -20,7 +20,9 @@ from condensery.nets import Transform, evaluating, settle, settling
 from condensery.recipe import StageSpec, TrainSpec
 from condensery.run.checks import check_exchanged, check_factor, check_terms, returned
 from condensery.run.players import Outputs, Player
-from condensery.run.steps import Bucket, rate_factor, shares, weighted
+from condensery.run.processes import ALONE, Processes
+from condensery.run.steps import rate_factor, shares, weighted, without_gradient
+from condensery.run.workers import Exchanged, Gradients, Workers
 from condensery.tasks import Batch, Subset, Task, channels_last
 
 
@@ -48,8 +50,10 @@ class Training:
         device: torch.device,
         subset: Subset | None,
         labels: bool,
+        processes: Processes = ALONE,
     ) -> None:
         self.spec, self.task, self.train = spec, task, train
+        self.workers, self.exchanged = Workers(train.workers, processes), Exchanged()
         self.name, self.seed, self.device = spec.name, seed, device
         self.subset, self.labels = subset, labels
         self.epoch = self.step = self.started = 0
@@ -193,7 +197,9 @@ class Training:
 
     def means(self) -> dict[str, float]:
         """Return the mean of each loss term over the times that it was given, and start anew."""
-        found = {name: float(value) / self.counts[name] for name, value in self.sums.items()}
+        given = [[float(value) for value in self.sums.values()], [self.counts[name] for name in self.sums]]
+        totals, counts = self.workers.processes.sum(torch.tensor(given, dtype=torch.float64))
+        found = dict(zip(self.sums, (totals / counts).tolist(), strict=True))
         self.sums.clear()
         self.counts.clear()
         return found
@@ -217,51 +223,68 @@ class Training:
         :param players: that get gradients; all that train by default.
         """
         players = self.training if players is None else players
-        workers = [share for share in shares(batch, self.train.workers) if not self.task.is_empty(share)]
-        exchanging = [p for p in players if len(workers) > 1 or self.calls("exchange", p.name)]
-        told: dict[str, dict[str, list[Tensor]]] = {player.name: {} for player in exchanging}
+        playing = [player for player in self.players.values() if player.plays]
+        exchanging = [p for p in players if self.workers.count > 1 or self.calls("exchange", p.name)]
+        told: dict[str, list[Gradients]] = {player.name: [] for player in exchanging}
         for player in self._measuring:
             player.measured.clear()
 
-        for share in workers:
-            for part, weight in weighted(self.task, shares(share, self.train.accumulate)):
-                # One block per pass: a cache that outlives a no_grad pass would give no gradient, without an error.
-                with parametrize.cached():
-                    outputs = self._play(part, [p for p in self.players.values() if p.plays], learning=True)
-                    for player in self._measuring:
-                        player.gauge(outputs[player.name], weight / len(workers))
-                    for player in players:
-                        self.backward(player, self.terms(player, part, outputs), weight)
+        split = self.workers.split(self.task, batch)
+        with self.workers.turns([player.module for player in playing]) as turns:
+            for worker in self.workers.own:
+                share, counts = split[worker]
+                if share is not None:
+                    with turns.of(worker):
+                        self._play_share(share, counts, playing, players)
 
-            # What each worker has is laid aside, to be combined into one gradient below.
-            for player in exchanging:
-                self._lay_aside(player, told[player.name])
+                # What each worker has is laid aside, to be combined into one gradient below.
+                for player in exchanging:
+                    told[player.name].append(self._laid_aside(player))
 
+        for player in self._measuring:
+            for target, value in player.measured.items():
+                player.measured[target] = self.workers.processes.sum(value)
         for player in players:
-            self._agree(player, told.get(player.name, {}))
+            self._agree(player, told.get(player.name, []))
 
-    def _lay_aside(self, player: Player, told: dict[str, list[Tensor]]) -> None:
-        """Move the gradients of one worker, flat, to those of the workers before, by parameter name."""
+    def _play_share(self, share: Batch, counts: float, playing: Sequence[Player], players: Sequence[Player]) -> None:
+        """Play one worker's share of a batch, and add the gradients of players up.
+
+        :param counts: how much the share counts, 1 on the average.
+        """
+        for part, weight in weighted(self.task, shares(share, self.train.accumulate)):
+            # One block per pass: a cache that outlives a no_grad pass would give no gradient, without an error.
+            with parametrize.cached():
+                outputs = self._play(part, playing, learning=True)
+                for player in self._measuring:
+                    player.gauge(outputs[player.name], weight * counts / self.workers.count)
+                for player in players:
+                    self.backward(player, self.terms(player, part, outputs), weight * counts)
+
+    def _laid_aside(self, player: Player) -> Gradients:
+        """Take the gradients of one worker, flat, by parameter name, from the parameters."""
+        found = {}
         for name, parameter in self._named(player).items():
             if parameter.grad is not None:
-                told.setdefault(name, []).append(parameter.grad.flatten())
+                found[name] = parameter.grad.flatten()
                 parameter.grad = None
+        return found
 
-    def _agree(self, player: Player, told: Mapping[str, list[Tensor]]) -> None:
+    def _agree(self, player: Player, told: Sequence[Gradients]) -> None:
         """Combine the workers' gradients of one player where there are any, and let methods act on what comes out.
 
-        :param told: by parameter name, one flat gradient for each worker.
+        :param told: by each worker of this process.
         :raises PluginError: for an exchange that doesn't return a tensor of as many numbers.
         """
         self._waiting.discard(player.name)
         exchange = self.calls("exchange", player.name)
-        for name, grads in told.items():
-            parameter = self._named(player)[name]
-            bucket = Bucket(name, parameter.shape, torch.stack(grads))
+        for bucket in self.workers.buckets(self._named(player), told) if told else ():
             agreed = None
             for method, call in exchange:  # of one method at most
                 agreed = check_exchanged(self, method, bucket, call(stage=self, player=player, bucket=bucket))
-            parameter.grad = (bucket.mean(bucket.values) if agreed is None else agreed).view_as(parameter)
+            grad = bucket.mean(bucket.values) if agreed is None else agreed
+            self._named(player)[bucket.name].grad = grad.view(bucket.shape)
+            self.exchanged.count(bucket)
 
         for _, call in self.calls("after_backward", player.name):
             call(stage=self, player=player)
@@ -273,9 +296,7 @@ class Training:
         """
         assert player.optimizer is not None
         if player.name in self._waiting:
-            told: dict[str, list[Tensor]] = {}
-            if self.calls("exchange", player.name):
-                self._lay_aside(player, told)
+            told = [self._laid_aside(player)] if self.calls("exchange", player.name) else []
             self._agree(player, told)
 
         if self.train.clip_norm is not None:
@@ -366,16 +387,3 @@ class Training:
             if player.optimizer is not None:
                 for group, rate in zip(player.optimizer.param_groups, player.base_rates, strict=True):
                     group["lr"] = rate * factor
-
-
-@contextlib.contextmanager
-def without_gradient(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
-    """Keep parameters out of the graph that is made meanwhile."""
-    held = [parameter for parameter in parameters if parameter.requires_grad]
-    for parameter in held:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in held:
-            parameter.requires_grad_(True)

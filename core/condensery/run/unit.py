@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from condensery.errors import MethodError
@@ -36,6 +36,7 @@ class UnitRunner:
     :param validation: on which each epoch is measured; ``None``: epochs aren't measured.
     :param stages: what each unit came to, in order: its name, methods, history and report.
     :param tried: in a dry run, some of the batches that were played.
+    :param seconds: that the epochs took which were played here; others come from a cache or an interrupted run.
     """
 
     opener: Opener
@@ -47,6 +48,7 @@ class UnitRunner:
     validation: Validation | None
     stages: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     tried: list[Batch] = dataclasses.field(default_factory=list)
+    seconds: float = 0.0
 
     def play(self, unit: Unit, train: TrainSpec, players: Mapping[str, Player], seed: int) -> Stage:
         """Play one unit from where an earlier call was stopped; returns its stage, which has ended.
@@ -58,6 +60,7 @@ class UnitRunner:
         """
         started = time.monotonic()
         stage = self.opener.open(unit, train, players, seed)
+        stage.place = None if self.dry else self.folder.path / f"stage-{unit.id}"
         before = None if self.dry else look(stage)
         self.opener.prepare(stage)
 
@@ -117,6 +120,7 @@ class UnitRunner:
         quality = {} if watched is None else watched.quality(stage.student.module, stage.train)
         terms = stage.means()
         took = round(time.monotonic() - started, 2)
+        self.seconds += took
         history.append({"epoch": stage.epoch + 1, "terms": terms, "quality": quality, "wall_s": took})
 
         main = stage.task.metrics[0]
@@ -144,6 +148,7 @@ class UnitRunner:
             "epochs": stage.epochs,
             "history": history,
             "report": report,
+            "exchanged": stage.exchanged.per_step(stage.step),
             "wall_s": round(sum(epoch["wall_s"] for epoch in history), 2),
         }
 
@@ -172,6 +177,16 @@ def _report(stage: Stage) -> dict[str, float]:
     found: dict[str, float] = {}
     for name, call in stage.manager.each("report"):
         found |= {f"{name}.{key}": value for key, value in check_report(stage, name, call(stage=stage)).items()}
+    return found
+
+
+def reported(stages: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """Return what the methods of all stages reported, by method; of one that acts in several stages, the last."""
+    found: dict[str, dict[str, float]] = {}
+    for stage in stages:
+        for path, value in stage["report"].items():
+            method, _, name = path.partition(".")
+            found.setdefault(method, {})[name] = value
     return found
 
 

@@ -8,9 +8,10 @@ from collections.abc import Container, Sequence
 import torch
 from torch import nn
 
+from condensery.contract import Registry
 from condensery.errors import UsageError
 from condensery.measure import Precision, evaluate
-from condensery.recipe import Recipe, RoundSpec, StageSpec, TrainSpec, variables
+from condensery.recipe import Recipe, RoundSpec, StageSpec, TrainSpec, flat, variables
 from condensery.tasks import Subset, Task
 
 HELD_OUT = 0.1
@@ -51,6 +52,12 @@ def with_validation(recipe: Recipe, task: Task, *, asked: bool) -> Recipe:
     if recipe.validation and "validation" not in task.splits and not task.holds_out:
         raise UsageError(f"task {task.key!r} has no validation split, and can't hold out a part of its training data")
     return recipe
+
+
+def methods_ask(recipe: Recipe, registry: Registry) -> bool:
+    """Tell whether a method of the recipe looks at quality while it runs; one that isn't there is refused elsewhere."""
+    used = {item.key for stage in flat(recipe.stages) for item in stage.methods} & registry.entries["methods"].keys()
+    return any(getattr(registry.load("methods", key), "asks_quality", False) for key in used)
 
 
 def held_out(recipe: Recipe, task: Task) -> float:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from condensery.contract import Registry
 from condensery.errors import ArtifactError, short
-from condensery.nets import SITE_PREFIX, Record, build_unfilled
+from condensery.nets import SITE_PREFIX, Given, Record, build_unfilled
 from condensery.recipe import ModelSpec, TaskSpec
 from condensery.storage.artifact_file import ARTIFACT_FORMAT, MANIFEST, ROOT, Sizes, decoded, origins, read, sizes_of
 from condensery.storage.baking import Baked, Stored, plain
@@ -34,7 +34,7 @@ from condensery.storage.checkpoint import (
 )
 from condensery.storage.manifest import check_streams, stored_facts, stored_model
 from condensery.storage.structure import PORTABLE, Structure, restructure, structure_of
-from condensery.tasks import TaskFacts
+from condensery.tasks import GIVEN, TaskFacts
 
 
 @dataclasses.dataclass
@@ -55,8 +55,11 @@ class Artifact:
     manifest: dict[str, Any]
 
 
-def load(path: str | Path, registry: Registry | None = None) -> nn.Module:
+def load(path: str | Path, registry: Registry | None = None, *, into: nn.Module | None = None) -> nn.Module:
     """Return the net of an artifact, in eval mode.
+
+    :param into: for an artifact of a net of your own, a net of the same structure: a copy of it takes the artifact's
+        weights, shapes and layers.
 
     Loading runs no code that the file brings or names, and reaches for no other file and no network. The net is built
     without memory first: one that needs more than ``$CONDENSERY_MAX_MB`` million bytes, 1024 by default, is refused.
@@ -64,6 +67,8 @@ def load(path: str | Path, registry: Registry | None = None) -> nn.Module:
     :raises ArtifactError: for a file that is missing, damaged, too large, or of another version.
     :raises PluginError: naming the package that offers a layer, codec or model which isn't installed.
     """
+    if into is not None:
+        registry = (registry or Registry.open()).extended(GIVEN, Given(into))
     return open_artifact(path, registry).net
 
 

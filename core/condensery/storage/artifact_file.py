@@ -19,6 +19,7 @@ from condensery.nets import Cost, Record
 from condensery.storage.decoding import Source, cost_of, decode
 from condensery.storage.manifest import check_manifest
 from condensery.storage.structure import IDENTITY
+from condensery.tasks import GIVEN
 
 ARTIFACT_FORMAT = "1"
 MANIFEST = "$manifest"
@@ -101,6 +102,8 @@ def check_offered(manifest: Mapping[str, Any], registry: Registry, path: Path) -
         except UnknownKey as error:
             package = manifest["from"].get(f"{kind}:{key}")
             hint = f"; install {str(package)[:60]}" if package else "; it needs a newer condensery"
+            if key == GIVEN:
+                hint = "; it holds a net of somebody's own: condensery.load(path, into=net) with a net like it"
             message = f"{path}: {error.kind} {short(key)} isn't offered by any installed plugin{hint}"
             raise PluginError(message) from None
 

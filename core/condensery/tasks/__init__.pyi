@@ -8,6 +8,15 @@ from .data import load_hub as load_hub
 from .data import missing_data as missing_data
 from .data import read_gzip as read_gzip
 from .data import stored_arrays as stored_arrays
+from .draws import drawn_apart as drawn_apart
+from .draws import generators_kept as generators_kept
+from .draws import load_rng_state as load_rng_state
+from .draws import rng_state as rng_state
+from .draws import seed_generators as seed_generators
+from .given import GIVEN as GIVEN
+from .given import GivenTask as GivenTask
+from .given import Loader as Loader
+from .given import given_task as given_task
 from .metrics import ACCURACY as ACCURACY
 from .metrics import Accumulated as Accumulated
 from .metrics import Answers as Answers
@@ -23,6 +32,7 @@ from .trees import channels_last as channels_last
 from .trees import full_precision as full_precision
 from .trees import hash_tree as hash_tree
 from .trees import head as head
+from .trees import lay_channels_last as lay_channels_last
 from .trees import map_tensors as map_tensors
 from .trees import map_tree as map_tree
 from .trees import tensors_in as tensors_in

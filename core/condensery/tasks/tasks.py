@@ -74,6 +74,8 @@ class Task(ABC):
     """Those that its data come in; a task without ``validation`` may hold out a part of ``train``."""
     holds_out: ClassVar[bool] = False
     """Whether :meth:`batches` and :meth:`count` know a ``Subset`` with ``held_out``."""
+    caches: ClassVar[bool] = True
+    """Whether what was measured on it is kept for later runs: not where a file doesn't tell what it measures."""
     ignore_index: int | None = None
     """Label of positions that don't count, such as padding; ``None``: all count."""
     class_weights: Tensor | None = None

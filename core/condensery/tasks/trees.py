@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 
@@ -112,6 +112,15 @@ def channels_last(tree: Any) -> Any:
         return tensor.contiguous(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor
 
     return map_tensors(one, tree)
+
+
+def lay_channels_last(net: nn.Module) -> None:
+    """Lay a net's 4-dim tensors in memory with the channels last.
+
+    Not by ``net.to(memory_format=torch.channels_last)``, which fails at a tensor of 5 dims, a basis or a kernel in 3D.
+    """
+    for tensor in (*net.parameters(), *net.buffers()):
+        tensor.data = channels_last(tensor.data)
 
 
 def _packed(node: Any) -> bool:

@@ -21,14 +21,15 @@ STAGE = "m"
 """Name of the stage that holds the method which is tried."""
 
 
-def small_recipe(network: Network, stages: Sequence[Any]) -> Recipe:
+def small_recipe(network: Network, stages: Sequence[Any], net: Mapping[str, Any] | None = None) -> Recipe:
     """Return a recipe on a small untrained net: two steps an epoch, with momentum, so that an optimizer has a state.
 
     :param stages: plain data, as in a recipe's file.
+    :param net: model and task in place of those of the network.
     """
     data = {"base": "none", "data": {"subset": {"size": 32}}, "stages": list(stages)}
     train = {"batch_size": 16, "optimizer": {"lr": 0.05, "options": {"momentum": 0.9}}}
-    return parse_recipe({**NETWORKS[network], **data, "train": train})
+    return parse_recipe({**(net or NETWORKS[network]), **data, "train": train})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +70,7 @@ class Case:
         contract = self.contract
         roles = {"teacher": "original"} if "teacher" in self.words(registry).needs else {}
         stage = {"name": STAGE, "methods": [self.key, *beside], "epochs": 2, **roles, **contract.stage}
-        return small_recipe(self.network, [*contract.before, stage])
+        return small_recipe(self.network, [*contract.before, stage], contract.nets.get(self.network))
 
 
 def chosen_methods(registry: Registry, plugins: Sequence[str] = (), keys: Sequence[str] = ()) -> list[str]:
@@ -103,4 +104,9 @@ def one_each(cases: Sequence[Case]) -> list[Case]:
 
 def cases_of(registry: Registry, keys: Sequence[str]) -> list[Case]:
     """Return a case for each of some methods on each kind of network."""
-    return [Case(key, network, registry.card(key) or {}) for key in keys for network in NETWORKS]
+    cases = []
+    for key in keys:
+        card = registry.card(key) or {}
+        networks = dict.fromkeys([*NETWORKS, *Case(key, "CNN", card).contract.nets])
+        cases += [Case(key, network, card) for network in networks]
+    return cases

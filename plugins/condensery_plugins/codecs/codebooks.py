@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,12 +15,14 @@ class _Codebooks(Branch):
     """Whole sub-vectors by their place in codebooks.
 
     :param codebooks: float32 ``(codebooks, entries, length of a sub-vector)``; ``None`` to decode.
+    :param across: the tensor is a matrix, and what is cut into sub-vectors is its transpose.
     """
 
     main = "codes"
     tables = frozenset({"codebooks"})
 
-    def __init__(self, codebooks: Tensor | None = None) -> None:
+    def __init__(self, codebooks: Tensor | None = None, across: bool = False) -> None:
+        self.across = across
         self.codebooks = torch.zeros(0, 0, 1) if codebooks is None else codebooks.detach().cpu().to(torch.float32)
         if self.codebooks.dim() != 3:
             raise ValueError(f"{self.key}: codebooks have 3 dimensions, not {self.codebooks.dim()}")
@@ -43,6 +46,7 @@ class _Codebooks(Branch):
 
         :raises ValueError: if the tensor can't be cut into such sub-vectors.
         """
+        values = values.T if self.across else values
         codes = self.assign(values.detach().cpu().to(torch.float32))
         return {"codes": codes.to(torch.int32), "codebooks": self.codebooks}
 
@@ -50,7 +54,12 @@ class _Codebooks(Branch):
         """Return the values that the codes stand for."""
         codes, codebooks = streams["codes"], streams["codebooks"]
         check_places(codes, codebooks.shape[1])
-        return self.assemble(codes, codebooks).reshape(list(shape))
+        numbers = self.assemble(codes, codebooks)
+        return numbers.reshape(*reversed(shape)).T.contiguous() if self.across else numbers.reshape(list(shape))
+
+    def config(self) -> dict[str, Any]:
+        """Return whether the matrix is transposed."""
+        return {"across": True} if self.across else {}
 
     def parts(self) -> dict[str, Coding]:
         """Return codes as wide as a codebook needs, and float32 entries."""
@@ -82,7 +91,7 @@ class ProductCodebook(_Codebooks):
         """Return the entry of each code."""
         if codes.shape[1] != len(codebooks):
             raise ValueError(f"{codes.shape[1]} codes a row for {len(codebooks)} codebooks")
-        return codebooks[torch.arange(len(codebooks)), codes]
+        return codebooks[torch.arange(len(codebooks), device=codes.device), codes]
 
 
 class ResidualCodebook(_Codebooks):
@@ -97,8 +106,8 @@ class ResidualCodebook(_Codebooks):
 
     key = "residual-codebook"
 
-    def __init__(self, codebooks: Tensor | None = None, codes: Tensor | None = None) -> None:
-        super().__init__(codebooks)
+    def __init__(self, codebooks: Tensor | None = None, codes: Tensor | None = None, across: bool = False) -> None:
+        super().__init__(codebooks, across)
         self.codes = None if codes is None else codes.detach().cpu()
 
     def assign(self, values: Tensor) -> Tensor:
@@ -123,7 +132,7 @@ class ResidualCodebook(_Codebooks):
         if codes.shape[1] != len(codebooks):
             raise ValueError(f"{codes.shape[1]} codes a sub-vector for {len(codebooks)} codebooks")
 
-        total = torch.zeros(len(codes), codebooks.shape[2])
+        total = codebooks.new_zeros(len(codes), codebooks.shape[2])
         for stage, book in enumerate(codebooks):
             total += book[codes[:, stage]]
         return total

@@ -80,7 +80,8 @@ class AttentionTransfer(Method):
         theirs, each = outputs[teacher.name].taps, []
         for pair in self.pairs_:
             maps, share = unpadded(mine.batch.inputs, *aligned(mine.taps[pair[0]], theirs[pair[1]]))
-            each.append(self._distance(*(attention(one, self.power) for one in maps), share))
+            near, far = (attention(one, self.power) for one in maps)
+            each.append(self._distance(near, far, share))
         return {"attention": torch.stack(each).sum()}
 
     @hookimpl

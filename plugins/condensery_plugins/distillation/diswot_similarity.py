@@ -47,7 +47,9 @@ class DisWOT(Method):
         batch = stage.sample(self.examples)[0]
         relations, semantics = [], []
         for draw in range(self.draws):
-            mine, theirs = (self._looked(stage, player, batch, draw) for player in (stage.student, stage.teachers[0]))
+            # Seeds of their own: two nets of one kind would otherwise be the same net.
+            mine = self._looked(stage, stage.student, batch, 2 * draw)
+            theirs = self._looked(stage, stage.teachers[0], batch, 2 * draw + 1)
             relations.append(relation(mine[0], theirs[0]))
             if mine[1] is not None and theirs[1] is not None and mine[1].shape == theirs[1].shape:
                 semantics.append(semantic(mine[1], theirs[1]))

@@ -13,7 +13,7 @@ from condensery.nets import QUANTIZE, Coding
 from condensery.run import Outputs, Player
 from condensery_plugins.codecs.affine import Affine
 from condensery_plugins.distillation.softened import divergence, softened
-from condensery_plugins.quantization.calibration import Seen, flat, quantize_layers, too_many_levels
+from condensery_plugins.quantization.calibration import Plan, Seen, flat, levels_beyond, quantize_layers
 
 
 class IntervalQuantizer(Transform):
@@ -62,7 +62,7 @@ class IntervalQuantizer(Transform):
 
     def holds(self, final: Tensor) -> str | None:
         """Check the number of levels."""
-        return too_many_levels(final, self.bits)
+        return levels_beyond(final, 2**self.bits)
 
     def config(self) -> dict[str, Any]:
         """Return bits and kind of levels."""
@@ -124,11 +124,9 @@ class QKD(Method):
             quantize_layers(
                 stage,
                 self.key,
-                weight_bits=self.weight_bits,
-                activation_bits=self.activation_bits,
-                edge_bits=self.edge_bits,
-                for_weight=lambda weight, bits: IntervalQuantizer(bits).start(weight.latent.detach()),
-                for_input=_for_input,
+                Plan(self.weight_bits, self.activation_bits, self.edge_bits),
+                lambda weight, bits: IntervalQuantizer(bits).start(weight.latent.detach()),
+                _for_input,
             )
             return
 

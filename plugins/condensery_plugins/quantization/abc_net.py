@@ -6,19 +6,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from condensery import Method, Stage, Transform, hookimpl, straight_through
-from condensery.nets import QUANTIZE, Coding
-from condensery_plugins.codecs.palette import Palette
-from condensery_plugins.quantization.binarized import Edges, hold, unrectify
-from condensery_plugins.quantization.calibration import quantized_share
+from condensery import Stage, Weight, hookimpl, straight_through
+from condensery_plugins.quantization.binarized import attach_signs
+from condensery_plugins.quantization.calibration import levels_beyond
 from condensery_plugins.quantization.gradients import passing
-from condensery_plugins.quantization.signs import sign
+from condensery_plugins.quantization.quantizer import FixedWidth
+from condensery_plugins.quantization.signs import SumOfSigns, sign
+from condensery_plugins.quantization.tanh_levels import FewLevels
 
 RIDGE = 1e-6
 """Added to the normal equations, for bases that are nearly the same."""
 
 
-class ShiftedSigns(Transform):
+class ShiftedSigns(FewLevels, SumOfSigns):
     """A sum of signs of the weight, each moved by another share of its deviation and with a scale of its own.
 
     B_m = sign(w - mean(w) + u_m std(w)), u_m evenly spaced from -1 to 1, or 0 for one alone; the scales are those with
@@ -29,19 +29,21 @@ class ShiftedSigns(Transform):
     """
 
     key = "shifted-signs"
-    rank = QUANTIZE
-    bits: int
 
-    def __init__(self, bits: int) -> None:
-        super().__init__()
-        self.bits = bits
+    def _bases(self, value: Tensor) -> list[Tensor]:
+        """Return the signs, each of the weight's shape."""
+        shifts = torch.linspace(-1, 1, self.bits) if self.bits > 1 else torch.zeros(1)
+        centred, deviation = value - value.mean(), value.std(correction=0)
+        return [sign(centred + float(shift) * deviation) for shift in shifts]
+
+    def numbers(self, value: Tensor) -> Tensor:
+        """Return the scales, each for the whole weight."""
+        return best_scales(self._bases(value), value).view(-1, *[1] * value.dim())
 
     def forward(self, value: Tensor) -> Tensor:
         """Return the sums, of the weight's shape."""
         with torch.no_grad():
-            shifts = torch.linspace(-1, 1, self.bits) if self.bits > 1 else torch.zeros(1)
-            centred, deviation = value - value.mean(), value.std(correction=0)
-            bases = [sign(centred + float(shift) * deviation) for shift in shifts]
+            bases = self._bases(value)
             scales = best_scales(bases, value)
             out = torch.zeros_like(value)
             for basis, scale in zip(bases, scales, strict=True):
@@ -50,16 +52,7 @@ class ShiftedSigns(Transform):
 
     def holds(self, final: Tensor) -> str | None:
         """Check the number of levels: the signs of one weight differ in where they change, and in nothing else."""
-        levels = int((torch.unique(final) != 0).sum())
-        return f"{levels} levels besides zero, more than {self.bits + 1}" if levels > self.bits + 1 else None
-
-    def config(self) -> dict[str, Any]:
-        """Return the number of signs."""
-        return {"bits": self.bits}
-
-    def code(self, coding: Coding, final: Tensor) -> Coding:
-        """Return a codebook of the sums that occur, and a code for each weight."""
-        return Coding(Palette(final))
+        return levels_beyond(final, self.bits + 1)
 
 
 def best_scales(bases: list[Tensor], value: Tensor) -> Tensor:
@@ -70,7 +63,7 @@ def best_scales(bases: list[Tensor], value: Tensor) -> Tensor:
     return found.to(value.dtype)
 
 
-class BinaryActivations(Transform):
+class BinaryActivations(SumOfSigns):
     """A sum of signs of an activation, each with a learned shift and a learned scale.
 
     A_n = 1 where clip(x + v_n, 0, 1) > 1/2, else -1, and the value is the sum of beta_n A_n. The gradient of a sign
@@ -80,9 +73,7 @@ class BinaryActivations(Transform):
     """
 
     key = "binary-activations"
-    rank = QUANTIZE
     settings = {"weight_decay": 0.0}
-    bits: int
 
     def __init__(self, bits: int) -> None:
         super().__init__()
@@ -99,13 +90,17 @@ class BinaryActivations(Transform):
             out = out + scale * passing(torch.where(seen > 0.5, 1.0, -1.0), moved, (seen >= 0) & (seen <= 1))
         return out
 
+    def numbers(self, value: Tensor) -> Tensor:
+        """Return the scales."""
+        return self.scales
+
     def config(self) -> dict[str, Any]:
         """Return the number of signs."""
         return {"bits": self.bits}
 
 
 @dataclass(eq=False, kw_only=True)
-class ABCNet(Method):
+class ABCNet(FixedWidth):
     """Train a net whose weights and inner inputs are sums of several signs, each with a scale of its own.
 
     Lin, Zhao, Pan: "Towards Accurate Binary Convolutional Neural Network", NeurIPS 2017 [27]. A layer's weight is a sum
@@ -124,29 +119,20 @@ class ABCNet(Method):
 
     key = "abc-net"
 
-    needs = frozenset({"float-weights"})
     leaves = frozenset({"quantized-weights", "quantized-activations"})
-    removes = frozenset({"float-weights"})
 
     weight_bases: int = 5
     activation_bases: int | None = 5
-    edges: Edges = "float"
+
+    def weight_quantizer(self, weight: Weight, bits: int) -> ShiftedSigns:
+        """Return what holds the layer's weights at sums of signs."""
+        return ShiftedSigns(self.weight_bases)
 
     @hookimpl
     def prepare(self, stage: Stage) -> None:
         """Hold weights and inputs at sums of signs."""
-        first = stage.edges()[0]
-        weights = hold(stage, self.key, lambda _: ShiftedSigns(self.weight_bases), self.edges)
-        if self.activation_bases is None:
-            return
-
-        several = (nn.MultiheadAttention,)  # it has three inputs, which stay float
-        paths = [w.path for w in weights if w.path != first and not isinstance(w.module, several)]
-        unrectify(stage, self.key, list(dict.fromkeys(paths)))
-        for path in dict.fromkeys(paths):
-            stage.attach(f"{path}:input", self.key, BinaryActivations(self.activation_bases))
-
-    @hookimpl
-    def report(self, stage: Stage) -> dict[str, float]:
-        """Return the share of the net's parameters that are sums of signs."""
-        return quantized_share(stage, self.key)
+        self.quantize(stage)
+        if (count := self.activation_bases) is not None:
+            first = stage.edges()[0]
+            inner = [weight for weight in self.held(stage) if weight.path != first]
+            attach_signs(stage, self.key, inner, lambda: BinaryActivations(count))

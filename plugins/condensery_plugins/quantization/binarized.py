@@ -4,61 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from condensery import Method, NotApplicable, Stage, Transform, Weight, hookimpl
-from condensery.nets import Weights, evaluating
+from condensery import NotApplicable, Stage, Transform, Weight, hookimpl
+from condensery.nets import evaluating
 from condensery.run import Defaults, Player
-from condensery_plugins.quantization.calibration import SAMPLES, quantize_layers
+from condensery_plugins.quantization.calibration import SAMPLES, Plan
+from condensery_plugins.quantization.quantizer import Quantizer
 from condensery_plugins.quantization.signs import ScaledSign
 
-Edges = Literal["float", "quantized"]
+
+def input_signs() -> ScaledSign:
+    """Return what gives the signs of an input; gradients pass within -1 and 1."""
+    return ScaledSign(gradient="clip")
 
 
-def hold(stage: Stage, method: str, make: Callable[[Weight], Transform], edges: Edges = "quantized") -> Weights:
-    """Put a quantizer on each weight, and return those that have one now.
-
-    :param make: makes one from a weight.
-    :param edges: what becomes of the first and the last layer.
-    :raises NotApplicable: naming a layer that can't be quantized, or if none is left between the first and the last.
-    """
-    quantize_layers(
-        stage,
-        method,
-        weight_bits=1,
-        activation_bits=None,
-        edge_bits=1 if edges == "quantized" else None,
-        for_weight=lambda weight, _: make(weight),
-        for_input=lambda *_: ScaledSign(gradient="clip"),
-    )
-    return held_by(stage, method)
-
-
-def held_by(stage: Stage, method: str) -> Weights:
-    """Return the weights that carry a method's quantizer."""
-    return Weights(w for w in stage.weights() if w.stack is not None and method in w.stack.transforms)
-
-
-def zeros(weights: Sequence[Weight]) -> dict[str, float]:
-    """Return, for a report, how many of some weights are zero, in percent."""
-    count = sum(int((weight.value == 0).sum()) for weight in weights)
-    return {"zeros_percent": 100 * count / sum(weight.latent.numel() for weight in weights)}
-
-
-def attach_signs(stage: Stage, method: str, weights: Sequence[Weight]) -> None:
-    """Let some layers see the signs of their inputs, where a ReLU leaves any; gradients pass within -1 and 1.
+def attach_signs(
+    stage: Stage, method: str, weights: Sequence[Weight], make: Callable[[], Transform] = input_signs
+) -> None:
+    """Let some layers see the signs of their inputs, where a ReLU leaves any.
 
     What ``nn.MultiheadAttention`` reads stays float: it has three inputs.
 
+    :param weights: of those layers.
+    :param make: returns what a layer's input becomes.
     :raises NotApplicable: naming a layer whose inputs are never negative.
     """
     paths = list(dict.fromkeys(w.path for w in weights if not isinstance(w.module, nn.MultiheadAttention)))
     unrectify(stage, method, paths)
     for path in paths:
-        stage.attach(f"{path}:input", method, ScaledSign(gradient="clip"))
+        stage.attach(f"{path}:input", method, make())
 
 
 def unrectify(stage: Stage, method: str, paths: Sequence[str]) -> None:
@@ -108,7 +86,7 @@ def _relus_before(stage: Stage, paths: Sequence[str]) -> dict[str, str | None]:
 
 
 @dataclass(eq=False, kw_only=True)
-class UnitWeights(Method):
+class UnitWeights(Quantizer):
     """What BinaryConnect and BNN share: weights -1 and 1 without a scale, and rates of their own for latent weights.
 
     :param glorot: an optimizer's step of such a weight is multiplied by sqrt((inputs + outputs) / 1.5).
@@ -118,16 +96,21 @@ class UnitWeights(Method):
     glorot: bool = True
     restart: bool = False
 
-    def hold_signs(self, stage: Stage, **settings: Any) -> Weights:
-        """Hold all layers' weights at -1 and 1, and return them."""
+    def plan(self) -> Plan:
+        """Return that all weights have one bit."""
+        return Plan(1, None, 1)
+
+    def weight_quantizer(self, weight: Weight, bits: int) -> ScaledSign:
+        """Return what holds a layer's weights at -1 and 1."""
+        return ScaledSign(limited=True).start(weight.latent)
+
+    @hookimpl
+    def prepare(self, stage: Stage) -> None:
+        """Hold all weights at -1 and 1, from new latent ones if that is asked for."""
         generator = torch.Generator().manual_seed(stage.seed)
-
-        def made(weight: Weight) -> ScaledSign:
-            if self.restart:
-                weight.latent.data.copy_(torch.rand(weight.latent.shape, generator=generator) * 2 - 1)
-            return ScaledSign(limited=True, **settings).start(weight.latent)
-
-        return hold(stage, self.key, made)
+        for weight in stage.weights() if self.restart else ():
+            weight.latent.data.copy_(torch.rand(weight.latent.shape, generator=generator) * 2 - 1)
+        self.quantize(stage)
 
     @hookimpl
     def optimizer(self, stage: Stage, player: Player, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:

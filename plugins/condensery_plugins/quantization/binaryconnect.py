@@ -3,10 +3,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from condensery import Stage, hookimpl
+from condensery import Weight
 from condensery.contract import Words
 from condensery_plugins.quantization.binarized import UnitWeights
-from condensery_plugins.quantization.calibration import quantized_share
+from condensery_plugins.quantization.signs import ScaledSign
 
 
 @dataclass(eq=False, kw_only=True)
@@ -28,9 +28,7 @@ class BinaryConnect(UnitWeights):
 
     key = "binaryconnect"
 
-    needs = frozenset({"float-weights"})
     leaves = frozenset({"quantized-weights"})
-    removes = frozenset({"float-weights"})
 
     mode: Literal["deterministic", "stochastic"] = "deterministic"
     inference: Literal["binary", "real"] = "binary"
@@ -40,12 +38,7 @@ class BinaryConnect(UnitWeights):
         leaves = self.leaves if self.inference == "binary" else frozenset[str]()
         return Words(self.needs, leaves, self.removes)
 
-    @hookimpl
-    def prepare(self, stage: Stage) -> None:
-        """Hold all weights at their signs."""
-        self.hold_signs(stage, stochastic=self.mode == "stochastic", real=self.inference == "real")
-
-    @hookimpl
-    def report(self, stage: Stage) -> dict[str, float]:
-        """Return the share of the net's parameters that are binary."""
-        return quantized_share(stage, self.key)
+    def weight_quantizer(self, weight: Weight, bits: int) -> ScaledSign:
+        """Return what holds a layer's weights at their signs, taken or drawn."""
+        stochastic, real = self.mode == "stochastic", self.inference == "real"
+        return ScaledSign(limited=True, stochastic=stochastic, real=real).start(weight.latent)

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 from condensery import Stage, hookimpl
 from condensery_plugins.quantization.binarized import UnitWeights, attach_signs
-from condensery_plugins.quantization.calibration import quantized_share
 
 
 @dataclass(eq=False, kw_only=True)
@@ -26,18 +25,9 @@ class BNN(UnitWeights):
 
     key = "bnn"
 
-    needs = frozenset({"float-weights"})
-    leaves = frozenset({"quantized-weights", "quantized-activations"})
-    removes = frozenset({"float-weights"})
-
     @hookimpl
     def prepare(self, stage: Stage) -> None:
         """Hold all weights and inputs at their signs, but for the net's own input."""
+        super().prepare(stage)
         first = stage.edges()[0]
-        weights = self.hold_signs(stage)
-        attach_signs(stage, self.key, [weight for weight in weights if weight.path != first])
-
-    @hookimpl
-    def report(self, stage: Stage) -> dict[str, float]:
-        """Return the share of the net's parameters that are binary."""
-        return quantized_share(stage, self.key)
+        attach_signs(stage, self.key, [weight for weight in self.held(stage) if weight.path != first])

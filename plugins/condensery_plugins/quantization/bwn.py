@@ -3,14 +3,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from condensery import Method, Stage, Weight, hookimpl
-from condensery_plugins.quantization.binarized import Edges, hold
-from condensery_plugins.quantization.calibration import quantized_share
+from condensery import Weight
+from condensery_plugins.quantization.quantizer import FixedWidth
 from condensery_plugins.quantization.signs import ScaledSign
 
 
 @dataclass(eq=False, kw_only=True)
-class BWN(Method):
+class BWN(FixedWidth):
     """Train a net whose weights are signs, times the mean size of their filter.
 
     Rastegari, Ordonez, Redmon, Farhadi: "XNOR-Net: ImageNet Classification Using Binary Convolutional Neural Networks",
@@ -28,26 +27,10 @@ class BWN(Method):
 
     key = "bwn"
 
-    needs = frozenset({"float-weights"})
-    leaves = frozenset({"quantized-weights"})
-    removes = frozenset({"float-weights"})
-
     gradient: Literal["paper", "exact"] = "paper"
-    edges: Edges = "float"
     centred: bool = True
 
-    @hookimpl
-    def prepare(self, stage: Stage) -> None:
-        """Hold the weights at scaled signs."""
-        hold(stage, self.key, lambda w: filter_signs(w, self.gradient, self.centred), self.edges)
-
-    @hookimpl
-    def report(self, stage: Stage) -> dict[str, float]:
-        """Return the share of the net's parameters that are binary."""
-        return quantized_share(stage, self.key)
-
-
-def filter_signs(weight: Weight, gradient: Literal["paper", "exact"], centred: bool) -> ScaledSign:
-    """Return what holds each filter of a weight at signs times its mean size."""
-    made = ScaledSign(scaled=True, axis=weight.axes[0], gradient=gradient, limited=True, centred=centred)
-    return made.start(weight.latent)
+    def weight_quantizer(self, weight: Weight, bits: int) -> ScaledSign:
+        """Return what holds each filter at signs times its mean size."""
+        made = ScaledSign(scaled=True, axis=weight.axes[0], gradient=self.gradient, limited=True, centred=self.centred)
+        return made.start(weight.latent)

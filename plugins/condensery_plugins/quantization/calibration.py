@@ -2,18 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from condensery import NotApplicable, Stage, Transform, Weight
+from condensery import Batch, NotApplicable, Stage, Transform, Weight
 from condensery.nets import QUANTIZE
 
 SAMPLES = 128
 """Examples whose activations set the start of activation quantizers."""
 Seen = list[Tensor]
 """What reached one layer on sampled examples: a tensor for each of its calls, ``(batch, ...)``."""
+
+
+class Plan(NamedTuple):
+    """Which tensors of a net get how many bits.
+
+    :param weights: bits of the weights of inner layers.
+    :param inputs: bits of what inner layers read; ``None``: all inputs stay float, those of the edges too.
+    :param edges: bits of the first and the last layer that a forward pass calls, weights and inputs; ``None``: float.
+    :param embeddings: tables of embeddings are quantized too, with the bits of weights.
+    :param layer_weights: bits of the weights of some layers, as a user names them, in place of those above.
+    :param layer_inputs: of their inputs, where inputs have bits at all.
+    """
+
+    weights: int
+    inputs: int | None
+    edges: int | None
+    embeddings: bool = False
+    layer_weights: Mapping[str, int] = {}
+    layer_inputs: Mapping[str, int] = {}
 
 
 def flat(seen: Seen) -> Tensor:
@@ -49,61 +69,62 @@ def refuse_quantized(method: str, weight: Weight) -> None:
 def quantize_layers(
     stage: Stage,
     method: str,
-    *,
-    weight_bits: int,
-    activation_bits: int | None,
-    edge_bits: int | None,
-    for_weight: Callable[[Weight, int], Transform],
-    for_input: Callable[[Seen, int], Transform],
-    embeddings: bool = False,
-    samples: int = SAMPLES,
+    plan: Plan,
+    weight_quantizer: Callable[[Weight, int], Transform],
+    input_quantizer: Callable[[Seen, int], Transform],
+    examples: Sequence[Batch] | None = None,
+    attach: Callable[[str, str, Transform], None] | None = None,
 ) -> None:
-    """Put a quantizer on every layer's weights, and one on its input unless ``activation_bits`` is ``None``.
+    """Put a quantizer on every layer's weights, and one on its input if the plan has bits for inputs.
 
     What a layer with several inputs reads stays float, and a layer that no sampled example reaches does so as a whole:
     the run's report names both (``left_out``).
 
-    :param edge_bits: of the first and the last layer, weights and inputs; ``None``: they stay float.
-    :param for_weight: makes a quantizer from a weight and its bits.
-    :param for_input: makes one from what reached a layer, and its bits.
-    :param embeddings: quantize tables of embeddings too, with ``weight_bits``.
-    :param samples: examples whose activations ``for_input`` sees.
+    :param weight_quantizer: makes a quantizer from a weight and its bits.
+    :param input_quantizer: makes one from what reached a layer, and its bits.
+    :param examples: whose activations ``input_quantizer`` sees; by default :data:`SAMPLES` sampled ones.
+    :param attach: is given each quantizer with its target and the method's key, in place of ``stage.attach``.
     :raises NotApplicable: naming a layer that is quantized already; if no layer is left between two float ones; or
         where no example is there to calibrate on.
     """
-    bits = plan_bits(stage, weight_bits, edge_bits)
+    attach = attach or stage.attach
+    bits = plan_bits(stage, plan.weights, plan.edges) | stage.layers(plan.layer_weights, f"{method}.layer_bits")
     if not bits:
         raise NotApplicable(method, "the net has no layers between the first and the last, which stay float")
     input_bits, inputs = {}, {}
-    if activation_bits is not None:
-        input_bits = plan_bits(stage, activation_bits, edge_bits)
-        inputs = _inputs(stage, method, bits, samples)  # of the net in floats
+    if plan.inputs is not None:
+        examples = stage.sample(SAMPLES) if examples is None else examples
+        chosen = stage.layers(plan.layer_inputs, f"{method}.layer_activation_bits")
+        input_bits = plan_bits(stage, plan.inputs, plan.edges) | chosen
+        inputs = _inputs(stage, method, bits, examples)  # of the net in floats
+        count = sum(batch.size for batch in examples)
         for path in [path for path in bits if path not in inputs]:
             if path in _several(stage):
                 stage.left_out[f"{path}:input"] = "stays float: it has several inputs"
             else:
-                stage.left_out[path] = f"stays float: no float reaches it on {samples} examples"
+                stage.left_out[path] = f"stays float: no float reaches it on {count} examples"
                 del bits[path]
 
     for weight in stage.weights():
         if weight.path in bits:
             refuse_quantized(method, weight)
-            stage.attach(weight.name, method, for_weight(weight, bits[weight.path]))
-    for table in stage.weights(kinds=(nn.Embedding,)) if embeddings else ():
+            attach(weight.name, method, weight_quantizer(weight, bits[weight.path]))
+    for table in stage.weights(kinds=(nn.Embedding,)) if plan.embeddings else ():
         refuse_quantized(method, table)
-        stage.attach(table.name, method, for_weight(table, weight_bits))
+        attach(table.name, method, weight_quantizer(table, plan.weights))
     for path, calls in inputs.items():
-        stage.attach(f"{path}:input", method, for_input(calls, input_bits[path]))
+        if path in input_bits:  # an edge whose weights alone were given bits has none
+            attach(f"{path}:input", method, input_quantizer(calls, input_bits[path]))
 
 
-def _inputs(stage: Stage, method: str, paths: Iterable[str], samples: int) -> dict[str, Seen]:
-    """Return what reaches each layer on some sampled examples; several inputs of one layer aren't looked at.
+def _inputs(stage: Stage, method: str, paths: Iterable[str], examples: Sequence[Batch]) -> dict[str, Seen]:
+    """Return what reaches each layer on some examples; several inputs of one layer aren't looked at.
 
     :raises NotApplicable: if there are no examples.
     """
     several = _several(stage)
     read = list(dict.fromkeys(path for path in paths if path not in several))
-    inputs = stage.record_inputs(read, samples)
+    inputs = stage.record_inputs(read, examples)
     if read and not inputs:
         raise NotApplicable(method, "the calibration set is empty: no layer is called on any example of it")
     return inputs
@@ -115,13 +136,7 @@ def _several(stage: Stage) -> set[str]:
     return {*attention, *(f"{path}.out_proj" for path in attention), *stage.weights(kinds=(nn.Bilinear,)).paths}
 
 
-def quantized_share(stage: Stage, method: str) -> dict[str, float]:
-    """Return, for a report, the share of the net's parameters that carry a method's quantizer; the rest is named."""
-    weights = [*stage.weights(), *stage.weights(kinds=(nn.Embedding,))]
-    return stage.reached(w for w in weights if w.stack is not None and method in w.stack.transforms)
-
-
-def too_many_levels(final: Tensor, bits: int) -> str | None:
-    """Return what is wrong if a tensor, of any shape, has more than 2^bits values besides zero."""
+def levels_beyond(final: Tensor, most: int) -> str | None:
+    """Return what is wrong if a tensor, of any shape, has more values besides zero than it may have."""
     levels = int((torch.unique(final) != 0).sum())
-    return f"{levels} levels besides zero, more than 2^{bits}" if levels > 2**bits else None
+    return f"{levels} levels besides zero, more than {most}" if levels > most else None

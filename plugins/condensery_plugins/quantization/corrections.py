@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from condensery import Stage
+from condensery import Batch, Stage
 from condensery.nets import BATCH_NORMS, CONVS, LINEARS, Weights, evaluating
 
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -20,11 +20,11 @@ def shiftable(stage: Stage) -> Weights:
     return stage.weights(kinds=kinds, tensor="bias")
 
 
-def channel_means(stage: Stage, paths: Iterable[str], samples: int) -> dict[str, Tensor]:
+def channel_means(stage: Stage, paths: Iterable[str], examples: Sequence[Batch]) -> dict[str, Tensor]:
     """Return the mean output of each channel of some layers, ``(channels,)``, float64, in the order of their calls.
 
     :param paths: a layer that isn't called is left out.
-    :param samples: training examples that are looked at.
+    :param examples: that are looked at.
     """
     net = stage.student.module
     seen: dict[str, list[Tensor]] = {}
@@ -38,7 +38,7 @@ def channel_means(stage: Stage, paths: Iterable[str], samples: int) -> dict[str,
         net.get_submodule(path).register_forward_hook(lambda m, _, out, path=path: look(path, m, out)) for path in paths
     ]
     with evaluating(net), torch.no_grad():
-        for batch in stage.sample(samples):
+        for batch in examples:
             stage.task.outputs(net, batch)
     for handle in handles:
         handle.remove()
@@ -47,7 +47,7 @@ def channel_means(stage: Stage, paths: Iterable[str], samples: int) -> dict[str,
     return {path: total[:-1] / total[-1] for path, total in totals.items()}
 
 
-def correct_biases(stage: Stage, means: Mapping[str, Tensor], samples: int) -> int:
+def correct_biases(stage: Stage, means: Mapping[str, Tensor], examples: Sequence[Batch]) -> int:
     """Take from each bias what rounding added to the mean output of its channel; returns how many layers have one.
 
     Nagel, van Baalen, Blankevoort, Welling: "Data-Free Quantization through Weight Equalization and Bias Correction",
@@ -58,20 +58,20 @@ def correct_biases(stage: Stage, means: Mapping[str, Tensor], samples: int) -> i
     """
     biases = shiftable(stage).by_path
     for path, wanted in means.items():
-        shift = channel_means(stage, [path], samples)[path] - wanted
+        shift = channel_means(stage, [path], examples)[path] - wanted
         bias = biases[path].latent
         bias.data.sub_(shift.to(bias.dtype))
     return len(means)
 
 
-def reestimate_norms(stage: Stage, samples: int) -> int:
+def reestimate_norms(stage: Stage, examples: Sequence[Batch]) -> int:
     """Let batch normalizations average mean and variance anew over examples; returns how many there are.
 
     Each batch counts alike. A batch of one example has no variance and is left out.
     """
     net = stage.student.module
     norms = [m for m in net.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-    batches = [batch for batch in stage.sample(samples) if batch.size > 1]
+    batches = [batch for batch in examples if batch.size > 1]
     if not batches:
         return 0
 

@@ -7,12 +7,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from condensery import Method, Stage, Transform, UsageError, Weight, hookimpl, straight_through
+from condensery import Stage, Transform, UsageError, Weight, hookimpl, straight_through
 from condensery.nets import QUANTIZE, Coding
 from condensery_plugins.codecs.affine import Affine
-from condensery_plugins.quantization.binarized import held_by, zeros
-from condensery_plugins.quantization.calibration import quantize_layers, quantized_share
+from condensery_plugins.quantization.calibration import Plan, Seen
 from condensery_plugins.quantization.powers import Powers, raised
+from condensery_plugins.quantization.quantizer import Quantizer
 from condensery_plugins.quantization.signs import sign
 
 WHOLE = 24
@@ -134,7 +134,7 @@ class FixedPoint(Transform):
 
 
 @dataclass(eq=False, kw_only=True)
-class DeepShift(Method):
+class DeepShift(Quantizer):
     """Train a net whose weights are signs times powers of two, so that its products are shifts.
 
     Elhoushi, Chen, Shafiq, Tian, Li: "DeepShift: Towards Multiplication-Less Neural Networks", CVPR workshop 2021 [31].
@@ -152,9 +152,7 @@ class DeepShift(Method):
 
     key = "deepshift"
 
-    needs = frozenset({"float-weights"})
-    leaves = frozenset({"quantized-weights", "quantized-activations"})
-    removes = frozenset({"float-weights"})
+    counts_zeros = True
 
     variant: Literal["q", "ps"] = "q"
     bits: int = 5
@@ -170,33 +168,24 @@ class DeepShift(Method):
         if self.restart and self.variant == "q":
             raise UsageError(f"{self.key}.restart is for variant ps; q has no powers to draw: say base: none")
 
-    @hookimpl
-    def prepare(self, stage: Stage) -> None:
-        """Hold all weights at powers of two, and inputs at fixed point."""
-        generator = torch.Generator().manual_seed(stage.seed)
-        quantize_layers(
-            stage,
-            self.key,
-            weight_bits=self.bits,
-            activation_bits=self.activation_bits,
-            edge_bits=self.bits,
-            for_weight=lambda weight, bits: self._made(weight, bits, generator),
-            for_input=lambda *_: self._fixed(),
-        )
+    def plan(self) -> Plan:
+        """Return that all weights have the same width; inputs of all layers do too."""
+        return Plan(self.bits, self.activation_bits, self.bits)
 
-    def _fixed(self) -> FixedPoint:
-        """Return the quantizer of an input."""
-        assert self.activation_bits is not None
-        return FixedPoint(self.activation_bits, self.fraction_bits)
-
-    def _made(self, weight: Weight, bits: int, generator: torch.Generator) -> Powers:
-        """Return a layer's quantizer."""
+    def weight_quantizer(self, weight: Weight, bits: int) -> Powers:
+        """Return what holds the layer's weights at powers of two."""
         if self.variant == "q":
             return RoundedPowers(bits).start(weight.latent)
         made = TrainedShifts(bits, list(weight.latent.shape))
-        return made.start(weight.latent, generator if self.restart else None)
+        return made.start(weight.latent, self.generator if self.restart else None)
+
+    def input_quantizer(self, seen: Seen, bits: int) -> FixedPoint:
+        """Return fixed point, of one width for all layers."""
+        assert self.activation_bits is not None
+        return FixedPoint(self.activation_bits, self.fraction_bits)
 
     @hookimpl
-    def report(self, stage: Stage) -> dict[str, float]:
-        """Return the share of zeros in the weights, and of all parameters that are powers of two, in percent."""
-        return {**zeros(held_by(stage, self.key)), **quantized_share(stage, self.key)}
+    def prepare(self, stage: Stage) -> None:
+        """Hold all weights at powers of two, and inputs at fixed point."""
+        self.generator = torch.Generator().manual_seed(stage.seed)
+        self.quantize(stage)

@@ -6,11 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from condensery import Method, Stage, Transform, hookimpl
-from condensery_plugins.quantization.calibration import plan_bits, quantize_layers, quantized_share
+from condensery import Stage, Transform, Weight, hookimpl
+from condensery_plugins.quantization.calibration import Seen, plan_bits
 from condensery_plugins.quantization.gradients import Estimator
-from condensery_plugins.quantization.tanh_levels import dorefa_levels
-from condensery_plugins.quantization.uniform import for_unit_input
+from condensery_plugins.quantization.quantizer import BitQuantizer
+from condensery_plugins.quantization.signs import ScaledSign
+from condensery_plugins.quantization.tanh_levels import TanhLevels, dorefa_levels
+from condensery_plugins.quantization.uniform import Uniform, for_unit_input
 
 
 class GradientLevels(Transform):
@@ -51,7 +53,7 @@ class GradientLevels(Transform):
 
 
 @dataclass(eq=False, kw_only=True)
-class DoReFaNet(Method):
+class DoReFaNet(BitQuantizer):
     """Train a net with weights, activations and gradients of few bits.
 
     Zhou, Wu, Ni, Zhou, Wen, Zou: "DoReFa-Net: Training Low Bitwidth Convolutional Neural Networks with Low Bitwidth
@@ -70,33 +72,24 @@ class DoReFaNet(Method):
     key = "dorefa-net"
 
     needs = frozenset({"float-weights", "batch-norm"})
-    leaves = frozenset({"quantized-weights", "quantized-activations"})
-    removes = frozenset({"float-weights"})
 
     weight_bits: int = 1
     activation_bits: int | None = 2
     gradient_bits: int | None = 6
-    edge_bits: int | None = None
     estimator: Estimator = "clip"
+
+    def weight_quantizer(self, weight: Weight, bits: int) -> TanhLevels | ScaledSign:
+        """Return levels of the weights' tanh, or scaled signs."""
+        return dorefa_levels(weight, bits)
+
+    def input_quantizer(self, seen: Seen, bits: int) -> Uniform:
+        """Return levels from 0 to 1."""
+        return for_unit_input(seen, bits, self.estimator)
 
     @hookimpl
     def prepare(self, stage: Stage) -> None:
         """Attach the quantizers, and those of gradients until the stage ends."""
-        inner = plan_bits(stage, self.weight_bits, None)
-        quantize_layers(
-            stage,
-            self.key,
-            weight_bits=self.weight_bits,
-            activation_bits=self.activation_bits,
-            edge_bits=self.edge_bits,
-            for_weight=dorefa_levels,
-            for_input=lambda seen, bits: for_unit_input(seen, bits, self.estimator),
-        )
+        self.quantize(stage)
         if self.gradient_bits is not None:
-            for path in inner:
+            for path in plan_bits(stage, self.weight_bits, None):
                 stage.attach(f"{path}:output", self.key, GradientLevels(self.gradient_bits), keep=False)
-
-    @hookimpl
-    def report(self, stage: Stage) -> dict[str, float]:
-        """Return the share of the net's parameters that are quantized."""
-        return quantized_share(stage, self.key)

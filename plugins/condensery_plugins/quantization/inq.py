@@ -6,12 +6,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from condensery import Method, Stage, Weight, hookimpl
+from condensery import Stage, Weight, hookimpl
 from condensery.nets import Coding
 from condensery.recipe import derive_seed
-from condensery_plugins.quantization.binarized import held_by, zeros
-from condensery_plugins.quantization.calibration import quantized_share, refuse_quantized
+from condensery_plugins.quantization.calibration import Plan
 from condensery_plugins.quantization.powers import Powers, exponents, raised
+from condensery_plugins.quantization.quantizer import Quantizer
 
 
 class HeldPowers(Powers):
@@ -90,7 +90,7 @@ class HeldPowers(Powers):
 
 
 @dataclass(eq=False, kw_only=True)
-class INQ(Method):
+class INQ(Quantizer):
     """Set a part of the weights to powers of two for good, largest first, and let the rest make up for it; and so on.
 
     Zhou, Yao, Guo, Xu, Chen: "Incremental Network Quantization: Towards Lossless CNNs with Low-Precision Weights", ICLR
@@ -109,23 +109,27 @@ class INQ(Method):
 
     key = "inq"
 
-    needs = frozenset({"float-weights"})
     leaves = frozenset({"quantized-weights"})
-    removes = frozenset({"float-weights"})
+    counts_zeros = True
 
     bits: int = 5
     share: float = 1.0
     parts: int = 4
     partition: Literal["magnitude", "random"] = "magnitude"
 
+    def plan(self) -> Plan:
+        """Return that all weights have the same width."""
+        return Plan(self.bits, None, self.bits)
+
+    def weight_quantizer(self, weight: Weight, bits: int) -> HeldPowers:
+        """Return what will hold a layer's weights, none of them yet."""
+        return HeldPowers(list(weight.latent.shape), bits).start(weight.value)
+
     @hookimpl
     def prepare(self, stage: Stage) -> None:
         """Hold the first part; in later passes of a round there is one already."""
-        for weight in stage.weights():
-            if weight.stack is None or self.key not in weight.stack.transforms:
-                refuse_quantized(self.key, weight)
-                made = HeldPowers(list(weight.latent.shape), self.bits).start(weight.value)
-                stage.attach(weight.name, self.key, made)
+        if not self.held(stage):
+            self.quantize(stage)
         self.done_ = 0
         self._hold(stage)
 
@@ -146,7 +150,7 @@ class INQ(Method):
         """Hold one more part of each layer's weights."""
         self.done_ += 1
         share = self.share * (1 - 0.5**self.done_ if self.done_ < self.parts else 1)
-        for weight in held_by(stage, self.key):
+        for weight in self.held(stage):
             self._own(weight).hold(weight.value, share, self._scores(stage, weight))
 
     def _own(self, weight: Weight) -> HeldPowers:
@@ -167,7 +171,7 @@ class INQ(Method):
     @hookimpl
     def report(self, stage: Stage) -> dict[str, float]:
         """Return the share of the weights that are held, of those that are zero, and of the net's parameters."""
-        weights = held_by(stage, self.key)
+        weights = self.held(stage)
         held = sum(int(self._own(weight).held.sum()) for weight in weights)
         count = sum(weight.latent.numel() for weight in weights)
-        return {"held_percent": 100 * held / count, **zeros(weights), **quantized_share(stage, self.key)}
+        return {"held_percent": 100 * held / count, **super().report(stage)}

@@ -12,7 +12,7 @@ from condensery import Method, Stage, Transform, Weight, hookimpl
 from condensery.nets import QUANTIZE, Coding
 from condensery.recipe import derive_seed
 from condensery_plugins.codecs.palette import Palette
-from condensery_plugins.quantization.calibration import refuse_quantized, too_many_levels
+from condensery_plugins.quantization.calibration import levels_beyond, refuse_quantized
 from condensery_plugins.quantization.lloyd import Start, lloyd, start_centers
 
 
@@ -51,7 +51,7 @@ class SharedWeights(Transform):
 
     def holds(self, final: Tensor) -> str | None:
         """Check the number of levels."""
-        return too_many_levels(final, self.code_bits)
+        return levels_beyond(final, 2**self.code_bits)
 
     def alive(self, latent: Tensor) -> Tensor:
         """Return which weights don't have the code of zero, which is fixed."""
@@ -64,6 +64,28 @@ class SharedWeights(Transform):
     def code(self, coding: Coding, final: Tensor) -> Coding:
         """Return a codebook of the values that occur, zero first, and a code for each weight."""
         return Coding(Palette(final))
+
+
+def shared_weights(
+    weight: Weight, code_bits: int, levels: int, start: Start, iterations: int, seed: int
+) -> tuple[SharedWeights, float]:
+    """Return a transform with the clusters of a weight's values that no mask holds at zero, and their squared error.
+
+    :param code_bits: width of a code.
+    :param levels: values at most, zero included where a mask holds some.
+    """
+    alive, value = weight.alive, weight.value
+    kept = value[alive]
+    count = min(levels - (0 if bool(alive.all()) else 1), kept.numel())
+    made = SharedWeights(code_bits, list(value.shape), count)
+    if not count:  # a layer may have no weight left
+        return made, 0.0
+
+    found = lloyd(kept, start_centers(kept, count, start, seed), iterations)
+    with torch.no_grad():
+        made.centers.copy_(found.centers)
+    made.codes[alive.cpu()] = (found.members + 1).to(made.codes)
+    return made, found.inertia
 
 
 @dataclass(eq=False, kw_only=True)
@@ -105,21 +127,12 @@ class KMeansSharing(Method):
 
     def _share(self, stage: Stage, weight: Weight, bits: int) -> None:
         """Let the weights of one layer share values, and count what that changes."""
-        alive, value = weight.alive, weight.value
-        kept = value[alive]
-        most = 2**bits - (0 if bool(alive.all()) else 1)
-        count = min(most, kept.numel())
-        made = SharedWeights(bits, list(value.shape), count)
+        kept = weight.value[weight.alive]
+        seed = derive_seed(self.key, stage.seed, weight.path)
+        made, error = shared_weights(weight, bits, 2**bits, self.init, self.iterations, seed)
 
-        if count:  # a layer may have no weight left
-            seed = derive_seed(self.key, stage.seed, weight.path)
-            found = lloyd(kept, start_centers(kept, count, self.init, seed), self.iterations)
-            with torch.no_grad():
-                made.centers.copy_(found.centers)
-            made.codes[alive.cpu()] = (found.members + 1).to(made.codes)
-            self.error_ += found.inertia
-
-        self.centers_ += count
+        self.error_ += error
+        self.centers_ += len(made.centers)
         self.power_ += float(kept.double().square().sum())
         stage.attach(weight.name, self.key, made)
 

@@ -7,12 +7,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from condensery import Method, Stage, Transform, Weight, hookimpl, straight_through
-from condensery.nets import QUANTIZE, Coding
+from condensery import Weight, straight_through
+from condensery.nets import Coding
 from condensery_plugins.codecs.binary_basis import BinaryBasis
-from condensery_plugins.quantization.calibration import Seen, flat, quantize_layers, quantized_share
+from condensery_plugins.quantization.calibration import Seen, flat
 from condensery_plugins.quantization.gradients import passing
-from condensery_plugins.quantization.signs import Groups
+from condensery_plugins.quantization.quantizer import BitQuantizer
+from condensery_plugins.quantization.signs import Groups, SumOfSigns
 
 MEDIAN = 0.6745
 """Of the size of a standard normal number: the unit of the authors' starting basis."""
@@ -20,7 +21,7 @@ KEPT, RIDGE, ROUNDS = 0.9, 1e-4, 20
 """Share of the old basis that one step leaves; what is added to the normal equations; rounds of a fitted start."""
 
 
-class LearnedBasis(Transform):
+class LearnedBasis(SumOfSigns):
     """Holds values at the nearest of the 2^bits sums of a basis with binary factors; the basis follows the values.
 
     The basis is no trained parameter: one round of alternating least squares is made with the codes of each step, and
@@ -35,8 +36,6 @@ class LearnedBasis(Transform):
     """
 
     key = "learned-basis"
-    rank = QUANTIZE
-    bits: int
     basis: Tensor
 
     def __init__(
@@ -51,6 +50,10 @@ class LearnedBasis(Transform):
         numbers = torch.arange(2**self.bits, device=self.basis.device)[:, None]
         ones = (numbers >> torch.arange(self.bits, device=self.basis.device) & 1).float()
         return 2 * ones - 1 if self.signed else ones
+
+    def numbers(self, value: Tensor) -> Tensor:
+        """Return the basis."""
+        return self.basis
 
     def levels(self) -> Tensor:
         """Return the levels of each group, ``(groups, levels)``; summed in order, as a codec does."""
@@ -156,7 +159,7 @@ class LearnedBasis(Transform):
 
 
 @dataclass(eq=False, kw_only=True)
-class LQNets(Method):
+class LQNets(BitQuantizer):
     """Train a net with weights and activations at levels that are sums of a few learned numbers, each plus or minus.
 
     Zhang, Yang, Ye, Hua: "LQ-Nets: Learned Quantization for Highly Accurate and Compact Deep Neural Networks", ECCV
@@ -174,29 +177,11 @@ class LQNets(Method):
 
     key = "lq-nets"
 
-    needs = frozenset({"float-weights"})
-    leaves = frozenset({"quantized-weights", "quantized-activations"})
-    removes = frozenset({"float-weights"})
-
     weight_bits: int = 2
     activation_bits: int | None = 2
-    edge_bits: int | None = None
     start: Literal["fitted", "paper"] = "fitted"
 
-    @hookimpl
-    def prepare(self, stage: Stage) -> None:
-        """Attach the quantizers."""
-        quantize_layers(
-            stage,
-            self.key,
-            weight_bits=self.weight_bits,
-            activation_bits=self.activation_bits,
-            edge_bits=self.edge_bits,
-            for_weight=self._for_weight,
-            for_input=self._for_input,
-        )
-
-    def _for_weight(self, weight: Weight, bits: int) -> LearnedBasis:
+    def weight_quantizer(self, weight: Weight, bits: int) -> LearnedBasis:
         """Return a weight's quantizer: levels evenly spaced over as many times the deviation, or fitted from there."""
         latent, (axis, inputs) = weight.latent.detach(), weight.axes
         shape = [size if dim == axis else 1 for dim, size in enumerate(latent.shape)]
@@ -206,7 +191,7 @@ class LQNets(Method):
         sizes = latent.movedim(axis, 0).flatten(1).square().mean(1).sqrt()
         return made.start(MEDIAN * sizes / 2 ** (bits - 1), latent)
 
-    def _for_input(self, seen: Seen, bits: int) -> LearnedBasis:
+    def input_quantizer(self, seen: Seen, bits: int) -> LearnedBasis:
         """Return an input's quantizer; half of what is normally distributed has passed a ReLU."""
         values = flat(seen)
         signed = bool((values < 0).any())
@@ -215,8 +200,3 @@ class LQNets(Method):
         if self.start == "paper":
             return made.start(unit)
         return made.start(unit * (values.square().mean() * (1 if signed else 2)).sqrt(), values)
-
-    @hookimpl
-    def report(self, stage: Stage) -> dict[str, float]:
-        """Return the share of the net's parameters that are quantized."""
-        return quantized_share(stage, self.key)

@@ -1,15 +1,16 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from condensery import Method, Stage, Transform, hookimpl, straight_through
+from condensery import Transform, Weight, straight_through
 from condensery.nets import QUANTIZE, Coding
 from condensery_plugins.codecs.affine import Affine
-from condensery_plugins.quantization.calibration import Seen, flat, quantize_layers, quantized_share, too_many_levels
+from condensery_plugins.quantization.calibration import Plan, Seen, flat, levels_beyond
+from condensery_plugins.quantization.quantizer import BitQuantizer
 
 
 class LearnedStep(Transform):
@@ -53,7 +54,7 @@ class LearnedStep(Transform):
 
     def holds(self, final: Tensor) -> str | None:
         """Check the number of levels."""
-        return too_many_levels(final, self.bits)
+        return levels_beyond(final, 2**self.bits)
 
     def config(self) -> dict[str, Any]:
         """Return bits and kind of levels."""
@@ -65,7 +66,7 @@ class LearnedStep(Transform):
 
 
 @dataclass(eq=False, kw_only=True)
-class LSQ(Method):
+class LSQ(BitQuantizer):
     """Train a net with weights and activations on grids whose step sizes are learned.
 
     Esser, McKinstry, Bablani, Appuswamy, Modha: "Learned Step Size Quantization", ICLR 2020 [36].
@@ -82,36 +83,25 @@ class LSQ(Method):
 
     key = "lsq"
 
-    needs = frozenset({"float-weights"})
-    leaves = frozenset({"quantized-weights", "quantized-activations"})
-    removes = frozenset({"float-weights"})
-
     weight_bits: int = 4
     activation_bits: int = 4
     edge_bits: int = 8
+    layer_bits: dict[str, int] = field(default_factory=dict)
+    layer_activation_bits: dict[str, int] = field(default_factory=dict)
     activations: bool = True
     embeddings: bool = False
 
-    @hookimpl
-    def prepare(self, stage: Stage) -> None:
-        """Attach the quantizers, started from the trained weights and sampled inputs."""
-        quantize_layers(
-            stage,
-            self.key,
-            weight_bits=self.weight_bits,
-            activation_bits=self.activation_bits if self.activations else None,
-            edge_bits=self.edge_bits,
-            for_weight=lambda weight, bits: LearnedStep(bits).start(weight.latent),
-            for_input=self._for_input,
-            embeddings=self.embeddings,
-        )
+    def plan(self) -> Plan:
+        """Return the widths, and whether inputs and embeddings have one."""
+        inputs = self.activation_bits if self.activations else None
+        plan = Plan(self.weight_bits, inputs, self.edge_bits, self.embeddings)
+        return plan._replace(layer_weights=self.layer_bits, layer_inputs=self.layer_activation_bits)
 
-    def _for_input(self, seen: Seen, bits: int) -> LearnedStep:
-        """Return a quantizer for what reached a layer."""
+    def weight_quantizer(self, weight: Weight, bits: int) -> LearnedStep:
+        """Return a quantizer with a step for the layer's weights."""
+        return LearnedStep(bits).start(weight.latent)
+
+    def input_quantizer(self, seen: Seen, bits: int) -> LearnedStep:
+        """Return a quantizer with a step for what reached the layer, and signed levels if that was negative."""
         values = flat(seen)
         return LearnedStep(bits, signed=bool((values < 0).any()), batched=True).start(values)
-
-    @hookimpl
-    def report(self, stage: Stage) -> dict[str, float]:
-        """Return the share of the net's parameters that are quantized."""
-        return quantized_share(stage, self.key)

@@ -8,8 +8,10 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import type_before_parametrizations
 
 from condensery import Method, NotApplicable, Stage, Transform, hookimpl
-from condensery.nets import MASK, QUANTIZE, STORE, Coding, Dense, Stack, sites, stack_of
+from condensery.nets import MASK, QUANTIZE, STORE, Coding, Dense, Stack, latent_of, sites, stack_of
 from condensery_plugins.codecs.affine import Affine
+from condensery_plugins.codecs.binary_basis import BinaryBasis
+from condensery_plugins.quantization.bases_layer import BasesLayer
 from condensery_plugins.quantization.folded_layers import geometry_of
 from condensery_plugins.quantization.packed_layers import (
     Codes,
@@ -19,12 +21,15 @@ from condensery_plugins.quantization.packed_layers import (
     ShiftLayer,
     XnorLayer,
 )
+from condensery_plugins.quantization.signs import SumOfSigns
 
 Prefer = Literal["speed", "bits"]
 SIGNS = Codes(1.0, -1, 1, 1)
 """The grid of an input of signs."""
 FASTER = 2**17
 """Weights of a layer from which on products of int8 take less time than those of floats, windows included."""
+MOST = 7
+"""Numbers of a sum of signs, so that codes are int8."""
 NEAR = 1e-4
 """Of a step: how far from its grid an input may be."""
 
@@ -59,9 +64,9 @@ class PackedBits(Transform):
 def packed_layer(owner: nn.Module, prefer: Prefer) -> Packed | None:
     """Return a layer on codes that computes what a linear layer or a convolution does, or ``None``.
 
-    With ``bits`` signs times signs go by counting bits, powers of two by shifts, signs or ternary values times any
-    floats by additions, and other whole numbers times whole numbers by products of int8. With ``speed`` there are only
-    these, for signs too, in layers of at least :data:`FASTER` weights.
+    With ``bits`` signs times signs, and sums of them, go by counting bits, powers of two by shifts, signs or ternary
+    values times any floats by additions, and other whole numbers times whole numbers by products of int8. With
+    ``speed`` there are only these, for signs too, in layers of at least :data:`FASTER` weights.
     """
     stack = stack_of(owner, "weight")
     if stack is None or not isinstance(owner, (nn.Linear, nn.Conv2d)) or not _walks_plainly(owner):
@@ -85,7 +90,9 @@ def packed_layer(owner: nn.Module, prefer: Prefer) -> Packed | None:
     if prefer == "bits":
         if signs is not None and inputs == SIGNS and bool(signs[0].all()) and torch.equal(*signs[1]):
             return XnorLayer.filled(*signs, **settings)
-        if (powers := _powers(final)) is not None:
+        if (sums := _sums_of_signs(owner, stack, final)) is not None:
+            return BasesLayer.of(*sums, settings)
+        if (powers := _powers(final, scaled=whole is None)) is not None:
             return ShiftLayer.filled(*powers, **settings)
         if signs is not None and inputs is None:
             return SelectLayer.filled(*signs, **settings)
@@ -112,8 +119,10 @@ def _affine(transform: Transform, value: Tensor) -> Affine | None:
     return codec if isinstance(codec, Affine) and codec.scale is not None and codec.group is None else None
 
 
-def _quantizer(stack: Stack) -> Transform | None:
+def _quantizer(stack: Stack | None) -> Transform | None:
     """Return the one quantizer of a stack, or ``None``."""
+    if stack is None:
+        return None
     found = [t for t in stack.transforms.values() if isinstance(t, Transform) and t.rank == QUANTIZE]
     return found[0] if len(found) == 1 else None
 
@@ -124,7 +133,7 @@ def _grid_of_input(owner: nn.Module) -> Codes | None:
     The quantizer is tried: what it makes of some numbers must lie on the grid by which it would store them.
     """
     stack = dict(sites(owner)).get("input")
-    quantizer = None if stack is None else _quantizer(stack)
+    quantizer = _quantizer(stack)
     if stack is None or quantizer is None or len(stack.transforms) != 1:
         return None
 
@@ -171,11 +180,35 @@ def _signs(final: Tensor) -> tuple[Tensor, Tensor] | None:
     return final.sign(), scales
 
 
-def _powers(final: Tensor) -> tuple[Tensor, Tensor] | None:
-    """Return signs times places of powers of two, and the smallest power, or ``None`` for any other weight."""
-    mantissas, exponents = torch.frexp(final.double())
+def _sums_of_signs(owner: nn.Module, stack: Stack, final: Tensor) -> tuple[Tensor, Tensor, Tensor, bool] | None:
+    """Return a weight's codes and numbers, and its input's numbers and whether they have signs, if both are such sums.
+
+    A weight with values that are none, such as a mask's zeros, has no codes.
+    """
+    held, seen = _quantizer(stack), _quantizer(dict(sites(owner)).get("input"))
+    if not (isinstance(held, SumOfSigns) and isinstance(seen, SumOfSigns) and held.signed):
+        return None
+    numbers, units = held.numbers(latent_of(owner, "weight").detach()), seen.numbers(torch.zeros(1)).flatten()
+    if max(len(numbers), len(units)) > MOST or len(units) != seen.bits:
+        return None
+
+    try:
+        codes = BinaryBasis(numbers).encode(final)["codes"].to(final.device)
+    except ValueError:
+        return None
+    each = numbers.reshape(len(numbers), -1)
+    return (codes, each.expand(-1, len(final)), units, seen.signed) if each.shape[1] in (1, len(final)) else None
+
+
+def _powers(final: Tensor, scaled: bool) -> tuple[Tensor, Tensor] | None:
+    """Return signs times places of powers of two, and the smallest one, or ``None`` for any other weight.
+
+    :param scaled: all may have a factor in common, such as a scale of the layer.
+    """
+    mantissas, exponents = torch.frexp(final.double().abs())
+    factor = float(mantissas.max()) if scaled and mantissas.numel() else 0.5
     used = final != 0
-    if not bool(used.any()) or not bool((mantissas[used].abs() == 0.5).all()):
+    if not bool(used.any()) or not bool((mantissas[used] == factor).all()):
         return None
 
     least = int(exponents[used].min())
@@ -183,7 +216,7 @@ def _powers(final: Tensor) -> tuple[Tensor, Tensor] | None:
     levels = int(places.max())
     if levels > 127 or levels == 1:
         return None
-    return final.sign() * places, final.new_full((2, len(final)), 2.0 ** (least - 1))
+    return final.sign() * places, final.new_full((2, len(final)), factor * 2.0**least)
 
 
 @dataclass(eq=False, kw_only=True)
@@ -191,9 +224,10 @@ class PackedArithmetic(Method):
     """Compute with the codes that quantizers left, in place of the floats that they stand for; no value changes.
 
     Rastegari et al.: "XNOR-Net", ECCV 2016 [26], section 3.2, for signs times signs: the bits that are equal are
-    counted. Beside it additions alone where weights are signs or ternary, shifts where they are powers of two, and
-    products of int8. ``prefer: bits`` takes every way without products of floats that there is, some slower than floats
-    here; ``speed`` takes products of int8 alone, in layers that are large enough for them to be faster.
+    counted, and so for sums of signs on both sides. Beside it additions alone where weights are signs or ternary,
+    shifts where they are powers of two, and products of int8. ``prefer: bits`` takes every way without products of
+    floats that there is, some slower than floats here; ``speed`` takes products of int8 alone, in layers that are large
+    enough for them to be faster.
 
     When: weights are marked as the stage starts. There is nothing to train: ``epochs: 0``.
 
@@ -224,7 +258,7 @@ class PackedArithmetic(Method):
     @hookimpl
     def report(self, stage: Stage) -> dict[str, float]:
         """Return how many layers will compute on codes, by kind, and how many stay simulated in floats."""
-        counts = {"simulated": 0, "xnor": 0, "codes": 0, "select": 0, "shift": 0}
+        counts = {"simulated": 0, "xnor": 0, "bases": 0, "codes": 0, "select": 0, "shift": 0}
         for weight in stage.weights():
             made = packed_layer(weight.module, self.prefer) if weight.tensor == "weight" else None
             counts["simulated" if made is None else made.key.removesuffix("-layer")] += 1

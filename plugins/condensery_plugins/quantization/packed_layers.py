@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from condensery import Layer, Transform
-from condensery.nets import BitPack, Coding, Counted
+from condensery.nets import BitPack, Coding, Counted, Leaf
 from condensery_plugins.codecs.signs import Signs
 from condensery_plugins.codecs.ternary import Ternary
 from condensery_plugins.quantization.packed_words import (
@@ -105,7 +105,7 @@ class Packed(Layer):
         """Return a layer with some numbers.
 
         :param codes: whole, of the weight's shape.
-        :param scales: of positive codes and of negative ones, ``(2, outputs)``.
+        :param scales: of positive codes and of negative ones, ``(2, outputs)``, or as many as the layer has.
         """
         for dim in (0, 1):
             first = scales.narrow(dim, 0, 1)
@@ -118,12 +118,16 @@ class Packed(Layer):
 
     def codings(self) -> dict[str, Coding]:
         """Return the codes at their width, zeros left out where a mask made them."""
-        few = not self.codes.numel() or int(self.codes.abs().max()) <= 1
-        leaf = (Signs() if bool(self.codes.all()) else Ternary()) if few else BitPack.of(self.codes)
-        coding = Coding(leaf)
+        coding = Coding(self.leaf())
         for transform in self.marks:
             coding = transform.code(coding, self.codes)
         return {"codes": coding}
+
+    def leaf(self) -> Leaf:
+        """Return how a code is stored."""
+        if self.codes.numel() and int(self.codes.abs().max()) > 1:
+            return BitPack.of(self.codes)
+        return Signs() if bool(self.codes.all()) else Ternary()
 
     @property
     def weight(self) -> Tensor:
@@ -134,7 +138,17 @@ class Packed(Layer):
     @property
     def _each(self) -> Tensor:
         """The scales of each output, ``(2, outputs)``."""
-        return self.scales.expand(2, self.shape[0])
+        return self.scales.expand(self._scales, self.shape[0])
+
+    @property
+    def _scales(self) -> int:
+        """How many scales an output has."""
+        return 2
+
+    @property
+    def input_bits(self) -> int:
+        """Width of an input's code."""
+        return 32 if self.inputs is None else self.inputs.bits
 
     def counted(self) -> dict[str, Tensor]:
         """Return weight and bias."""
@@ -142,15 +156,20 @@ class Packed(Layer):
         return {"weight": self.weight, **bias}
 
     def work(self, *inputs: Any) -> Counted:
-        """Return multiply-accumulates as the plain layer would do them, and their bit operations."""
+        """Return multiply-accumulates as the plain layer would do them, their bit operations, and the bytes moved.
+
+        Codes count at their width; the input is read as it comes, in floats, and floats are written. Windows of a
+        convolution and what the codes become for the products are left out.
+        """
         (x,) = inputs
         outputs = x[..., 0].numel()
         if self.geometry is not None:
             rows, columns = self.geometry.outputs(self._kernel, (x.shape[2], x.shape[3]))
             outputs = len(x) * rows * columns
         macs = outputs * self.codes.numel()
-        bits = self.weight_bits, 32 if self.inputs is None else self.inputs.bits
-        return Counted(macs, outputs * int(self.codes.count_nonzero()), macs * bits[0] * bits[1], (bits,))
+        bits = self.weight_bits, self.input_bits
+        moved = -(-self.codes.numel() * self.weight_bits // 8) + x.nbytes + 4 * outputs * self.shape[0]
+        return Counted(macs, outputs * int(self.weight.count_nonzero()), macs * bits[0] * bits[1], moved, (bits,))
 
     @property
     def _kernel(self) -> tuple[int, int]:

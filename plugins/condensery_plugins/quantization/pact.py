@@ -6,12 +6,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from condensery import Method, NotApplicable, Stage, Transform, hookimpl, straight_through
+from condensery import NotApplicable, Stage, Transform, Weight, hookimpl, straight_through
 from condensery.nets import QUANTIZE, attached
-from condensery_plugins.quantization.calibration import SAMPLES, flat, plan_bits, quantize_layers, quantized_share
+from condensery_plugins.quantization.calibration import SAMPLES, Plan, flat, plan_bits
 from condensery_plugins.quantization.observers import Scheme, mean_square, min_max
+from condensery_plugins.quantization.quantizer import BitQuantizer
 from condensery_plugins.quantization.rectifiers import Rectifiers, rectifiers
-from condensery_plugins.quantization.tanh_levels import dorefa_levels
+from condensery_plugins.quantization.signs import ScaledSign
+from condensery_plugins.quantization.tanh_levels import TanhLevels, dorefa_levels
 from condensery_plugins.quantization.uniform import for_input
 
 
@@ -53,7 +55,7 @@ class LearnedClip(Transform):
 
 
 @dataclass(eq=False, kw_only=True)
-class PACT(Method):
+class PACT(BitQuantizer):
     """Train a net whose ReLUs are cut off at a learned number and rounded, one number for each ReLU.
 
     Choi, Wang, Venkataramani, Chuang, Srinivasan, Gopalakrishnan: "PACT: Parameterized Clipping Activation for
@@ -74,15 +76,17 @@ class PACT(Method):
 
     key = "pact"
 
-    needs = frozenset({"float-weights"})
-    leaves = frozenset({"quantized-weights", "quantized-activations"})
-    removes = frozenset({"float-weights"})
-
-    weight_bits: int = 4
     activation_bits: int = 4
-    edge_bits: int | None = None
     start: float | None = 10.0
     decay: float | None = None
+
+    def plan(self) -> Plan:
+        """Return that no input has a quantizer: what ReLUs give has one."""
+        return Plan(self.weight_bits, None, self.edge_bits)
+
+    def weight_quantizer(self, weight: Weight, bits: int) -> TanhLevels | ScaledSign:
+        """Return DoReFa-Net's quantizer."""
+        return dorefa_levels(weight, bits)
 
     @hookimpl
     def prepare(self, stage: Stage) -> None:
@@ -95,15 +99,7 @@ class PACT(Method):
         self.unreached_ = found.functions
 
         seen = stage.record_inputs([*taken, *stage.edges()], SAMPLES)  # of the net in floats
-        quantize_layers(
-            stage,
-            self.key,
-            weight_bits=self.weight_bits,
-            activation_bits=None,
-            edge_bits=self.edge_bits,
-            for_weight=dorefa_levels,
-            for_input=lambda seen, bits: for_input(seen, bits, min_max),
-        )
+        self.quantize(stage)
         for relu, width in taken.items():
             alpha = _best_end(flat(seen[relu]), width) if self.start is None else self.start
             stage.attach(f"{relu}:output", self.key, LearnedClip(width, alpha, self.decay))
@@ -119,7 +115,7 @@ class PACT(Method):
             "clips_count": float(len(clips)),
             "alpha_mean": sum(float(clip.alpha.detach()) for clip in clips) / len(clips),
             **{f"unreached_relu_count.{path or 'net'}": 1.0 for path in self.unreached_},
-            **quantized_share(stage, self.key),
+            **super().report(stage),
         }
 
 

@@ -1,17 +1,18 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from condensery import Method, Stage, Weight, hookimpl
-from condensery_plugins.quantization.calibration import SAMPLES, Seen, quantize_layers, quantized_share
+from condensery import Stage, Weight, hookimpl
+from condensery_plugins.quantization.calibration import SAMPLES, Plan, Seen
 from condensery_plugins.quantization.corrections import channel_means, correct_biases, reestimate_norms, shiftable
 from condensery_plugins.quantization.gradients import Estimator
 from condensery_plugins.quantization.observers import Observer, Scheme, observer
+from condensery_plugins.quantization.quantizer import BitQuantizer
 from condensery_plugins.quantization.uniform import Granularity, Uniform, for_input, for_weight
 
 
 @dataclass(eq=False, kw_only=True)
-class PTQ(Method):
+class PTQ(BitQuantizer):
     """Round weights and activations to uniform grids, whose ranges observers find from the trained net and examples.
 
     Post-training quantization as the survey describes it (section 1.2.2), put together from what is in general use:
@@ -29,13 +30,11 @@ class PTQ(Method):
 
     key = "ptq"
 
-    needs = frozenset({"float-weights"})
-    leaves = frozenset({"quantized-weights", "quantized-activations"})
-    removes = frozenset({"float-weights"})
-
     weight_bits: int = 8
     activation_bits: int | None = 8
     edge_bits: int | None = 8
+    layer_bits: dict[str, int] = field(default_factory=dict)
+    layer_activation_bits: dict[str, int] = field(default_factory=dict)
     observer: Observer = "min-max"
     weight_observer: Observer = "min-max"
     percent: float = 99.99
@@ -48,33 +47,31 @@ class PTQ(Method):
     correct_biases: bool = False
     estimator: Estimator = "clip"
 
+    def plan(self) -> Plan:
+        """Return the widths, and whether embeddings have one."""
+        plan = Plan(self.weight_bits, self.activation_bits, self.edge_bits, self.embeddings)
+        return plan._replace(layer_weights=self.layer_bits, layer_inputs=self.layer_activation_bits)
+
     @hookimpl
     def prepare(self, stage: Stage) -> None:
-        """Attach the quantizers, and correct what they shifted."""
+        """Attach the quantizers, and correct what they shifted, all on the same examples."""
+        examples = stage.sample(self.samples)
+        self.samples_ = sum(batch.size for batch in examples)
         paths = shiftable(stage).by_path if self.correct_biases else ()
-        means = channel_means(stage, paths, self.samples)  # of the net in floats
-        self.samples_ = sum(batch.size for batch in stage.sample(self.samples))
+        means = channel_means(stage, paths, examples)  # of the net in floats
 
-        quantize_layers(
-            stage,
-            self.key,
-            weight_bits=self.weight_bits,
-            activation_bits=self.activation_bits,
-            edge_bits=self.edge_bits,
-            for_weight=self._for_weight,
-            for_input=self._for_input,
-            embeddings=self.embeddings,
-            samples=self.samples,
-        )
-        self.norms_ = reestimate_norms(stage, self.samples) if self.reestimate_norms else 0
-        self.corrected_ = correct_biases(stage, means, self.samples)
+        self.quantize(stage, examples)
+        self.norms_ = reestimate_norms(stage, examples) if self.reestimate_norms else 0
+        self.corrected_ = correct_biases(stage, means, examples)
 
-    def _for_weight(self, weight: Weight, bits: int) -> Uniform:
+    def weight_quantizer(self, weight: Weight, bits: int) -> Uniform:
+        """Return grids on the ranges of the weights."""
         scheme = Scheme(bits, self.symmetric)
         observe = observer(self.weight_observer, self.percent)
         return for_weight(weight, scheme, observe, self.granularity, self.group, self.estimator)
 
-    def _for_input(self, seen: Seen, bits: int) -> Uniform:
+    def input_quantizer(self, seen: Seen, bits: int) -> Uniform:
+        """Return a grid on the range of what reached the layer."""
         observe = observer(self.observer, self.percent)
         return for_input(seen, bits, observe, symmetric=self.symmetric, estimator=self.estimator)
 
@@ -85,5 +82,5 @@ class PTQ(Method):
             "samples_count": float(self.samples_),
             "reestimated_norms_count": float(self.norms_),
             "corrected_layers_count": float(self.corrected_),
-            **quantized_share(stage, self.key),
+            **super().report(stage),
         }

@@ -106,6 +106,21 @@ class Signed(Transform):
         return Coding(Affine(2, scales, group=self.groups.size), {"codes": Coding(Ternary() if zeros else Signs())})
 
 
+class SumOfSigns(Transform):
+    """What holds values at sums of a few numbers; with ``signed`` each has a plus or a minus, otherwise 1 or 0.
+
+    :param bits: how many numbers.
+    """
+
+    rank = QUANTIZE
+    bits: int
+    signed = True
+
+    def numbers(self, value: Tensor) -> Tensor:
+        """Return the numbers with which it holds a value, ``(bits, ...)``, each broadcasting against the value."""
+        raise NotImplementedError
+
+
 class ScaledSign(Signed):
     """The sign of a weight or of an activation, zero being positive, with the scale 1 or the mean size of its group.
 
@@ -236,13 +251,16 @@ class ScaledTernary(Signed):
         return {**super().config(), "factor": self.factor}
 
 
-def best_threshold(sizes: Tensor) -> Tensor:
+def best_threshold(sizes: Tensor, importance: Tensor | None = None) -> Tensor:
     """Return the smallest entry that is kept by the best approximation of each row, ``(rows, 1)``.
 
-    With the k largest kept and scaled by their mean, the squared error falls by (sum of the k)^2 / k.
+    With the k largest kept and scaled by their mean, the squared error falls by (sum of the k)^2 / k; where entries
+    count unequally, it is their weighted sum, and in place of k the sum of what they count.
 
     :param sizes: absolute values, ``(rows, entries)``.
+    :param importance: how much each entry's error counts, above 0, of that shape; by default all alike.
     """
-    largest = sizes.sort(1, descending=True).values
-    gain = largest.cumsum(1).square() / torch.arange(1, sizes.shape[1] + 1, device=sizes.device)
+    largest, order = sizes.sort(1, descending=True)
+    counts = torch.ones_like(largest) if importance is None else importance.gather(1, order)
+    gain = (counts * largest).cumsum(1).square() / counts.cumsum(1)
     return largest.gather(1, gain.argmax(1, keepdim=True))

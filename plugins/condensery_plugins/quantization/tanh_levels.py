@@ -1,4 +1,4 @@
-"""Weights as DoReFa-Net has them: levels from -1 to 1, evenly spaced for the tanh of the weight."""
+"""Weights of few levels, as a codebook stores them; DoReFa-Net's are evenly spaced for the tanh of the weight."""
 
 from __future__ import annotations
 
@@ -10,11 +10,37 @@ from torch import Tensor
 from condensery import Transform, Weight, straight_through
 from condensery.nets import QUANTIZE, Coding
 from condensery_plugins.codecs.palette import Palette
-from condensery_plugins.quantization.calibration import too_many_levels
+from condensery_plugins.quantization.calibration import levels_beyond
 from condensery_plugins.quantization.signs import ScaledSign
 
 
-class TanhLevels(Transform):
+class FewLevels(Transform):
+    """What leaves a weight few values, whatever they are; an artifact stores a codebook of them.
+
+    :param bits: there are 2^bits values besides zero at most, unless ``holds`` says otherwise.
+    """
+
+    rank = QUANTIZE
+    bits: int
+
+    def __init__(self, bits: int) -> None:
+        super().__init__()
+        self.bits = bits
+
+    def holds(self, final: Tensor) -> str | None:
+        """Check the number of levels."""
+        return levels_beyond(final, 2**self.bits)
+
+    def config(self) -> dict[str, Any]:
+        """Return the width."""
+        return {"bits": self.bits}
+
+    def code(self, coding: Coding, final: Tensor) -> Coding:
+        """Return a codebook of the levels that occur, and a code for each weight."""
+        return Coding(Palette(final))
+
+
+class TanhLevels(FewLevels):
     """Rounds tanh(w), divided by the largest one of the layer, to 2^bits levels from -1 to 1.
 
     w_q = 2 round(n (t / (2 max|t|) + 1/2)) / n - 1, with t = tanh(w) and n = 2^bits - 1; the gradient passes the
@@ -25,12 +51,6 @@ class TanhLevels(Transform):
     """
 
     key = "tanh-levels"
-    rank = QUANTIZE
-    bits: int
-
-    def __init__(self, bits: int) -> None:
-        super().__init__()
-        self.bits = bits
 
     def forward(self, value: Tensor) -> Tensor:
         """Return the levels, of the weight's shape."""
@@ -38,18 +58,6 @@ class TanhLevels(Transform):
         t = value.tanh()
         share = t / (2 * t.abs().max().clamp_min(torch.finfo(t.dtype).tiny)) + 0.5
         return 2 * straight_through((last * share).round() / last, share) - 1
-
-    def holds(self, final: Tensor) -> str | None:
-        """Check the number of levels."""
-        return too_many_levels(final, self.bits)
-
-    def config(self) -> dict[str, Any]:
-        """Return the width."""
-        return {"bits": self.bits}
-
-    def code(self, coding: Coding, final: Tensor) -> Coding:
-        """Return a codebook of the levels that occur, and a code for each weight."""
-        return Coding(Palette(final))
 
 
 def dorefa_levels(weight: Weight, bits: int) -> TanhLevels | ScaledSign:

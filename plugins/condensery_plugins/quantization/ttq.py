@@ -6,9 +6,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from condensery import Method, Stage, hookimpl, straight_through
-from condensery_plugins.quantization.binarized import Edges, held_by, hold, zeros
-from condensery_plugins.quantization.calibration import quantized_share
+from condensery import Weight, straight_through
+from condensery_plugins.quantization.quantizer import FixedWidth
 from condensery_plugins.quantization.signs import Signed
 
 
@@ -60,7 +59,7 @@ class LearnedTernary(Signed):
 
 
 @dataclass(eq=False, kw_only=True)
-class TTQ(Method):
+class TTQ(FixedWidth):
     """Train a net whose weights are zero, or one of two values for each layer that are learned too.
 
     Zhu, Han, Mao, Dally: "Trained Ternary Quantization", ICLR 2017 [29]. A weight within ``threshold`` times the
@@ -77,25 +76,12 @@ class TTQ(Method):
 
     key = "ttq"
 
-    needs = frozenset({"float-weights"})
-    leaves = frozenset({"quantized-weights"})
-    removes = frozenset({"float-weights"})
+    counts_zeros = True
 
     threshold: float = 0.05
     start: Literal["one", "mean"] = "one"
-    edges: Edges = "float"
 
-    @hookimpl
-    def prepare(self, stage: Stage) -> None:
-        """Hold the weights at ternary values."""
-        hold(stage, self.key, lambda weight: self._made(weight.latent.detach().cpu()), self.edges)
-
-    def _made(self, latent: Tensor) -> LearnedTernary:
-        """Return a layer's quantizer."""
+    def weight_quantizer(self, weight: Weight, bits: int) -> LearnedTernary:
+        """Return what holds the layer's weights at ternary values."""
         made = LearnedTernary(self.threshold)
-        return made.start(latent) if self.start == "mean" else made
-
-    @hookimpl
-    def report(self, stage: Stage) -> dict[str, float]:
-        """Return the share of zeros in the ternary weights, and of all parameters that are ternary, in percent."""
-        return {**zeros(held_by(stage, self.key)), **quantized_share(stage, self.key)}
+        return made.start(weight.latent.detach().cpu()) if self.start == "mean" else made

@@ -3,14 +3,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from condensery import Method, Stage, hookimpl
-from condensery_plugins.quantization.binarized import Edges, held_by, hold, zeros
-from condensery_plugins.quantization.calibration import quantized_share
+from condensery import Weight
+from condensery_plugins.quantization.quantizer import Edges, FixedWidth
 from condensery_plugins.quantization.signs import ScaledTernary
 
 
 @dataclass(eq=False, kw_only=True)
-class TWN(Method):
+class TWN(FixedWidth):
     """Train a net whose weights are a scale times -1, 0 or 1, nearest to latent weights.
 
     Li, Zhang, Liu: "Ternary Weight Networks", NeurIPS workshop 2016 [28]. A weight within the threshold, ``factor``
@@ -27,23 +26,14 @@ class TWN(Method):
 
     key = "twn"
 
-    needs = frozenset({"float-weights"})
-    leaves = frozenset({"quantized-weights"})
-    removes = frozenset({"float-weights"})
+    counts_zeros = True
 
     factor: float = 0.7
     threshold: Literal["approximate", "exact"] = "approximate"
     scope: Literal["layer", "filter"] = "layer"
     edges: Edges = "quantized"
 
-    @hookimpl
-    def prepare(self, stage: Stage) -> None:
-        """Hold the weights at ternary values."""
+    def weight_quantizer(self, weight: Weight, bits: int) -> ScaledTernary:
+        """Return what holds the layer's weights, or each filter's, at ternary values."""
         factor = self.factor if self.threshold == "approximate" else None
-        by_filter = self.scope == "filter"
-        hold(stage, self.key, lambda w: ScaledTernary(w.axes[0] if by_filter else None, factor=factor), self.edges)
-
-    @hookimpl
-    def report(self, stage: Stage) -> dict[str, float]:
-        """Return the share of zeros in the ternary weights, and of all parameters that are ternary, in percent."""
-        return {**zeros(held_by(stage, self.key)), **quantized_share(stage, self.key)}
+        return ScaledTernary(weight.axes[0] if self.scope == "filter" else None, factor=factor)

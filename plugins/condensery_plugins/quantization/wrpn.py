@@ -4,16 +4,17 @@ from dataclasses import dataclass
 
 import torch
 
-from condensery import Method, Stage, Weight, hookimpl
-from condensery_plugins.quantization.calibration import quantize_layers, quantized_share
+from condensery import Weight
+from condensery_plugins.quantization.calibration import Seen
 from condensery_plugins.quantization.gradients import Estimator
 from condensery_plugins.quantization.observers import Scheme, mean_square
+from condensery_plugins.quantization.quantizer import BitQuantizer
 from condensery_plugins.quantization.signs import ScaledSign
 from condensery_plugins.quantization.uniform import Uniform, for_unit_input
 
 
 @dataclass(eq=False, kw_only=True)
-class WRPN(Method):
+class WRPN(BitQuantizer):
     """Train a wider net with weights and activations on grids that never change: -1 to 1 and 0 to 1.
 
     Mishra, Nurvitadhi, Cook, Marr: "WRPN: Wide Reduced-Precision Networks", ICLR 2018 [32]. Weights are cut off at -1
@@ -35,29 +36,14 @@ class WRPN(Method):
     key = "wrpn"
 
     needs = frozenset({"float-weights", "batch-norm"})
-    leaves = frozenset({"quantized-weights", "quantized-activations"})
-    removes = frozenset({"float-weights"})
+    counts_zeros = True
 
     weight_bits: int = 2
-    activation_bits: int | None = 4
-    edge_bits: int | None = None
     normalize: bool = True
     estimator: Estimator = "clip"
 
-    @hookimpl
-    def prepare(self, stage: Stage) -> None:
-        """Attach the quantizers."""
-        quantize_layers(
-            stage,
-            self.key,
-            weight_bits=self.weight_bits,
-            activation_bits=self.activation_bits,
-            edge_bits=self.edge_bits,
-            for_weight=self._for_weight,
-            for_input=lambda seen, bits: for_unit_input(seen, bits, self.estimator),
-        )
-
-    def _for_weight(self, weight: Weight, bits: int) -> Uniform | ScaledSign:
+    def weight_quantizer(self, weight: Weight, bits: int) -> Uniform | ScaledSign:
+        """Return levels from -1 to 1, to which the layer's weights are fitted first; of one bit, scaled signs."""
         if bits == 1:
             return ScaledSign(scaled=True, axis=weight.axes[0], gradient=self.estimator)
 
@@ -69,10 +55,6 @@ class WRPN(Method):
         one = torch.ones((), device=latent.device)
         return Uniform.on(scheme.grid(-one, one), bits, self.estimator)
 
-    @hookimpl
-    def report(self, stage: Stage) -> dict[str, float]:
-        """Return how many quantized weights are zero, and the share of the net's parameters that are quantized."""
-        held = [w for w in stage.weights() if w.stack is not None and self.key in w.stack.transforms]
-        zeros = sum(int((w.value == 0).sum()) for w in held)
-        count = max(1, sum(w.latent.numel() for w in held))
-        return {"zeros_percent": 100 * zeros / count, **quantized_share(stage, self.key)}
+    def input_quantizer(self, seen: Seen, bits: int) -> Uniform:
+        """Return levels from 0 to 1."""
+        return for_unit_input(seen, bits, self.estimator)

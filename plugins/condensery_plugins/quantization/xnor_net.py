@@ -1,16 +1,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional
 
-from condensery import Layer, Method, Stage, hookimpl
+from condensery import Layer, Stage, hookimpl
 from condensery.nets import StandIn, attach, attached, latent_of
-from condensery_plugins.quantization.binarized import Edges, attach_signs, held_by, hold, unrectify
-from condensery_plugins.quantization.bwn import filter_signs
-from condensery_plugins.quantization.calibration import quantized_share
+from condensery_plugins.quantization.binarized import attach_signs, unrectify
+from condensery_plugins.quantization.bwn import BWN
 from condensery_plugins.quantization.folded_layers import geometry_of
 from condensery_plugins.quantization.gradients import clipped
 from condensery_plugins.quantization.signs import sign
@@ -60,7 +59,7 @@ class InputScaledConv2d(Layer, nn.Conv2d):
 
 
 @dataclass(eq=False, kw_only=True)
-class XNORNet(Method):
+class XNORNet(BWN):
     """Train a net whose weights are signs times the mean size of their filter, and whose inner inputs are signs.
 
     Rastegari, Ordonez, Redmon, Farhadi: "XNOR-Net: ImageNet Classification Using Binary Convolutional Neural Networks",
@@ -79,31 +78,21 @@ class XNORNet(Method):
 
     key = "xnor-net"
 
-    needs = frozenset({"float-weights"})
     leaves = frozenset({"quantized-weights", "quantized-activations"})
-    removes = frozenset({"float-weights"})
 
-    gradient: Literal["paper", "exact"] = "paper"
-    edges: Edges = "float"
-    centred: bool = True
     input_scale: bool = False
 
     @hookimpl
     def prepare(self, stage: Stage) -> None:
         """Hold weights and inputs at signs."""
+        self.quantize(stage)
         first = stage.edges()[0]
-        weights = hold(stage, self.key, lambda w: filter_signs(w, self.gradient, self.centred), self.edges)
-        scaled = [w.path for w in weights if self.input_scale and _scalable(w.module) and w.path != first]
+        scaled = [w.path for w in self.held(stage) if self.input_scale and _scalable(w.module) and w.path != first]
 
         unrectify(stage, self.key, scaled)
         for path in scaled:
             _put(stage, path)
-        attach_signs(stage, self.key, [w for w in held_by(stage, self.key) if w.path not in (first, *scaled)])
-
-    @hookimpl
-    def report(self, stage: Stage) -> dict[str, float]:
-        """Return the share of the net's parameters that are binary."""
-        return quantized_share(stage, self.key)
+        attach_signs(stage, self.key, [w for w in self.held(stage) if w.path not in (first, *scaled)])
 
 
 def _scalable(module: nn.Module) -> bool:

@@ -169,11 +169,3 @@ def test_a_method_that_brings_the_teacher_says_so(tmp_path: Path) -> None:
     report, _ = run(recipe([{"methods": ["brings", "hinton-kd"]}]), registry(brings=Brings), tmp_path / "o")
     assert "student.hinton-kd.kd" in report["stages"][0]["history"][0]["terms"]
     assert "teacher" not in report["recipe"]["stages"][0]
-
-
-def test_several_processes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UsageError, match="WORLD_SIZE > 1"):
-        run(recipe(["magnitude"]), registry(), tmp_path / "o")
-    monkeypatch.setenv("WORLD_SIZE", "1")
-    run(recipe([{"methods": ["magnitude"], "epochs": 0}]), registry(), tmp_path / "o")

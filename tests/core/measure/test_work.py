@@ -199,6 +199,7 @@ def test_masked_weights_do_no_effective_work() -> None:
     with torch.no_grad():
         net.get_parameter("3.weight")[1:] = 0
     conv, linear = count_work(fixed(1, 2, 4, 4), net).layers
+    assert conv.moved_bytes == 4 * (54 + 32 + 48)  # 3 x 4 x 4 outputs of 2 x 4 x 4 numbers
     assert (conv.path, conv.kind, conv.macs, conv.effective_macs) == ("0", "Conv2d", 54 * 16, 27 * 16)
     assert (linear.path, linear.kind, linear.macs, linear.effective_macs) == ("3", "Linear", 240, 48)
 
@@ -244,6 +245,8 @@ def test_bit_operations_by_hand() -> None:
     first, second = count_work(fixed(1, 6), net).layers
     assert (first.macs, first.effective_macs, first.bits, first.bitops) == (24, 12, ((3, 5),), 24 * 15)
     assert (second.macs, second.bits, second.bitops) == (8, ((4, 32),), 8 * 4 * 32)
+    # Weights of 24 x 3 and 8 x 4 bits; inputs and outputs are floats in memory, whatever values they hold.
+    assert (first.moved_bytes, second.moved_bytes) == (9 + 24 + 16, 4 + 16 + 8)
 
 
 def test_a_transform_that_says_no_width_leaves_it() -> None:
@@ -272,7 +275,8 @@ def test_baked_weights_keep_the_width_that_is_said_of_them() -> None:
 
 def test_element_types_have_their_width() -> None:
     net = nn.Linear(6, 4).to(torch.bfloat16)
-    assert count_work(Inputs(lambda n: torch.zeros(1, 6, dtype=torch.bfloat16)), net).bitops == 24 * 16 * 16
+    work = count_work(Inputs(lambda n: torch.zeros(1, 6, dtype=torch.bfloat16)), net)
+    assert (work.bitops, work.moved_bytes) == (24 * 16 * 16, 2 * (24 + 6 + 4))
 
 
 class Packed(nn.Module):
@@ -292,6 +296,7 @@ class Packed(nn.Module):
 def test_a_layer_says_its_own_widths_and_its_decoded_zeros_count() -> None:
     (layer,) = count_work(fixed(1, 3), Packed([[0, 1, -1], [0, 0, 1]])).layers
     assert (layer.macs, layer.effective_macs, layer.bitops) == (6, 3, 6 * 2 * 8)
+    assert layer.moved_bytes == 2 + 12 + 8  # six weights of two bits, in whole bytes
 
 
 class Signs(Layer):
@@ -319,7 +324,7 @@ class SaysItsWork(Signs):
 
     def work(self, *inputs: Tensor) -> Counted:
         macs = len(inputs[0]) * 8 * self.words.numel()
-        return Counted(macs, macs, macs, ((1, 1),))
+        return Counted(macs, macs, macs, 11, ((1, 1),))
 
 
 def test_bits_packed_into_words_are_counted_by_their_layer_or_unknown() -> None:
@@ -330,6 +335,7 @@ def test_bits_packed_into_words_are_counted_by_their_layer_or_unknown() -> None:
     signs, linear = count_work(task, nn.Sequential(SaysItsWork(2, 3), nn.Linear(2, 5))).layers
     assert (signs.path, signs.kind, signs.macs, signs.bitops, signs.bits) == ("0", "SaysItsWork", 48, 48, ((1, 1),))
     assert linear.macs == 10
+    assert (signs.moved_bytes, linear.moved_bytes) == (11, 8 + 40 + 20)
 
 
 def test_masks_of_truth_values_are_free() -> None:

@@ -75,6 +75,25 @@ def test_without_one_each_seed_has_its_own(tmp_path: Path, cache: Path) -> None:
     assert len(list(cache.glob("*.safetensors"))) == 2
 
 
+def test_methods_of_the_base_act_and_make_it_another_net(tmp_path: Path, cache: Path) -> None:
+    class Halves(Act):
+        @hookimpl
+        def end_stage(self, stage: Stage) -> None:
+            for weight in stage.weights():
+                with torch.no_grad():
+                    weight.latent.mul_(0.5)
+
+    what = [recipe([], base=base) for base in (BASE, {**BASE, "methods": ["halves"]})]
+    jobs = [Run(one, registry(halves=Halves), out=tmp_path / str(number)) for number, one in enumerate(what)]
+    reports = [job.execute() for job in jobs]
+    assert [report["stages"][0]["methods"] for report in reports] == [[], ["halves"]]
+    assert len(list(cache.glob("*.safetensors"))) == 2
+
+    plain, halved = (job.baked.net.get_parameter("conv1.weight") for job in jobs if job.baked)
+    assert float(plain.detach().abs().max()) > 0.1
+    torch.testing.assert_close(halved, plain / 2)
+
+
 def test_the_quality_of_a_shared_base_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[torch.nn.Module] = []
 

@@ -234,6 +234,12 @@ def test_a_clock_that_jumps_makes_no_negative_time(tmp_path: Path, monkeypatch: 
     assert all(stage["wall_s"] >= 0 for stage in run(tmp_path / "o")["stages"])
 
 
+def test_the_time_of_a_run_is_that_of_the_whole_run(tmp_path: Path) -> None:
+    report = run(tmp_path / "o")
+    epochs = sum(stage["wall_s"] for stage in report["stages"])
+    assert 0 <= epochs < report["wall_s"]  # the dry run, measuring and saving take their time too
+
+
 def test_nothing_is_left_of_a_write_that_failed(tmp_path: Path) -> None:
     def fail(temporary: Path) -> None:
         temporary.write_text("half")

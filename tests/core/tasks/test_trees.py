@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_sequence, pad_packed_sequence
 
 from condensery import Batch, UsageError
-from condensery.tasks import channels_last, full_precision, head, map_tensors, tensors_in
+from condensery.tasks import channels_last, full_precision, head, lay_channels_last, map_tensors, tensors_in
 
 
 def numbers(*shape: int) -> Tensor:
@@ -85,6 +85,19 @@ def test_images_are_laid_out_with_their_channels_last() -> None:
     laid = channels_last({"image": numbers(2, 3, 4, 4), "mask": numbers(2, 9)})
     assert laid["image"].is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(laid["image"], numbers(2, 3, 4, 4))
+
+
+def test_a_net_with_a_tensor_of_five_dims_is_laid_out_too() -> None:
+    """The kernel of a 3D convolution stays as it is, where ``net.to`` fails; nothing changes its values."""
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv3d(3, 4, 3))
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    lay_channels_last(net)
+    flat, deep = net.get_parameter("0.weight"), net.get_parameter("1.weight")
+    assert flat.is_contiguous(memory_format=torch.channels_last)
+    assert not flat.is_contiguous()
+    assert deep.is_contiguous()
+    for name, value in net.state_dict().items():
+        assert torch.equal(value, before[name])
 
 
 @pytest.mark.parametrize(

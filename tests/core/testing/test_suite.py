@@ -138,6 +138,19 @@ def test_what_a_card_says_decides_where_a_method_applies() -> None:
     assert not Case("l2-decay", "CNN", {}).applies
 
 
+def test_a_card_may_bring_a_net_and_a_task_of_its_own(registry: Registry) -> None:
+    nets = {"DQN": {"model": "mlp", "task": "xor"}, "CNN": {"model": "mlp", "task": "digits"}}
+    own = case("l2-decay", "CNN", nets=nets)
+    assert own.recipe(registry).model.key == "mlp"
+    assert own.recipe(registry).task.key == "digits"
+    other = dataclasses.replace(own, network="ViT").recipe(registry)
+    assert other.model.key == "vit"
+    assert dataclasses.replace(own, network="DQN").recipe(registry).task.key == "xor"
+
+    found = [case.network for case in cases_of(registry, ["policy-distillation"])]
+    assert found == ["CNN", "ViT", "Transformer", "DQN"]
+
+
 def test_a_second_copy_is_refused_where_the_first_takes_what_it_needs(registry: Registry, tmp_path: Path) -> None:
     assert not case("l2-decay", "CNN").refuses_itself(registry)
     takes = case("takes", "CNN")

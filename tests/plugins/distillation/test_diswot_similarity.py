@@ -56,6 +56,12 @@ def test_both_terms_are_told_apart_and_depend_on_no_trained_weight(tmp_path: Pat
     assert scored(tmp_path / "trained", HALF, base={"epochs": 1, "batch_size": 16}) == one
 
 
+def test_a_net_of_the_teachers_kind_has_other_random_weights(tmp_path: Path) -> None:
+    found = scored(tmp_path / "run", {"key": "resnet20", "width": 0.5})
+    assert found["relation"] < -1e-4
+    assert found["semantic"] < -0.5
+
+
 def test_a_classifier_of_another_width_has_no_semantic_term(tmp_path: Path) -> None:
     found = scored(tmp_path / "run", {"key": "resnet8", "width": 1.0})
     assert set(found) == {"relation", "score"}

@@ -43,9 +43,9 @@ def methods() -> dict[str, tuple[Any, Any]]:
     made: dict[str, tuple[Any, Any]] = {}
     tokens = torch.randn(2, WORDS, 4, dtype=torch.float64)
     for variant in ("code", "paper"):
-        made[f"attention, {variant}"] = AttentionTransfer(variant=variant), None  # type: ignore[arg-type]
+        made[f"attention, {variant}"] = AttentionTransfer(variant=variant), None
         made[f"attention, {variant}"][0].pairs_ = [("l", "l")]
-        made[f"fitnets, {variant}"] = FitNets(reduction=variant), {"r": Adapter(tokens, tokens)}  # type: ignore[arg-type]
+        made[f"fitnets, {variant}"] = FitNets(reduction=variant), {"r": Adapter(tokens, tokens)}
         hinting = made[f"fitnets, {variant}"][0]
         hinting.guided_ = hinting.hint_ = "l"
         hinting.regressor_, hinting.rectified_ = "r", False
@@ -71,7 +71,7 @@ def test_padding_counts_nowhere(name: str) -> None:
         noise = 100 * torch.randn(2, padding, 4, dtype=torch.float64)
         batch = Batch({"scores": scores, "attention_mask": mask}, torch.tensor([0, 1]))
         longer = [{path: torch.cat([tokens, noise], 1) for path, tokens in net.items()} for net in (mine, theirs)]
-        found = asked(METHODS[name][0], *longer, batch, METHODS[name][1])
+        found = asked(METHODS[name][0], longer[0], longer[1], batch, METHODS[name][1])
         return {term: float(value.detach()) for term, value in found.items()}
 
     plain = terms(0)

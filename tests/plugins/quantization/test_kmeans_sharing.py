@@ -124,7 +124,7 @@ def test_a_cut_slices_the_codes_alone() -> None:
 def test_the_promise_counts_levels() -> None:
     made = SharedWeights(2, [6], 4)
     assert made.holds(torch.tensor([0.0, 1.0, 2.0, 3.0, 4.0])) is None
-    assert made.holds(torch.arange(6.0)) == "5 levels besides zero, more than 2^2"
+    assert made.holds(torch.arange(6.0)) == "5 levels besides zero, more than 4"
 
 
 def test_layers_with_bits_of_their_own_are_chosen_as_everywhere() -> None:

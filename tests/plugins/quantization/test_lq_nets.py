@@ -112,16 +112,16 @@ def test_starts_by_the_papers_formula() -> None:
     stage = stage_of("mlp", hidden=[8])
     weight = stage.weights()[0]
     weight.module.weight = nn.Parameter(torch.randn(2, 4, 3, 3))
-    made = LQNets(start="paper")._for_weight(weight, 2)
+    made = LQNets(start="paper").weight_quantizer(weight, 2)
     assert made.basis.shape == (2, 2, 1, 1, 1)
     assert made.basis.flatten(1).tolist() == [
         [pytest.approx(0.11242, abs=1e-5)] * 2,
         [pytest.approx(0.22483, abs=1e-5)] * 2,
     ]
-    made = LQNets(start="paper")._for_input([torch.tensor([0.0, 5.0])], 2)
+    made = LQNets(start="paper").input_quantizer([torch.tensor([0.0, 5.0])], 2)
     assert made.basis.tolist() == pytest.approx([0.44967, 0.89933], abs=1e-5)
     assert not made.signed
-    assert LQNets()._for_input([torch.tensor([-1.0, 5.0])], 2).signed
+    assert LQNets().input_quantizer([torch.tensor([-1.0, 5.0])], 2).signed
 
 
 def test_a_fitted_start_is_better_than_even_levels() -> None:

@@ -54,7 +54,7 @@ def test_start_and_settle() -> None:
 def test_the_promise_counts_levels() -> None:
     made = LearnedStep(2)
     assert made.holds(torch.tensor([-2.0, -1.0, 0.0, 1.0])) is None
-    assert made.holds(torch.arange(6.0)) == "5 levels besides zero, more than 2^2"
+    assert made.holds(torch.arange(6.0)) == "5 levels besides zero, more than 4"
 
 
 @pytest.mark.parametrize(

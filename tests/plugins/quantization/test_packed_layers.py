@@ -13,6 +13,9 @@ from condensery.nets import attach
 from condensery.storage import bake
 from condensery_plugins.codecs.entropy_coded import EntropyCoded
 from condensery_plugins.pruning.masks import Mask
+from condensery_plugins.quantization.abc_net import BinaryActivations, ShiftedSigns
+from condensery_plugins.quantization.bases_layer import BasesLayer
+from condensery_plugins.quantization.lq_nets import LearnedBasis
 from condensery_plugins.quantization.lsq import LearnedStep
 from condensery_plugins.quantization.packed_bits import PackedBits, Prefer, packed_layer
 from condensery_plugins.quantization.packed_layers import CodesLayer, Packed, SelectLayer, ShiftLayer, XnorLayer
@@ -55,6 +58,12 @@ def made(layer: nn.Module, weight: Transform, inputs: Transform | None, prefer: 
     found = packed_layer(net[0], prefer)
     assert found is not None
     return found, net
+
+
+def parametrized(layer: Any) -> Tensor:
+    """Return the weight as the layer uses it."""
+    used: Tensor = layer.weight
+    return used.detach()
 
 
 def close(found: Tensor, expected: Tensor) -> None:
@@ -117,6 +126,64 @@ def test_it_computes_what_the_simulated_layer_does(
     close(found(on_grid), expected)
 
 
+@pytest.mark.parametrize("place", range(5))
+@pytest.mark.parametrize("kind", ["abc", "signed", "unsigned"])
+def test_sums_of_signs_on_both_sides_are_counts_of_bits(place: int, kind: str) -> None:
+    """Weights of three numbers, one set for the layer or for each output, times inputs of two; padding is real zero."""
+    layer = layers()[place]
+    latent, x = layer.weight.detach(), seen_by(layer)  # type: ignore[operator]
+    x = x.abs() if kind == "unsigned" else x
+    inputs: BinaryActivations | LearnedBasis
+    if kind == "abc":
+        weight, inputs = ShiftedSigns(3), BinaryActivations(2)
+        with torch.no_grad():
+            inputs.scales.copy_(torch.tensor([0.7, 0.4]))
+    else:
+        shape = [len(latent), *[1] * (latent.dim() - 1)]
+        weight = LearnedBasis(3, shape, 0).start(latent.flatten(1).std(1) / 3, latent)  # type: ignore[assignment]
+        inputs = LearnedBasis(2, [], signed=kind == "signed", activation=True).start(0.5, x)
+
+    found, net = made(layer, weight, inputs, "bits")
+    assert isinstance(found, BasesLayer)
+    with torch.no_grad():
+        expected = net.eval()(x)
+        close(found(inputs(x)), expected)
+        assert torch.equal(found.weight, parametrized(layer))
+    assert found.work(x).bits == ((3, 2),)
+
+    again = BasesLayer(**found.config())
+    again.load_state_dict(found.state_dict())
+    assert torch.equal(again(inputs(x)), found(inputs(x)))
+    assert found.codings()["codes"].cost(found.codes).payload == -(-3 * found.codes.numel() // 8)
+
+
+def test_a_sum_of_sums_by_hand() -> None:
+    """Weights 2 + 1, 2 - 1 and -2 + 1, inputs 0.5 + 0.25, 0.5 - 0.25 and -0.5 - 0.25: 2.25 + 0.25 + 0.75."""
+    made = BasesLayer.of(
+        torch.tensor([[3, 2, 1]]), torch.tensor([[1.0], [2.0]]), torch.tensor([0.25, 0.5]), True, {"bias": None}
+    )
+    assert made.weight.tolist() == [[3, 1, -1]]
+    assert made(torch.tensor([[0.75, 0.25, -0.75]])).tolist() == [[3.25]]
+
+    # With numbers that are there or not: 3 x 0.75 + 0.5 - 0.
+    made = BasesLayer.of(made.codes, torch.tensor([[1.0], [2.0]]), torch.tensor([0.25, 0.5]), False, {"bias": None})
+    assert made(torch.tensor([[0.75, 0.5, 0.0]])).tolist() == [[2.75]]
+
+
+def test_a_masked_sum_of_signs_stays_simulated() -> None:
+    """Zero is no such sum, unless two numbers are the same."""
+    torch.manual_seed(0)
+    layer = nn.Linear(16, 4)
+    held = Mask((4, 16))
+    held.keep[0, 0] = False
+    net = nn.Sequential(layer)
+    attach(net, "0.weight", "quantizer", ShiftedSigns(2))
+    attach(net, "0:input", "quantizer", BinaryActivations(2))
+    assert isinstance(packed_layer(layer, "bits"), BasesLayer)
+    attach(net, "0.weight", "mask", held)
+    assert packed_layer(layer, "bits") is None
+
+
 def test_a_sum_of_int8_by_hand() -> None:
     """Codes 3, -2 and -4, 1 with scale 0.5; inputs 0, 1 .. 255 with scale 0.1: (3 * 200 - 2 * 10) * 0.05 = 29."""
     codes = torch.tensor([[3, -2], [-4, 1]])
@@ -148,11 +215,13 @@ def test_work_is_counted() -> None:
     found, _ = made(nn.Conv2d(6, 8, 3, padding=1), ScaledSign(), ScaledSign(gradient="clip"), "bits")
     work = found.work(torch.randn(1, 6, 7, 9))
     assert (work.macs, work.effective_macs, work.bitops, work.bits) == (63 * 432, 63 * 432, 63 * 432, ((1, 1),))
+    assert work.moved_bytes == 432 // 8 + 4 * (6 * 63 + 8 * 63)  # floats come in and go out
     ternary, _ = made(nn.Linear(70, 9), ScaledTernary(), None, "bits")
     work = ternary.work(torch.randn(4, 70))
     assert work.macs == 4 * 630
     assert work.effective_macs == 4 * int(ternary.codes.count_nonzero()) < work.macs
     assert work.bitops == 4 * 630 * 2 * 32
+    assert work.moved_bytes == 158 + 4 * (4 * 70 + 4 * 9)  # 630 codes of two bits
 
 
 def test_what_it_cannot_do_stays_simulated() -> None:

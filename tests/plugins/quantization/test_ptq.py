@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -144,7 +145,7 @@ def test_an_empty_calibration_set_is_refused(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_known_shift_is_taken_from_the_bias() -> None:
     """All weights of an output are moved by 10: its mean moves by 10 times the mean sum of the inputs."""
     stage = stage_on(fc=nn.Linear(64, 10))
-    means = channel_means(stage, ["fc"], 128)
+    means = channel_means(stage, ["fc"], stage.sample(128))
     x = inputs(stage)
     layer = stage.student.module.get_submodule("fc")
     assert isinstance(layer, nn.Linear)
@@ -153,7 +154,7 @@ def test_a_known_shift_is_taken_from_the_bias() -> None:
     before = layer.bias.detach().clone()
     with torch.no_grad():
         layer.weight[3] += 10
-    assert correct_biases(stage, means, 128) == 1
+    assert correct_biases(stage, means, stage.sample(128)) == 1
     wanted = torch.zeros(10)
     wanted[3] = 10 * x.flatten(1).sum(1).mean()
     assert abs(float(wanted[3])) > 1
@@ -170,15 +171,15 @@ def test_a_shift_before_a_norm_is_taken_from_the_norms_bias() -> None:
         norm.weight.fill_(2.0)
         assert norm.running_var is not None
         norm.running_var.fill_(16.0)
-    means = channel_means(stage, shiftable(stage).by_path, 128)
+    means = channel_means(stage, shiftable(stage).by_path, stage.sample(128))
     assert list(means) == ["norm", "out"]
 
     mean = float(inputs(stage).mean())
     with torch.no_grad():
         conv.weight.add_(0.5 / mean)  # type: ignore[operator]
-    assert correct_biases(stage, means, 128) == 2
+    assert correct_biases(stage, means, stage.sample(128)) == 2
     assert float(norm.bias.detach()) == pytest.approx(-0.25, abs=1e-4)
-    left = channel_means(stage, ["norm"], 128)["norm"] - means["norm"]
+    left = channel_means(stage, ["norm"], stage.sample(128))["norm"] - means["norm"]
     assert float(left) == pytest.approx(0, abs=1e-5)
 
 
@@ -187,9 +188,9 @@ def test_rounded_nets_keep_the_mean_of_every_channel() -> None:
     shifts = []
     for correct in (False, True):
         stage = stage_of("resnet8", width=0.5)
-        means = channel_means(stage, ["linear"], 128)["linear"]
+        means = channel_means(stage, ["linear"], stage.sample(128))["linear"]
         PTQ(weight_bits=2, activation_bits=3, correct_biases=correct).prepare(stage=stage)
-        shifts.append(float((channel_means(stage, ["linear"], 128)["linear"] - means).abs().max()))
+        shifts.append(float((channel_means(stage, ["linear"], stage.sample(128))["linear"] - means).abs().max()))
     assert shifts[0] > 0.01
     assert shifts[1] < 1e-4
 
@@ -200,7 +201,7 @@ def test_norms_average_anew_by_hand() -> None:
     stage = stage_on(norm=norm, out=nn.Linear(64, 10))
     norm.running_mean, norm.running_var = torch.tensor([7.0]), torch.tensor([9.0])
     stage.train = stage.train.model_copy(update={"batch_size": 32})
-    assert reestimate_norms(stage, 64) == 1
+    assert reestimate_norms(stage, stage.sample(64)) == 1
 
     parts = [batch.inputs for batch in stage.sample(64)]
     assert len(parts) == 2
@@ -213,20 +214,24 @@ def test_nothing_else_moves_while_norms_average() -> None:
     """Dropout stays off, and a single example, which has no variance, changes nothing."""
     norm = nn.BatchNorm1d(64)
     stage = stage_on(flat=nn.Flatten(), drop=nn.Dropout(0.9), norm=norm, out=nn.Linear(64, 10))
-    reestimate_norms(stage, 32)
+    reestimate_norms(stage, stage.sample(32))
     assert norm.running_mean is not None
     torch.testing.assert_close(norm.running_mean, inputs(stage, 32).flatten(1).mean(0))
 
     kept = norm.running_mean.clone()
-    assert reestimate_norms(stage, 1) == 0
+    assert reestimate_norms(stage, stage.sample(1)) == 0
     assert torch.equal(norm.running_mean, kept)
 
 
-def test_the_method_does_both_and_says_so() -> None:
+def test_the_method_does_both_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ranges, norms and biases come from the same examples, drawn once."""
     stage = stage_of("resnet8", width=0.5)
+    sample = Mock(wraps=stage.sample)
+    monkeypatch.setattr(stage, "sample", sample)
     settings: dict[str, Any] = {"reestimate_norms": True, "correct_biases": True}
     method = PTQ(weight_bits=3, activation_bits=4, **settings)
     method.prepare(stage=stage)
+    sample.assert_called_once_with(128)
     report = method.report(stage=stage)
     assert report["reestimated_norms_count"] == 7
     assert report["corrected_layers_count"] == 8  # all norms, and the last layer

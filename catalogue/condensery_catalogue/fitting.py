@@ -1,0 +1,241 @@
+"""``fit``: which methods a net can take, why not the others, what goes with what, and what it has come to here."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from condensery.contract import Contract, Method, Registry, build_method
+from condensery.errors import CondenseryError
+from condensery.recipe import format_stages, parse_model, parse_recipe, parse_task
+from condensery_catalogue.listing import console, open_registry, table
+from condensery_catalogue.results import stored_results
+
+if TYPE_CHECKING:
+    from torch import nn
+
+SAVES = (
+    ("dense-shape", "removes", "parameters, MACs, memory"),
+    ("mask", "leaves", "bytes"),
+    ("palette", "leaves", "bytes"),
+    ("quantized-weights", "leaves", "bytes"),
+    ("quantized-activations", "leaves", "bit operations"),
+)
+"""What a method saves that leaves or removes a word."""
+BEST = ("reproduced", "partly", "scaled-down", "inconclusive", "not")
+"""Verdicts, what says most for a method first."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """How one method fits one net.
+
+    :param applies: whether it can be run; ``why`` says why not, in the words of the method or of core.
+    :param before: what must come before it, as a composition; its partners are after that.
+    :param saves: what it makes smaller, or what it is for.
+    :param then: methods that may come after it.
+    :param beside: methods that may act in the same stage.
+    :param results: verdicts on stored comparisons of the method, with how often each stands.
+    :param line: a composition that runs it.
+    """
+
+    key: str
+    family: str
+    applies: bool
+    why: str
+    before: str
+    saves: tuple[str, ...]
+    then: tuple[str, ...]
+    beside: tuple[str, ...]
+    results: Mapping[str, int]
+    line: str
+
+
+def fit(
+    net: nn.Module | str,
+    train: Iterable[Any] | None = None,
+    *,
+    task: str | None = None,
+    registry: Registry | None = None,
+    told: Callable[[str], object] = lambda key: None,
+    **how: Any,
+) -> list[Fit]:
+    """Try every method on a net, dry, and return how each fits: those that apply first, what is known best first.
+
+    :param net: your own, with ``train`` and what else :func:`condensery.compress` takes of ``loss`` and ``rows``; or a
+        model of the catalogue, with a ``task`` of it.
+    :param told: is told each method's key before it is tried.
+    :raises CondenseryError: if the net doesn't fit its data.
+    """
+    registry = registry or Registry.open()
+    if isinstance(net, str):
+        cls = registry.load("tasks", parse_task(task or "digits")["key"])
+        made: dict[str, Any] = {"model": parse_model(net or cls.default_model), "task": parse_task(task or "digits")}
+    else:
+        from condensery.front import given_recipe
+
+        made, registry = given_recipe(net, registry, train=train or (), **how)
+
+    found = {}
+    for key in registry.keys("methods"):
+        told(key)
+        found[key] = tried(key, made, registry)
+    partners = Partners(
+        {key: words for key, (_, words) in found.items()}, [k for k, (why, _) in found.items() if not why]
+    )
+    fits = [_fit(key, why, registry, partners) for key, (why, _) in found.items()]
+    return sorted(fits, key=_rank)
+
+
+def tried(key: str, made: Mapping[str, Any], registry: Registry) -> tuple[str, Method | None]:
+    """Play one method dry on a net; returns why it can't be run, empty where it can, and the method."""
+    from condensery.run import Run
+
+    card = registry.card(key) or {}
+    try:
+        method = build_method(key, registry.load("methods", key), {}, card)
+        recipe = parse_recipe({**made, "base": "none", "stages": stages_of(key, method, card)})
+        with tempfile.TemporaryDirectory() as folder:
+            Run(recipe, registry, out=Path(folder) / "fit", device="cpu").check()
+    except CondenseryError as error:
+        return str(error).removeprefix(f"{key} is not applicable: "), None
+    return "", method
+
+
+def stages_of(key: str, method: Method, card: Mapping[str, Any]) -> list[Any]:
+    """Return the stages that try a method: as its card says for the contract suite."""
+    contract = Contract(**card.get("contract", {}))
+    roles = {"teacher": "original"} if "teacher" in method.words().needs else {}
+    return [*contract.before, {"name": "fit", "methods": [key], "epochs": 1, **roles, **contract.stage}]
+
+
+class Partners:
+    """Which methods may follow each other, and act together, by the words that they need, leave and remove.
+
+    :param methods: by key; ``None`` for those that can't be built.
+    :param applying: keys of those that can be run on the net.
+    """
+
+    def __init__(self, methods: Mapping[str, Method | None], applying: Sequence[str]) -> None:
+        self.words = {key: method.words() for key, method in methods.items() if method is not None}
+        self.applying = [key for key in applying if key in self.words]
+        # What one that runs by itself needs must be there at the start; words that nobody needs make no difference.
+        self.start = {word for key in self.applying for word in self.words[key].needs} - {"teacher"}
+
+    def then(self, key: str) -> tuple[str, ...]:
+        """Return the methods that may come in the stage after a method's."""
+        words = self.words[key]
+        here = ((self.start | words.needs) - words.removes) | words.leaves
+        return tuple(other for other in self.applying if self.words[other].needs - {"teacher"} <= here)
+
+    def beside(self, key: str) -> tuple[str, ...]:
+        """Return the methods that may act in the same stage, behind it or before it."""
+        after = set(self.then(key)) - {key}
+        return tuple(other for other in sorted(after) if not self.words[other].removes & self.words[key].needs)
+
+
+def _fit(key: str, why: str, registry: Registry, partners: Partners) -> Fit:
+    from condensery_catalogue.showing import spelling
+
+    card = registry.card(key) or {"key": key}
+    words, applies = partners.words.get(key), not why
+    saves = () if words is None else tuple(dict.fromkeys(s for w, side, s in SAVES if w in getattr(words, side)))
+    if words is not None and "teacher" in words.needs:
+        saves = (*saves, "errors of a small student")
+    before = parse_recipe({"model": "any", "task": "any", "stages": Contract(**card.get("contract", {})).before}).stages
+    return Fit(
+        key,
+        card.get("family", ""),
+        applies,
+        why,
+        format_stages(before) if before else "",
+        saves,
+        partners.then(key) if applies else (),
+        partners.beside(key) if applies else (),
+        verdicts(key, registry),
+        spelling(card),
+    )
+
+
+def verdicts(key: str, registry: Registry) -> dict[str, int]:
+    """Return the verdicts on the stored comparisons of one method's claims, with how often each stands."""
+    counted: dict[str, int] = {}
+    for name in registry.keys("recipes"):
+        for result in stored_results(registry, name):
+            for comparison in result["comparisons"] if result["card"] == key else ():
+                word = comparison["verdict"]["word"]
+                counted[word] = counted.get(word, 0) + 1
+    return dict(sorted(counted.items(), key=lambda item: BEST.index(item[0])))
+
+
+def _rank(one: Fit) -> tuple[bool, int, int, str]:
+    best = next(iter(one.results), None)
+    return (not one.applies, BEST.index(best) if best else len(BEST), -one.results.get(best or "", 0), one.key)
+
+
+# ------------------------------------------------------------------ the command
+
+
+def print_fit(model: str, task: str | None, method: str | None, *, as_json: bool) -> None:
+    """Print how the methods fit a model of the catalogue.
+
+    :param method: say all of this one alone.
+    """
+    from condensery.errors import UnknownKey
+    from condensery.run import Progress
+
+    registry = open_registry()
+    if method is not None and method not in registry.entries["methods"]:
+        raise UnknownKey("method", method, registry.keys("methods"))
+    with Progress(quiet=as_json) as show:
+        show.start(f"trying {len(registry.keys('methods'))} methods, dry", len(registry.keys("methods")))
+        found = fit(model, task=task, registry=registry, told=lambda key: show.advance())
+    chosen = [one for one in found if method in (None, one.key)]
+
+    if as_json:
+        print(json.dumps([dataclasses.asdict(one) for one in chosen], indent=1))
+    elif method is not None:
+        _print_one(chosen[0], model, task)
+    else:
+        _print_all(found, model, task)
+
+
+def _print_all(found: Sequence[Fit], model: str, task: str | None) -> None:
+    out = console()
+    said = table("key", "saves", "results here", "then", title=f"{model}: what applies")
+    said.columns[-1].justify = "right"
+    for one in (one for one in found if one.applies):
+        results = ", ".join(f"{count} {word}" for word, count in one.results.items())
+        said.add_row(one.key, ", ".join(one.saves) or "-", results or "-", str(len(one.then)))
+    out.print(said)
+    out.print(
+        "'then': how many methods may come after it. Verdicts are of stored results, on whichever net.", markup=False
+    )
+
+    rest = table("key", "why not", title="what doesn't")
+    for one in (one for one in found if not one.applies):
+        rest.add_row(one.key, one.why)
+    if rest.row_count:
+        out.print(rest, markup=False)
+    where = f"--model {model}" + (f" --task {task}" if task else "")
+    out.print(f'next: condensery fit {model} --method KEY, or condensery compose "KEY -> KEY" {where}', markup=False)
+
+
+def _print_one(one: Fit, model: str, task: str | None) -> None:
+    out = console()
+    out.print(f"{one.key} on {model}: " + ("applies" if one.applies else one.why), markup=False)
+    if not one.applies:
+        return
+    where = f"--model {model}" + (f" --task {task}" if task else "")
+    for title, words in (
+        ("comes after", [one.before] if one.before else []),
+        ("saves", one.saves),
+        ("then", one.then),
+        ("in the same stage", one.beside),
+        ("run it", [f'condensery compose "{one.line}" {where}']),
+    ):
+        out.print(f"{title}: {', '.join(words) or '-'}", markup=False, highlight=False)

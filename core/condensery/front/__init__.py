@@ -1,0 +1,5 @@
+"""The front door: nets that users bring, compressed in one call."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,127 @@
+"""A size to reach: the one number of a composition that sets how much goes, found by a short search."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from condensery.contract import Registry
+from condensery.errors import CondenseryError, UnknownKey, UsageError
+from condensery.recipe import MethodSpec, Recipe, flat
+from condensery.run import Progress, Run
+
+FIGURES = {"bytes": "bytes", "macs": "macs", "latency": "latency_ms"}
+"""What can be aimed at, and what it is called in a report."""
+FINEST = 0.005
+"""Between two values of a setting that is no whole number."""
+
+
+class Amount(NamedTuple):
+    """The setting that says how much a method takes away.
+
+    :param more: whether a larger value takes more.
+    """
+
+    method: MethodSpec
+    name: str
+    low: float
+    high: float
+    whole: bool
+    more: bool
+
+
+def with_target(recipe: Recipe, target: Mapping[str, float], registry: Registry, show: Progress) -> Recipe:
+    """Return a recipe whose one amount is the smallest that reaches a target, as far as no training changes it.
+
+    :param target: one of :data:`FIGURES`, and how much at most.
+    :raises UsageError: if there is no such figure, not just one amount, or none that reaches the target.
+    """
+    (asked, most), *others = target.items()
+    if others:
+        raise UsageError("target: one figure, such as {'bytes': 0.1}")
+    if asked not in FIGURES:
+        raise UnknownKey("target", asked, FIGURES)
+    if not most > 0:
+        raise UsageError(f"target: {asked} must be above 0, got {most}")
+
+    recipe = recipe.model_copy(deep=True)
+    amount = the_amount(recipe, registry)
+    figure = FIGURES[asked]
+
+    def reaches(value: float) -> bool:
+        """Tell whether a value is enough; one that the run refuses took too much, and so is."""
+        try:
+            report = tried(recipe, amount, value, registry)
+        except CondenseryError:
+            return True
+        after, before = report["after"][figure], report["before"][figure]
+        if after is None:
+            raise UsageError(f"target: the {asked} of this net are not known")
+        show.line(f"target: {amount.name} {value:g} gives {after:,} {figure} of {before:,}")
+        return bool(after <= (most * before if most <= 1 else most))
+
+    best = smallest(values(amount), reaches)
+    if best is None:
+        raise UsageError(f"target: no {amount.name} of {amount.method.key} brings {asked} to {most:g}")
+    amount.method.settings[amount.name] = best
+    show.line(f"target: {amount.method.key} gets {amount.name} {best:g}")
+    return recipe
+
+
+def the_amount(recipe: Recipe, registry: Registry) -> Amount:
+    """Return the one setting of a recipe that says how much goes and is left open.
+
+    :raises UsageError: if there is none, or more than one.
+    """
+    found = list(_amounts(recipe, registry))
+    if len(found) != 1:
+        named = ", ".join(f"{one.method.key}'s {one.name}" for one in found) or "none of its methods has one"
+        raise UsageError(f"target: the composition must leave open one number that sets how much goes; {named}")
+    return found[0]
+
+
+def _amounts(recipe: Recipe, registry: Registry) -> Iterator[Amount]:
+    for stage in flat(recipe.stages):
+        for method in stage.methods:
+            card = registry.card(method.key) or {}
+            for name, setting in card.get("hyperparameters", {}).items():
+                if setting.get("amount") and name not in method.settings:
+                    whole = setting["type"] == "int"
+                    low = setting.get("ge", setting.get("gt", 0) + (1 if whole else FINEST))
+                    high = setting.get("le", setting.get("lt", 1) - (1 if whole else FINEST))
+                    yield Amount(method, name, low, high, whole, setting["amount"] == "more")
+
+
+def values(amount: Amount) -> list[float]:
+    """Return the values to choose among, from the one that takes least to the one that takes most."""
+    step = 1 if amount.whole else FINEST
+    count = math.floor((amount.high - amount.low) / step + 1e-9)
+    found = [amount.low + step * number for number in range(count + 1)]
+    rounded = [int(v) if amount.whole else round(v, 6) for v in found]
+    return rounded if amount.more else rounded[::-1]
+
+
+def smallest(ordered: list[float], enough: Callable[[float], bool]) -> float | None:
+    """Return the first of some values that is enough, found by halving: all behind it are taken to be so too."""
+    low, high = 0, len(ordered)
+    while low < high:
+        middle = (low + high) // 2
+        if enough(ordered[middle]):
+            high = middle
+        else:
+            low = middle + 1
+    return ordered[low] if low < len(ordered) else None
+
+
+def tried(recipe: Recipe, amount: Amount, value: float, registry: Registry) -> dict[str, Any]:
+    """Return the report of a recipe with one value, a single step of training a stage."""
+    amount.method.settings[amount.name] = value
+    short = recipe.model_copy(deep=True)
+    short.train = {**short.train, "epochs": 1, "max_steps": 1}
+    for stage in flat(short.stages):
+        stage.epochs = None
+    with tempfile.TemporaryDirectory(prefix="condensery-") as folder:
+        return Run(short, registry, out=Path(folder) / "try", device="cpu", budget="quick").execute()

@@ -1,0 +1,253 @@
+"""Nets that a user brings: what comes out, what is refused, and that nothing of theirs is touched."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.core.front.nets import SIDE, Once, Plain, loaders
+from tests.tasks_of_all_kinds.detector import AveragePrecision, Detection, Detector
+from torch import Tensor, nn
+
+import condensery
+from condensery import CondenseryError, Result, UsageError
+from condensery.run import Observer
+from condensery.tasks import Metric
+
+
+@pytest.fixture(scope="module")
+def pruned() -> tuple[Plain, Mapping[str, Tensor], Result, list[dict[str, Any]]]:
+    """A net, what it held before, the result of slimming and distilling it, and what an observer was told."""
+    net = Plain()
+    seen: list[dict[str, Any]] = []
+    held = {name: value.clone() for name, value in net.state_dict().items()}
+    train, test = loaders()
+    line = "network-slimming(ratio=0.25) -> hinton-kd"
+    result = condensery.compress(net, line, train=train, test=test, epochs=2, observer=seen.append, quiet=True)
+    return net, held, result, seen
+
+
+def test_a_net_comes_back_smaller(pruned: Any) -> None:
+    net, held, result, _ = pruned
+    assert all(torch.equal(held[name], value) for name, value in net.state_dict().items())  # nothing of theirs moved
+    assert net.training
+    assert net.body[0].out_channels == 8
+
+    left = result.net.body[0].out_channels + result.net.body[3].out_channels
+    assert left == 18  # three quarters of 8 + 16
+    assert type(result.net) is Plain
+    assert result.report["after"]["parameters"] < result.report["before"]["parameters"]
+
+
+def test_it_trains_on_the_loaders_own_batches(pruned: Any) -> None:
+    *_, seen = pruned
+    assert [(e["stage"], e["epoch"], e["steps"]) for e in seen] == [
+        ("network-slimming", 1, 3), ("network-slimming", 2, 6), ("hinton-kd", 1, 3), ("hinton-kd", 2, 6),
+    ]  # fmt: skip
+    assert seen[-1]["student.task"] > 0
+    assert seen[-1]["student.hinton-kd.kd"] >= 0
+
+
+def test_it_is_printed_as_a_table(pruned: Any) -> None:
+    *_, result, _ = pruned
+    assert "parameters" in str(result)
+    assert max(map(len, str(result).splitlines())) <= 80
+    assert result._repr_html_().count("<tr>") == len(result._repr_html_().split("</tr>")) - 1 > 8
+
+
+def test_what_was_saved_goes_into_a_net_like_it(pruned: Any, tmp_path: Path) -> None:
+    _, _, result, _ = pruned
+    path = result.save(tmp_path / "net.safetensors")
+    like = Plain(seed=9)
+    held = copy.deepcopy(like.state_dict())
+    again = condensery.load(path, into=like)
+
+    images = torch.randn(5, 1, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(again(images), result.net(images))
+    assert torch.isfinite(again(images)).all()
+    assert all(torch.equal(held[name], value) for name, value in like.state_dict().items())
+
+    with pytest.raises(UsageError, match="its layers or shapes are others"):
+        condensery.load(path, into=nn.Linear(2, 2))
+    with pytest.raises(CondenseryError, match=r"condensery.load\(path, into=net\)"):
+        condensery.load(path)
+
+
+class Stop(Observer):
+    """Stops a run as Ctrl-C does, after its second epoch."""
+
+    def epoch_ended(self, stage: Any, history: Any) -> None:
+        if len(history) == 2:
+            raise KeyboardInterrupt
+
+
+def test_a_run_that_was_stopped_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+    """The loader shuffles and draws noise, so that each of its draws must depend on the seed alone."""
+    line = "magnitude(sparsity=0.5, steps=3)"
+
+    def run(out: Path, **more: Any) -> Result:
+        train, test = loaders()
+        torch.manual_seed(len(out.name))  # what the caller has drawn before changes nothing
+        return condensery.compress(Plain(), line, train=train, test=test, epochs=3, quiet=True, out=out, **more)
+
+    whole = run(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "stopped", observer=Stop())
+    resumed = run(tmp_path / "stopped", resume=True)
+
+    assert whole.report["after"]["nonzeros"] > 0
+    for name, value in whole.net.state_dict().items():
+        assert torch.equal(value, resumed.net.state_dict()[name]), name
+    again: dict[str, Any] = {
+        "train": loaders()[0],
+        "epochs": 3,
+        "out": tmp_path / "stopped",
+        "resume": True,
+        "quiet": True,
+    }
+    with pytest.raises(UsageError, match="another recipe"):
+        condensery.compress(Plain(seed=1), line, train=loaders()[0], **again)
+
+
+def test_the_callers_own_draws_go_on_as_if_nothing_had_been_drawn() -> None:
+    train, _ = loaders()
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    list(condensery.tasks.drawn_apart(lambda: iter(train), 7))
+    assert torch.equal(torch.rand(2), expected)
+
+
+def test_a_batch_size_below_the_loaders_plays_parts() -> None:
+    train, test = loaders(examples=50, batch_size=20)  # batches of 20, 20 and 10: parts of 8 make 3 + 3 + 2
+    seen: list[dict[str, Any]] = []
+    settings = {"batch_size": 8}
+    condensery.compress(
+        Plain(), "magnitude", train=train, test=test, train_settings=settings, observer=seen.append, quiet=True
+    )
+    assert seen[0]["steps"] == 8
+    with pytest.raises(UsageError, match="batch_size 128, but the training data come in batches of 20"):
+        condensery.compress(Plain(), "magnitude", train=train, train_settings={"batch_size": 128}, quiet=True)
+
+
+# ------------------------------------------------------------------ a size to reach
+
+
+@pytest.mark.parametrize("most", [0.5, 3000])
+def test_a_target_finds_the_ratio(most: float) -> None:
+    train, test = loaders()
+    result = condensery.compress(
+        Plain(), "l1-filter-pruning", train=train, test=test, target={"bytes": most}, quiet=True
+    )
+    before, after = result.report["before"]["bytes"], result.report["after"]["bytes"]
+    limit = most * before if most <= 1 else most
+    assert 0.5 * limit < after <= limit
+
+
+def test_a_target_needs_one_number() -> None:
+    train, _ = loaders()
+
+    def ask(line: str, **target: float) -> None:
+        condensery.compress(Plain(), line, train=train, target=target, quiet=True)
+
+    with pytest.raises(UsageError, match="magnitude's sparsity, kmeans-sharing's bits"):
+        ask("magnitude -> kmeans-sharing", bytes=0.5)
+    with pytest.raises(UsageError, match="none of its methods has one"):
+        ask("hinton-kd", bytes=0.5)
+    with pytest.raises(CondenseryError, match=r"'byte'.*'bytes'"):
+        ask("magnitude", byte=0.5)
+    with pytest.raises(UsageError, match="brings bytes to 1e-05"):
+        ask("kmeans-sharing", bytes=1e-5)
+
+
+# ------------------------------------------------------------------ other kinds of nets and data
+
+
+def test_a_vision_transformer_of_timm() -> None:
+    timm = pytest.importorskip("timm")
+    net = timm.create_model(
+        "vit_tiny_patch16_224",
+        img_size=SIDE,
+        patch_size=4,
+        in_chans=1,
+        num_classes=3,
+        embed_dim=24,
+        depth=2,
+        num_heads=3,
+    )
+    train, test = loaders()
+    result = condensery.compress(net, "lsq(weight_bits=4)", train=train, test=test, quiet=True)
+    assert result.report["ratios"]["compression_rate"] > 2
+    assert 0 <= result.report["after"]["quality"]["accuracy"] <= 100
+
+
+def test_a_classifier_of_hugging_face_with_batches_that_are_mappings() -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.BertConfig(
+        vocab_size=30, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, num_labels=2,
+        max_position_embeddings=12,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    net = transformers.BertForSequenceClassification(config)
+    ids = torch.randint(1, 30, (16, 10))
+    batches = [
+        {"input_ids": i, "attention_mask": torch.ones_like(i), "labels": i[:, 0] % 2} for i in torch.split(ids, 4)
+    ]
+    result = condensery.compress(net, "magnitude(sparsity=0.5)", train=batches, test=batches, quiet=True)
+    assert type(result.net) is transformers.BertForSequenceClassification
+    assert result.report["after"]["quality"]["errors"] <= 16
+    assert result.report["after"]["nonzeros"] < 0.7 * result.report["before"]["nonzeros"]
+
+
+def test_a_detector_with_a_list_of_labels() -> None:
+    """As torchvision's collating gives it: a tuple of images and a tuple of mappings."""
+    task, images, torch_batches = Detection(), [], []
+    for batch in task.batches("train", batch_size=6):
+        images.append(batch.inputs)
+        torch_batches.append((batch.inputs, tuple(batch.labels)))
+
+    def loss(outputs: Any, labels: Any) -> Tensor:
+        found = task.loss(outputs, condensery.Batch(None, labels))
+        assert found is not None
+        return found
+
+    def ap(outputs: Any, labels: Any) -> float:
+        meter = AveragePrecision()
+        meter.update(outputs, condensery.Batch(None, labels))
+        return meter.compute()["ap50"]
+
+    torch.manual_seed(0)
+    result = condensery.compress(
+        Detector(1, 3), "kmeans-sharing(bits=4)", train=torch_batches, test=torch_batches, loss=loss, quiet=True,
+        metrics={"ap50": ap, Metric("distance", "", False): loss}, rows=lambda o, labels: o["logits"].flatten(0, 1),
+    )  # fmt: skip
+    assert set(result.report["after"]["quality"]) == {"ap50", "distance"}
+    assert result.report["ratios"]["compression_rate"] > 2
+
+
+# ------------------------------------------------------------------ what is refused
+
+
+@pytest.mark.parametrize(
+    ("train", "said"),
+    [
+        (Once(), "an iterator ends after one epoch"),
+        ([], "give no batch"),
+        ([(torch.zeros(2, 1, SIDE, SIDE),)], "a pair of inputs and labels.*a tuple of 1"),
+        (["ab"], "a pair|neither a tensor"),
+    ],
+)
+def test_data_that_are_none(train: Any, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        condensery.compress(Plain(), "magnitude", train=train, quiet=True)
+
+
+def test_parts_of_data_of_ones_own() -> None:
+    train, _ = loaders()
+    stages = [{"methods": ["magnitude"], "data": {"subset": {"without": [1]}}}]
+    with pytest.raises(UsageError, match="of data of your own only a size"):
+        condensery.compress(Plain(), stages, train=train, quiet=True)
