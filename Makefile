@@ -60,14 +60,11 @@ pages: .venv/installed
 	@rm -rf build/pages
 	$(BIN)/python -m condensery_catalogue.pages build/pages
 
+# Each figure beside what it is compared with, in runs/bench-*.json too: about a minute or two a script.
+BENCHMARKS := run desk memory codecs artifacts quantized zoo suite listing
+
 bench: .venv/installed
-	$(BIN)/python tests/benchmarks/run.py
-	$(BIN)/python tests/benchmarks/artifacts.py
-	$(BIN)/python tests/benchmarks/codecs.py
-	$(BIN)/python tests/benchmarks/memory.py
-	$(BIN)/python tests/benchmarks/suite.py
-	$(BIN)/python tests/benchmarks/zoo.py
-	$(BIN)/python tests/benchmarks/listing.py
+	@for name in $(BENCHMARKS); do $(BIN)/python tests/benchmarks/$$name.py || exit 1; done
 
 # What can be made again in minutes; runs/ stays.
 clean:

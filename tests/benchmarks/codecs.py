@@ -1,4 +1,4 @@
-"""``make bench``, codecs: megabytes of float32 a second, each beside numpy's or safetensors' own way.
+"""``make bench``, codecs: megabytes of float32 a second, each beside what it reached at first, numpy's and zstd's.
 
 Every codec gets the same number of values, as a compressed layer holds them. Values count as four bytes each, whatever
 a codec is given, so that its figures can be laid beside those of the weights that they come from.
@@ -23,6 +23,8 @@ from condensery.nets import BitPack, Coding, Leaf, build_net
 from condensery.recipe import ModelSpec
 from condensery.storage import bake, open_artifact, save_artifact
 from condensery.tasks import TaskFacts
+from condensery_plugins.codecs.affine import Affine
+from condensery_plugins.codecs.bitmap import Bitmap
 from condensery_plugins.codecs.huffman import Huffman
 from condensery_plugins.codecs.palette import Palette
 from condensery_plugins.codecs.sparse import sparse
@@ -30,6 +32,15 @@ from condensery_plugins.codecs.sparse_index import SparseIndex
 
 VALUES = 4_000_000
 ROUNDS = 3
+FIRST = {
+    "huffman": (87, 154),
+    "bitpack(4)": (683, 428),
+    "palette": (63, 277),
+    "sparse-index(2)": (85, 272),
+    "numpy nibbles": (5480, 6226),
+    "zstd": (2594, 5619),
+}
+"""Megabytes a second in and out when the codecs were first measured, on another machine: compare ratios to numpy's."""
 
 
 def best(work: Callable[[], object]) -> float:
@@ -55,6 +66,8 @@ def layers() -> dict[str, tuple[Callable[[Tensor], Coding], Tensor]]:
         "bitpack(4)": (lambda _: Coding(BitPack(4)), nibbles),
         "bitpack(5)": (lambda _: Coding(BitPack(5, -15)), codes),
         "palette": (lambda values: Coding(Palette(values)), few),
+        "affine": (lambda _: Coding(Affine(5, torch.tensor(0.01))), few),
+        "bitmap": (lambda _: Coding(Bitmap()), holes),
         "sparse-index(2)": (lambda _: Coding(SparseIndex(2)), holes),
         "sparse, chosen": (lambda values: sparse(Coding(BitPack(5, -15)), values), codes.masked_fill(zeros, 0)),
     }
@@ -90,6 +103,21 @@ def numpy_nibbles() -> tuple[float, float]:
     return megabytes / best(pack), megabytes / best(unpack)
 
 
+def zstd() -> tuple[float, float] | None:
+    """Return what zstd reaches on the codes that Huffman's code gets, one byte each; ``None`` where it isn't there."""
+    try:
+        from compression.zstd import compress, decompress  # Python 3.14
+    except ImportError:
+        try:
+            from zstandard import compress, decompress
+        except ImportError:
+            return None
+
+    codes = layers()["huffman"][1].numpy().astype(np.int8).tobytes()
+    packed, megabytes = compress(codes), 4e-6 * VALUES
+    return megabytes / best(lambda: compress(codes)), megabytes / best(lambda: decompress(packed))
+
+
 def files(folder: Path) -> dict[str, float]:
     """Return how much longer saving and opening a dense net takes than safetensors alone."""
     registry = Registry.open()
@@ -112,26 +140,39 @@ def files(folder: Path) -> dict[str, float]:
     }
 
 
+def told(name: str, reached: tuple[float, float]) -> dict[str, float]:
+    """Print what was reached beside what it was at first; returns it."""
+    first, said = FIRST.get(name), ""
+    if first:
+        said = (
+            f" (at first {first[0]:,} and {first[1]:,}: {reached[0] / first[0]:.1f}x and {reached[1] / first[1]:.1f}x)"
+        )
+    print(f"{name}: {reached[0]:,.0f} MB/s in, {reached[1]:,.0f} MB/s out{said}", flush=True)
+    return {"encode_mb_per_s": reached[0], "decode_mb_per_s": reached[1]}
+
+
 def main() -> None:
     """Print and store the figures."""
     torch.set_num_threads(1)
     wanted = sys.argv[1:]
     figures: dict[str, object] = {}
     for name, (make, values) in layers().items():
-        if wanted and name not in wanted:
-            continue
-        encoded, decoded = rates(make, values)
-        figures[name] = {"encode_mb_per_s": encoded, "decode_mb_per_s": decoded}
-        print(f"{name}: {encoded:,.0f} MB/s in, {decoded:,.0f} MB/s out", flush=True)
-
-    packed, unpacked = numpy_nibbles()
-    figures["numpy nibbles"] = {"encode_mb_per_s": packed, "decode_mb_per_s": unpacked}
-    print(f"numpy nibbles, for comparison: {packed:,.0f} MB/s in, {unpacked:,.0f} MB/s out")
+        if not wanted or name in wanted:
+            figures[name] = told(name, rates(make, values))
+    for name, peer in (("numpy nibbles", numpy_nibbles()), ("zstd", zstd())):
+        if peer is None:
+            print(f"{name}: not installed, so not compared")
+        else:
+            figures[name] = told(name, peer)
 
     if not wanted:
         with tempfile.TemporaryDirectory() as folder:
             figures["files"] = found = files(Path(folder))
-        print("timm/resnet18: " + ", ".join(f"{name} {value:.1f}x" for name, value in found.items()))
+        print(
+            "timm/resnet18: "
+            + ", ".join(f"{name} {value:.1f}x" for name, value in found.items())
+            + " (at first 13x, 18x)"
+        )
 
     Path("runs").mkdir(exist_ok=True)
     Path("runs/bench-codecs.json").write_text(json.dumps(figures, indent=1) + "\n")

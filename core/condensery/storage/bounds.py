@@ -19,6 +19,12 @@ TENSORS = 8_000
 META = torch.device("meta")
 CAST = torch.ops.aten._to_copy.default
 """The operation that puts a net into another type: it makes each of its tensors anew."""
+_aten = torch.ops.aten
+NO_LARGER = frozenset(
+    {_aten.detach.default, _aten.copy_.default, _aten.zero_.default, _aten.fill_.Scalar, _aten.relu_.default}
+    | {_aten.set_.source_Storage, _aten.native_batch_norm.default}
+)
+"""Operations whose results are never larger than what they are given: most of a build, and dear to ask on ``meta``."""
 
 
 class Bounded(TorchDispatchMode):
@@ -36,6 +42,8 @@ class Bounded(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Play one operation, once it is known how large its result is."""
         kwargs = kwargs or {}
+        if func in NO_LARGER:
+            return func(*args, **kwargs)
         of_others = any(isinstance(a, Tensor) for a in tree_leaves((args, kwargs)))
         makes = func is CAST or ("device" in kwargs and not of_others)
         asked = {**kwargs, "device": META, "pin_memory": None} if makes else kwargs
