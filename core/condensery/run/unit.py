@@ -17,7 +17,7 @@ from condensery.run.folder import PROGRESS, RunFolder
 from condensery.run.opening import Opener
 from condensery.run.players import Player
 from condensery.run.progress import Observer, Progress
-from condensery.run.resume import lay_progress, progress_of, rehearse
+from condensery.run.resume import lay_progress, progress_of, rehearse, unsaved
 from condensery.run.snapshots import Snapshots
 from condensery.run.stage import Stage
 from condensery.run.validation import Validation
@@ -88,6 +88,7 @@ class UnitRunner:
         self.show.start(unit.title, stage.steps_per_epoch * stage.epochs)
         self.show.advance(stage.steps_per_epoch * stage.epoch)
 
+        before = unsaved(stage) if self.dry else {}
         for epoch in range(stage.epoch, stage.epochs):
             stage.epoch = epoch
             started = time.monotonic()
@@ -97,7 +98,7 @@ class UnitRunner:
             stage.check_finite()
             stage.manager.call("after_epoch", stage=stage)
             if self.dry:
-                rehearse(stage)
+                rehearse(stage, before)
             else:
                 self._end_epoch(stage, unit, history, started)
         return history
@@ -105,7 +106,7 @@ class UnitRunner:
     def _steps(self, stage: Stage) -> None:
         """Play one epoch's batches."""
         stage.started = stage.step
-        for batch in check_batches(stage, stage.manager.call("batches", stage=stage)):
+        for batch in check_batches(stage):
             stage.set_rates()
             stage.manager.call("before_step", stage=stage, batch=batch)
             stage.take_step(batch)
