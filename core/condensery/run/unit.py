@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from condensery.errors import MethodError
@@ -17,7 +17,7 @@ from condensery.run.folder import PROGRESS, RunFolder
 from condensery.run.opening import Opener
 from condensery.run.players import Player
 from condensery.run.progress import Observer, Progress
-from condensery.run.resume import lay_progress, progress_of, rehearse
+from condensery.run.resume import lay_progress, progress_of, rehearse, unsaved
 from condensery.run.snapshots import Snapshots
 from condensery.run.stage import Stage
 from condensery.run.validation import Validation
@@ -88,6 +88,7 @@ class UnitRunner:
         self.show.start(unit.title, stage.steps_per_epoch * stage.epochs)
         self.show.advance(stage.steps_per_epoch * stage.epoch)
 
+        before = unsaved(stage) if self.dry else {}
         for epoch in range(stage.epoch, stage.epochs):
             stage.epoch = epoch
             started = time.monotonic()
@@ -97,7 +98,7 @@ class UnitRunner:
             stage.check_finite()
             stage.manager.call("after_epoch", stage=stage)
             if self.dry:
-                rehearse(stage)
+                rehearse(stage, before)
             else:
                 self._end_epoch(stage, unit, history, started)
         return history
@@ -105,7 +106,7 @@ class UnitRunner:
     def _steps(self, stage: Stage) -> None:
         """Play one epoch's batches."""
         stage.started = stage.step
-        for batch in check_batches(stage, stage.manager.call("batches", stage=stage)):
+        for batch in check_batches(stage):
             stage.set_rates()
             stage.manager.call("before_step", stage=stage, batch=batch)
             stage.take_step(batch)
@@ -177,6 +178,16 @@ def _report(stage: Stage) -> dict[str, float]:
     found: dict[str, float] = {}
     for name, call in stage.manager.each("report"):
         found |= {f"{name}.{key}": value for key, value in check_report(stage, name, call(stage=stage)).items()}
+    return found
+
+
+def reported(stages: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """Return what the methods of all stages reported, by method; of one that acts in several stages, the last."""
+    found: dict[str, dict[str, float]] = {}
+    for stage in stages:
+        for path, value in stage["report"].items():
+            method, _, name = path.partition(".")
+            found.setdefault(method, {})[name] = value
     return found
 
 
