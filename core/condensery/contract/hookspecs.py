@@ -228,7 +228,8 @@ def check_marked(what: str, plugin: object, hooks: Iterable[str]) -> None:
 
     :param what: names the plugin, for messages.
     :param plugin: a method, or a module or object that offers something.
-    :raises PluginError: for a class, a function named like a hook or nearly so but not marked, or a default argument on a hook.
+    :raises PluginError: for a class, a function named like a hook or nearly so but not marked, or a default argument on
+        a hook.
     """
     if inspect.isclass(plugin):
         raise PluginError(f"{what}: register a module or an instance, not the class {plugin.__name__}")
