@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
+import functools
+import importlib.metadata
 import inspect
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, get_args
 
 import typer
 
 from condensery.errors import CondenseryError, UsageError
 from condensery_catalogue.listing import FACETS
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="Change one value: stages.0.hinton-kd.T=2")]
 Seed = Annotated[int | None, typer.Option(min=0, help="Seed of the run.")]
@@ -28,33 +24,111 @@ Out = Annotated[Path | None, typer.Option(help="Folder for report.json, log and 
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with what the out folder holds.")]
 Launch = Annotated[int, typer.Option(min=1, help="Play it in this many processes, started by torchrun.")]
 Explain = Annotated[bool, typer.Option("--explain", help="Print the resolved recipe and the call order, and stop.")]
+Plugins = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--plugin",
+        metavar="FILE_OR_MODULE",
+        help="Take this plugin too: a Python file, or a module; may be repeated.",
+    ),
+]
+Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Say which plugins, data and kept nets are used.")]
 
 
-@app.callback(help="A catalogue of neural-network compression: list it, run it, compose it, reproduce it.")
-def only_where_it_may(context: typer.Context) -> None:
-    """Refuse what several processes would do several times."""
-    from condensery_catalogue.launching import launched
+class App(typer.Typer):
+    """An app whose commands all take ``--plugin`` and ``--verbose``."""
 
-    if launched() and context.invoked_subcommand not in ("run", "compose"):
-        raise UsageError(f"WORLD_SIZE > 1: {context.invoked_subcommand} is for one process; start it without torchrun")
+    def command(self, name: str | None = None, **settings: Any) -> Callable[..., Any]:
+        """Return the decorator that makes a function a command."""
+        register = super().command(name, **settings)
+        return lambda command: register(_with_options(_prepared(command), {"plugin": Plugins, "verbose": Verbose}))
+
+
+def _prepared(command: Callable[..., None]) -> Callable[..., None]:
+    """Return a command that first does what its common options say."""
+
+    @functools.wraps(command)
+    def run(plugin: Sequence[str] | None = None, verbose: bool = False, **given: Any) -> None:
+        if verbose:
+            import logging
+
+            logging.basicConfig(format="%(message)s")
+            for room in ("condensery", "condensery_catalogue"):
+                logging.getLogger(room).setLevel(logging.INFO)
+        if plugin:
+            from condensery_catalogue.listing import take_plugins
+
+            take_plugins(plugin)
+        command(**given)
+
+    return run
+
+
+def _with_options(command: Callable[..., None], options: Mapping[str, Any]) -> Callable[..., None]:
+    """Give a command more options, which it gets by name.
+
+    :param options: annotations by name; those that aren't given are ``None``, flags ``False``.
+    """
+    own = inspect.signature(command, eval_str=True)
+    kept = [p for p in own.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    more = [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=False if get_args(annotation)[0] is bool else None,
+            annotation=annotation,
+        )
+        for name, annotation in options.items()
+    ]
+    command.__signature__ = own.replace(parameters=[*kept, *more])  # type: ignore[attr-defined]
+    command.__annotations__ |= options
+    return command
 
 
 def _with_facets(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command an option for each facet, which it gets by name."""
-    own = inspect.signature(command)
-    options = [
-        inspect.Parameter(
-            name.replace("-", "_"),
-            inspect.Parameter.KEYWORD_ONLY,
-            default=None,
-            annotation=Annotated[str | None, typer.Option(f"--{name}", help=words)],
-        )
+    """Give a command an option for each facet."""
+    facets = {
+        name.replace("-", "_"): Annotated[str | None, typer.Option(f"--{name}", help=words)]
         for name, words in FACETS.items()
-    ]
-    kept = [p for p in own.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-    command.__signature__ = own.replace(parameters=[*kept, *options])  # type: ignore[attr-defined]
-    command.__annotations__ |= {option.name: option.annotation for option in options}
-    return command
+    }
+    return _with_options(command, facets)
+
+
+def keys_of(*kinds: str) -> Callable[[str], list[str]]:
+    """Return what completes a key of some kinds in a shell."""
+
+    def complete(incomplete: str) -> list[str]:
+        from condensery.contract import Registry
+
+        registry = Registry.open()
+        return sorted({key for kind in kinds for key in registry.keys(kind) if key.startswith(incomplete)})
+
+    return complete
+
+
+app = App(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+@app.callback(
+    invoke_without_command=True,
+    help="A catalogue of neural-network compression: list it, run it, compose it, reproduce it.",
+)
+def only_where_it_may(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", is_eager=True, help="Say the version and stop.")] = False,
+) -> None:
+    """Refuse what several processes would do several times."""
+    from condensery_catalogue.launching import launched
+
+    if version:
+        print(f"condensery {importlib.metadata.version('condensery')}")
+        raise typer.Exit
+    if launched() and context.invoked_subcommand not in ("run", "compose"):
+        raise UsageError(f"WORLD_SIZE > 1: {context.invoked_subcommand} is for one process; start it without torchrun")
 
 
 @app.command("list")
@@ -67,7 +141,7 @@ def list_(json: Json = False, **chosen: str | None) -> None:
 
 
 @app.command()
-def show(key: str, json: Json = False) -> None:
+def show(key: Annotated[str, typer.Argument(autocompletion=keys_of("papers", "methods"))], json: Json = False) -> None:
     """Show one card: paper, hyper-parameters, claims and where they come from."""
     from condensery_catalogue.showing import show_card
 
@@ -76,7 +150,12 @@ def show(key: str, json: Json = False) -> None:
 
 @app.command()
 def fit(
-    model: Annotated[str, typer.Argument(help="A model: resnet20, 'vit(dim=24)'; for a net of your own: Python.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="A model: resnet20, 'vit(dim=24)'; for a net of your own: Python.", autocompletion=keys_of("models")
+        ),
+    ],
     task: Annotated[str | None, typer.Option(help="A task that the net fits; digits by default.")] = None,
     method: Annotated[str | None, typer.Option(help="Say all of this method alone: partners, command.")] = None,
     json: Json = False,
@@ -180,7 +259,10 @@ def search(
 
 @app.command()
 def reproduce(
-    key: Annotated[list[str] | None, typer.Argument(help="The reproduction; with --pending any number.")] = None,
+    key: Annotated[
+        list[str] | None,
+        typer.Argument(help="The reproduction; with --pending any number.", autocompletion=keys_of("recipes")),
+    ] = None,
     tier: Annotated[
         str | None, typer.Option(help="smoke (seconds), desk (minutes; the default where there is one) or paper.")
     ] = None,
@@ -211,7 +293,7 @@ def reproduce(
     reproduce_paper((key or [""])[0], tier, seeds, options, store=store)
 
 
-results_app = typer.Typer(help="Carry finished runs and results from one machine to another.", no_args_is_help=True)
+results_app = App(help="Carry finished runs and results from one machine to another.", no_args_is_help=True)
 app.add_typer(results_app, name="results")
 
 

@@ -87,6 +87,12 @@ another kind may be taught all the same: the cells tell what the papers did.
 
 {markdown_table(columns, map_rows(cards))}
 
+## A teacher's answers, kept
+
+`CONDENSERY_TEACHER_MB=500` lets what a frozen teacher answers fill so many megabytes of the cache: an example that it
+met before, in this run or another, isn't given to it again. It holds for methods on outputs, changes no result, and
+pays where inputs aren't augmented, or runs share their seed, as the trials of a grid do.
+
 ## Each method and its teacher
 
 {markdown_table(("method", "teacher", "in one sentence"), teacher_rows(cards))}

@@ -115,5 +115,8 @@ def print_result(result: Mapping[str, Any]) -> None:
         label = escape(f"{arm}, {gone}" if gone else arm)
         arms.add_row(label, *said, counted(figures["nonzeros"]), f"{file:,.0f}", f"{rate:.2f}x")
     out.print(arms)
+    for path, alike in result.get("figure", {}).get("ranks", {}).items():
+        words = ", ".join(f"{name} {'-' if value is None else f'{value:.2f}'}" for name, value in alike.items())
+        out.print(f"{path} ranks the arms as {result['figure']['y']} does: {words}", markup=False, highlight=False)
     if result["note"]:
         out.print(result["note"], markup=False, highlight=False)

@@ -38,6 +38,8 @@ class Method:
     """Words that no longer hold after it."""
     acts_on: ClassVar[tuple[str, ...]] = ("student",)
     """Players for which the per-player hooks are called; ``("all",)`` for every one."""
+    reports: ClassVar[tuple[str, ...]] = ()
+    """Names in ``report`` that are there on every net: a search or a picture may ask for ``reported.<key>.<name>``."""
     asks_quality: ClassVar[bool] = False
     """Whether it calls ``stage.quality``: the recipe then holds out examples that no stage trains on."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from condensery.errors import MethodError
@@ -178,6 +178,16 @@ def _report(stage: Stage) -> dict[str, float]:
     found: dict[str, float] = {}
     for name, call in stage.manager.each("report"):
         found |= {f"{name}.{key}": value for key, value in check_report(stage, name, call(stage=stage)).items()}
+    return found
+
+
+def reported(stages: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """Return what the methods of all stages reported, by method; of one that acts in several stages, the last."""
+    found: dict[str, dict[str, float]] = {}
+    for stage in stages:
+        for path, value in stage["report"].items():
+            method, _, name = path.partition(".")
+            found.setdefault(method, {})[name] = value
     return found
 
 

@@ -114,6 +114,7 @@ class Turns:
         self.workers = workers
         if workers.count > 1:
             self.seed = int(torch.randint(2**62, ()))  # from the generator that is alike in all processes
+            self.devices = {p.device for net in nets[:1] for p in net.parameters() if p.is_cuda}
             self.buffers = [buffer for net in nets for buffer in net.buffers()]
             self.before = [buffer.clone() for buffer in self.buffers]
             self.made: list[Tensor] = []
@@ -127,7 +128,7 @@ class Turns:
         for buffer, old in zip(self.buffers, self.before, strict=True):
             buffer.copy_(old)
         whole = WholeBatchNorms(self.workers.processes) if self.workers.whole else contextlib.nullcontext()
-        with torch.random.fork_rng(), whole:
+        with torch.random.fork_rng(self.devices), whole:
             torch.manual_seed(self.seed + worker)
             yield
         self.made.append(self._floats(self.buffers))

@@ -1,7 +1,6 @@
 from .channels import axis as axis
 from .channels import is_depthwise as is_depthwise
 from .channels import is_writer as is_writer
-from .channels import randomize as randomize
 from .cuts import TOLERANCE as TOLERANCE
 from .cuts import Channels as Channels
 from .cuts import Cut as Cut
@@ -19,3 +18,4 @@ from .graph import Group as Group
 from .graph import remove_channels as remove_channels
 from .surgeon import Surgeon as Surgeon
 from .surgeon import choose as choose
+from .trials import randomize as randomize

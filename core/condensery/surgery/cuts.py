@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -35,12 +36,46 @@ class Left:
     """What is left of one tensor.
 
     :param old: its shape before, ``new`` after.
-    :param kept: int64 of shape ``(numbers left,)``: the flat entries of the old tensor, in the order of the new one.
+    :param entries: int64 of shape ``(entries left,)``: the flat entries of the old tensor, in the order of the new one.
+    :param places: how many neighbouring numbers each entry stands for, as a kernel's places go together.
     """
 
     old: tuple[int, ...]
     new: tuple[int, ...]
-    kept: Tensor
+    entries: Tensor
+    places: int = 1
+
+    @cached_property
+    def kept(self) -> Tensor:
+        """The flat numbers of the old tensor that are left, in the order of the new one, int64."""
+        if self.places == 1:
+            return self.entries
+        return (self.entries[:, None] * self.places + torch.arange(self.places)).flatten()
+
+    @cached_property
+    def axes(self) -> tuple[Tensor, ...] | None:
+        """The indices left along each of the first axes, int64, where they tell it all: slicing by them is fast."""
+        if len(self.old) == 1:
+            return (self.entries,)
+        if not len(self.entries) or math.prod(self.old[2:]) != self.places:
+            return None
+        width = self.old[1]
+        matrix = self.entries.view(self.new[:2])
+        rows, columns = matrix[:, 0] // width, matrix[0] % width
+        return (rows, columns) if torch.equal(matrix, rows[:, None] * width + columns) else None
+
+    def zeroed(self, value: Tensor) -> Tensor:
+        """Return a tensor of the old shape with zeros where nothing is left."""
+        if self.axes is None:
+            zeros = torch.zeros_like(value, memory_format=torch.contiguous_format)
+            zeros.view(-1).scatter_(0, self.kept, value.flatten().index_select(0, self.kept))
+            return zeros
+
+        zeros = value.clone()
+        for axis, indices in enumerate(self.axes):
+            gone = torch.ones(self.old[axis], dtype=torch.bool).index_fill_(0, indices, False)
+            zeros.index_fill_(axis, gone.nonzero().flatten(), 0)
+        return zeros
 
     def take(self, value: Tensor) -> Tensor:
         """Slice a tensor of the old shape, or one that broadcasts against it (``(C, 1, 1, 1)``); scalars stay.
@@ -49,6 +84,11 @@ class Left:
             convolution, so that a broadcast tensor has no slice.
         """
         if value.numel() == 1:
+            return value
+        if tuple(value.shape) == self.old and self.axes is not None:
+            for axis, indices in enumerate(self.axes):
+                if not torch.equal(indices, torch.arange(self.old[axis])):
+                    value = value.index_select(axis, indices.to(value.device))
             return value
         if tuple(value.shape) == self.old:
             return value.flatten().index_select(0, self.kept.to(value.device)).view(self.new)
@@ -268,9 +308,7 @@ def masked(cut: Cut, net: nn.Module, cut_net: nn.Module) -> nn.Module:
         if old is None:
             continue
         if id(old) not in made:
-            zeros = torch.zeros_like(old.detach(), memory_format=torch.contiguous_format)
-            zeros.view(-1).scatter_(0, left.kept, old.detach().flatten().index_select(0, left.kept))
-            made[id(old)] = nn.Parameter(zeros, requires_grad=False)
+            made[id(old)] = nn.Parameter(left.zeroed(old.detach()), requires_grad=False)
         owner._parameters[tensor] = made[id(old)]
 
     for path in norms_over_channels(cut):

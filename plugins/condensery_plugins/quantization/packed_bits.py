@@ -92,9 +92,7 @@ def packed_layer(owner: nn.Module, prefer: Prefer) -> Packed | None:
             return XnorLayer.filled(*signs, **settings)
         if (sums := _sums_of_signs(owner, stack, final)) is not None:
             return BasesLayer.of(*sums, settings)
-        # Products of int8 are faster than shifts, where whole numbers multiply whole numbers.
-        powers = _powers(final) if whole is None or inputs is None else None
-        if powers is not None:
+        if (powers := _powers(final, scaled=whole is None)) is not None:
             return ShiftLayer.filled(*powers, **settings)
         if signs is not None and inputs is None:
             return SelectLayer.filled(*signs, **settings)
@@ -202,14 +200,15 @@ def _sums_of_signs(owner: nn.Module, stack: Stack, final: Tensor) -> tuple[Tenso
     return (codes, each.expand(-1, len(final)), units, seen.signed) if each.shape[1] in (1, len(final)) else None
 
 
-def _powers(final: Tensor) -> tuple[Tensor, Tensor] | None:
+def _powers(final: Tensor, scaled: bool) -> tuple[Tensor, Tensor] | None:
     """Return signs times places of powers of two, and the smallest one, or ``None`` for any other weight.
 
-    All may have one factor in common, as from a scale of the layer.
+    :param scaled: all may have a factor in common, such as a scale of the layer.
     """
     mantissas, exponents = torch.frexp(final.double().abs())
+    factor = float(mantissas.max()) if scaled and mantissas.numel() else 0.5
     used = final != 0
-    if not bool(used.any()) or not bool((mantissas[used] == mantissas.max()).all()):
+    if not bool(used.any()) or not bool((mantissas[used] == factor).all()):
         return None
 
     least = int(exponents[used].min())
@@ -217,7 +216,7 @@ def _powers(final: Tensor) -> tuple[Tensor, Tensor] | None:
     levels = int(places.max())
     if levels > 127 or levels == 1:
         return None
-    return final.sign() * places, final.new_full((2, len(final)), float(mantissas.max()) * 2.0**least)
+    return final.sign() * places, final.new_full((2, len(final)), factor * 2.0**least)
 
 
 @dataclass(eq=False, kw_only=True)

@@ -71,6 +71,25 @@ def test_a_look_at_a_net_leaves_its_batch_statistics_and_modes(look: Callable[[S
         assert look(stage)
 
 
+def test_a_method_that_asks_for_quality_looks_at_examples_that_nothing_trains_on(tmp_path: Path) -> None:
+    """A tenth of the training data is held out for it; a dry run looks at eight examples and keeps no file."""
+    seen: list[tuple[bool, Path | None]] = []
+
+    class Looks(Act):
+        asks_quality = True
+
+        @hookimpl
+        def prepare(self, stage: Stage) -> None:
+            assert stage.held_out == 0.1
+            quality = stage.quality(stage.student.module, 60)
+            looked = 8 if stage.dry else 60
+            assert quality["accuracy"] == pytest.approx(100 * (1 - quality["errors"] / looked))
+            seen.append((stage.dry, stage.file("notes")))
+
+    Run(recipe([{"methods": ["looks"]}]), registry(looks=Looks), out=tmp_path / "run").execute()
+    assert seen == [(True, None), (False, tmp_path / "run" / "stage-0-notes")]
+
+
 def test_accumulation_and_workers_average(tmp_path: Path) -> None:
     """On a net without batch statistics, micro-batches and workers give the whole batch's gradient."""
 

@@ -68,7 +68,7 @@ def stepped(net: Layers, grads: Layers, rate: float) -> Layers:
     """Return a net after Adam's first step: rate * g / (|g| + 1e-8)."""
     assert all(np.abs(g).max() > 0 for pair in grads for g in pair)
     return [
-        tuple(p - rate * g / (np.abs(g) + 1e-8) for p, g in zip(layer, pair, strict=True))  # type: ignore[misc]
+        tuple(p - rate * g / (np.abs(g) + 1e-8) for p, g in zip(layer, pair, strict=True))
         for layer, pair in zip(net, grads, strict=True)
     ]
 
@@ -107,7 +107,7 @@ def test_one_update_by_hand() -> None:
         followed = [
             tuple(0.99 * s + 0.01 * f for s, f in zip(a, b, strict=True)) for a, b in zip(slow, fast, strict=True)
         ]
-        assert_near(net, followed)  # type: ignore[arg-type]
+        assert_near(net, followed)
 
 
 def test_gradients_of_both_nets() -> None:

@@ -12,6 +12,7 @@ from tests.plugins.quantization.helpers import stage_of
 
 from condensery import NotApplicable
 from condensery_plugins.quantization import observers, quantizer, uniform
+from condensery_plugins.quantization.calibration import Plan
 from condensery_plugins.quantization.quantizer import BitQuantizer, FixedWidth, Quantizer
 
 
@@ -39,9 +40,9 @@ def test_the_method_that_the_docstring_shows_quantizes_a_net() -> None:
 
 
 def test_the_widths_are_those_that_are_set() -> None:
-    assert tuple(shown().plan()) == (8, 8, None, False)
-    assert tuple(shown(weight_bits=3, activation_bits=None, edge_bits=8).plan()) == (3, None, 8, False)
-    assert tuple(FixedWidth().plan()) == (1, None, None, False)
+    assert shown().plan() == Plan(8, 8, None)
+    assert shown(weight_bits=3, activation_bits=None, edge_bits=8).plan() == Plan(3, None, 8)
+    assert FixedWidth().plan() == Plan(1, None, None)
     assert FixedWidth(edges="quantized").plan().edges == 1
 
 

@@ -272,7 +272,7 @@ def test_a_student_of_ternary_weights_computes_what_its_teacher_did() -> None:
     net: Any = stage.student.module
     assert isinstance(net.norm2, nn.Identity)
     assert isinstance(net.norm1, nn.BatchNorm1d)  # the first layer stays real
-    assert not net.fc2.bias.any()
+    assert not net.get_parameter("fc2.bias").any()
 
 
 def test_a_student_of_real_weights_agrees_with_its_teacher() -> None:

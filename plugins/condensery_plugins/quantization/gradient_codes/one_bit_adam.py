@@ -17,10 +17,11 @@ class WarmAdam(torch.optim.Optimizer):
     """Adam without bias correction and with decoupled weight decay, whose second moment can be frozen.
 
     :param beta1: of the momentum, ``beta2`` of the second moment.
+    :param floor: share of the root mean of a tensor's second moment below which none counts once they are frozen.
     """
 
-    def __init__(self, groups: list[dict[str, Any]], beta1: float, beta2: float, eps: float) -> None:
-        super().__init__(groups, {"beta1": beta1, "beta2": beta2, "eps": eps, "frozen": False})
+    def __init__(self, groups: list[dict[str, Any]], beta1: float, beta2: float, eps: float, floor: float) -> None:
+        super().__init__(groups, {"beta1": beta1, "beta2": beta2, "eps": eps, "floor": floor, "frozen": False})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -36,7 +37,10 @@ class WarmAdam(torch.optim.Optimizer):
                 state["momentum"].lerp_(parameter.grad, 1 - group["beta1"])
                 if not group["frozen"]:
                     state["squares"].lerp_(parameter.grad.square(), 1 - group["beta2"])
-                step = state["momentum"] / (state["squares"].sqrt() + group["eps"])
+                root = state["squares"].sqrt()
+                if group["frozen"]:
+                    root = torch.maximum(root, group["floor"] * state["squares"].mean().sqrt())
+                step = state["momentum"] / (root + group["eps"])
                 parameter.sub_(step + group["weight_decay"] * parameter, alpha=group["lr"])
 
 
@@ -47,8 +51,9 @@ class OneBitAdam(GradientCode):
     Tang and others: "1-bit Adam: Communication Efficient Large-Scale Training
     with Adam's Convergence Speed", ICML 2021 [39]. In ``warmup``, a share of the stage, it is Adam in floats. Then each
     worker adds its gradient to the common momentum, codes that plus its residual, and the mean of the codes, plus a
-    common residual, is coded again: that is the momentum from then on. A number whose second moment is 0 would step
-    without bound and stays where it is.
+    common residual, is coded again: that is the momentum from then on. All numbers of a tensor have one size in it, so
+    that those with a tiny second moment would step without bound: none counts below ``floor`` of the root mean of its
+    tensor, and a number whose second moment is 0 stays where it is.
 
     The optimizer is its own, with the recipe's rate and weight decay, without bias correction.
 
@@ -61,12 +66,13 @@ class OneBitAdam(GradientCode):
     beta1: float = 0.9
     beta2: float = 0.999
     eps: float = 1e-8
+    floor: float = 0.1
     scale: Literal["l1", "l2"] = "l1"
 
     @hookimpl
     def optimizer(self, player: Player, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         """Return Adam with a second moment that can be frozen."""
-        return WarmAdam(groups, self.beta1, self.beta2, self.eps)
+        return WarmAdam(groups, self.beta1, self.beta2, self.eps, self.floor)
 
     @hookimpl
     def before_step(self, stage: Stage) -> None:

@@ -155,7 +155,7 @@ def test_one_bit_sgd_scales_the_sum() -> None:
 
 def test_one_bit_adam_sends_its_momentum() -> None:
     """In floats at first; then m = 0.5 m + 0.5 g, its signs and their mean size, coded once more: the new momentum."""
-    net = Net(OneBitAdam(beta1=0.5, beta2=0.75, eps=1e-12), 2, lr=1.0)
+    net = Net(OneBitAdam(beta1=0.5, beta2=0.75, eps=1e-12, floor=0.0), 2, lr=1.0)
     optimizer, weight = net.player.optimizer, net.layer.weight
     assert optimizer is not None
     with torch.no_grad():
@@ -196,6 +196,22 @@ def test_one_bit_adam_leaves_numbers_that_never_moved() -> None:
     moved = (weight.detach().flatten() != before).view(-1, 2)
     assert moved[:, 0].all()
     assert not moved[:, 1].any()
+
+
+def test_one_bit_adam_bounds_steps_once_it_is_frozen() -> None:
+    """Second moments of 1 and 1e-12 under a momentum of 0.5: the small one is divided by 0.1 of the root mean."""
+    net = Net(OneBitAdam(beta1=0.5, beta2=0.0, eps=0.0), 1, lr=1.0)
+    optimizer, weight = net.player.optimizer, net.layer.weight
+    assert optimizer is not None
+    weight.grad = of(1.0, 1e-6).view_as(weight)
+    optimizer.step()
+    optimizer.param_groups[0]["frozen"] = True
+    before = weight.detach().clone()
+    weight.grad = torch.zeros_like(weight)
+    optimizer.state[weight]["momentum"].fill_(1.0)
+    optimizer.step()
+    steps = (before - weight.detach()).flatten()
+    torch.testing.assert_close(steps, of(0.5, 0.5 / (0.1 * 0.5**0.5)))
 
 
 # ---------------------------------------------------------------- in a run
