@@ -349,6 +349,8 @@ def main() -> None:
     usage: type[Any] = typer.BadParameter.__mro__[1]
     try:
         code = app(standalone_mode=False)
+        if code == 130:  # what Typer makes of a Ctrl-C between the commands' own handlers, which say how to go on
+            raise KeyboardInterrupt
     except usage as error:
         said = error.format_message()
         if type(error).__name__ == "NoArgsIsHelpError":
@@ -364,8 +366,8 @@ def main() -> None:
         # A disk that is full, a folder that isn't ours: no bug of this program, wherever it was met.
         place = f"{error.filename}: " if error.filename else ""
         fail(f"{place}{error.strerror or error}; give another place, or make room, and run it again", 2)
-    except (KeyboardInterrupt, typer.Abort):  # between the commands' own handlers, which say how to go on
-        print("stopped: nothing was written", file=sys.stderr)
+    except (KeyboardInterrupt, typer.Abort):
+        print("stopped", file=sys.stderr)
         sys.exit(130)
     sys.exit(code or 0)
 
