@@ -30,7 +30,7 @@ Plugins = Annotated[
     typer.Option(
         "--plugin",
         metavar="FILE_OR_MODULE",
-        help="Take this plugin too: a Python file, or a module; may be repeated.",
+        help="Take this plugin too: a Python file, a package's folder, or a module; may be repeated.",
     ),
 ]
 Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Say which plugins, data and kept nets are used.")]
@@ -136,6 +136,14 @@ def only_where_it_may(
         raise UsageError(f"WORLD_SIZE > 1: {context.invoked_subcommand} is for one process; start it without torchrun")
 
 
+@app.command()
+def demo(out: Annotated[Path, typer.Option(help="Folder for what comes out.")] = Path("runs", "demo")) -> None:
+    """Show what this is in a minute: a CNN and a ViT made smaller, on data that come with it."""
+    from condensery_catalogue.demo import show_demo
+
+    show_demo(out)
+
+
 @app.command("list")
 @_with_facets
 def list_(json: Json = False, **chosen: str | None) -> None:
@@ -177,6 +185,60 @@ def plugins(json: Json = False) -> None:
     from condensery_catalogue.listing import list_plugins
 
     list_plugins(as_json=json)
+
+
+@app.command()
+def models(json: Json = False) -> None:
+    """List the models and their settings."""
+    from condensery_catalogue.shelves import list_models
+
+    list_models(as_json=json)
+
+
+@app.command()
+def tasks(json: Json = False) -> None:
+    """List the tasks: what is measured, on which net, and with which data."""
+    from condensery_catalogue.shelves import list_tasks
+
+    list_tasks(as_json=json)
+
+
+@app.command()
+def data(json: Json = False) -> None:
+    """Tell which data the tasks need, whether they are there, and where to get them."""
+    from condensery_catalogue.shelves import list_data
+
+    list_data(as_json=json)
+
+
+@app.command()
+def cache(
+    action: Annotated[str | None, typer.Argument(help="clear: remove something; nothing: say what is kept.")] = None,
+    kinds: Annotated[list[str] | None, typer.Argument(help="What to remove: nets, answers, quality...")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Don't ask before removing.")] = False,
+    json: Json = False,
+) -> None:
+    """Say what is kept between runs, or remove some of it."""
+    from condensery_catalogue.shelves import clear_cache, list_cache
+
+    if action == "clear":
+        clear_cache(kinds or (), sure=yes)
+    elif action is None:
+        list_cache(as_json=json)
+    else:
+        raise UnknownKey("action", action, ["clear"], where="cache")
+
+
+@app.command()
+def check(
+    package: Annotated[str, typer.Argument(help="An installed package, a plugin's name, or a plugin's file.")],
+    all: Annotated[bool, typer.Option("--all", help="Try what takes long on all networks, not on one.")] = False,
+) -> None:
+    """Check a package's plugin: its cards, its hooks, and the contract suite on its methods."""
+    from condensery_catalogue.checking import check_package
+
+    if not check_package(package, everything=all):
+        raise typer.Exit(1)
 
 
 @app.command()

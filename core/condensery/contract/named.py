@@ -1,4 +1,4 @@
-"""Plugins that a user names: a Python file, or a module that no installed package announces. Imports no torch."""
+"""Plugins that a user names: a file, a package's folder, or a module that no package announces. Imports no torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import NamedTuple
 from condensery.errors import PluginError, UsageError
 
 NAMED = "CONDENSERY_PLUGINS"
-"""Environment variable: files and modules, parted as in ``PATH``; so processes that a command starts have them too."""
+"""Environment variable: files, folders and modules, parted as in ``PATH``; processes that are started have it too."""
 
 
 class Named(NamedTuple):
@@ -33,7 +33,7 @@ def named_plugins() -> list[str]:
 def name_plugin(word: str) -> Named:
     """Load a plugin and let every registry of this process, and of those that it starts, have it.
 
-    :param word: a file, or the name of a module.
+    :param word: a file, a package's folder with a ``/`` in it, or the name of a module.
     :raises UsageError: if there is no such file, or its name is taken.
     :raises PluginError: if it can't be imported.
     """
@@ -66,29 +66,22 @@ def _is_file(word: str) -> bool:
 
 
 def _module_of(path: Path) -> ModuleType:
-    """Import a file once, under its own name, so that ``module:Name`` finds what stands in it.
+    """Import a file or a package's folder under its own name, so that ``module:Name`` finds what is in it.
 
     :raises UsageError: if there is no such file, or another module has its name.
     """
-    if not path.is_file():
-        raise UsageError(f"no such file: {path}")
+    file = path / "__init__.py" if path.is_dir() else path
+    if not file.is_file():
+        raise UsageError(f"no such file: {file}")
     if not path.stem.isidentifier():
         raise UsageError(f"plugin {path}: a module's name has letters, digits and underscores; rename the file")
 
+    # Behind all others, so that a file in this folder hides no module that is installed.
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
+    importlib.invalidate_caches()
     known = sys.modules.get(path.stem)
     spec = importlib.util.find_spec(path.stem) if known is None else known.__spec__
-    if spec is not None and Path(spec.origin or "").resolve() != path.resolve():
+    if spec is None or Path(spec.origin or "").resolve() != file.resolve():
         raise UsageError(f"plugin {path}: there is another module named {path.stem!r} already; rename the file")
-    if known is not None:
-        return known
-
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[path.stem]
-        raise
-    return module
+    return importlib.import_module(path.stem)

@@ -27,6 +27,7 @@ def register_models(register):
 def named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A file that offers a model."""
     monkeypatch.setenv(NAMED, "")
+    monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.delitem(sys.modules, "a_named_plugin", raising=False)
     path = tmp_path / "a_named_plugin.py"
     path.write_text(MODEL)
@@ -49,6 +50,17 @@ def test_a_relative_file_is_found_from_another_folder(named: Path, monkeypatch: 
     name_plugin(named.name)
     monkeypatch.chdir("/")
     assert "named-model" in Registry.open().entries["models"]
+
+
+def test_a_packages_folder_is_a_plugin_too(named: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = named.parent / "a_named_package"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("from condensery.contract import Papers\n\nplugin = Papers(__name__)\n")
+    monkeypatch.chdir(named.parent)
+    name_plugin("a_named_package/")
+    registry = Registry.open()
+    assert registry.problems == []
+    assert "a_named_package" in [plugin.name for plugin in registry.plugins]
 
 
 def test_a_module_that_is_installed_is_there_once(named: Path) -> None:
