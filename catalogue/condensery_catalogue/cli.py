@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
+import functools
+import importlib.metadata
 import inspect
 import json
 import sys
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, get_args
 
 import typer
 
-from condensery.errors import CondenseryError, UsageError
+from condensery.errors import CondenseryError, UnknownKey, UsageError
 from condensery_catalogue.listing import FACETS
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="Change one value: stages.0.hinton-kd.T=2")]
 Seed = Annotated[int | None, typer.Option(min=0, help="Seed of the run.")]
@@ -28,33 +25,123 @@ Out = Annotated[Path | None, typer.Option(help="Folder for report.json, log and 
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with what the out folder holds.")]
 Launch = Annotated[int, typer.Option(min=1, help="Play it in this many processes, started by torchrun.")]
 Explain = Annotated[bool, typer.Option("--explain", help="Print the resolved recipe and the call order, and stop.")]
+Plugins = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--plugin",
+        metavar="FILE_OR_MODULE",
+        help="Take this plugin too: a Python file, a package's folder, or a module; may be repeated.",
+    ),
+]
+Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Say which plugins, data and kept nets are used.")]
+Traceback = Annotated[bool, typer.Option("--traceback", help="Show where an error arose, all of it.")]
+COMMON = {"plugin": Plugins, "verbose": Verbose, "traceback": Traceback}
 
 
-@app.callback(help="A catalogue of neural-network compression: list it, run it, compose it, reproduce it.")
-def only_where_it_may(context: typer.Context) -> None:
+class App(typer.Typer):
+    """An app whose commands all take ``--plugin``, ``--verbose`` and ``--traceback``."""
+
+    def command(self, name: str | None = None, **settings: Any) -> Callable[..., Any]:
+        """Return the decorator that makes a function a command."""
+        register = super().command(name, **settings)
+        return lambda command: register(_with_options(_prepared(command), COMMON))
+
+
+def _prepared(command: Callable[..., None]) -> Callable[..., None]:
+    """Return a command that first does what its common options say."""
+
+    @functools.wraps(command)
+    def run(
+        plugin: Sequence[str] | None = None, verbose: bool = False, traceback: bool = False, **given: Any
+    ) -> None:  # the last one is for main()
+        if verbose:
+            import logging
+
+            logging.basicConfig(format="%(message)s")
+            for room in ("condensery", "condensery_catalogue"):
+                logging.getLogger(room).setLevel(logging.INFO)
+        if plugin:
+            from condensery_catalogue.listing import take_plugins
+
+            take_plugins(plugin)
+        command(**given)
+
+    return run
+
+
+def _with_options(command: Callable[..., None], options: Mapping[str, Any]) -> Callable[..., None]:
+    """Give a command more options, which it gets by name.
+
+    :param options: annotations by name; those that aren't given are ``None``, flags ``False``.
+    """
+    own = inspect.signature(command, eval_str=True)
+    kept = [p for p in own.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    more = [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=False if get_args(annotation)[0] is bool else None,
+            annotation=annotation,
+        )
+        for name, annotation in options.items()
+    ]
+    command.__signature__ = own.replace(parameters=[*kept, *more])  # type: ignore[attr-defined]
+    command.__annotations__ |= options
+    return command
+
+
+def _with_facets(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command an option for each facet."""
+    facets = {
+        name.replace("-", "_"): Annotated[str | None, typer.Option(f"--{name}", help=words)]
+        for name, words in FACETS.items()
+    }
+    return _with_options(command, facets)
+
+
+def keys_of(*kinds: str) -> Callable[[str], list[str]]:
+    """Return what completes a key of some kinds in a shell."""
+
+    def complete(incomplete: str) -> list[str]:
+        from condensery.contract import Registry
+
+        registry = Registry.open()
+        return sorted({key for kind in kinds for key in registry.keys(kind) if key.startswith(incomplete)})
+
+    return complete
+
+
+app = App(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+@app.callback(
+    invoke_without_command=True,
+    help="A catalogue of neural-network compression: list it, run it, compose it, reproduce it.",
+)
+def only_where_it_may(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", is_eager=True, help="Say the version and stop.")] = False,
+) -> None:
     """Refuse what several processes would do several times."""
     from condensery_catalogue.launching import launched
 
+    if version:
+        print(f"condensery {importlib.metadata.version('condensery')}")
+        raise typer.Exit
     if launched() and context.invoked_subcommand not in ("run", "compose"):
         raise UsageError(f"WORLD_SIZE > 1: {context.invoked_subcommand} is for one process; start it without torchrun")
 
 
-def _with_facets(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command an option for each facet, which it gets by name."""
-    own = inspect.signature(command)
-    options = [
-        inspect.Parameter(
-            name.replace("-", "_"),
-            inspect.Parameter.KEYWORD_ONLY,
-            default=None,
-            annotation=Annotated[str | None, typer.Option(f"--{name}", help=words)],
-        )
-        for name, words in FACETS.items()
-    ]
-    kept = [p for p in own.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-    command.__signature__ = own.replace(parameters=[*kept, *options])  # type: ignore[attr-defined]
-    command.__annotations__ |= {option.name: option.annotation for option in options}
-    return command
+@app.command()
+def demo(out: Annotated[Path, typer.Option(help="Folder for what comes out.")] = Path("runs", "demo")) -> None:
+    """Show what this is in a minute: a CNN and a ViT made smaller, on data that come with it."""
+    from condensery_catalogue.demo import show_demo
+
+    show_demo(out)
 
 
 @app.command("list")
@@ -67,7 +154,7 @@ def list_(json: Json = False, **chosen: str | None) -> None:
 
 
 @app.command()
-def show(key: str, json: Json = False) -> None:
+def show(key: Annotated[str, typer.Argument(autocompletion=keys_of("papers", "methods"))], json: Json = False) -> None:
     """Show one card: paper, hyper-parameters, claims and where they come from."""
     from condensery_catalogue.showing import show_card
 
@@ -76,7 +163,12 @@ def show(key: str, json: Json = False) -> None:
 
 @app.command()
 def fit(
-    model: Annotated[str, typer.Argument(help="A model: resnet20, 'vit(dim=24)'; for a net of your own: Python.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="A model: resnet20, 'vit(dim=24)'; for a net of your own: Python.", autocompletion=keys_of("models")
+        ),
+    ],
     task: Annotated[str | None, typer.Option(help="A task that the net fits; digits by default.")] = None,
     method: Annotated[str | None, typer.Option(help="Say all of this method alone: partners, command.")] = None,
     json: Json = False,
@@ -93,6 +185,60 @@ def plugins(json: Json = False) -> None:
     from condensery_catalogue.listing import list_plugins
 
     list_plugins(as_json=json)
+
+
+@app.command()
+def models(json: Json = False) -> None:
+    """List the models and their settings."""
+    from condensery_catalogue.shelves import list_models
+
+    list_models(as_json=json)
+
+
+@app.command()
+def tasks(json: Json = False) -> None:
+    """List the tasks: what is measured, on which net, and with which data."""
+    from condensery_catalogue.shelves import list_tasks
+
+    list_tasks(as_json=json)
+
+
+@app.command()
+def data(json: Json = False) -> None:
+    """Tell which data the tasks need, whether they are there, and where to get them."""
+    from condensery_catalogue.shelves import list_data
+
+    list_data(as_json=json)
+
+
+@app.command()
+def cache(
+    action: Annotated[str | None, typer.Argument(help="clear: remove something; nothing: say what is kept.")] = None,
+    kinds: Annotated[list[str] | None, typer.Argument(help="What to remove: nets, answers, quality...")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Don't ask before removing.")] = False,
+    json: Json = False,
+) -> None:
+    """Say what is kept between runs, or remove some of it."""
+    from condensery_catalogue.shelves import clear_cache, list_cache
+
+    if action == "clear":
+        clear_cache(kinds or (), sure=yes)
+    elif action is None:
+        list_cache(as_json=json)
+    else:
+        raise UnknownKey("action", action, ["clear"], where="cache")
+
+
+@app.command()
+def check(
+    package: Annotated[str, typer.Argument(help="An installed package, a plugin's name, or a plugin's file.")],
+    all: Annotated[bool, typer.Option("--all", help="Try what takes long on all networks, not on one.")] = False,
+) -> None:
+    """Check a package's plugin: its cards, its hooks, and the contract suite on its methods."""
+    from condensery_catalogue.checking import check_package
+
+    if not check_package(package, everything=all):
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -180,7 +326,10 @@ def search(
 
 @app.command()
 def reproduce(
-    key: Annotated[list[str] | None, typer.Argument(help="The reproduction; with --pending any number.")] = None,
+    key: Annotated[
+        list[str] | None,
+        typer.Argument(help="The reproduction; with --pending any number.", autocompletion=keys_of("recipes")),
+    ] = None,
     tier: Annotated[
         str | None, typer.Option(help="smoke (seconds), desk (minutes; the default where there is one) or paper.")
     ] = None,
@@ -211,7 +360,7 @@ def reproduce(
     reproduce_paper((key or [""])[0], tier, seeds, options, store=store)
 
 
-results_app = typer.Typer(help="Carry finished runs and results from one machine to another.", no_args_is_help=True)
+results_app = App(help="Carry finished runs and results from one machine to another.", no_args_is_help=True)
 app.add_typer(results_app, name="results")
 
 
@@ -255,22 +404,49 @@ def inspect_(artifact: Path, json: Json = False) -> None:
 
 
 def main() -> None:
-    """Run the command line; an error that a user can act on is one line, exit code 2."""
+    """Run the command line; an error that a user can act on is one line, exit code 2.
+
+    Typer shows errors of its own in several lines unless it is told to raise them.
+    """
+    usage: type[Any] = typer.BadParameter.__mro__[1]
     try:
-        app()
+        code = app(standalone_mode=False)
+        if code == 130:  # what Typer makes of a Ctrl-C between the commands' own handlers, which say how to go on
+            raise KeyboardInterrupt
+    except usage as error:
+        said = error.format_message()
+        if type(error).__name__ == "NoArgsIsHelpError":
+            print(said)
+            sys.exit(2)
+        from condensery.recipe import UNQUOTED
+
+        fail(UNQUOTED if "-" in sys.argv else said.rstrip("."), 2)
     except CondenseryError as error:
-        fail(str(error), error.exit_code)
+        brings = isinstance(error, UnknownKey) and error.kind == "model" and error.nearest is None
+        fail(f"{error}; {how_to_bring(error.key)}" if brings else str(error), error.exit_code)  # type: ignore[attr-defined]
     except OSError as error:
         # A disk that is full, a folder that isn't ours: no bug of this program, wherever it was met.
         place = f"{error.filename}: " if error.filename else ""
         fail(f"{place}{error.strerror or error}; give another place, or make room, and run it again", 2)
-    except KeyboardInterrupt:  # between the commands' own handlers, which say how to go on
-        print("\nstopped", file=sys.stderr)
+    except (KeyboardInterrupt, typer.Abort):
+        print("stopped", file=sys.stderr)
         sys.exit(130)
+    sys.exit(code or 0)
+
+
+def how_to_bring(key: str) -> str:
+    """Return how a user gets a net that no plugin has under this key: a published one, or one of the user's own."""
+    family, _, name = key.rpartition("/")
+    own = "a net of your own: --plugin FILE.py that registers it, or condensery.compress(net, ...) in Python"
+    if family == "torchvision":
+        return f"timm/{name} is the same net; {own}"
+    return f"a published net is timm/{name} or hf/{key}; {own}" if family and key[0] not in "./~" else own
 
 
 def fail(said: str, code: int) -> None:
     """Say what is wrong in one line, as JSON too where that was asked for, and end."""
+    if "--traceback" in sys.argv:
+        traceback.print_exc()
     print(f"error: {' '.join(said.split())}", file=sys.stderr)
     if "--json" in sys.argv:
         print(json.dumps({"error": said}))

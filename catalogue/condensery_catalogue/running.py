@@ -123,6 +123,8 @@ def check_device(device: str) -> None:
 
     :raises UnknownKey: naming the nearest one.
     """
+    if device.lower().startswith("gpu"):
+        raise UsageError(f"unknown device {device!r}; did you mean 'cuda'?")
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
         raise UnknownKey("device", device, ("auto", "cpu", "cuda", "cuda:0"))
 
@@ -138,7 +140,7 @@ def stoppable(folder: Path, how: str) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         kept = f"{folder} keeps what is done; go on with {how}" if folder.exists() else "nothing was written"
-        print(f"\nstopped: {kept}", file=sys.stderr)
+        print(f"stopped: {kept}", file=sys.stderr)
         sys.exit(130)
 
 
