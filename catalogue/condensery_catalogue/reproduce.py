@@ -81,9 +81,10 @@ def run_arms(jobs: Jobs, options: RunOptions) -> tuple[dict[str, Any], dict[str,
 
     What an earlier call finished is taken from its folder.
     """
-    from condensery.run import Progress
+    from condensery_catalogue.estimates import Foretold
 
-    with Progress(quiet=options.as_json) as progress:
+    left = [jobs.chosen.recipe(jobs.plan.key, job.arm) for job in jobs if not job.has_ended]
+    with Foretold(left, jobs.registry, quiet=options.as_json) as progress:
         for job in jobs:
             progress.line(f"-- {job.title}{f': done before, in {job.folder}' if job.has_ended else ''}")
             jobs.play(job, options.device, progress)
