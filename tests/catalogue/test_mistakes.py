@@ -33,6 +33,10 @@ MISTAKES = [
     ("compose 'network-slimming(ratio=1.5)' ...", "network-slimming.ratio must be .*, got 1.5"),
     ("compose 'magnitude -> hinton-kd{teacher=q}' ...", "unknown model 'q'; known: heat-maps"),
     ("compose magnitude --task mnist", "data set 'mnist' not found .*; looked in: .*Hugging Face Hub 'ylecun/mnist'"),
+    (
+        "reproduce qkd --tier desk",
+        "qkd, desk: not all .*'cifar10' not found .*'uoft-cs/cifar10'.*resnet20.safe.*akamaster/.*resnet32.safe",
+    ),
     ("compose magnitude --model hf//nonexistent/path --task sst2", "no such folder: /nonexistent/path"),
     ("compose magnitude ... --out /proc/xyz", "/proc/xyz can't be written"),
     ("compose magnitude ... --out file", "file can't be written"),
