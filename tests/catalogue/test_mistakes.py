@@ -33,6 +33,10 @@ MISTAKES = [
     ("compose 'network-slimming(ratio=1.5)' ...", "network-slimming.ratio must be .*, got 1.5"),
     ("compose 'magnitude -> hinton-kd{teacher=q}' ...", "unknown model 'q'; known: heat-maps"),
     ("compose magnitude --task mnist", "data set 'mnist' not found .*; looked in: .*Hugging Face Hub 'ylecun/mnist'"),
+    (
+        "reproduce qkd --tier desk",
+        "qkd, desk: not all .*'cifar10' not found .*'uoft-cs/cifar10'.*resnet20.safe.*akamaster/.*resnet32.safe",
+    ),
     ("compose magnitude --model hf//nonexistent/path --task sst2", "no such folder: /nonexistent/path"),
     ("compose magnitude ... --out /proc/xyz", "/proc/xyz can't be written"),
     ("compose magnitude ... --out file", "file can't be written"),
@@ -102,6 +106,7 @@ def test_a_mistake_is_one_line_and_exit_2(line: str, says: str, tmp_path: Path) 
 
 
 RUNS = [
+    ("compose magnitude --task digits --model mlp --set base=none --epochs 10", r"about 1\d\d steps in all"),
     ("compose 'magnitude -> hinton-kd' ...", "names no teacher for hinton-kd: it gets the original net"),
     (
         "compose 'hinton-kd{teacher=original, student=resnet20}' ...",
