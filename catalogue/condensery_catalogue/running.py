@@ -201,7 +201,7 @@ def print_report(report: Mapping[str, Any], folder: Path) -> None:
 
     storage = report["after"]["storage"]
     parts = ", ".join(f"{storage[name]:,} {name}" for name in ("payload", "tables", "header", "manifest"))
-    rate = f"{report['ratios']['storage_rate']:.2f}x without header and manifest"
+    rate = f"{report['ratios']['storage_rate']:.2f}x as papers count, without header and manifest"
     out.print(f"bytes after: {parts}; {rate}", highlight=False)
     for side in ("before", "after"):
         if "macs_unknown" in report[side]:

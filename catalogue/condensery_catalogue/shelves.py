@@ -48,8 +48,8 @@ def say(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str], last: str
 
 
 def first_line(thing: Any) -> str:
-    """Return the first sentence of what a class or a function says of itself."""
-    return inspect.cleandoc(thing.__doc__ or "").partition("\n")[0]
+    """Return the first line of what a class or a function says of itself, less what it refers to in the code."""
+    return re.sub(r"; see :class:.*", ".", inspect.cleandoc(thing.__doc__ or "").partition("\n")[0])
 
 
 def loaded(registry: Registry, kind: str) -> dict[str, Any]:

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+import torch
+
+from condensery import Registry
+from condensery.contract import NAMED, name_plugin
+from condensery_catalogue.checking import faults_of
 
 DOCS = Path(__file__).parents[2] / "catalogue" / "docs"
 BLOCK = re.compile(r"^```(python|yaml|toml|console)(?: title=\"(\S+)\")?\n(.+?)^```", flags=re.MULTILINE | re.DOTALL)
@@ -45,6 +53,7 @@ def follow(name: str, folder: Path) -> str:
     return said
 
 
+@pytest.mark.slow
 def test_bring_a_net(tmp_path: Path) -> None:
     said = follow("bring-a-net", tmp_path)
     assert "What came out" in said
@@ -52,3 +61,38 @@ def test_bring_a_net(tmp_path: Path) -> None:
     assert "magnitude/student.task" in said
     assert (tmp_path / "runs" / "mine" / "report.json").is_file()
     assert (tmp_path / "runs" / "my-net" / "artifact.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_reproduce_a_paper(tmp_path: Path) -> None:
+    said = follow("reproduce-a-paper", tmp_path)
+    assert "network-slimming" in said
+    assert re.search(r"^slim \d+\.\d+ \[\d+\]$", said, flags=re.MULTILINE)
+    assert re.search(r"^\d+ parameters$", said, flags=re.MULTILINE)
+    assert (tmp_path / "runs" / "slimming" / "smoke" / "result.svg").is_file()
+
+
+@pytest.mark.slow
+def test_contribute_a_method(tmp_path: Path) -> None:
+    said = follow("contribute-a-method", tmp_path)
+    assert "Relational Knowledge Distillation" in said
+    report = json.loads((tmp_path / "runs" / "mine" / "report.json").read_text())
+    assert "student.relational-kd.distance" in report["stages"][-1]["history"][0]["terms"]
+    assert (tmp_path / "runs" / "relational" / "smoke" / "result.json").is_file()
+
+
+def test_the_method_and_the_card_of_the_tutorial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its distances by hand: of three rows on a line, 0, 3 and 9, they are 3, 9 and 6, and their mean is 6."""
+    monkeypatch.setenv(NAMED, "")
+    for _, title, text in pieces("contribute-a-method"):
+        if title:
+            (tmp_path / title).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / title).write_text(text)
+    name_plugin(f"{tmp_path}/my_papers")
+
+    registry = Registry.open()
+    assert list(faults_of("my_papers", registry)) == []
+    assert registry.keys("recipes").count("relational-kd") == 1
+    distances = sys.modules[registry.load("methods", "relational-kd").__module__].distances
+    assert distances(torch.tensor([[0.0], [3.0], [9.0]])).tolist() == [0.5, 1.5, 1.0]
+    assert distances(torch.zeros(2, 4)).tolist() == [0.0]
