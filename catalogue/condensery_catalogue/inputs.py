@@ -28,8 +28,9 @@ def refuse_missing(recipes: Iterable[Recipe], registry: Registry, where: str) ->
         roles = [role for stage in flat(recipe.stages) for role in (stage.student, *stage.teachers)]
         specs = [recipe.model, *(role for role in roles if isinstance(role, ModelSpec))]
         files = [spec.weights for spec in specs if spec.weights and spec.weights != "hub"]
-        looks: list[Callable[[], object]] = [partial(weights_file, file) for file in files]
-        for look in [partial(_look, recipe, registry), *looks]:
+        looks: list[Callable[[], object]] = [partial(_look, recipe, registry)]
+        looks += [partial(weights_file, file) for file in files]
+        for look in looks:
             try:
                 look()
             except UsageError as error:
