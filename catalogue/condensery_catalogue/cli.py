@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import functools
 import importlib.metadata
-import inspect
-import json
-import sys
-import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated
 
 import typer
 
-from condensery.errors import CondenseryError, UnknownKey, UsageError
+from condensery.errors import UnknownKey, UsageError
+from condensery_catalogue.app import App, with_options
+from condensery_catalogue.endings import run_app
 from condensery_catalogue.listing import FACETS
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
@@ -25,69 +22,6 @@ Out = Annotated[Path | None, typer.Option(help="Folder for report.json, log and 
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with what the out folder holds.")]
 Launch = Annotated[int, typer.Option(min=1, help="Play it in this many processes, started by torchrun.")]
 Explain = Annotated[bool, typer.Option("--explain", help="Print the resolved recipe and the call order, and stop.")]
-Plugins = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--plugin",
-        metavar="FILE_OR_MODULE",
-        help="Take this plugin too: a Python file, a package's folder, or a module; may be repeated.",
-    ),
-]
-Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Say which plugins, data and kept nets are used.")]
-Traceback = Annotated[bool, typer.Option("--traceback", help="Show where an error arose, all of it.")]
-COMMON = {"plugin": Plugins, "verbose": Verbose, "traceback": Traceback}
-
-
-class App(typer.Typer):
-    """An app whose commands all take ``--plugin``, ``--verbose`` and ``--traceback``."""
-
-    def command(self, name: str | None = None, **settings: Any) -> Callable[..., Any]:
-        """Return the decorator that makes a function a command."""
-        register = super().command(name, **settings)
-        return lambda command: register(_with_options(_prepared(command), COMMON))
-
-
-def _prepared(command: Callable[..., None]) -> Callable[..., None]:
-    """Return a command that first does what its common options say."""
-
-    @functools.wraps(command)
-    def run(
-        plugin: Sequence[str] | None = None, verbose: bool = False, traceback: bool = False, **given: Any
-    ) -> None:  # the last one is for main()
-        if verbose:
-            import logging
-
-            logging.basicConfig(format="%(message)s")
-            for room in ("condensery", "condensery_catalogue"):
-                logging.getLogger(room).setLevel(logging.INFO)
-        if plugin:
-            from condensery_catalogue.listing import take_plugins
-
-            take_plugins(plugin)
-        command(**given)
-
-    return run
-
-
-def _with_options(command: Callable[..., None], options: Mapping[str, Any]) -> Callable[..., None]:
-    """Give a command more options, which it gets by name.
-
-    :param options: annotations by name; those that aren't given are ``None``, flags ``False``.
-    """
-    own = inspect.signature(command, eval_str=True)
-    kept = [p for p in own.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-    more = [
-        inspect.Parameter(
-            name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=False if get_args(annotation)[0] is bool else None,
-            annotation=annotation,
-        )
-        for name, annotation in options.items()
-    ]
-    command.__signature__ = own.replace(parameters=[*kept, *more])  # type: ignore[attr-defined]
-    command.__annotations__ |= options
-    return command
 
 
 def _with_facets(command: Callable[..., None]) -> Callable[..., None]:
@@ -96,7 +30,7 @@ def _with_facets(command: Callable[..., None]) -> Callable[..., None]:
         name.replace("-", "_"): Annotated[str | None, typer.Option(f"--{name}", help=words)]
         for name, words in FACETS.items()
     }
-    return _with_options(command, facets)
+    return with_options(command, facets)
 
 
 def keys_of(*kinds: str) -> Callable[[str], list[str]]:
@@ -404,53 +338,8 @@ def inspect_(artifact: Path, json: Json = False) -> None:
 
 
 def main() -> None:
-    """Run the command line; an error that a user can act on is one line, exit code 2.
-
-    Typer shows errors of its own in several lines unless it is told to raise them.
-    """
-    usage: type[Any] = typer.BadParameter.__mro__[1]
-    try:
-        code = app(standalone_mode=False)
-        if code == 130:  # what Typer makes of a Ctrl-C between the commands' own handlers, which say how to go on
-            raise KeyboardInterrupt
-    except usage as error:
-        said = error.format_message()
-        if type(error).__name__ == "NoArgsIsHelpError":
-            print(said)
-            sys.exit(2)
-        from condensery.recipe import UNQUOTED
-
-        fail(UNQUOTED if "-" in sys.argv else said.rstrip("."), 2)
-    except CondenseryError as error:
-        brings = isinstance(error, UnknownKey) and error.kind == "model" and error.nearest is None
-        fail(f"{error}; {how_to_bring(error.key)}" if brings else str(error), error.exit_code)  # type: ignore[attr-defined]
-    except OSError as error:
-        # A disk that is full, a folder that isn't ours: no bug of this program, wherever it was met.
-        place = f"{error.filename}: " if error.filename else ""
-        fail(f"{place}{error.strerror or error}; give another place, or make room, and run it again", 2)
-    except (KeyboardInterrupt, typer.Abort):
-        print("stopped", file=sys.stderr)
-        sys.exit(130)
-    sys.exit(code or 0)
-
-
-def how_to_bring(key: str) -> str:
-    """Return how a user gets a net that no plugin has under this key: a published one, or one of the user's own."""
-    family, _, name = key.rpartition("/")
-    own = "a net of your own: --plugin FILE.py that registers it, or condensery.compress(net, ...) in Python"
-    if family == "torchvision":
-        return f"timm/{name} is the same net; {own}"
-    return f"a published net is timm/{name} or hf/{key}; {own}" if family and key[0] not in "./~" else own
-
-
-def fail(said: str, code: int) -> None:
-    """Say what is wrong in one line, as JSON too where that was asked for, and end."""
-    if "--traceback" in sys.argv:
-        traceback.print_exc()
-    print(f"error: {' '.join(said.split())}", file=sys.stderr)
-    if "--json" in sys.argv:
-        print(json.dumps({"error": said}))
-    sys.exit(code)
+    """Run the command line; an error that a user can act on is one line, exit code 2."""
+    run_app(app)
 
 
 if __name__ == "__main__":
