@@ -52,6 +52,8 @@ def test_no_other_code_knows_a_methods_key() -> None:
 
 def test_no_file_is_over_four_hundred_lines() -> None:
     written = [*CODE, *(ROOT / "tests").rglob("*.py"), *(ROOT / "catalogue" / "docs").glob("*.md"), *ROOT.glob("*.md")]
-    generated = {ROOT / "catalogue" / "docs" / "results.md"}
-    long = [str(p.relative_to(ROOT)) for p in written if p not in generated and p.read_text().count("\n") > 400]
+    texts = {path: path.read_text() for path in written}
+    by_hand = {path: text for path, text in texts.items() if not text.startswith("<!-- made by")}
+    assert len(by_hand) < len(texts)
+    long = [str(path.relative_to(ROOT)) for path, text in by_hand.items() if text.count("\n") > 400]
     assert not long

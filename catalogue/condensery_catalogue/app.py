@@ -20,22 +20,26 @@ Plugins = Annotated[
     ),
 ]
 Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Say which plugins, data and kept nets are used.")]
+Traceback = Annotated[bool, typer.Option("--traceback", help="Show where an error arose, all of it.")]
+COMMON = {"plugin": Plugins, "verbose": Verbose, "traceback": Traceback}
 
 
 class App(typer.Typer):
-    """An app whose commands all take ``--plugin`` and ``--verbose``."""
+    """An app whose commands all take ``--plugin``, ``--verbose`` and ``--traceback``."""
 
     def command(self, name: str | None = None, **settings: Any) -> Callable[..., Any]:
         """Return the decorator that makes a function a command."""
         register = super().command(name, **settings)
-        return lambda command: register(_with_options(_prepared(command), {"plugin": Plugins, "verbose": Verbose}))
+        return lambda command: register(_with_options(_prepared(command), COMMON))
 
 
 def _prepared(command: Callable[..., None]) -> Callable[..., None]:
     """Return a command that first does what its common options say."""
 
     @functools.wraps(command)
-    def run(plugin: Sequence[str] | None = None, verbose: bool = False, **given: Any) -> None:
+    def run(
+        plugin: Sequence[str] | None = None, verbose: bool = False, traceback: bool = False, **given: Any
+    ) -> None:  # the last one is for main()
         if verbose:
             import logging
 

@@ -87,6 +87,12 @@ another kind may be taught all the same: the cells tell what the papers did.
 
 {markdown_table(columns, map_rows(cards))}
 
+## A teacher's answers, kept
+
+`CONDENSERY_TEACHER_MB=500` lets what a frozen teacher answers fill so many megabytes of the cache: a batch that it met
+before isn't given to it again. Order and augmentation follow a run's seed, so that it pays where runs share seed and
+teacher, as the trials of a grid do. It holds for methods on outputs, and changes no bit of a result.
+
 ## Each method and its teacher
 
 {markdown_table(("method", "teacher", "in one sentence"), teacher_rows(cards))}

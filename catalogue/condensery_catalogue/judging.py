@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -79,7 +80,22 @@ def judge(
             }
         published = [{"claim": claim, "at": item.at} for item, claim in plan.published(chosen, card)]
         result["figure"] = chosen.figure.model_dump(mode="json") | {"published": published}
+        result["figure"]["ranks"] = {path: ranked_alike(reports, path, chosen.figure.y) for path in chosen.figure.ranks}
     return result
+
+
+def ranked_alike(reports: Reports, one: str, other: str) -> dict[str, float | None]:
+    """Return how alike two numbers rank the arms, by their means over the seeds: 1 alike, -1 reversed.
+
+    :returns: Kendall's tau (b) and Spearman's rho; nothing of both where a number is the same in all arms.
+    """
+    from scipy.stats import kendalltau, spearmanr
+
+    means = [[statistics.fmean(dig(run, path) for run in runs) for runs in reports.values()] for path in (one, other)]
+    if any(len(set(values)) < 2 for values in means):
+        return {"kendall": None, "spearman": None}
+    found = {"kendall": kendalltau(*means), "spearman": spearmanr(*means)}
+    return {name: round(float(said.statistic), DIGITS) for name, said in found.items()}
 
 
 def _figures(runs: Sequence[Report]) -> dict[str, Any]:
@@ -91,6 +107,7 @@ def _figures(runs: Sequence[Report]) -> dict[str, Any]:
         "storage": {name: [run["after"]["storage"][name] for run in runs] for name in STORAGE},
         **{name: [run["ratios"].get(ratio) for run in runs] for name, ratio in RATES.items()},
         "training": {name: [run.get("training", {}).get(name) for run in runs] for name in TRAINING},
+        "validation": {name: [run["validation"][name] for run in runs] for name in runs[0].get("validation", {})},
         "collapsed": [run.get("collapsed", []) for run in runs],
         "wall_s": [run["wall_s"] for run in runs],
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from condensery.contract import Registry
-from condensery.recipe import Recipe
+from condensery.recipe import Recipe, flat
 
 FIGURES = {
     "parameters": "parameters",
@@ -49,7 +49,7 @@ RATIOS = {
 def measures(registry: Registry, recipe: Recipe) -> dict[str, str]:
     """Return the numbers of a recipe's report, by dotted path, each in words with its unit.
 
-    :raises UnknownKey: for a task that there isn't.
+    :raises UnknownKey: for a task or a method that there isn't.
     """
     metrics = registry.load("tasks", recipe.task.key).metrics
     quality = {f"quality.{m.name}": f"{m.name} ({m.unit})" for m in metrics}
@@ -60,5 +60,8 @@ def measures(registry: Registry, recipe: Recipe) -> dict[str, str]:
     if recipe.validation:
         known |= {f"validation.{m.name}": f"{m.name} ({m.unit}), validation" for m in metrics}
     known |= {f"after.storage.{name}": words for name, words in STORAGE.items()}
+    for method in {method.key for stage in flat(recipe.stages) for method in stage.methods}:
+        reports = registry.load("methods", method).reports
+        known |= {f"reported.{method}.{name}": f"{method}, {name}" for name in reports}
     known |= {f"training.{name}": words for name, words in TRAINING.items()}
     return known | {f"ratios.{name}": words for name, words in RATIOS.items()}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from condensery.errors import UnknownKey
 from condensery.files import write_json
 from condensery_catalogue.drawing import save_drawing
+from condensery_catalogue.inputs import refuse_missing
 from condensery_catalogue.jobs import Jobs
 from condensery_catalogue.judging import judge
 from condensery_catalogue.listing import console, open_registry, table
@@ -65,6 +66,7 @@ def reproduce_paper(key: str, tier: str | None, seeds: int | None, options: RunO
     folder = (options.out or Path("runs") / "reproduce" / key) / tier
     jobs = Jobs(registry, plan, plan.tiers[tier], tier, folder, None if seeds is None else range(seeds))
     chosen = jobs.ready(card)
+    refuse_missing(jobs.chosen.recipes(key).values(), registry, f"{key}, {tier}")
 
     place = publishing_place(recipe_file(registry, key), tier, len(jobs.seeds)) if store else None
     with stoppable(folder, "the same command"):
@@ -92,9 +94,10 @@ def run_arms(jobs: Jobs, options: RunOptions) -> tuple[dict[str, Any], dict[str,
 
     What an earlier call finished is taken from its folder.
     """
-    from condensery.run import Progress
+    from condensery_catalogue.estimates import Foretold
 
-    with Progress(quiet=options.as_json) as progress:
+    left = [jobs.chosen.recipe(jobs.plan.key, job.arm) for job in jobs if not job.has_ended]
+    with Foretold(left, jobs.registry, quiet=options.as_json) as progress:
         for job in jobs:
             progress.line(f"-- {job.title}{f': done before, in {job.folder}' if job.has_ended else ''}")
             jobs.play(job, options.device, progress)
@@ -119,6 +122,9 @@ def print_result(result: Mapping[str, Any]) -> None:
 
     out.print(arms_table(result))
     out.print(COLUMNS, markup=False, highlight=False)
+    for path, alike in result.get("figure", {}).get("ranks", {}).items():
+        words = ", ".join(f"{name} {'-' if value is None else f'{value:.2f}'}" for name, value in alike.items())
+        out.print(f"{path} ranks the arms as {result['figure']['y']} does: {words}", markup=False, highlight=False)
     if result["note"]:
         out.print(result["note"], markup=False, highlight=False)
 

@@ -50,6 +50,7 @@ class FigureSpec(Strict):
     :param x: dotted path in the report, as ``y`` is; their labels are made of the metric and its unit.
     :param series: arms that a line joins, by its name; any other arm is a point of its own.
     :param baseline_arm: drawn as a level line.
+    :param ranks: dotted paths; how alike they and ``y`` rank the arms is told beside the picture.
     :param published: points of papers, which have another training and another base.
     """
 
@@ -59,6 +60,7 @@ class FigureSpec(Strict):
     y_label: str = ""
     series: dict[str, Annotated[list[str], Field(min_length=1)]] = {}
     baseline_arm: str | None = None
+    ranks: list[str] = []
     published: list[PublishedSpec] = []
 
     @model_validator(mode="after")
@@ -202,7 +204,7 @@ class Reproduction(Strict):
         if set(tier.arms) == {figure.baseline_arm}:
             raise UsageError(f"reproduction {self.key!r}: its figure shows no arm but the baseline")
         for arm in tier.arms:
-            for metric in (figure.x, figure.y):
+            for metric in (figure.x, figure.y, *figure.ranks):
                 self._metric(metric, known[arm])
 
         words = next(iter(known.values()))

@@ -6,6 +6,7 @@ Every error here ends a command with its ``exit_code``; anything else is a bug a
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Iterator
 
 
@@ -58,9 +59,17 @@ class PluginError(CondenseryError):
 
 
 class MethodError(CondenseryError):
-    """A hook of a method raised; names the stage, the method and the hook."""
+    """A hook of a method raised; names the stage, the method, the hook, and the line of the plugin's own file."""
 
-    exit_code = 1
+
+class Misuse(KeyError):
+    """A hook asks for what it can't have there, in words; the stage's manager adds whose hook it was, and where.
+
+    It is a ``KeyError`` because mappings raise it too, whose ``get`` and ``in`` then work as ever.
+    """
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class NonFiniteLoss(CondenseryError):
@@ -133,9 +142,24 @@ def _pieces(value: object) -> Iterator[str]:
         yield repr(value)
 
 
-def nearest(key: str, known: Iterable[str]) -> str | None:
-    """Return the known key closest in spelling to ``key``, or ``None`` if none is close."""
+def nearest(key: str, known: Iterable[str], cutoff: float = 0.55) -> str | None:
+    """Return the known key closest in spelling to ``key``, or ``None`` if none is close.
+
+    :param cutoff: share of letters that must agree, 0 to 1.
+    """
     choices = list(known)
     lower = {c.lower(): c for c in choices}
-    found = difflib.get_close_matches(key.lower(), lower, n=1, cutoff=0.55)
+    key = key.lower()
+
+    # Of names that differ in their numbers alone, the spelling says nothing: resnet21 is nearer to 20 than to 32.
+    numbered = [c for c in lower if NUMBER.search(c) and NUMBER.sub("#", c) == NUMBER.sub("#", key)]
+    if numbered:
+        wanted = [int(n) for n in NUMBER.findall(key)]
+        gaps = {c: [abs(int(n) - w) for n, w in zip(NUMBER.findall(c), wanted, strict=True)] for c in numbered}
+        return lower[min(numbered, key=lambda c: gaps[c])]
+
+    found = difflib.get_close_matches(key, lower, n=1, cutoff=cutoff)
     return lower[found[0]] if found else None
+
+
+NUMBER = re.compile(r"[0-9]{1,18}")

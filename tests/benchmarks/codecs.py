@@ -6,6 +6,8 @@ a codec is given, so that its figures can be laid beside those of the weights th
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import json
 import sys
 import tempfile
@@ -105,17 +107,16 @@ def numpy_nibbles() -> tuple[float, float]:
 
 def zstd() -> tuple[float, float] | None:
     """Return what zstd reaches on the codes that Huffman's code gets, one byte each; ``None`` where it isn't there."""
-    try:
-        from compression.zstd import compress, decompress  # Python 3.14
-    except ImportError:
-        try:
-            from zstandard import compress, decompress
-        except ImportError:
-            return None
+    for name in ("compression.zstd", "zstandard"):  # Python 3.14's own, or a package
+        with contextlib.suppress(ImportError):
+            peer = importlib.import_module(name)
+            break
+    else:
+        return None
 
     codes = layers()["huffman"][1].numpy().astype(np.int8).tobytes()
-    packed, megabytes = compress(codes), 4e-6 * VALUES
-    return megabytes / best(lambda: compress(codes)), megabytes / best(lambda: decompress(packed))
+    packed, megabytes = peer.compress(codes), 4e-6 * VALUES
+    return megabytes / best(lambda: peer.compress(codes)), megabytes / best(lambda: peer.decompress(packed))
 
 
 def files(folder: Path) -> dict[str, float]:

@@ -45,7 +45,7 @@ WEIGHTS = "$CONDENSERY_DATA/ckpt_cifar10_resnet/resnet20.safetensors"
 MINILM = "all-MiniLM-L6-v2"
 CALIBRATION, HEAD = 128, 512
 """Training examples that ranges are found on, and those that a head is fitted to."""
-RIDGE = 30.0
+RIDGE = 0.1
 """Of the regression that fits the head, which sees little more sentences than it has weights."""
 Predict = Callable[[Batch], Tensor]
 
@@ -66,7 +66,7 @@ def seconds(work: Callable[[], object], runs: int = 5) -> float:
 def layer_pairs() -> Iterator[tuple[str, nn.Module, nn.Module, Tensor]]:
     """Yield the name of a way, the layer on codes, the plain layer, and inputs."""
     torch.manual_seed(0)
-    shapes = {
+    shapes: dict[str, tuple[Callable[[], nn.Module], Tensor]] = {
         "linear 1024 to 1024, 256 rows": (lambda: nn.Linear(1024, 1024), torch.randn(256, 1024)),
         "convolution of 256 channels, 14x14": (lambda: nn.Conv2d(256, 256, 3, padding=1), torch.randn(4, 256, 14, 14)),
     }

@@ -7,7 +7,7 @@ import pytest
 from tests.catalogue.made_up import CARD, ERROR, plan, report, result
 
 from condensery.errors import UnknownKey, UsageError
-from condensery_catalogue.judging import dig, judge
+from condensery_catalogue.judging import dig, judge, ranked_alike
 from condensery_catalogue.rejudge import rejudged, seeds_of
 from condensery_catalogue.reproduce import print_result
 from condensery_catalogue.wording import answer
@@ -156,3 +156,14 @@ def test_counts_are_kept_for_each_seed() -> None:
     figures = judge(made, made.tiers["desk"], "desk", CARD, {"plain": runs, "better": runs})["arms"]["better"]
     assert figures["nonzeros"] == [21, 16]
     assert [dig(run, "after.nonzeros") for run in seeds_of(figures)] == [21.0, 16.0]
+
+
+def test_ranks_by_hand() -> None:
+    """Of four arms two neighbours change places: five pairs of six agree, and the squared ranks differ by 1 twice."""
+    xs, ys = (1.0, 2.0, 3.0, 4.0), (10.0, 30.0, 20.0, 40.0)
+    reports = {str(x): [{"x": x, "y": {"z": y}}, {"x": x, "y": {"z": y + 2}}] for x, y in zip(xs, ys, strict=True)}
+    by_hand = {"kendall": (5 - 1) / 6, "spearman": 1 - 6 * 2 / (4 * 15)}
+    assert ranked_alike(reports, "x", "y.z") == pytest.approx(by_hand)
+    assert ranked_alike(reports, "x", "x") == {"kendall": 1.0, "spearman": 1.0}
+    flat = {arm: [{"x": 1.0, "y": 2.0 * n}] for n, arm in enumerate(reports)}
+    assert ranked_alike(flat, "x", "y") == {"kendall": None, "spearman": None}

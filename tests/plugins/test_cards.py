@@ -66,12 +66,18 @@ def test_a_card_that_more_than_drafts_has_a_method_or_methods_that_make_it_up() 
         assert card.status == "draft" or card.class_ or composed_of, card.key
 
 
+PLAYED_BY_A_METHOD = ("WidthAgent", "GreedyWidths")
+"""Searches that know the layers of a method's net, so that the command line can't build them."""
+
+
 def test_every_class_with_a_key_is_offered_by_it() -> None:
     found = set()
     for module in pkgutil.walk_packages(condensery_plugins.__path__, "condensery_plugins."):
         for cls in vars(importlib.import_module(module.name)).values():
             if isinstance(cls, type) and cls.__module__ == module.name and vars(cls).get("key"):
                 (kind,) = [kind for kind, bases in KINDS.items() if issubclass(cls, bases)]
+                if cls.__name__ in PLAYED_BY_A_METHOD:
+                    continue
                 assert REGISTRY.load(kind, vars(cls)["key"]) is cls
                 found.add(kind)
     assert found == set(KINDS)

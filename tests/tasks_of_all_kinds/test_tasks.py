@@ -74,6 +74,23 @@ def test_each_kind_is_distilled_as_a_policy(kind: str, tmp_path: Path) -> None:
     assert 0 < terms["student.policy-distillation.kl"] < 10
 
 
+TAUGHT = {
+    "efficacy-early-stopping": "efficacy-early-stopping(stop=1.0){teacher=original}",
+    "snapshot-distillation": "snapshot-distillation{teacher=original}",
+    "fitnets": "fitnets(phase=distil){teacher=original}",
+    "deep-mutual-learning": "deep-mutual-learning",
+}
+"""Compositions of the other methods on outputs alone, by key."""
+
+
+@pytest.mark.parametrize("method", TAUGHT)
+@pytest.mark.parametrize("kind", ["segmenter", "detector", "gpt2"])
+def test_every_method_on_outputs_takes_rows(kind: str, method: str, tmp_path: Path) -> None:
+    report, _, _ = run(TAUGHT[method], *KINDS[kind], tmp_path / "o", data={"subset": {"size": 16}})
+    (term,) = [name for name in report["stages"][-1]["history"][-1]["terms"] if name.startswith(f"student.{method}.")]
+    assert all(0 < epoch["terms"][term] < 10 for epoch in report["stages"][-1]["history"])
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_soft_term_is_a_mean_over_rows(kind: str) -> None:
     """What hinton-kd adds to the loss is KL by its definition, row by row in plain Python; the rows are counted."""

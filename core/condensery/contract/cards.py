@@ -253,6 +253,7 @@ class Contract(Strict):
 
     :param stage: fields of the method's stage, such as ``{teacher: "stage:pruned"}``; a method that needs a teacher
         gets the original net without being told.
+    :param settings: of the method, where by its own it would take long even on a small net, as a search does.
     :param before: stages that must come first.
     :param nets: by network, the model and the task that take the place of the suite's own, for a method that needs
         another kind of task; of a network that the suite doesn't know, what makes it known.
@@ -264,6 +265,7 @@ class Contract(Strict):
     """
 
     stage: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     before: list[dict[str, Any]] = []
     nets: dict[Network, dict[str, Any]] = {}
     refuses: dict[Network, re.Pattern[str]] = {}

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pluggy
 
-from condensery.errors import PluginError
+from condensery.errors import PluginError, nearest
 
 if TYPE_CHECKING:
     import torch
@@ -223,24 +223,32 @@ STEP_HOOKS = ("loss_terms", "task_weight", "exchange", "after_backward", "after_
 PER_PLAYER_HOOKS = (*STEP_HOOKS, "optimizer")
 
 
-def check_marked(name: str, plugin: object, hooks: Iterable[str]) -> None:
+def check_marked(what: str, plugin: object, hooks: Iterable[str]) -> None:
     """Refuse what pluggy would take and then not call, or call wrongly.
 
+    :param what: names the plugin, for messages.
     :param plugin: a method, or a module or object that offers something.
-    :raises PluginError: for a class, a function named like a hook but not marked, or a default argument on a hook.
+    :raises PluginError: for a class, a function named like a hook or nearly so but not marked, or a default argument on
+        a hook.
     """
     if inspect.isclass(plugin):
-        raise PluginError(f"{name}: register a module or an instance, not the class {plugin.__name__}")
+        raise PluginError(f"{what}: register a module or an instance, not the class {plugin.__name__}")
 
     owner = plugin if inspect.ismodule(plugin) else type(plugin)
     found = {hook: function for hook in hooks if callable(function := getattr(owner, hook, None))}
     bare = [hook for hook, function in found.items() if not hasattr(function, MARK)]
     if bare:
         lack = "lacks" if len(bare) == 1 else "lack"
-        raise PluginError(f"{name}: {', '.join(bare)} {lack} @hookimpl and would never run")
+        raise PluginError(f"{what}: {', '.join(bare)} {lack} @hookimpl and would never run")
+
+    own = {name for name, value in vars(owner).items() if name[0] != "_" and inspect.isfunction(value)}
+    for name in own - found.keys():
+        near = nearest(name, hooks, 0.85)
+        if near is not None and not hasattr(getattr(owner, name), MARK):
+            raise PluginError(f"{what}: {name} looks like the hook {near} and would never run; mark it, or rename it")
 
     # pluggy passes no argument that has a default, so the hook would always see the default.
     for hook, function in found.items():
         for parameter in inspect.signature(function).parameters.values():
             if parameter.default is not inspect.Parameter.empty:
-                raise PluginError(f"{name}: {hook} has a default for {parameter.name!r}, which hides the call's value")
+                raise PluginError(f"{what}: {hook} has a default for {parameter.name!r}, which hides the call's value")

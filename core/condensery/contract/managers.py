@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ from condensery.contract.hookspecs import (
     check_marked,
 )
 from condensery.contract.methods import Method
-from condensery.errors import CondenseryError, MethodError, PluginError, UnknownKey
+from condensery.errors import CondenseryError, MethodError, Misuse, PluginError, UnknownKey
 
 DEFAULTS = "core"
 
@@ -27,7 +28,8 @@ DEFAULTS = "core"
 class StageManager:
     """The methods of one running stage, in recipe order.
 
-    pluggy calls the last registered first, so the methods are registered in reverse.
+    pluggy calls the last registered first, so the methods are registered in reverse. ``acting`` names the method whose
+    hook runs.
 
     :param stage: name of the stage, for messages.
     :param methods: ``(name, method)`` pairs in recipe order; a second copy of a key is named ``key#2``.
@@ -37,7 +39,7 @@ class StageManager:
     """
 
     def __init__(self, stage: str, methods: Sequence[tuple[str, Method]], defaults: object | None = None) -> None:
-        self.stage = stage
+        self.stage, self.acting = stage, DEFAULTS
         self.methods: dict[str, Method] = {}
         self._manager = pluggy.PluginManager(PROJECT)
         self._manager.add_hookspecs(StageSpecs)
@@ -92,17 +94,13 @@ class StageManager:
         """Return the names of those who implement a hook, in call order."""
         return [found.plugin_name for found in reversed(getattr(self._manager.hook, hook).get_hookimpls())]
 
-    def call(self, hook: str, **arguments: Any) -> Any:
-        """Call a hook on all methods in recipe order; returns a list, or the first result.
+    def call(self, hook: str, **arguments: Any) -> None:
+        """Call a hook on all methods in recipe order.
 
-        :raises MethodError: naming stage and hook, if an implementation raises something unexpected.
+        :raises MethodError: naming stage, method and hook, if an implementation raises something unexpected.
         """
-        try:
-            return getattr(self._manager.hook, hook)(**arguments)
-        except CondenseryError:
-            raise
-        except Exception as error:
-            raise self._error(self._culprit(error), hook, error) from error
+        for _, call in self.each(hook):
+            call(**arguments)
 
     def each(self, hook: str, player: str | None = None) -> list[tuple[str, Callable[..., Any]]]:
         """Return ``(method name, bound call)`` of those who implement a hook, in recipe order.
@@ -140,12 +138,15 @@ class StageManager:
 
     def _named_call(self, name: str, hook: str, caller: Callable[..., Any]) -> Callable[..., Any]:
         def call(**arguments: Any) -> Any:
+            before, self.acting = self.acting, name
             try:
                 result = caller(**arguments)
             except CondenseryError:
                 raise
             except Exception as error:
-                raise self._error(name, hook, error) from error
+                raise self.error(name, hook, error) from error
+            finally:
+                self.acting = before
 
             # Where results are collected, pluggy returns a list: of one here, or none for an answer of None.
             if hook in FIRST_RESULT_HOOKS:
@@ -154,17 +155,30 @@ class StageManager:
 
         return call
 
-    def _error(self, name: str, hook: str, error: Exception) -> MethodError:
-        return MethodError(f"stage {self.stage!r}, {name}, {hook}: {type(error).__name__}: {error}")
+    def error(self, name: str, hook: str, error: Exception) -> MethodError:
+        """Return what to raise for an error in a method's hook: it says which, and the line that it came from."""
+        said = str(error) if isinstance(error, Misuse) else f"{type(error).__name__}: {error}"
+        return MethodError(f"stage {self.stage!r}, {name}, {hook}: {said}{self.line(name, hook, error)}")
 
-    def _culprit(self, error: Exception) -> str:
-        """Return the name of the method in which an error was raised, the innermost one, or core's."""
-        culprit, trace = DEFAULTS, error.__traceback__
-        while trace is not None:
-            owner = trace.tb_frame.f_locals.get("self")
-            culprit = next((name for name, method in self.methods.items() if method is owner), culprit)
-            trace = trace.tb_next
-        return culprit
+    def line(self, name: str, hook: str, error: Exception | None = None) -> str:
+        """Return, for the end of a message, a line of a method's own package: of its hook, or where an error arose.
+
+        :param error: went through the hook; the innermost line counts.
+        """
+        if name not in self.methods:
+            return ""
+        kind = type(self.methods[name])
+        code = getattr(kind, hook).__code__
+        place = f"{code.co_filename}:{code.co_firstlineno}"
+        for frame, number in traceback.walk_tb(None if error is None else error.__traceback__):
+            if _package(frame.f_globals.get("__name__", "")) == _package(kind.__module__):
+                place = f"{frame.f_code.co_filename}:{number}"
+        return f" ({place})"
+
+
+def _package(module: str) -> str:
+    """Return the package that a module belongs to, the outermost one."""
+    return module.partition(".")[0]
 
 
 def acts_on(method: Method, player: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import operator
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
@@ -37,6 +38,8 @@ class Method:
     """Words that no longer hold after it."""
     acts_on: ClassVar[tuple[str, ...]] = ("student",)
     """Players for which the per-player hooks are called; ``("all",)`` for every one."""
+    reports: ClassVar[tuple[str, ...]] = ()
+    """Names in ``report`` that are there on every net: a search or a picture may ask for ``reported.<key>.<name>``."""
     asks_quality: ClassVar[bool] = False
     """Whether it calls ``stage.quality``: the recipe then holds out examples that no stage trains on."""
 
@@ -65,6 +68,12 @@ def build_method(
     """
     if not (dataclasses.is_dataclass(cls) and issubclass(cls, Method)):
         raise PluginError(f"{key}: {cls.__name__} must be a dataclass that extends condensery.Method")
+    plain = [name for name in inspect.get_annotations(cls) if name not in cls.__dataclass_fields__]
+    lost = [name for name in plain if "ClassVar" not in str(inspect.get_annotations(cls)[name])]
+    if lost:
+        raise PluginError(
+            f"{key}: {cls.__name__} lacks @dataclass(eq=False, kw_only=True), so that {', '.join(lost)} is no setting"
+        )
 
     return configured(key, cls, settings, card)
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from condensery.errors import UnknownKey, UsageError
+from condensery.errors import Misuse, UnknownKey, UsageError
 from condensery.nets.roles import MAP_ROLES, MODULE_ROLES, ROLES, is_attention, resolve
 from condensery.nets.transforms import first_argument
 from condensery.tasks import head
@@ -32,6 +32,9 @@ class TapValues(Mapping[str, Any]):
         self._values, self._versions, self._roles = values, versions, roles
 
     def __getitem__(self, target: str) -> Any:
+        if target not in self._values:
+            asked = ", ".join(self._values) or "none"
+            raise Misuse(f"tap {target!r} was never asked for; write player.tap({target!r}) in prepare (taps: {asked})")
         tensors = self._values[target]
         for tensor, version in zip(tensors, self._versions[target], strict=True):
             if tensor._version != version:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from condensery.errors import UsageError
+from condensery.errors import PluginError, UsageError
 from condensery.nets.codecs import Coding
 from condensery.tasks import map_tensors
 
@@ -90,14 +90,18 @@ class Transform(nn.Module):
 
 
 class Stack(nn.Module):
-    """The transforms of one tensor, run in rank order, in order of attachment within a rank."""
+    """The transforms of one tensor, run in rank order, in order of attachment within a rank.
+
+    ``by`` holds who attached each, for messages.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.transforms = nn.ModuleDict()
         self.temporary: list[str] = []
+        self.by: dict[str, str] = {}
 
-    def add(self, name: str, transform: Transform, keep: bool) -> None:
+    def add(self, name: str, transform: Transform, keep: bool, by: str = "") -> None:
         """Add one transform.
 
         :raises UsageError: if the name is taken.
@@ -106,14 +110,24 @@ class Stack(nn.Module):
             raise UsageError(f"a transform named {name!r} is already attached there")
         items = [*self.transforms.items(), (name, transform)]
         self.transforms = nn.ModuleDict(dict(sorted(items, key=lambda item: _rank(item[1]))))
+        self.by[name] = by
         if not keep:
             self.temporary.append(name)
 
     def forward(self, value: Tensor) -> Tensor:
-        """Return the value that the layer uses, in the type that it came in."""
+        """Return the value that the layer uses, in the type that it came in.
+
+        :raises PluginError: for a transform that changes the shape and doesn't say that it ``reshapes``.
+        """
         dtype = value.dtype
-        for transform in self.transforms.values():
-            value = transform(value)
+        for name, transform in self.transforms.items():
+            made = transform(value)
+            if made.shape != value.shape and not getattr(transform, "reshapes", False):
+                place = transform.forward.__code__
+                what = f"{self.by.get(name, '')}: transform {name!r} ({type(transform).__name__}) turns shape"
+                where = f"{place.co_filename}:{place.co_firstlineno}"
+                raise PluginError(f"{what} {tuple(value.shape)} into {tuple(made.shape)} ({where})")
+            value = made
         # Transforms keep scales and levels as float32, whatever the net's type is.
         return value if value.dtype == dtype else value.to(dtype)
 
@@ -167,26 +181,27 @@ def owner_of(model: nn.Module, target: str) -> tuple[nn.Module, str]:
     return owner, name
 
 
-def attach(model: nn.Module, target: str, name: str, transform: Transform, *, keep: bool = True) -> None:
+def attach(model: nn.Module, target: str, name: str, transform: Transform, *, keep: bool = True, by: str = "") -> None:
     """Put a transform on a weight (``conv1.weight``) or an activation (``conv1:input``, ``conv1:output``).
 
+    :param by: the method that does so, for messages.
     :raises UsageError: for an unknown target, a taken or impossible name, or a tensor that two modules share: the
         transform would act on one end only.
     """
     owner, tensor = owner_of(model, target)
     _refuse_name(target, name, transform)
     if tensor.startswith(":"):
-        _site(owner, tensor[1:], create=True).add(name, transform, keep)
+        _site(owner, tensor[1:], create=True).add(name, transform, keep, by)
         return
 
     stack = stack_of(owner, tensor)
     if stack is None:
         _refuse_tied(model, target, owner, tensor)
         stack = Stack()
-        stack.add(name, transform, keep)
+        stack.add(name, transform, keep, by)
         parametrized(owner, tensor, stack)
     else:
-        stack.add(name, transform, keep)
+        stack.add(name, transform, keep, by)
 
 
 def parametrized(owner: nn.Module, tensor: str, stack: Stack) -> None:

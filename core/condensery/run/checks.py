@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from condensery.contract import DEFAULTS, STEP_HOOKS
-from condensery.errors import PluginError, short
+from condensery.errors import CondenseryError, PluginError, short
 from condensery.run.players import Player
 from condensery.tasks import Batch
 
@@ -27,9 +27,12 @@ def returned(stage: Training, method: str, hook: str, wanted: str, found: object
     """
     if isinstance(found, Tensor):
         shown = f"a tensor of shape {tuple(found.shape)}"
+    elif isinstance(found, type):
+        shown = f"the class {found.__name__}"
     else:
         shown = "None" if found is None else f"{type(found).__name__} {short(found)}"
-    return PluginError(f"stage {stage.name!r}, {method}, {hook}: must return {wanted}, got {shown}")
+    line = stage.manager.line(method, hook.partition(",")[0])
+    return PluginError(f"stage {stage.name!r}, {method}, {hook}: must return {wanted}, got {shown}{line}")
 
 
 def check_terms(stage: Training, method: str, terms: Any) -> Mapping[str, Tensor]:
@@ -88,13 +91,17 @@ def check_optimizer(stage: Training, method: str, optimizer: Any) -> torch.optim
     return optimizer
 
 
-def check_batches(stage: Training, found: Any) -> Iterator[Batch]:
+def check_batches(stage: Training) -> Iterator[Batch]:
     """Yield one epoch's batches, as many as the stage plays at most; the schedule counts them where they have a length.
 
     :raises PluginError: for anything but batches, where there is none, as the epoch would train nothing, and for more
         than were counted: rates would go on beyond the schedule's end.
+    :raises MethodError: if a method's generator of batches raises something unexpected.
     """
-    method, _ = stage.manager.chosen("batches")
+    method, make = stage.manager.chosen("batches")
+    found = make(stage=stage)
+    if found is None:
+        method, found = DEFAULTS, stage.manager.default("batches")(stage=stage)
     if not isinstance(found, Iterable):
         raise returned(stage, method, "batches", "batches", found)
     length = operator.length_hint(found)
@@ -102,7 +109,7 @@ def check_batches(stage: Training, found: Any) -> Iterator[Batch]:
         stage.steps_per_epoch = stage.at_most(length)
 
     number = 0
-    for number, batch in enumerate(itertools.islice(found, stage.train.max_steps), 1):
+    for number, batch in enumerate(itertools.islice(_drawn(stage, method, found), stage.train.max_steps), 1):
         if not isinstance(batch, Batch):
             raise returned(stage, method, "batches", "batches, each a condensery.tasks.Batch(inputs, labels)", batch)
         if number > stage.steps_per_epoch:
@@ -112,6 +119,18 @@ def check_batches(stage: Training, found: Any) -> Iterator[Batch]:
         yield batch
     if not number:
         raise PluginError(f"stage {stage.name!r}, {method}, batches: an epoch has no batch: nothing would train")
+
+
+def _drawn(stage: Training, method: str, found: Iterable[Any]) -> Iterator[Any]:
+    """Yield what is in an epoch's batches; a generator of a method's runs here, outside of its hook."""
+    try:
+        yield from found
+    except CondenseryError:
+        raise
+    except Exception as error:
+        if method == DEFAULTS:
+            raise
+        raise stage.manager.error(method, "batches", error) from error
 
 
 def check_players(stage: Training, method: str, found: Any) -> Sequence[Player]:

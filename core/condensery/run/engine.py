@@ -38,7 +38,7 @@ from condensery.run.search import Budget
 from condensery.run.snapshots import Snapshots
 from condensery.run.stage import Stage
 from condensery.run.trials import try_artifact, try_metrics
-from condensery.run.unit import UnitRunner
+from condensery.run.unit import UnitRunner, reported
 from condensery.run.validation import Validation, held_out, methods_ask, precision_of, with_validation
 from condensery.storage import Baked, bake, save_artifact
 from condensery.tasks import Batch, build_task, generators_kept
@@ -258,6 +258,7 @@ class Run:
             "collapsed": collapsed,
             "called_at_times": self.check().at_times,
             "stages": self.stages,
+            "reported": reported(self.stages),
             "wall_s": round(self._seconds(), 2),
         }
 

@@ -88,7 +88,7 @@ class Opener:
             processes=self.processes,
         )
         stage.graphs = self.builder.graphs
-        stage.players = dict(players)
+        stage.players.update(players)
         stage.manager = StageManager(unit.spec.name, methods_of(unit, self.builder.registry), Defaults())
         return stage
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from condensery.errors import UnknownKey, UsageError
+from condensery.errors import Misuse, UnknownKey, UsageError
 from condensery.nets import EMPTY, Taps, TapValues, attached, keep_owners, plain_name
 from condensery.recipe import ModelSpec, OptimizerSpec
 from condensery.run.memory import Memory
 from condensery.tasks import Batch, Task, full_precision, lay_channels_last, map_tensors
+
+V = TypeVar("V")
 
 
 @dataclasses.dataclass
@@ -52,6 +54,14 @@ class Outputs:
         """Return the same without gradient: how partners see it."""
         tree = map_tensors(Tensor.detach, self.tree)
         return Outputs(tree, self.task, self.batch, self.taps.detached() if len(self.taps) else EMPTY)
+
+
+class ByPlayer(dict[str, V]):
+    """What a stage has of each player, by name: the players themselves, or their outputs."""
+
+    def __missing__(self, name: str) -> NoReturn:
+        ask = "; a method that needs a teacher says so, needs = frozenset({'teacher'})" if name == "teacher" else ""
+        raise Misuse(f"there is no player {name!r}; there are {', '.join(self)}{ask}")
 
 
 class Player:

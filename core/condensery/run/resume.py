@@ -9,7 +9,9 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from condensery.contract import settings_of
 from condensery.errors import PluginError
@@ -32,11 +34,24 @@ def state_of(stage: Stage) -> dict[str, dict[str, Any]]:
         for attribute, value in found[name].items():
             wrong = _not_plain(value)
             if wrong:
-                raise PluginError(
-                    f"stage {stage.name!r}, {name}: {attribute} holds {wrong}, which can't be saved: keep tensors "
-                    "without gradient, numbers, texts, or lists, tuples and dicts of these, or write state() and "
-                    "load_state()"
-                )
+                raise PluginError(f"stage {stage.name!r}, {name}: {attribute} holds {wrong}")
+    return found
+
+
+def unsaved(stage: Stage) -> dict[tuple[str, str], list[Any]]:
+    """Return what is in those attributes of a stage's methods that no checkpoint holds, by method and attribute.
+
+    :raises PluginError: for a parameter: a cut puts another one in its place.
+    """
+    found: dict[tuple[str, str], list[Any]] = {}
+    for name, method in stage.manager.methods.items():
+        if hasattr(method, "state"):
+            continue
+        for attribute, value in vars(method).items():
+            leaves = [] if attribute.endswith("_") else tree_leaves(value)
+            if any(isinstance(leaf, nn.Parameter) for leaf in leaves):
+                raise PluginError(f"stage {stage.name!r}, {name}: {attribute} holds {PARAMETER}")
+            found[name, attribute] = [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
     return found
 
 
@@ -51,23 +66,50 @@ def load_state(stage: Stage, state: Mapping[str, Mapping[str, Any]]) -> None:
             setattr(method, attribute, value)
 
 
-def rehearse(stage: Stage) -> None:
+def rehearse(stage: Stage, before: Mapping[tuple[str, str], list[Any]]) -> None:
     """Save the methods' state and load it again, in memory, as a dry run does it.
 
-    :raises PluginError: naming method and attribute, for one that no checkpoint can hold.
+    :param before: what :func:`unsaved` found when the epoch began.
+    :raises PluginError: naming method and attribute, for one that no checkpoint can hold, or that none does.
     """
+    for (name, attribute), leaves in unsaved(stage).items():
+        known = before.get((name, attribute), [])
+        if len(known) != len(leaves) or not all(map(_same, known, leaves)):
+            raise PluginError(
+                f"stage {stage.name!r}, {name}: {attribute} changed while the stage trained and isn't saved, so that a "
+                f"resumed run would start it anew; call it {attribute}_"
+            )
     load_state(stage, as_saved(state_of(stage)))
 
 
+def _same(one: Any, two: Any) -> bool:
+    """Tell whether two values are the same, as far as they can be saved."""
+    if isinstance(one, Tensor) and isinstance(two, Tensor):
+        return torch.equal(one, two)
+    return bool(_not_plain(one) or _not_plain(two) or one == two)
+
+
+PARAMETER = "a parameter, which a cut replaces: keep its path, and look it up in stage.weights()"
+
+
 def _not_plain(value: Any) -> str | None:
-    """Return what a value holds that a checkpoint can't give back as it is, in words, or ``None``."""
-    if isinstance(value, Tensor):
-        return "a tensor with a gradient" if value.requires_grad else None
+    """Return what a value holds that a checkpoint can't give back as it is, and what to do instead, or ``None``."""
+    if isinstance(value, nn.Parameter):
+        return PARAMETER
+    if isinstance(value, nn.Module):
+        kind = type(value).__name__
+        return f"a {kind}: one that trains beside a net is a helper, stage.student.helpers['name'] = module"
     if type(value) is dict:
         value = [*value, *value.values()]
     if type(value) in (list, tuple):
         return next((wrong for part in value if (wrong := _not_plain(part))), None)
-    return None if value is None or isinstance(value, (bool, int, float, str)) else f"a {type(value).__name__}"
+
+    if isinstance(value, Tensor):
+        what = "tensor with a gradient" if value.requires_grad else None
+    else:
+        what = None if value is None or isinstance(value, (bool, int, float, str)) else type(value).__name__
+    kept = "keep tensors without gradient, numbers, texts, or lists, tuples and dicts of these"
+    return what and f"a {what}, which can't be saved: {kept}, or write state() and load_state()"
 
 
 def progress_of(stage: Stage, history: list[dict[str, Any]]) -> dict[str, Any]:

@@ -193,22 +193,20 @@ class Stage(Training):
         """Put a transform on ``conv1.weight``, ``conv1:input`` or ``conv1:output``.
 
         :param keep: stays until the recipe ends; ``False``: until this stage ends.
-        :raises PluginError: between ``prepare`` and ``end_stage``, for one that has parameters: no optimizer has them.
+        :raises Misuse: in any other hook than ``prepare`` and ``end_stage``: no optimizer would have its parameters.
         """
-        if self.stepping and next(transform.parameters(), None) is not None:
-            raise self.too_late(f"a transform with parameters of its own is attached ({target}: {name})")
+        self.refuse_late(f"a transform is attached ({target}: {name})")
         net = self.players[player].module
-        attach(net, target, name, transform.to(self.device), keep=keep)
+        attach(net, target, name, transform.to(self.device), keep=keep, by=self.manager.acting)
         self.changed(player)
 
     def replace(self, path: str, layer: Layer | nn.Identity, player: str = "student") -> None:
         """Put a registered layer in a plain module's place, in ``prepare`` or ``end_stage``; it stays.
 
         :raises UsageError: if the net has no such module.
-        :raises PluginError: in any other hook, as optimizers hold the parameters then.
+        :raises Misuse: in any other hook, as optimizers hold the parameters then.
         """
-        if self.stepping:
-            raise self.too_late(f"a module is replaced ({path})")
+        self.refuse_late(f"a module is replaced ({path})")
         replace(self.players[player].module, path, layer.to(self.device))
         self.changed(player)
 

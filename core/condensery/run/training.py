@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from condensery.contract import STEP_HOOKS, StageManager
-from condensery.errors import NonFiniteLoss, PluginError, UsageError
+from condensery.errors import Misuse, NonFiniteLoss, UsageError
 from condensery.nets import Transform, evaluating, settle, settling
 from condensery.recipe import StageSpec, TrainSpec
 from condensery.run.checks import check_exchanged, check_factor, check_terms, returned
-from condensery.run.players import Outputs, Player
+from condensery.run.players import ByPlayer, Outputs, Player
 from condensery.run.processes import ALONE, Processes
 from condensery.run.steps import rate_factor, shares, weighted, without_gradient
 from condensery.run.workers import Exchanged, Gradients, Workers
@@ -58,7 +58,7 @@ class Training:
         self.subset, self.labels = subset, labels
         self.epoch = self.step = self.started = 0
         self.epochs = train.epochs
-        self.players: dict[str, Player] = {}
+        self.players: dict[str, Player] = ByPlayer()
         self.manager: StageManager
         self.sums: dict[str, Tensor] = {}
         self.counts: dict[str, float] = {}
@@ -142,7 +142,7 @@ class Training:
         if self.train.channels_last:
             batch = dataclasses.replace(batch, inputs=channels_last(batch.inputs))
 
-        outputs = {}
+        outputs = ByPlayer[Outputs]()
         half = self.train.autocast == "bf16"
         with torch.autocast(self.device.type, torch.bfloat16) if half else contextlib.nullcontext():
             for player in players:
@@ -155,7 +155,9 @@ class Training:
 
         Its own outputs carry a gradient, those of its partners are detached.
         """
-        view = {n: o if n == player.name or not self.players[n].trains else o.detached() for n, o in outputs.items()}
+        view = ByPlayer[Outputs](
+            (n, o if n == player.name or not self.players[n].trains else o.detached()) for n, o in outputs.items()
+        )
 
         weight = 1.0
         for name, call in self.calls("task_weight", player.name):
@@ -373,12 +375,14 @@ class Training:
         if done is not True:
             raise returned(self, method, "training_step", "True", done)
 
-    def too_late(self, what: str) -> PluginError:
-        """Return the error for a change of a net that comes while optimizers hold its parameters.
+    def refuse_late(self, what: str) -> None:
+        """Refuse a change of a net that comes while optimizers hold its parameters.
 
         :param what: is done, in words.
+        :raises Misuse: saying in which hooks it may be done.
         """
-        return PluginError(f"stage {self.name!r}: {what} while the stage trains; only prepare and end_stage may")
+        if self.stepping:
+            raise Misuse(f"{what} while the stage trains; only prepare and end_stage may")
 
     def set_rates(self) -> None:
         """Set each optimizer's learning rates for the current step."""

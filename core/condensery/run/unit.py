@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from condensery.errors import MethodError
-from condensery.nets import broken_promises, detach_temporary
+from condensery.nets import broken_promises, detach_temporary, own_parameters
 from condensery.recipe import TrainSpec, Unit
 from condensery.run.checks import check_batches, check_report, refuse_silenced
 from condensery.run.collapse import collapsed, look
@@ -17,7 +17,7 @@ from condensery.run.folder import PROGRESS, RunFolder
 from condensery.run.opening import Opener
 from condensery.run.players import Player
 from condensery.run.progress import Observer, Progress
-from condensery.run.resume import lay_progress, progress_of, rehearse
+from condensery.run.resume import lay_progress, progress_of, rehearse, unsaved
 from condensery.run.snapshots import Snapshots
 from condensery.run.stage import Stage
 from condensery.run.validation import Validation
@@ -63,6 +63,7 @@ class UnitRunner:
         stage.place = None if self.dry else self.folder.path / f"stage-{unit.id}"
         before = None if self.dry else look(stage)
         self.opener.prepare(stage)
+        self._compare(stage, unit)
 
         history = self._epochs(stage, unit)
         if self.dry:
@@ -81,6 +82,14 @@ class UnitRunner:
             self.observer.stage_ended(stage)
         return stage
 
+    def _compare(self, stage: Stage, unit: Unit) -> None:
+        """Say so where a student is larger than its teacher, which is rarely meant."""
+        sizes = {p.name: sum(w.numel() for w in own_parameters(p.module).values()) for p in stage.players.values()}
+        for teacher in stage.teachers:
+            if sizes["student"] > sizes[teacher.name]:
+                size = f"{sizes['student']:,} parameters, {teacher.name} {sizes[teacher.name]:,}"
+                self.show.line(f"{unit.title}: the student is larger than its teacher: {size}")
+
     def _epochs(self, stage: Stage, unit: Unit) -> History:
         """Play the epochs that are left; returns the history of all."""
         saved = None if self.dry else self.folder.load(PROGRESS)
@@ -88,6 +97,7 @@ class UnitRunner:
         self.show.start(unit.title, stage.steps_per_epoch * stage.epochs)
         self.show.advance(stage.steps_per_epoch * stage.epoch)
 
+        before = unsaved(stage) if self.dry else {}
         for epoch in range(stage.epoch, stage.epochs):
             stage.epoch = epoch
             started = time.monotonic()
@@ -97,7 +107,7 @@ class UnitRunner:
             stage.check_finite()
             stage.manager.call("after_epoch", stage=stage)
             if self.dry:
-                rehearse(stage)
+                rehearse(stage, before)
             else:
                 self._end_epoch(stage, unit, history, started)
         return history
@@ -105,7 +115,7 @@ class UnitRunner:
     def _steps(self, stage: Stage) -> None:
         """Play one epoch's batches."""
         stage.started = stage.step
-        for batch in check_batches(stage, stage.manager.call("batches", stage=stage)):
+        for batch in check_batches(stage):
             stage.set_rates()
             stage.manager.call("before_step", stage=stage, batch=batch)
             stage.take_step(batch)
@@ -177,6 +187,16 @@ def _report(stage: Stage) -> dict[str, float]:
     found: dict[str, float] = {}
     for name, call in stage.manager.each("report"):
         found |= {f"{name}.{key}": value for key, value in check_report(stage, name, call(stage=stage)).items()}
+    return found
+
+
+def reported(stages: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """Return what the methods of all stages reported, by method; of one that acts in several stages, the last."""
+    found: dict[str, dict[str, float]] = {}
+    for stage in stages:
+        for path, value in stage["report"].items():
+            method, _, name = path.partition(".")
+            found.setdefault(method, {})[name] = value
     return found
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 KEEP_ZEROS = (
@@ -116,25 +115,3 @@ def cut_layer_norm(norm: nn.LayerNorm, gone: set[int]) -> None:
     norm.normalized_shape = (*norm.normalized_shape[:-1], len(kept))
     for name, held in norm.named_parameters(recurse=False):
         setattr(norm, name, nn.Parameter(held.detach()[..., kept]))
-
-
-def randomize(net: nn.Module, generator: torch.Generator) -> None:
-    """Draw every parameter and the statistics of batch normalization anew, of a size that keeps outputs finite."""
-    # Drawing a number for each entry takes longer than all else: a few are repeated, at a length that no layer has.
-    pool = torch.randn(65_537, generator=generator)
-    drawn = 0
-
-    def noise(tensor: Tensor) -> Tensor:
-        nonlocal drawn
-        start, drawn = drawn % len(pool), drawn + tensor.numel()
-        times = -(-(start + tensor.numel()) // len(pool))
-        return pool.repeat(times)[start : start + tensor.numel()].view(tensor.shape).to(tensor)
-
-    with torch.no_grad():
-        for parameter in net.parameters():
-            fan_in = parameter[0].numel() if parameter.dim() > 1 else 0
-            parameter.copy_(noise(parameter) * (2 / fan_in) ** 0.5 if fan_in else 1 + 0.3 * noise(parameter))
-        for module in net.modules():
-            if isinstance(module, _BatchNorm) and module.running_mean is not None and module.running_var is not None:
-                module.running_mean.copy_(0.1 * noise(module.running_mean))
-                module.running_var.copy_(1 + 0.3 * noise(module.running_var).clamp(-2, 2))

@@ -14,6 +14,7 @@ from torch.nn.utils import parametrize
 
 from condensery.errors import CondenseryError, MethodError
 from condensery.nets import MASK, attached, lent, owner_of, plain, plain_name, put_stand_ins, stack_of
+from condensery.surgery.left import Channels, Left
 from condensery.tasks import map_tensors, tensors_in
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-9}
@@ -28,50 +29,6 @@ def call(model: nn.Module, inputs: Any) -> Any:
     """Call a model and return its outputs, a tree; of an object with logits, these."""
     out = model(**inputs) if isinstance(inputs, Mapping) else model(inputs)
     return getattr(out, "logits", out)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Left:
-    """What is left of one tensor.
-
-    :param old: its shape before, ``new`` after.
-    :param kept: int64 of shape ``(numbers left,)``: the flat entries of the old tensor, in the order of the new one.
-    """
-
-    old: tuple[int, ...]
-    new: tuple[int, ...]
-    kept: Tensor
-
-    def take(self, value: Tensor) -> Tensor:
-        """Slice a tensor of the old shape, or one that broadcasts against it (``(C, 1, 1, 1)``); scalars stay.
-
-        :raises MethodError: if it does neither, or if the cut takes other columns from each row, as in a grouped
-            convolution, so that a broadcast tensor has no slice.
-        """
-        if value.numel() == 1:
-            return value
-        if tuple(value.shape) == self.old:
-            return value.flatten().index_select(0, self.kept.to(value.device)).view(self.new)
-
-        lead = len(self.old) - value.dim()
-        shape = (1,) * lead + tuple(value.shape)
-        if lead < 0 or any(s not in (1, o) for s, o in zip(shape, self.old, strict=True)):
-            raise MethodError(f"a tensor of shape {tuple(value.shape)} doesn't broadcast against {self.old}")
-
-        # Cut the tensor's own indices, spread out to the full shape: along the axes it doesn't have they must agree.
-        flat = torch.arange(value.numel()).view(shape).expand(self.old).flatten()[self.kept].view(self.new)
-        few = flat[tuple(slice(0, 1) if s == 1 else slice(None) for s in shape)]
-        if not torch.equal(few.expand(self.new), flat):
-            raise MethodError(f"a tensor of shape {tuple(value.shape)} has no slice: each group loses other columns")
-        return value.flatten()[few.flatten().to(value.device)].view(few.shape[lead:])
-
-
-class Channels(NamedTuple):
-    """The channels left at one activation site: how many there were, which stay (int64), and their axis, negative."""
-
-    old: int
-    kept: Tensor
-    axis: int
 
 
 @dataclasses.dataclass(eq=False)
@@ -268,9 +225,7 @@ def masked(cut: Cut, net: nn.Module, cut_net: nn.Module) -> nn.Module:
         if old is None:
             continue
         if id(old) not in made:
-            zeros = torch.zeros_like(old.detach(), memory_format=torch.contiguous_format)
-            zeros.view(-1).scatter_(0, left.kept, old.detach().flatten().index_select(0, left.kept))
-            made[id(old)] = nn.Parameter(zeros, requires_grad=False)
+            made[id(old)] = nn.Parameter(left.zeroed(old.detach()), requires_grad=False)
         owner._parameters[tensor] = made[id(old)]
 
     for path in norms_over_channels(cut):

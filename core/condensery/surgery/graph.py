@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from condensery.errors import UsageError, nearest
-from condensery.nets import deep_copied
 from condensery.surgery.channels import (
     KEEP_ZEROS,
     MOVE_CHANNELS,
@@ -28,14 +27,15 @@ from condensery.surgery.channels import (
     is_depthwise,
     is_writer,
     parts,
-    randomize,
     rest,
     some,
     unfollowed,
     widths,
 )
-from condensery.surgery.copies import built, named_tensors, numbered, state
-from condensery.surgery.cuts import TOLERANCE, Channels, Cut, Forward, Left, call, difference, precise, verify
+from condensery.surgery.copies import built, numbered, read_off, state
+from condensery.surgery.cuts import Cut, Forward, call, difference, precise, verify
+from condensery.surgery.left import Channels
+from condensery.surgery.trials import Trials
 from condensery.tasks import tensors_in
 
 Removed = Mapping[str, Sequence[int]]
@@ -209,20 +209,17 @@ class ChannelGraph:
     def _refuse_what_fails(self) -> None:
         """Try to cut every group on a net with random weights: what fails can't be followed.
 
-        The weights are random, because a trained net may hide a wrong cut behind a scale of zero. The first channel
-        goes, then a random half: a half alone may look right by chance, as where channels are reversed.
+        The first channel goes, then a random half: a half alone may look right by chance, as where channels are
+        reversed.
         """
-        trial = deep_copied(self.net, {})
-        generator = torch.Generator().manual_seed(0)
-        randomize(trial, generator)
-
+        trials, generator = Trials(self.net, self.example), torch.Generator().manual_seed(0)
         for share in (0.0, 0.5):
             # All groups at once; a failure is halved until the groups that cause it stand alone.
             todo = [[g for g in self.groups if g.reason is None and g.channels >= 2 * g.blocks]]
             while todo:
                 groups = todo.pop()
                 removed = {g.layers[0]: some(g.channels, g.blocks, share, generator) for g in groups}
-                problem = self._try(trial, removed) if groups else None
+                problem = self._try(trials, removed) if groups else None
 
                 if problem and len(groups) > 1:
                     todo += [groups[: len(groups) // 2], groups[len(groups) // 2 :]]
@@ -230,18 +227,17 @@ class ChannelGraph:
                     reason = problem + self._through[groups[0].layers[0]]
                     self._add(dataclasses.replace(groups[0], reason=reason))
 
-    def _try(self, net: nn.Module, removed: Removed) -> str | None:
+    def _try(self, trials: Trials, removed: Removed) -> str | None:
         """Return why a cut can't be right, or ``None`` if the cut net gives the masked net's outputs."""
-        try:
-            found = difference(self._cut(removed), net, self.example, self.forward)
-        except Exception as error:  # noqa: BLE001  a net's own forward may fail in any way
-            return f"the net doesn't run without some of its channels: {' '.join(str(error).split())[:100]}"
-        right = found <= TOLERANCE[self._dtype]
-        return None if right else "its channels pass through an operation that can't be followed"
-
-    @property
-    def _dtype(self) -> torch.dtype:
-        return next(p.dtype for p in self.net.parameters() if p.is_floating_point())
+        problem = None
+        for net, example, tolerance in trials:
+            try:
+                if difference(self._cut(removed), net, example, self.forward) <= tolerance:
+                    return None
+                problem = "its channels pass through an operation that can't be followed"
+            except Exception as error:  # noqa: BLE001  a net's own forward may fail in any way
+                problem = f"the net doesn't run without some of its channels: {' '.join(str(error).split())[:100]}"
+        return problem
 
     def group(self, path: str) -> Group:
         """Return the group of a layer or norm.
@@ -321,7 +317,8 @@ class ChannelGraph:
 
         cut = self._cut({p: sorted(c) for p, c in gone.items() if c})
         found = difference(cut, self.net, self.example, self.forward)
-        return verify(cut, found, self._dtype).renamed(self._renamed)
+        dtype = next(p.dtype for p in self.net.parameters() if p.is_floating_point())
+        return verify(cut, found, dtype).renamed(self._renamed)
 
     def removed_by(self, removed: Removed) -> dict[str, tuple[set[int], set[int]]]:
         """Return what goes where: by name of layer or parameter, the input and the output channels.
@@ -357,7 +354,7 @@ class ChannelGraph:
                 if gone:
                     sites[f"{name}:{site}"] = Channels(width, rest(width, gone), axis(module))
             self._cut_module(module, ins, outs)
-        return Cut(*self._read_off(shadow), sites)
+        return Cut(read_off(self.net, shadow), self._changed(shadow), sites)
 
     def _cut_parameter(self, shadow: nn.Module, name: str, gone: set[int]) -> None:
         """Cut a parameter that belongs to no layer, such as a scale that the net multiplies by itself."""
@@ -381,19 +378,12 @@ class ChannelGraph:
             if ins:
                 pruner.prune_in_channels(module, sorted(ins))
 
-    def _read_off(self, shadow: nn.Module) -> tuple[dict[str, Left], dict[str, dict[str, tuple[Any, Any]]]]:
-        """Return what is left of each tensor whose shape changed, and the changed attributes by module path."""
-        tensors = {}
-        left = named_tensors(shadow)
-        for name, old in named_tensors(self.net).items():
-            new = left[name]
-            if new.shape != old.shape:
-                tensors[name] = Left(tuple(old.shape), tuple(new.shape), new.detach().flatten().long())
-
+    def _changed(self, shadow: nn.Module) -> dict[str, dict[str, tuple[Any, Any]]]:
+        """Return the attributes that a cut has changed, before and after, by module path."""
         attributes: dict[str, dict[str, tuple[Any, Any]]] = {}
         for path, module in self.modules.items():
             after = vars(shadow.get_submodule(path))
             for name, value in vars(module).items():
                 if isinstance(value, int | tuple) and after[name] != value:
                     attributes.setdefault(path, {})[name] = (value, after[name])
-        return tensors, attributes
+        return attributes

@@ -13,8 +13,9 @@ from condensery.errors import UsageError
 from condensery.nets import Transform, attach, attached, plain
 from condensery.surgery.attention import AttentionSurgeon
 from condensery.surgery.channels import axis, is_writer
-from condensery.surgery.cuts import Channels, Cut, Left, apply, gap, precise, verify
+from condensery.surgery.cuts import Cut, apply, gap, precise, verify
 from condensery.surgery.graph import ChannelGraph, Group, Removed
+from condensery.surgery.left import Channels, Left
 
 if TYPE_CHECKING:
     from condensery.run import Stage
@@ -123,6 +124,7 @@ class Surgeon(AttentionSurgeon):
         :raises UsageError: naming a layer that can't be cut and why (given indices only).
         :raises MethodError: if the cut net doesn't give the masked net's outputs.
         """
+        self.stage.refuse_late("a net is cut")  # before its channels are followed, which takes seconds
         graph = self.graph
         left_out: dict[str, str] = {}
         if ratio is None:
@@ -185,8 +187,7 @@ class Surgeon(AttentionSurgeon):
 
     def _apply(self, cut: Cut) -> None:
         """Cut the net, and the state of its optimizer; before an optimizer exists, the state that it will carry on."""
-        if self.stage.stepping:
-            raise self.stage.too_late("a net is cut")
+        self.stage.refuse_late("a net is cut")
         player = self.stage.players[self.player]
         optimizer = player.optimizer
         old = player.parameters()

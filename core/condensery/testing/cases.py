@@ -69,7 +69,13 @@ class Case:
         """
         contract = self.contract
         roles = {"teacher": "original"} if "teacher" in self.words(registry).needs else {}
-        stage = {"name": STAGE, "methods": [self.key, *beside], "epochs": 2, **roles, **contract.stage}
+        stage = {
+            "name": STAGE,
+            "methods": [{self.key: contract.settings}, *beside],
+            "epochs": 2,
+            **roles,
+            **contract.stage,
+        }
         return small_recipe(self.network, [*contract.before, stage], contract.nets.get(self.network))
 
 

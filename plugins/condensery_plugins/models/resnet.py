@@ -5,8 +5,11 @@ He, Zhang, Ren, Sun: "Deep Residual Learning for Image Recognition", CVPR 2016, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
+from condensery import UsageError
 from condensery.tasks import TaskFacts
 from condensery_plugins.models.facts import builder, scaled
 
@@ -36,17 +39,17 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Three stages of 16, 32 and 64 channels (times ``width``), ``n`` blocks each: depth 6n + 2."""
+    """Three stages of 16, 32 and 64 channels (times ``width``); with ``n`` blocks in each the depth is 6n + 2."""
 
-    def __init__(self, blocks: int, channels: int, classes: int, width: float) -> None:
+    def __init__(self, blocks: Sequence[int], channels: int, classes: int, width: float) -> None:
         super().__init__()
         sizes = [scaled(width, c) for c in (16, 32, 64)]
         self.conv1 = nn.Conv2d(channels, sizes[0], 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(sizes[0])
         self.relu = nn.ReLU()
-        self.layer1 = self._stage(blocks, sizes[0], sizes[0], 1)
-        self.layer2 = self._stage(blocks, sizes[0], sizes[1], 2)
-        self.layer3 = self._stage(blocks, sizes[1], sizes[2], 2)
+        self.layer1 = self._stage(blocks[0], sizes[0], sizes[0], 1)
+        self.layer2 = self._stage(blocks[1], sizes[0], sizes[1], 2)
+        self.layer3 = self._stage(blocks[2], sizes[1], sizes[2], 2)
         self.linear = nn.Linear(sizes[2], classes)
         self.roles = {"stages": ["layer1", "layer2", "layer3"], "logits": ["linear"]}
 
@@ -67,7 +70,14 @@ class ResNet(nn.Module):
 
 
 @builder("image", least=8)
-def build(facts: TaskFacts, name: str, *, width: float = 1.0) -> nn.Module:
-    """Build ``resnet<6n+2>``."""
+def build(facts: TaskFacts, name: str, *, width: float = 1.0, blocks: Sequence[int] = ()) -> nn.Module:
+    """Build ``resnet<6n+2>``.
+
+    :param blocks: of each of the three stages, in place of ``n`` in all.
+    :raises UsageError: for other than three numbers of 1 to 100.
+    """
     depth = int(name.removeprefix("resnet"))
-    return ResNet((depth - 2) // 6, facts.channels, facts.outputs, width)
+    chosen = list(blocks) or 3 * [(depth - 2) // 6]
+    if len(chosen) != 3 or not all(isinstance(n, int) and 1 <= n <= 100 for n in chosen):
+        raise UsageError(f"model {name!r}: blocks are three numbers of 1 to 100, got {chosen}")
+    return ResNet(chosen, facts.channels, facts.outputs, width)

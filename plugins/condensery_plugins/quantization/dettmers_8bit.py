@@ -74,7 +74,7 @@ class Dettmers8Bit(Method):
     def _count(self, bucket: Bucket, received: Tensor) -> None:
         """Add up bytes, and the mean relative error of what isn't zero."""
         sizes = bucket.values.abs()
-        errors = (received - bucket.values).abs() / torch.where(sizes > 0, sizes, 1)
+        errors = (bucket.own(received) - bucket.values).abs() / torch.where(sizes > 0, sizes, 1)
         self.error_ = self.error_.to(errors.device) + errors.sum() / (sizes > 0).sum().clamp_min(1)
         self.count_ += 1
         self.sent_ += bucket.sent

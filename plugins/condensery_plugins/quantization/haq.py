@@ -184,10 +184,12 @@ class HAQ(Quantizer):
         return {name: dict(each) for name, each in read_json(path, "remove it to measure again").items()}
 
     def _tuned(self, stage: Stage, net: nn.Module, number: int) -> nn.Module:
-        """Train a trial's net for a moment, and return it.
+        """Train a trial's net for a moment, if it is to be, and return it.
 
         :param number: of the trial.
         """
+        if not self.tune_steps:
+            return net
         with torch.random.fork_rng():
             torch.manual_seed(derive_seed(self.key, stage.seed, number))
             optimizer = torch.optim.SGD(net.parameters(), lr=TUNE_RATE, momentum=TUNE_MOMENTUM)

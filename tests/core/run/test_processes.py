@@ -8,22 +8,25 @@ from typing import Any
 
 import pytest
 import torch
-from tests.core.helpers import recipe, registry
+from tests.core.helpers import Act, recipe, registry
 from tests.core.together import together
 from torch import Tensor
 
-from condensery import Run, load
+from condensery import Method, Run, Stage, hookimpl, load
 from condensery.files import read_json
 from condensery.recipe import parse
+from condensery.run import Player
 
 TRAIN = {"epochs": 2, "batch_size": 16, "optimizer": {"lr": 0.05, "options": {"momentum": 0.9}}}
 
 
-def played(what: Any, out: Path, *, processes: int = 1) -> tuple[Mapping[str, Any], Mapping[str, Tensor]]:
+def played(
+    what: Any, out: Path, *, processes: int = 1, **methods: type[Method]
+) -> tuple[Mapping[str, Any], Mapping[str, Tensor]]:
     """Return the report and the artifact's weights of a run."""
 
     def play() -> None:
-        Run(what, registry(), out=out, device="cpu").execute()
+        Run(what, registry(**methods), out=out, device="cpu").execute()
 
     together(play, processes) if processes > 1 else play()
     return read_json(out / "report.json", ""), load(out / "artifact.safetensors").state_dict()
@@ -58,3 +61,26 @@ def test_two_processes_come_to_what_one_does(line: str, tmp_path: Path) -> None:
 
     first, second = (report["stages"][0]["history"][-1]["terms"] for report in (one, two))
     assert first == pytest.approx(second, abs=1e-4)
+
+
+def test_statistics_are_those_of_all_shares(tmp_path: Path) -> None:
+    """What a tap measures is the mean over the whole batch in each process."""
+
+    class Looks(Act):
+        @hookimpl
+        def prepare(self, stage: Stage) -> None:
+            stage.student.tap("fc1", lambda value: value.abs().mean())
+
+        @hookimpl
+        def after_step(self, stage: Stage, player: Player) -> None:
+            self.seen_ = float(player.measured["fc1"])
+
+        @hookimpl
+        def report(self, stage: Stage) -> dict[str, float]:
+            return {"seen": self.seen_}
+
+    what = recipe([{"methods": ["looks"]}], model={"key": "mlp", "hidden": [16]})
+    reports = [played(what, tmp_path / str(n), processes=n, looks=Looks)[0] for n in (1, 2)]
+    one, two = (report["stages"][0]["report"]["looks.seen"] for report in reports)
+    assert one == pytest.approx(two, abs=1e-5)
+    assert one > 0.01

@@ -73,6 +73,28 @@ def test_take_slices_what_broadcasts_and_leaves_scalars() -> None:
         cut.take("w", torch.ones(2))
 
 
+def test_what_is_left_may_stand_in_another_order() -> None:
+    """Rows that change places, with all columns; then columns 2 and 0 of the second row."""
+    value = torch.arange(6).view(2, 3)
+    assert Left((2, 3), (2, 3), torch.tensor([3, 4, 5, 0, 1, 2])).take(value).tolist() == [[3, 4, 5], [0, 1, 2]]
+    left = Left((2, 3), (1, 2), torch.tensor([5, 3]))
+    assert left.take(value).tolist() == [[5, 3]]
+    assert left.zeroed(value).tolist() == [[0, 0, 0], [3, 0, 5]]
+
+
+def test_an_entry_may_stand_for_all_places_of_a_kernel() -> None:
+    """Of 2 by 2 kernels of two places, those at (1, 0) and (1, 1), then only those at (0, 1) and (1, 0)."""
+    value = torch.arange(1, 9).view(2, 2, 2)
+    row = Left((2, 2, 2), (1, 2, 2), torch.tensor([2, 3]), places=2)
+    assert row.kept.tolist() == [4, 5, 6, 7]
+    assert row.take(value).tolist() == [[[5, 6], [7, 8]]]
+    assert row.zeroed(value).tolist() == [[[0, 0], [0, 0]], [[5, 6], [7, 8]]]
+
+    crossed = Left((2, 2, 2), (2, 1, 2), torch.tensor([1, 2]), places=2)
+    assert crossed.take(value).tolist() == [[[3, 4]], [[5, 6]]]
+    assert crossed.zeroed(value).tolist() == [[[0, 0], [3, 4]], [[5, 6], [0, 0]]]
+
+
 def test_take_refuses_a_broadcast_tensor_where_rows_lose_other_columns() -> None:
     left = Left((2, 3), (2, 2), torch.tensor([0, 2, 4, 5]))
     assert left.take(torch.arange(6).view(2, 3)).tolist() == [[0, 2], [4, 5]]

@@ -43,9 +43,9 @@ def methods() -> dict[str, tuple[Any, Any]]:
     made: dict[str, tuple[Any, Any]] = {}
     tokens = torch.randn(2, WORDS, 4, dtype=torch.float64)
     for variant in ("code", "paper"):
-        made[f"attention, {variant}"] = AttentionTransfer(variant=variant), None  # type: ignore[arg-type]
+        made[f"attention, {variant}"] = AttentionTransfer(variant=variant), None
         made[f"attention, {variant}"][0].pairs_ = [("l", "l")]
-        made[f"fitnets, {variant}"] = FitNets(reduction=variant), {"r": Adapter(tokens, tokens)}  # type: ignore[arg-type]
+        made[f"fitnets, {variant}"] = FitNets(reduction=variant), {"r": Adapter(tokens, tokens)}
         hinting = made[f"fitnets, {variant}"][0]
         hinting.guided_ = hinting.hint_ = "l"
         hinting.regressor_, hinting.rectified_ = "r", False
