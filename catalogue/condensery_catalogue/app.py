@@ -1,4 +1,4 @@
-"""What all commands have in common: options that each of them takes."""
+"""What all commands have in common: the options that each of them takes, and what completes a key in a shell."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, get_args
 
 import typer
+
+from condensery_catalogue.listing import FACETS
 
 Plugins = Annotated[
     list[str] | None,
@@ -28,7 +30,7 @@ class App(typer.Typer):
     def command(self, name: str | None = None, **settings: Any) -> Callable[..., Any]:
         """Return the decorator that makes a function a command."""
         register = super().command(name, **settings)
-        return lambda command: register(with_options(_prepared(command), COMMON))
+        return lambda command: register(_with_options(_prepared(command), COMMON))
 
 
 def _prepared(command: Callable[..., None]) -> Callable[..., None]:
@@ -53,7 +55,7 @@ def _prepared(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def with_options(command: Callable[..., None], options: Mapping[str, Any]) -> Callable[..., None]:
+def _with_options(command: Callable[..., None], options: Mapping[str, Any]) -> Callable[..., None]:
     """Give a command more options, which it gets by name.
 
     :param options: annotations by name; those that aren't given are ``None``, flags ``False``.
@@ -72,3 +74,24 @@ def with_options(command: Callable[..., None], options: Mapping[str, Any]) -> Ca
     command.__signature__ = own.replace(parameters=[*kept, *more])  # type: ignore[attr-defined]
     command.__annotations__ |= options
     return command
+
+
+def with_facets(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command an option for each facet."""
+    facets = {
+        name.replace("-", "_"): Annotated[str | None, typer.Option(f"--{name}", help=words)]
+        for name, words in FACETS.items()
+    }
+    return _with_options(command, facets)
+
+
+def keys_of(*kinds: str) -> Callable[[str], list[str]]:
+    """Return what completes a key of some kinds in a shell."""
+
+    def complete(incomplete: str) -> list[str]:
+        from condensery.contract import Registry
+
+        registry = Registry.open()
+        return sorted({key for kind in kinds for key in registry.keys(kind) if key.startswith(incomplete)})
+
+    return complete

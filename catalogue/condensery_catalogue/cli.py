@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from condensery.errors import UnknownKey, UsageError
-from condensery_catalogue.app import App, with_options
+from condensery_catalogue.app import App, keys_of, with_facets
 from condensery_catalogue.endings import run_app
 from condensery_catalogue.listing import FACETS
 
@@ -22,28 +21,6 @@ Out = Annotated[Path | None, typer.Option(help="Folder for report.json, log and 
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with what the out folder holds.")]
 Launch = Annotated[int, typer.Option(min=1, help="Play it in this many processes, started by torchrun.")]
 Explain = Annotated[bool, typer.Option("--explain", help="Print the resolved recipe and the call order, and stop.")]
-
-
-def _with_facets(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command an option for each facet."""
-    facets = {
-        name.replace("-", "_"): Annotated[str | None, typer.Option(f"--{name}", help=words)]
-        for name, words in FACETS.items()
-    }
-    return with_options(command, facets)
-
-
-def keys_of(*kinds: str) -> Callable[[str], list[str]]:
-    """Return what completes a key of some kinds in a shell."""
-
-    def complete(incomplete: str) -> list[str]:
-        from condensery.contract import Registry
-
-        registry = Registry.open()
-        return sorted({key for kind in kinds for key in registry.keys(kind) if key.startswith(incomplete)})
-
-    return complete
-
 
 app = App(
     no_args_is_help=True,
@@ -79,7 +56,7 @@ def demo(out: Annotated[Path, typer.Option(help="Folder for what comes out.")] =
 
 
 @app.command("list")
-@_with_facets
+@with_facets
 def list_(json: Json = False, **chosen: str | None) -> None:
     """List the papers and methods of the catalogue; say what they should have."""
     from condensery_catalogue.listing import list_cards

@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 COLUMNS = (
-    "non-zero: parameters that aren't 0. file: the artifact, its header included. smaller: how many times smaller it "
-    "is than the file of the net that the recipe starts from; - for a net that others are compared with."
+    "non-zero: parameters that aren't zero. file: the artifact, its header included. smaller: how many times smaller "
+    "it is than the file of the net that the recipe starts from; - for a net that others are compared with."
 )
 """What stands under the table of arms; the metrics' names are the task's, see condensery tasks."""
 
