@@ -4,7 +4,7 @@ BIN := .venv/bin
 WORKERS ?= 2
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-all fuzz test-kill lint format bench cards pages clean
+.PHONY: demo test test-all fuzz test-kill lint format bench cards site clean
 
 .venv/installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: Condensery needs Python 3.11 or newer, and $(PYTHON) isn't; try make PYTHON=python3.12" >&2; exit 2; }
@@ -55,10 +55,10 @@ cards: .venv/installed
 	$(BIN)/python -m condensery_catalogue.widths_table
 	$(BIN)/python -m condensery_catalogue.distillation_map
 
-# A page with a picture for each stored result; the site builds them, git doesn't keep them.
-pages: .venv/installed
-	@rm -rf build/pages
-	$(BIN)/python -m condensery_catalogue.pages build/pages
+# The catalogue as a web site: a page for each method and each stored result; git doesn't keep them.
+site: .venv/installed
+	@rm -rf build/site
+	$(BIN)/condensery site build --out build/site
 
 # Each figure beside what it is compared with, in runs/bench-*.json too: about a minute or two a script.
 BENCHMARKS := run desk memory codecs artifacts quantized zoo suite listing distilling
