@@ -4,7 +4,7 @@ BIN := .venv/bin
 WORKERS ?= 2
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-all fuzz test-kill lint format bench cards pages tour clean
+.PHONY: demo test test-all fuzz test-kill lint format bench cards site tour clean
 
 .venv/installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: Condensery needs Python 3.11 or newer, and $(PYTHON) isn't; try make PYTHON=python3.12" >&2; exit 2; }
@@ -54,10 +54,10 @@ cards: .venv/installed
 	$(BIN)/python -m condensery_catalogue.widths_table
 	$(BIN)/python -m condensery_catalogue.distillation_map
 
-# A page with a picture for each stored result; the site builds them, git doesn't keep them.
-pages: .venv/installed
-	@rm -rf build/pages
-	$(BIN)/python -m condensery_catalogue.pages build/pages
+# The catalogue as a web site: a page for each method and each stored result; git doesn't keep them.
+site: .venv/installed
+	@rm -rf build/site
+	$(BIN)/condensery site build --out build/site
 
 # The ten most used commands with what they print, for docs/tour.md: about two minutes.
 tour: .venv/installed

@@ -291,6 +291,30 @@ def import_(source: Path, folder: Path) -> None:
     print_import(source, folder)
 
 
+site_app = typer.Typer(help="The catalogue as a web site of plain files.", no_args_is_help=True)
+app.add_typer(site_app, name="site")
+Site = Annotated[Path, typer.Option("--out", help="Folder of the site; it works from disk and under any address.")]
+
+
+@site_app.command("build")
+def build_(out: Site) -> None:
+    """Write the site; a damaged result stops it before anything is written."""
+    from condensery_catalogue.site.building import print_build
+
+    print_build(out)
+
+
+@site_app.command("serve")
+def serve_(
+    out: Site = Path("build/site"),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+) -> None:
+    """Write the site, and serve it to this machine alone."""
+    from condensery_catalogue.site.building import serve
+
+    serve(out, port)
+
+
 @app.command()
 def measure(
     target: Annotated[str, typer.Argument(help="A model, resnet20 or 'vit(dim=24)', or an artifact: net.safetensors")],

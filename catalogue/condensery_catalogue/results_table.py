@@ -135,7 +135,7 @@ the seeds (runs that differ in their random numbers), the baseline before the ar
   inputs. `{PENDING}`: nobody has run the tier yet; [each claim](claims.md) says how long that takes, or what is
   missing.
 
-Each result lies beside its recipe, `reproductions/condensery_reproductions/<key>/<tier>.json`. `make pages` builds a
+Each result lies beside its recipe, `reproductions/condensery_reproductions/<key>/<tier>.json`. `make site` builds a
 page for each, with its picture, all arms, recipes, versions and machine.
 
 {table}

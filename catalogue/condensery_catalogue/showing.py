@@ -131,11 +131,16 @@ def _hyperparameters(settings: Mapping[str, Mapping[str, Any]]) -> Table:
 
     said = table("setting", "type", "default", "range", "meaning", title="Hyper-parameters")
     for name, h in settings.items():
-        bounds = ", ".join(f"{sign} {h[word]:g}" for word, sign in BOUNDS if h.get(word) is not None)
-        span = bounds or " | ".join(map(str, h.get("choices") or []))
-        unit = f" ({h['unit']})" if h.get("unit") else ""
-        said.add_row(name, h["type"], escape(json.dumps(h["default"])), escape(span), escape(h["meaning"] + unit))
+        said.add_row(name, h["type"], *map(escape, setting_words(h)))
     return said
+
+
+def setting_words(setting: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Return a setting's default, what it may be, and its meaning with its unit."""
+    bounds = ", ".join(f"{sign} {setting[word]:g}" for word, sign in BOUNDS if setting.get(word) is not None)
+    span = bounds or " | ".join(map(str, setting.get("choices") or []))
+    unit = f" ({setting['unit']})" if setting.get("unit") else ""
+    return json.dumps(setting["default"]), span, setting["meaning"] + unit
 
 
 def _claims(claims: Sequence[Mapping[str, Any]]) -> Iterator[str]:

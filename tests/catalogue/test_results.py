@@ -4,18 +4,17 @@ import importlib.util
 import json
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from tests.catalogue.commands import condensery
 from tests.catalogue.made_up import KEY, install, result
 
 from condensery import Registry, UsageError
 from condensery.contract import Register, hookimpl
 from condensery.errors import ArtifactError, UnknownKey
-from condensery_catalogue import pages, results
-from condensery_catalogue.generated import play
+from condensery_catalogue import results
 from condensery_catalogue.results import recipe_file, stored_results
 
 ERRORS = {"plain": [6.0, 6.2], "better": [4.6, 4.8]}
@@ -46,9 +45,7 @@ def test_a_damaged_result_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("seal", ["its checksum doesn't fit", "it has no checksum"])
-def test_a_figure_that_somebody_edited_is_noticed(
-    seal: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_figure_that_somebody_edited_is_noticed(seal: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     home = install(tmp_path, f"brings_{len(seal)}", monkeypatch, result("desk", ERRORS))
     file = home / "desk.json"
     text = file.read_text().replace("4.6", "3.6")
@@ -59,9 +56,9 @@ def test_a_figure_that_somebody_edited_is_noticed(
 
     with pytest.raises(ArtifactError, match=rf"desk\.json: damaged .*{seal}.*; restore it"):
         stored_results(Registry.open(), KEY)
-    monkeypatch.setattr(sys, "argv", ["pages", str(tmp_path / "pages")])
-    assert play(pages.main) == 2
-    assert seal in capsys.readouterr().err
+    done = condensery("site", "build", "--out", str(tmp_path / "pages"))
+    assert done.returncode == 2
+    assert seal in done.stderr
     assert not (tmp_path / "pages").exists()
 
 

@@ -7,8 +7,10 @@ from .facts import check_words as check_words
 from .hookspecs import PER_PLAYER_HOOKS as PER_PLAYER_HOOKS
 from .hookspecs import STAGE_HOOKS as STAGE_HOOKS
 from .hookspecs import STEP_HOOKS as STEP_HOOKS
+from .hookspecs import OfferingSpecs as OfferingSpecs
 from .hookspecs import Register as Register
 from .hookspecs import RegisterWeighted as RegisterWeighted
+from .hookspecs import StageSpecs as StageSpecs
 from .hookspecs import hookimpl as hookimpl
 from .managers import DEFAULTS as DEFAULTS
 from .managers import StageManager as StageManager

@@ -1,23 +1,16 @@
-"""A page with a picture for each stored result, and their index: ``python -m condensery_catalogue.pages FOLDER``."""
+"""What the page of a stored result shows beside its picture: claims, arms, settings tried, recipes, machine."""
 
 from __future__ import annotations
 
 import statistics
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 import yaml
 
-from condensery.contract import Registry
-from condensery_catalogue.drawing import save_drawing
-from condensery_catalogue.generated import markdown_table, play, write_text
-from condensery_catalogue.listing import open_registry
-from condensery_catalogue.points import is_drawn
-from condensery_catalogue.results import stored_results
+from condensery_catalogue.generated import markdown_table
 from condensery_catalogue.wording import (
     EFFECT,
     EXPLAINED,
@@ -28,7 +21,6 @@ from condensery_catalogue.wording import (
     counted,
     effect,
     explained,
-    heading,
     measured,
     source,
     spread,
@@ -36,9 +28,7 @@ from condensery_catalogue.wording import (
     word,
 )
 
-INDEX = "index.md"
-WORDS = f"""{EFFECT} {explained(EXPLAINED)} A claim that was only recalled is never reproduced.
-`catalogue/docs/verdicts.md` has the whole rule."""
+WORDS = f"{EFFECT} {explained(EXPLAINED)} A claim that was only recalled is never reproduced."
 """What stands under the tables with verdicts."""
 RATES = (
     ("MACs, before over after", "macs_ratio", "{:.2f}x"),
@@ -50,41 +40,24 @@ RATES = (
 """Title, where an arm holds the values of its seeds, and how their mean is said."""
 
 
-def build_pages(registry: Registry, folder: Path) -> int:
-    """Write the pages and pictures of all stored results, whatever package brings them, and return their number."""
-    results = [result for key in registry.keys("recipes") for result in stored_results(registry, key)]
-    write_text(folder / INDEX, index_page(results))
-    for result in results:
-        write_text(folder / f"{page_name(result)}.md", result_page(result))
-        if is_drawn(result):
-            save_drawing(result, folder / f"{page_name(result)}.svg")
-    return len(results)
-
-
-def page_name(result: Mapping[str, Any]) -> str:
-    """Return the name of a result's page and picture, less their suffix."""
-    return f"{result['key']}-{result['tier']}"
-
-
-def index_page(results: Sequence[Mapping[str, Any]]) -> str:
-    """Return the page that lists all results."""
+def index(results: Sequence[Mapping[str, Any]]) -> str:
+    """Return the table of all results, as Markdown."""
     rows = []
     for result in results:
         verdicts = Counter(_short(c) for c in result["comparisons"] if c["verdict"])
         said = ", ".join(f"{number} {verdict}" for verdict, number in sorted(verdicts.items())) or "-"
-        link = f"[{result['key']}]({page_name(result)}.md)"
+        link = f"[{result['key']}](r/{page_name(result)}.html)"
         seeds = str(len(result["seeds"]))
         effects = (
             "; ".join(f"`{c['claim']['id']}` {effect(c)}" for c in result["comparisons"] if effect(c) != "-") or "-"
         )
         rows.append([link, result["tier"], result["scale"], seeds, said, effects, _device(result), result["date"]])
-    table = markdown_table(("result", "tier", "scale", "seeds", "verdicts", "effects", "device", "date"), rows)
-    return f"""# Results
+    return markdown_table(("result", "tier", "scale", "seeds", "verdicts", "effects", "device", "date"), rows)
 
-What was measured here, each beside the claims of its paper. {WORDS}
 
-{table}
-"""
+def page_name(result: Mapping[str, Any]) -> str:
+    """Return the name of a result's page, less its suffix."""
+    return f"{result['key']}-{result['tier']}"
 
 
 def _short(comparison: Mapping[str, Any]) -> str:
@@ -93,34 +66,27 @@ def _short(comparison: Mapping[str, Any]) -> str:
     return f"{said} ({comparison['verdict']['why']})" if said == "scaled-down" else said
 
 
-def result_page(result: Mapping[str, Any]) -> str:
-    """Return the page of one result."""
-    seeds = len(result["seeds"])
-    picture = f"![{heading(result)}]({page_name(result)}.svg)\n\n" if is_drawn(result) else ""
-    note = f"{' '.join(result['note'].split())}\n\n" if result["note"] else ""
-    over = "from one seed" if seeds == 1 else f"mean ± sample standard deviation over {seeds} seeds"
-    recipes = "\n".join(_recipe(arm, recipe) for arm, recipe in result["recipes"].items())
-    return f"""# {heading(result)}
+def sections(result: Mapping[str, Any]) -> dict[str, str]:
+    """Return the Markdown of the page of one result, by title; what a result doesn't have is left out."""
+    found = {
+        "Claims": _claims(result),
+        "Arms": _arms(result),
+        "Settings tried": _grid(result),
+        "Made with": _made(result),
+    }
+    return {title: text for title, text in found.items() if text}
 
-{picture}{note}Figures are the {result["epoch"]} epoch's, {over}; `condensery show {result["card"]}` tells all
-claims, and `condensery reproduce {result["key"]} --tier {result["tier"]}` runs this again.
-[All results]({INDEX})
 
-{_claims(result)}## Arms
-
-{_arms(result)}
-
-{_grid(result)}## Recipes
-
-{recipes}
-## Made with
-
-{_made(result)}
-"""
+def recipes(result: Mapping[str, Any]) -> dict[str, str]:
+    """Return the recipe of each arm, as YAML."""
+    return {
+        arm: yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True, width=110)
+        for arm, recipe in result["recipes"].items()
+    }
 
 
 def _claims(result: Mapping[str, Any]) -> str:
-    """Return the claims beside what was measured, under a heading; nothing where nothing is compared."""
+    """Return the claims beside what was measured; nothing where nothing is compared."""
     rows = []
     for c in result["comparisons"]:
         claim = c["claim"]
@@ -128,7 +94,7 @@ def _claims(result: Mapping[str, Any]) -> str:
         said = [f"`{claim['id']}`", subject(claim), claimed(claim), source(claim)]
         rows.append([*said, measured(c), arms, effect(c), answer(result, c)])
     columns = ("claim", "what", "the paper says", "source", "measured here", "arms", "effect", "verdict")
-    return f"## Claims\n\n{markdown_table(columns, rows)}\n\n{WORDS}\n\n" if rows else ""
+    return markdown_table(columns, rows) if rows else ""
 
 
 def _arms(result: Mapping[str, Any]) -> str:
@@ -149,15 +115,15 @@ def _arms(result: Mapping[str, Any]) -> str:
 
 
 def _grid(result: Mapping[str, Any]) -> str:
-    """Return what each arm tried and chose, under a heading; nothing where the recipe gives no grid."""
+    """Return what each arm tried and chose; nothing where the recipe gives no grid."""
     rows = []
     for arm, found in result.get("grid", {}).items():
         for entry in found["tried"]:
             settings = ", ".join(f"`{path}` {value}" for path, value in entry["values"].items())
             score = "diverged" if entry["score"] is None else f"{entry['score']:.2f} {found['metric']}"
             rows.append([f"`{arm}`", settings, score, "yes" if entry["values"] == found["chosen"] else ""])
-    table = markdown_table(("arm", "settings", "on held-out training data, one seed", "chosen"), rows)
-    return f"## Settings tried\n\n{table}\n\n" if rows else ""
+    columns = ("arm", "settings", "on held-out training data, one seed", "chosen")
+    return markdown_table(columns, rows) if rows else ""
 
 
 def _values(arm: Mapping[str, Any], path: str) -> Sequence[float | None]:
@@ -172,11 +138,6 @@ def _collapse(arm: Mapping[str, Any]) -> str:
     """Return in how many seeds an arm collapsed, in which stages, by which methods, and what of the net did."""
     words = collapse(arm)
     return "; ".join([words, *collapses(chain(*arm["collapsed"]))]) if words else "-"
-
-
-def _recipe(arm: str, recipe: Mapping[str, Any]) -> str:
-    text = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True, width=110)
-    return f"<details><summary><code>{arm}</code></summary>\n\n```yaml\n{text}```\n\n</details>\n"
 
 
 def _device(result: Mapping[str, Any]) -> str:
@@ -196,17 +157,3 @@ def _made(result: Mapping[str, Any]) -> str:
         f"commit {result['commit'] or 'unknown: an installed package'}",
     ]
     return "\n".join(f"- {line}" for line in lines)
-
-
-def main(arguments: list[str]) -> int:
-    """Write all pages into the folder that is given."""
-    if len(arguments) != 1 or arguments[0].startswith("-"):
-        print("usage: python -m condensery_catalogue.pages FOLDER", file=sys.stderr)
-        return 2
-    folder = Path(arguments[0])
-    print(f"{build_pages(open_registry(), folder)} results: {folder / INDEX}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(play(main))

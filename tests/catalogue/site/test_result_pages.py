@@ -1,19 +1,18 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
+from collections.abc import Mapping
 from statistics import fmean
 from typing import Any
 
-import pytest
 import yaml
-from tests.catalogue.made_up import install, result
+from tests.catalogue.made_up import result
 
 from condensery import Registry
-from condensery_catalogue import pages
 from condensery_catalogue.generated import markdown_table
-from condensery_catalogue.pages import index_page, result_page
 from condensery_catalogue.results import stored_results
+from condensery_catalogue.site.building import picture
+from condensery_catalogue.site.result_pages import index, recipes, sections
 from condensery_catalogue.wording import counted, measured
 
 REGISTRY = Registry.open()
@@ -23,34 +22,13 @@ def stored(key: str, tier: str = "desk") -> dict[str, Any]:
     return next(found for found in stored_results(REGISTRY, key) if found["tier"] == tier)
 
 
-def test_each_result_has_a_page_and_a_picture_of_any_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    desk = result("desk", {"plain": [6.0], "better": [4.6]})
-    install(tmp_path / "site", "brings_pages", monkeypatch, desk)
-    folder = tmp_path / "pages"
-    assert pages.main([str(folder)]) == 0
-    assert (folder / "made-up-desk.md").read_text(encoding="utf-8") == result_page(desk)
-    index = (folder / "index.md").read_text(encoding="utf-8")
-    linked = set(re.findall(r"\]\(([^)]+)\.md\)", index))
-    assert linked >= {"made-up-desk", "hinton-kd-desk", "deep-compression-paper"}
-    assert linked == {path.stem for path in folder.glob("*.md")} - {"index"}
-    assert linked == {path.stem for path in folder.glob("*.svg")}
-    for page in folder.glob("*-*.md"):
-        assert re.findall(r"!\[.+?\]\((.+?)\)", page.read_text(encoding="utf-8")) == [f"{page.stem}.svg"]
-
-
-@pytest.mark.parametrize("arguments", [[], ["--check"], ["a", "b"]])
-def test_without_a_folder_nothing_is_written(
-    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert pages.main(arguments) == 2
-    assert "usage: " in capsys.readouterr().err
-    assert not list(tmp_path.iterdir())
+def page_of(result: Mapping[str, Any]) -> str:
+    return "\n".join(f"## {title}\n\n{text}" for title, text in sections(result).items())
 
 
 def test_a_page_tells_claims_arms_and_recipes() -> None:
     made = stored("deep-compression", "paper")
-    page = result_page(made)
+    page = page_of(made)
     (row,) = re.findall(r"^\| `lenet-300-100-error` .*$", page, flags=re.MULTILINE)
     (error,) = (c for c in made["comparisons"] if c["claim"]["id"] == "lenet-300-100-error")
     for said in ("1.64 -> 1.58 %", "read: Table 1", measured(error), "no loss claimed (+0.06 printed), "):
@@ -60,8 +38,7 @@ def test_a_page_tells_claims_arms_and_recipes() -> None:
     arm = made["arms"]["lenet-300-100"]
     assert f"| {counted(arm['nonzeros'])} of 266,610 | {fmean(arm['storage']['file']):,.0f} | " in row
     assert f"x | {fmean(arm['storage_rate']):.2f}x | " in row
-    recipes = [yaml.safe_load(text) for text in re.findall(r"```yaml\n(.+?)```", page, flags=re.DOTALL)]
-    assert recipes == list(made["recipes"].values())
+    assert {arm: yaml.safe_load(text) for arm, text in recipes(made).items()} == made["recipes"]
     assert made["commit"] in page
     assert f"torch {made['versions']['torch']}" in page
 
@@ -71,7 +48,7 @@ def test_a_recalled_claim_is_marked_and_unknown_columns_are_left_out() -> None:
     for arm in known["arms"].values():
         for name in ("macs_ratio", "storage", "collapsed"):
             arm.pop(name, None)
-    page = result_page(known)
+    page = page_of(known)
     assert "1.59 (recalled, not read) %" in page
     assert "recalled: Table 1" in page
     assert "MACs, before over after" not in page
@@ -80,13 +57,13 @@ def test_a_recalled_claim_is_marked_and_unknown_columns_are_left_out() -> None:
     whole = stored("hinton-kd")
     whole["arms"]["alone"]["macs_ratio"] = [2.0, 2.5, 3.0]
     whole["arms"]["distilled"]["macs_ratio"] = [None, None, None]
-    page = result_page(whole)
+    page = page_of(whole)
     assert re.search(r"^\| `alone` .* \| 2.50x \| ", page, flags=re.MULTILINE)
     assert re.search(r"^\| `distilled` .* \| - \| ", page, flags=re.MULTILINE)
 
 
 def test_a_collapsed_arm_says_how() -> None:
-    page = result_page(result("paper", {"plain": [6.0, 6.2], "better": [4.6, 4.8]}, collapsed=("better",)))
+    page = page_of(result("paper", {"plain": [6.0, 6.2], "better": [4.6, 4.8]}, collapsed=("better",)))
     (claim,) = re.findall(r"^\| `error` .*$", page, flags=re.MULTILINE)
     assert claim.endswith("| not reproduced: the net collapsed; better collapsed in 1 of 2 seeds |")
     (arm,) = re.findall(r"^\| `better` .*$", page, flags=re.MULTILINE)
@@ -94,28 +71,30 @@ def test_a_collapsed_arm_says_how() -> None:
 
 
 def test_a_result_without_claims_or_picture_has_a_page() -> None:
-    page = result_page({**stored("hinton-kd"), "comparisons": [], "seeds": [0], "note": ""})
-    assert "## Claims" not in page
-    assert "![" not in page
-    assert "from one seed" in page
+    bare = {**stored("hinton-kd"), "comparisons": [], "seeds": [0], "note": ""}
+    assert "Claims" not in sections(bare)
+    assert "Arms" in sections(bare)
+    assert picture(bare) == ""
+    assert picture(stored("hinton-kd")).startswith("<svg")
 
 
 def test_a_page_tells_what_each_arm_tried_and_chose() -> None:
     tried = [{"values": {"lr": 0.1}, "score": 91.5}, {"values": {"lr": 9}, "score": None}]
     grid = {"alone": {"metric": "accuracy", "tried": tried, "chosen": {"lr": 0.1}}}
-    page = result_page({**stored("hinton-kd"), "grid": grid})
+    page = page_of({**stored("hinton-kd"), "grid": grid})
     assert "| `alone` | `lr` 0.1 | 91.50 accuracy | yes |" in page
     assert "| `alone` | `lr` 9 | diverged |  |" in page
-    assert "Settings tried" not in result_page(result("paper", {"plain": [6.0], "better": [4.6]}))
+    assert "Settings tried" not in page_of(result("paper", {"plain": [6.0], "better": [4.6]}))
 
 
 def test_the_index_counts_verdicts_and_tells_effects() -> None:
     errors = {"plain": [6.0, 6.2, 6.1], "better": [4.4, 4.6, 4.5]}
-    index = index_page([result("paper", errors), result("desk", errors)])
+    table = index([result("paper", errors), result("desk", errors)])
     gains = "`error` +1.6 claimed, +1.6 here (+1.37 to +1.83)"
-    assert "| [made-up](made-up-paper.md) | paper | paper | 3 | 1 partly reproduced, 1 reproduced | " in index
+    assert "| [made-up](r/made-up-paper.html) | paper | paper | 3 | 1 partly reproduced, 1 reproduced | " in table
     assert (
-        f"| [made-up](made-up-desk.md) | desk | scaled-down | 3 | 1 scaled-down (gains) | {gains} | cpu, C |" in index
+        f"| [made-up](r/made-up-desk.html) | desk | scaled-down | 3 | 1 scaled-down (gains) | {gains} | cpu, C |"
+        in table
     )
 
 

@@ -1,0 +1,1 @@
+"""The catalogue as a web site of plain files: ``condensery site build``."""

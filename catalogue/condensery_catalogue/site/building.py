@@ -1,0 +1,131 @@
+"""``site build`` and ``site serve``: every page of the site as text, written into a folder."""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from collections.abc import Mapping, Sequence
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader
+from markupsafe import Markup
+
+from condensery.contract import Registry
+from condensery.errors import UsageError
+from condensery_catalogue.drawing import draw
+from condensery_catalogue.generated import write_text
+from condensery_catalogue.listing import open_registry
+from condensery_catalogue.points import is_drawn
+from condensery_catalogue.results import commit
+from condensery_catalogue.showing import setting_words
+from condensery_catalogue.site.gathering import bibtex, gather
+from condensery_catalogue.site.prose import guide, hooks, html, inline
+from condensery_catalogue.site.result_pages import WORDS, index, page_name, recipes, sections
+from condensery_catalogue.wording import DOUBT, heading
+
+STATIC = ("site.css", "site.js")
+STATES = {
+    "covered": "with a method that runs",
+    "card only": "with a card, but no method",
+    "missing": "not here yet",
+    "background": "background: another survey",
+    "unseen": "not in the text that we have",
+}
+"""How the catalogue stands to a work that the survey cites."""
+DATA = ("key", "ref", "name", "plugin", "runs", "line", "card", "claims", "cell", "partners")
+"""What of a method goes into the file with everything in it."""
+
+
+def build_site(registry: Registry, folder: Path) -> int:
+    """Write the whole site, whatever packages bring what it shows, and return the number of its files.
+
+    :raises UsageError: for a damaged result, or a name that would lie outside of the folder; nothing is written then.
+    """
+    made = pages(registry)
+    for path in made:
+        if not (folder / path).resolve().is_relative_to(folder.resolve()):
+            raise UsageError(f"{path!r} can't be the name of a page")
+    for path, text in made.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        write_text(folder / path, text)
+    return len(made)
+
+
+def pages(registry: Registry) -> dict[str, str]:
+    """Return the texts of all files of the site by path; the same for the same catalogue and commit."""
+    shown = gather(registry)
+    write = Writer(shown)
+    for entry in shown["methods"]:
+        write.page(f"m/{entry['key']}.html", "method.html", m=entry)
+    for result in shown["results"]:
+        said = {title: html(text) for title, text in sections(result).items()}
+        drawn = {"picture": picture(result), "heading": heading(result), "recipes": recipes(result)}
+        write.page(f"r/{page_name(result)}.html", "result.html", result=result, sections=said, **drawn)
+
+    prose = guide()
+    write.page("guide/index.html", "guides.html", pages=prose)
+    for page in prose:
+        write.page(f"guide/{page.name}.html", "guide.html", page=page)
+    write.page("hooks.html", "hooks.html", contracts=hooks())
+
+    write.page("results.html", "results.html", index=html(index(shown["results"])))
+    write.page("coverage.html", "coverage.html", states=STATES)
+    write.page("index.html", "index.html")
+
+    methods = [{name: entry[name] for name in DATA} for entry in shown["methods"]]
+    data = json.dumps({"methods": methods, "results": shown["results"]}, ensure_ascii=False, sort_keys=True)
+    static = {name: (Path(__file__).parent / "static" / name).read_text(encoding="utf-8") for name in STATIC}
+    return {**write.written, "data/catalogue.json": data + "\n", **static}
+
+
+class Writer:
+    """Fills templates.
+
+    :param shown: what every page may use.
+    """
+
+    def __init__(self, shown: Mapping[str, Any]) -> None:
+        loader = PackageLoader("condensery_catalogue.site")
+        self.environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+        own = (bibtex, inline, setting_words, chosen_words)
+        self.environment.filters |= {filled.__name__: filled for filled in own}
+        said = {"words": WORDS, "doubt": DOUBT, "version": version("condensery"), "commit": commit()}
+        self.environment.globals |= {**shown, **said}
+        self.written: dict[str, str] = {}
+
+    def page(self, path: str, template: str, **more: Any) -> None:
+        """Fill a template; links lead from the page's own place, so that the site works wherever it lies."""
+        made = self.environment.get_template(template)
+        self.written[path] = made.render(root="../" * path.count("/"), here=path, **more) + "\n"
+
+
+def chosen_words(facets: Mapping[str, Sequence[str]]) -> str:
+    """Return the words of a method by facet, for the script; facets of which it says nothing are left out."""
+    return json.dumps({facet: words for facet, words in facets.items() if words}, ensure_ascii=False)
+
+
+def picture(result: Mapping[str, Any]) -> Markup:
+    """Return a result's picture, to stand in the page itself; empty where there is nothing to draw."""
+    # What a file of its own needs before its first element has no place within a page.
+    return Markup(re.sub(r"\A.*?(?=<svg)", "", draw(result), flags=re.DOTALL)) if is_drawn(result) else Markup()
+
+
+# ---------------------------------------------------------------- the commands
+
+
+def print_build(folder: Path) -> None:
+    """Build the site, and say where it is."""
+    print(f"{build_site(open_registry(), folder)} files: {folder / 'index.html'}")
+
+
+def serve(folder: Path, port: int) -> None:
+    """Build the site, and serve it to this machine alone, until Ctrl-C."""
+    print_build(folder)
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=str(folder))
+    with ThreadingHTTPServer(("127.0.0.1", port), handler) as server:
+        print(f"http://127.0.0.1:{server.server_port}/ (Ctrl-C ends it)", flush=True)
+        server.serve_forever()

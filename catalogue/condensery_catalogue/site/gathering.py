@@ -1,0 +1,208 @@
+"""What the site shows, as plain data: cards, claims beside results, partners, facets, citations."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from condensery.contract import Method, Registry, build_method
+from condensery.errors import CondenseryError, UsageError
+from condensery_catalogue.claims_list import Standing, standing, standings
+from condensery_catalogue.fitting import Partners
+from condensery_catalogue.listing import FACETS, rows, words_of
+from condensery_catalogue.reproduction import load_reproduction
+from condensery_catalogue.results import stored_results
+from condensery_catalogue.showing import spelling
+from condensery_catalogue.site.prose import DOCS
+from condensery_catalogue.site.result_pages import page_name
+from condensery_catalogue.wording import answer, claimed, effect, measured, source, subject, word
+
+BROWSED = ("verdict", *FACETS, "identity")
+"""The facets of the browse page: those of ``list``, what came of a method's claims, and how sure it is which paper."""
+CELLS = {
+    "pruning": ("granularity", "schedule"),
+    "quantization": ("target", "training"),
+    "distillation": ("knowledge", "scheme"),
+    "joint": ("combination", "coupling"),
+}
+"""Facets by which two methods of a family are in the same cell of the survey's taxonomy."""
+CITATIONS = 92
+"""How many works the survey cites."""
+BACKGROUND = range(1, 4)
+"""Other surveys of compression, which it only sets itself apart from."""
+UNSEEN = range(90, CITATIONS + 1)
+"""In its list, but not in its text as far as we have it."""
+
+Entry = dict[str, Any]
+
+
+def gather(registry: Registry) -> dict[str, Any]:
+    """Return all that the site shows.
+
+    Methods come in the order of their numbers in the survey, then by key.
+    """
+    results = [result for key in registry.keys("recipes") for result in stored_results(registry, key)]
+    places, terms = standings(registry), chinese()
+    methods = [_entry(row, registry, results, places, terms) for row in rows(registry)]
+    methods.sort(key=lambda entry: (entry["ref"] or CITATIONS + 1, entry["key"]))
+
+    partners = _partners(registry)
+    plans = [load_reproduction(registry, key) for key in registry.keys("recipes")]
+    for entry in methods:
+        entry["plans"] = [plan for plan in plans if plan.card == entry["key"]]
+        entry["cell"] = [other["key"] for other in methods if other is not entry and same_cell(entry, other)]
+        entry["partners"] = partners.get(entry["key"])
+    return {
+        "methods": methods,
+        "results": results,
+        "facets": facets(methods),
+        "citations": citations(methods),
+        "verdicts": Counter(word(c) for result in results for c in result["comparisons"] if c["verdict"]),
+        "claims": sum(len(entry["claims"]) for entry in methods),
+    }
+
+
+def _entry(
+    row: Mapping[str, Any],
+    registry: Registry,
+    results: Sequence[Mapping[str, Any]],
+    places: Mapping[tuple[str, str], list[Standing]],
+    terms: Mapping[str, list[str]],
+) -> Entry:
+    """Return what the site says of one paper or method."""
+    key, card = row["key"], dict(registry.card(row["key"]) or {})
+    own = [result for result in results if result["card"] == key]
+    entry = {**row, "card": card, "paper": card.get("paper") or {}, "line": spelling({"key": key, **card})}
+    entry["results"] = [(page_name(result), result) for result in own]
+
+    entry["claims"] = [_claim(claim, own, places.get((key, claim["id"]), [])) for claim in card.get("claims", [])]
+    entry["verdict"] = sorted({here["verdict"] for claim in entry["claims"] for here in claim["here"]})
+    entry["facets"] = {facet: words_of(entry, facet) for facet in BROWSED}
+
+    keys = [key, *(f"{facet}: {said}" for facet, words in entry["facets"].items() for said in words)]
+    said = (key, row["name"], entry["paper"].get("authors", ""), row["year"], row["reference"], card.get("summary", ""))
+    entry["search"] = " ".join([*(str(text) for text in said if text), *(t for k in keys for t in terms.get(k, []))])
+    return entry
+
+
+def _claim(claim: Mapping[str, Any], results: Sequence[Mapping[str, Any]], places: list[Standing]) -> Entry:
+    """Return a claim in words, and what was measured for it."""
+    here = [
+        {
+            "page": page_name(result),
+            "tier": result["tier"],
+            "seeds": len(result["seeds"]),
+            "measured": measured(c),
+            "mean": c["measured"]["mean"],
+            "effect": effect(c),
+            "verdict": word(c),
+            "answer": answer(result, c),
+        }
+        for result in results
+        for c in result["comparisons"]
+        if c["claim"]["id"] == claim["id"] and c["verdict"]
+    ]
+    try:
+        stands, where = standing(claim, places)
+    except UsageError:
+        # Our own cards always say it; a card of somebody else's need not.
+        stands, where = "not compared", "its card doesn't say why"
+    said = {"what": subject(claim), "claimed": claimed(claim), "source": source(claim)}
+    return {"id": claim["id"], **said, "stands": stands, "where": where, "here": here}
+
+
+# ---------------------------------------------------------------- methods among each other
+
+
+def same_cell(one: Entry, other: Entry) -> bool:
+    """Tell whether two methods of a family share a word of each facet that makes up the family's cells."""
+    cell = CELLS.get(one["family"])
+    if cell is None or one["family"] != other["family"]:
+        return False
+    pairs = [(set(one["facets"][facet]), set(other["facets"][facet])) for facet in cell]
+    return all(a & b if a or b else True for a, b in pairs) and any(a for a, _ in pairs)
+
+
+def _partners(registry: Registry) -> dict[str, Entry]:
+    """Return by method what may not come after it, by what it lacks then, and what may, but not in the same stage.
+
+    All others may do both.
+    """
+    methods: dict[str, Method | None] = {}
+    for key in registry.keys("methods"):
+        try:
+            methods[key] = build_method(key, registry.load("methods", key), {}, registry.card(key) or {})
+        except CondenseryError:
+            # It has no defaults, or needs a package that isn't here: nothing can be said of it.
+            methods[key] = None
+    rules = Partners(methods, list(methods))
+
+    found = {}
+    for key, words in rules.words.items():
+        then = rules.then(key)
+        here = ((rules.start | words.needs) - words.removes) | words.leaves
+        refused = defaultdict(list)
+        for other in rules.words.keys() - set(then):
+            refused[", ".join(sorted(rules.words[other].needs - {"teacher"} - here))].append(other)
+        found[key] = {
+            "then": len(then),
+            "refused": {lack: sorted(refused[lack]) for lack in sorted(refused)},
+            "apart": sorted(set(then) - set(rules.beside(key)) - {key}),
+            **{side: sorted(getattr(words, side)) for side in ("needs", "leaves", "removes")},
+        }
+    return found
+
+
+def facets(methods: Sequence[Entry]) -> dict[str, dict[str, int]]:
+    """Return how many methods have each word of each facet that any of them has."""
+    found = {facet: Counter(said for entry in methods for said in entry["facets"][facet]) for facet in BROWSED}
+    return {facet: dict(sorted(words.items())) for facet, words in found.items() if words}
+
+
+# ---------------------------------------------------------------- the survey
+
+
+def citations(methods: Sequence[Entry]) -> list[Entry]:
+    """Return what the catalogue has of each work that the survey cites."""
+    by_number = defaultdict(list)
+    for entry in methods:
+        by_number[entry["ref"]].append(entry)
+
+    found = []
+    for number in range(1, CITATIONS + 1):
+        entries = by_number[number]
+        if entries:
+            state = "covered" if any(entry["runs"] for entry in entries) else "card only"
+        else:
+            state = "background" if number in BACKGROUND else "unseen" if number in UNSEEN else "missing"
+        cited = [said for entry in entries for said in entry["card"].get("cited_as") or []]
+        found.append({"number": number, "state": state, "entries": entries, "cited": cited})
+    return found
+
+
+def chinese() -> dict[str, list[str]]:
+    """Return the survey's Chinese terms by what the glossary gives them to: ``granularity: filter``, or a key."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for line in (DOCS / "glossary.md").read_text(encoding="utf-8").splitlines():
+        cells = [cell.strip() for cell in line.strip("| ").split("|")]
+        if len(cells) >= 4 and re.search(r"[\u4e00-\u9fff]", cells[1]):
+            for mark in re.findall(r"`([^`]+)`", cells[-1]):
+                facet, colon, words = mark.partition(": ")
+                for said in words.split(", ") if colon else [""]:
+                    name = f"{facet.replace('_', '-')}: {said}" if colon else facet
+                    found[name] += cells[1].split("、")
+    return dict(found)
+
+
+def bibtex(paper: Mapping[str, Any], key: str) -> str:
+    """Return a paper as an entry for a bibliography."""
+    authors = " and ".join(re.split(r",\s*|\s+and\s+", paper["authors"]))
+    fields = {"title": f"{{{paper['title']}}}", "author": authors, "year": paper["year"], "note": paper["venue"]}
+    if paper.get("arxiv"):
+        fields |= {"eprint": paper["arxiv"], "archiveprefix": "arXiv"}
+    if paper.get("doi"):
+        fields["doi"] = paper["doi"]
+    lines = [f"  {name} = {{{value}}}" for name, value in fields.items()]
+    return f"@misc{{{key},\n" + ",\n".join(lines) + "\n}"

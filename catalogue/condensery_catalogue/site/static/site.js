@@ -1,0 +1,290 @@
+// Everything works without this script; it adds filters, sorting and buttons to what the pages hold already.
+"use strict";
+
+// ---------------------------------------------------------------- buttons that copy
+
+function copyButton(text, label) {
+  const button = document.createElement("button");
+  button.type = "button";
+  button.textContent = label;
+  button.addEventListener("click", () => copy(button, text()));
+  return button;
+}
+
+async function copy(button, text) {
+  const label = button.textContent;
+  try {
+    await navigator.clipboard.writeText(text);
+    button.textContent = "copied";
+  } catch {
+    button.textContent = "select and copy by hand";
+  }
+  setTimeout(() => { button.textContent = label; }, 1500);
+}
+
+for (const block of document.querySelectorAll("pre.copied")) {
+  const code = block.querySelector("code");
+  block.append(copyButton(() => code.textContent, "copy"));
+}
+
+// ---------------------------------------------------------------- what the browse page holds
+
+const table = document.getElementById("methods");
+if (table) browse();
+
+function browse() {
+  const form = document.getElementById("filters");
+  const search = document.getElementById("q");
+  const boxes = [...form.querySelectorAll("input[type=checkbox]")];
+  const sorts = [...table.querySelectorAll("[data-sort]")].map((head) => head.dataset.sort);
+  const rows = [...table.tBodies[0].rows].map((element, place) => ({
+    element,
+    place,
+    facets: JSON.parse(element.dataset.facets),
+    search: plain(element.dataset.search),
+    name: element.querySelector("th a").textContent,
+  }));
+
+  const known = new Map();
+  for (const box of boxes) {
+    if (!known.has(box.name)) known.set(box.name, new Set());
+    known.get(box.name).add(box.value);
+  }
+  let state = read();
+
+  // -------------------------------------------------------------- the address
+
+  // {q, sort, chosen: facet -> set of words, unknown: [name, word] that mean nothing here and stay all the same}
+  function read() {
+    const found = { q: "", sort: "", chosen: new Map(), unknown: [] };
+    for (const [name, value] of new URLSearchParams(location.search)) {
+      if (name === "q") found.q = value;
+      else if (name === "sort" && sorts.includes(value.replace(/^-/, ""))) found.sort = value;
+      else if (!known.has(name)) found.unknown.push([name, value]);
+      else for (const word of known.get(name).has(value) ? [value] : value.split(",")) {
+        if (!word) continue;
+        if (known.get(name).has(word) || isYears(name, word)) choose(found, name, word);
+        else found.unknown.push([name, word]);
+      }
+    }
+    return found;
+  }
+
+  function choose(into, name, word) {
+    if (!into.chosen.has(name)) into.chosen.set(name, new Set());
+    into.chosen.get(name).add(word);
+  }
+
+  function address() {
+    const said = [];
+    if (state.q) said.push(["q", state.q]);
+    for (const [name, words] of state.chosen) {
+      // Several words in one parameter are parted by commas, so a word with a comma stands alone.
+      const short = [...words].filter((word) => !word.includes(","));
+      if (short.length) said.push([name, short.join(",")]);
+      for (const word of words) if (word.includes(",")) said.push([name, word]);
+    }
+    said.push(...state.unknown);
+    if (state.sort) said.push(["sort", state.sort]);
+    const query = said.map(([name, value]) => `${encodeURIComponent(name)}=${encodeURIComponent(value).replaceAll("%2C", ",")}`);
+    return location.pathname + (query.length ? `?${query.join("&")}` : "") + location.hash;
+  }
+
+  // Typing replaces the address; a choice is a step that Back undoes.
+  function go(step) {
+    history[step ? "pushState" : "replaceState"](null, "", address());
+    show();
+  }
+
+  // -------------------------------------------------------------- which rows
+
+  function isYears(name, word) {
+    return name === "year" && /^\d{4}-\d{4}$/.test(word);
+  }
+
+  function has(row, name, word) {
+    const own = row.facets[name] || [];
+    if (!isYears(name, word)) return own.includes(word);
+    const [first, last] = word.split("-");
+    return own.some((year) => first <= year && year <= last);
+  }
+
+  // Words in one facet mean "or", facets mean "and".
+  function kept(row, but) {
+    for (const [name, words] of state.chosen) {
+      if (name !== but && ![...words].some((word) => has(row, name, word))) return false;
+    }
+    return plain(state.q).split(/\s+/).every((word) => matches(row.search, word));
+  }
+
+  function matches(text, word) {
+    // Chinese has no spaces, and a number in brackets is a word of its own.
+    if (!/^[\p{ASCII}\p{Script=Latin}]*$/u.test(word) || word.startsWith("[")) return text.includes(word);
+    return (" " + text).includes(" " + word) || text.includes("-" + word);
+  }
+
+  function ordered() {
+    const down = state.sort.startsWith("-");
+    const by = state.sort.replace(/^-/, "");
+    const value = (row) => row.element.dataset[by] ?? (by === "name" ? row.name : (row.facets[by] || []).join(" "));
+    const sorted = [...rows].sort((a, b) => {
+      if (!by) return a.place - b.place;
+      const [x, y] = [value(a), value(b)];
+      if (!x || !y) return (x ? 0 : 1) - (y ? 0 : 1) || a.place - b.place;
+      return (down ? -1 : 1) * x.localeCompare(y, "en", { numeric: true }) || a.place - b.place;
+    });
+    return sorted;
+  }
+
+  // -------------------------------------------------------------- what is seen
+
+  function show() {
+    if (search.value !== state.q) search.value = state.q;
+    for (const box of boxes) {
+      box.checked = state.chosen.get(box.name)?.has(box.value) || false;
+    }
+
+    let count = 0;
+    for (const row of rows) {
+      row.element.hidden = !kept(row);
+      if (!row.element.hidden) count += 1;
+    }
+    table.tBodies[0].append(...ordered().map((row) => row.element));
+    document.getElementById("shown").textContent = `${count} of ${rows.length}`;
+    for (const head of table.querySelectorAll("[data-sort]")) {
+      const way = { [head.dataset.sort]: "ascending", [`-${head.dataset.sort}`]: "descending" };
+      head.querySelector("button").ariaPressed = Boolean(way[state.sort]);
+      head.ariaSort = way[state.sort] || "none";
+    }
+
+    // The count beside a word is what the list would hold with that word alone chosen in its facet.
+    for (const name of known.keys()) {
+      const others = rows.filter((row) => kept(row, name));
+      for (const box of boxes.filter((one) => one.name === name)) {
+        box.parentElement.querySelector("output").textContent = others.filter((row) => has(row, name, box.value)).length;
+      }
+    }
+    chips();
+  }
+
+  function chips() {
+    const place = document.getElementById("chips");
+    place.replaceChildren();
+    for (const [name, words] of state.chosen) {
+      for (const word of words) chip(place, `${name}: ${word}`, () => { words.delete(word); if (!words.size) state.chosen.delete(name); });
+    }
+    for (const pair of state.unknown) {
+      const drop = () => { state.unknown = state.unknown.filter((other) => other !== pair); };
+      chip(place, `${pair[0]}: ${pair[1]}`, drop, doubt(...pair));
+    }
+    const number = state.unknown.length + [...state.chosen.values()].reduce((sum, words) => sum + words.size, 0);
+    document.getElementById("chosen").textContent = number ? `(${number})` : "";
+    if (number > 1) chip(place, "clear", () => { state.chosen.clear(); state.unknown = []; });
+  }
+
+  function chip(place, text, drop, doubted) {
+    const whole = document.createElement("span");
+    whole.className = doubted ? "chip unknown" : "chip";
+    const button = document.createElement("button");
+    button.type = "button";
+    const words = document.createElement(doubted ? "s" : "span");
+    words.textContent = text;
+    button.append(words, text === "clear" ? "" : " ×");
+    button.ariaLabel = text === "clear" ? "Clear all filters" : `Remove ${text}`;
+    button.addEventListener("click", () => { drop(); go(true); search.focus(); });
+    whole.append(button, doubted ? ` ${doubted}` : "");
+    place.append(whole);
+  }
+
+  function doubt(name, word) {
+    if (!known.has(name)) return `no such facet: ${name}; nearest: ${nearest(name, known.keys())}`;
+    return `no such ${name}: ${word}; nearest: ${nearest(word, known.get(name))}`;
+  }
+
+  // -------------------------------------------------------------- what a reader does
+
+  form.hidden = document.getElementById("tools").hidden = false;
+  document.getElementById("facets").open = matchMedia("(min-width: 44rem)").matches && state.chosen.size > 0;
+  form.addEventListener("submit", (event) => event.preventDefault());
+  search.addEventListener("input", () => { state.q = search.value; go(false); });
+  for (const box of boxes) {
+    box.addEventListener("change", () => {
+      const words = state.chosen.get(box.name) || new Set();
+      if (box.checked) words.add(box.value);
+      else words.delete(box.value);
+      if (words.size) state.chosen.set(box.name, words);
+      else state.chosen.delete(box.name);
+      go(true);
+    });
+  }
+  for (const head of table.querySelectorAll("[data-sort]")) {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.append(...head.childNodes);
+    head.append(button);
+    button.addEventListener("click", () => {
+      const name = head.dataset.sort;
+      state.sort = state.sort === name ? `-${name}` : state.sort === `-${name}` ? "" : name;
+      go(true);
+    });
+  }
+  addEventListener("popstate", () => { state = read(); show(); });
+  addEventListener("keydown", (event) => {
+    if (event.key === "/" && !/^(input|textarea)$/i.test(event.target.tagName)) {
+      event.preventDefault();
+      search.focus();
+    }
+  });
+
+  // -------------------------------------------------------------- the view to take along
+
+  function view() {
+    return ordered().filter((row) => !row.element.hidden).map((row) => {
+      const { key, ref, year, claims } = row.element.dataset;
+      return { key, ref, name: row.name, year, claims, ...row.facets };
+    });
+  }
+
+  function csv() {
+    const columns = ["key", "ref", "name", "claims", ...known.keys()];
+    const cell = (value) => `"${String([value ?? ""].flat().join("; ")).replaceAll('"', '""')}"`;
+    return [columns, ...view().map((row) => columns.map((column) => row[column]))]
+      .map((cells) => cells.map(cell).join(",")).join("\r\n") + "\r\n";
+  }
+
+  function save(name, type, text) {
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(new Blob([text], { type }));
+    link.download = name;
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+  }
+
+  document.getElementById("link").addEventListener("click", (event) => copy(event.target, location.href));
+  document.getElementById("csv").addEventListener("click", () => save("condensery.csv", "text/csv", csv()));
+  document.getElementById("json").addEventListener("click", () => save("condensery.json", "application/json", JSON.stringify(view(), null, 1)));
+  show();
+}
+
+// ---------------------------------------------------------------- words
+
+// Without accents, and in small letters.
+function plain(text) {
+  return text.normalize("NFKD").replace(/\p{M}/gu, "").toLowerCase().trim();
+}
+
+function nearest(word, words) {
+  return [...words].sort((a, b) => distance(word, a) - distance(word, b))[0];
+}
+
+function distance(a, b) {
+  let before = [...Array(b.length + 1).keys()];
+  for (let i = 1; i <= a.length; i += 1) {
+    const now = [i];
+    for (let j = 1; j <= b.length; j += 1) {
+      now[j] = Math.min(before[j] + 1, now[j - 1] + 1, before[j - 1] + (a[i - 1] !== b[j - 1]));
+    }
+    before = now;
+  }
+  return before[b.length];
+}
