@@ -91,7 +91,7 @@ def test_every_method_result_citation_and_claim_is_there(read: Mapping[str, Read
 def test_figures_are_those_of_the_stored_results(read: Mapping[str, Read]) -> None:
     results = stored()
     assert results
-    shown = {}
+    shown: dict[tuple[str, str, str], list[float]] = {}
     for path, page in read.items():
         for cell in page.data:
             if cell.get("class") == "measured":
