@@ -120,4 +120,5 @@ def run_suite(plugins: list[str], *, everything: bool) -> int:
         suite = ["--pyargs", "condensery.testing.test_contract", "-p", "condensery.testing.plugin", *chosen, *slow]
         quiet = ["-q", "--no-header", "--tb=short", "-p", "no:cacheprovider", f"-c{folder}/pytest.ini"]
         command = [sys.executable, "-m", "pytest", *suite, *quiet]
+        sys.stdout.flush()  # what was found before stands above what pytest prints
         return subprocess.run(command, check=False, env={**os.environ, "PYTEST_ADDOPTS": ""}).returncode
