@@ -17,6 +17,8 @@ import time
 from itertools import cycle, islice
 from pathlib import Path
 
+import yaml
+
 from condensery import Registry
 from condensery_plugins import plugin
 
@@ -32,11 +34,12 @@ def write_package(site: Path) -> None:
 
     keys = [key for key, entry in Registry.open().entries["papers"].items() if entry.plugin == "builtin"]
     for number, key in enumerate(islice(cycle(keys), CARDS)):
-        lines = plugin.card_file(key).read_text(encoding="utf-8").splitlines(keepends=True)
-        own = [line for line in lines if not line.startswith(("key:", "class:", "layers:", "codecs:"))]
-        name = f"{key}-{number}"
+        card = yaml.load(plugin.card_file(key).read_bytes(), Loader=yaml.CSafeLoader)
+        for own in ("class", "layers", "codecs"):
+            card.pop(own, None)
+        name = card["key"] = f"{key}-{number}"
         file = package / f"{name.replace('-', '_')}.yaml"
-        file.write_text("".join([f"key: {name}\n", *own]), encoding="utf-8")
+        file.write_text(yaml.safe_dump(card, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
     info = site / f"{PACKAGE}-1.0.dist-info"
     info.mkdir()

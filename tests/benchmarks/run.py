@@ -25,7 +25,7 @@ from condensery.run import Defaults, Player, Stage
 from condensery.tasks import Batch, build_task
 from condensery_plugins.distillation.hinton_kd import HintonKD
 
-PAIRS, STEPS = 30, 20
+PAIRS, STEPS = 15, 20
 
 
 def engine_step(spec: ModelSpec, registry: Registry) -> Callable[[Batch], None]:
@@ -46,7 +46,7 @@ def engine_step(spec: ModelSpec, registry: Registry) -> Callable[[Batch], None]:
     def step(batch: Batch) -> None:
         stage.set_rates()
         stage.manager.call("before_step", stage=stage, batch=batch)
-        stage.manager.call("training_step", stage=stage, batch=batch)
+        stage.take_step(batch)
         stage.sums.clear()
 
     return step
@@ -88,7 +88,7 @@ def paired(left: Callable[[Batch], None], right: Callable[[Batch], None], batch:
     return median(b for _, b in pairs), median(a - b for a, b in pairs), median(a / b for a, b in pairs)
 
 
-def process_s(*arguments: str, runs: int = 9) -> float:
+def process_s(*arguments: str, runs: int = 5) -> float:
     """Return the median time of a whole process in seconds."""
     times = []
     for _ in range(runs):
