@@ -184,7 +184,7 @@ def citations(methods: Sequence[Entry]) -> list[Entry]:
 
 def chinese() -> dict[str, list[str]]:
     """Return the survey's Chinese terms by what the glossary gives them to: ``granularity: filter``, or a key."""
-    found = defaultdict(list)
+    found: dict[str, list[str]] = defaultdict(list)
     for line in (DOCS / "glossary.md").read_text(encoding="utf-8").splitlines():
         cells = [cell.strip() for cell in line.strip("| ").split("|")]
         if len(cells) >= 4 and re.search(r"[\u4e00-\u9fff]", cells[1]):
