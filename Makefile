@@ -4,7 +4,7 @@ BIN := .venv/bin
 WORKERS ?= 2
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-all fuzz test-kill lint format bench cards site clean
+.PHONY: demo test test-all fuzz test-kill lint format bench cards site tour clean
 
 .venv/installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: Condensery needs Python 3.11 or newer, and $(PYTHON) isn't; try make PYTHON=python3.12" >&2; exit 2; }
@@ -14,8 +14,7 @@ export OMP_NUM_THREADS ?= 1
 	@touch $@
 
 demo: .venv/installed
-	@rm -rf runs/demo
-	$(BIN)/condensery reproduce hinton-kd --tier smoke --out runs/demo
+	$(BIN)/condensery demo
 
 test: .venv/installed
 	$(BIN)/python -m pytest -n $(WORKERS) -q -m "not slow"
@@ -59,6 +58,10 @@ cards: .venv/installed
 site: .venv/installed
 	@rm -rf build/site
 	$(BIN)/condensery site build --out build/site
+
+# The ten most used commands with what they print, for docs/tour.md: about two minutes.
+tour: .venv/installed
+	$(BIN)/python -m condensery_catalogue.tour
 
 # Each figure beside what it is compared with, in runs/bench-*.json too: about a minute or two a script.
 BENCHMARKS := run desk memory codecs artifacts quantized zoo suite listing distilling

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import inspect
-import json
-import sys
-from collections.abc import Callable
+import importlib.metadata
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from condensery.errors import CondenseryError, UsageError
+from condensery.errors import UnknownKey, UsageError
+from condensery_catalogue.app import App, keys_of, with_facets
+from condensery_catalogue.endings import run_app
 from condensery_catalogue.listing import FACETS
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="Change one value: stages.0.hinton-kd.T=2")]
 Seed = Annotated[int | None, typer.Option(min=0, help="Seed of the run.")]
@@ -29,36 +22,41 @@ Resume = Annotated[bool, typer.Option("--resume", help="Go on with what the out 
 Launch = Annotated[int, typer.Option(min=1, help="Play it in this many processes, started by torchrun.")]
 Explain = Annotated[bool, typer.Option("--explain", help="Print the resolved recipe and the call order, and stop.")]
 
+app = App(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
 
-@app.callback(help="A catalogue of neural-network compression: list it, run it, compose it, reproduce it.")
-def only_where_it_may(context: typer.Context) -> None:
+
+@app.callback(
+    invoke_without_command=True,
+    help="A catalogue of neural-network compression: list it, run it, compose it, reproduce it.",
+)
+def only_where_it_may(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", is_eager=True, help="Say the version and stop.")] = False,
+) -> None:
     """Refuse what several processes would do several times."""
     from condensery_catalogue.launching import launched
 
+    if version:
+        print(f"condensery {importlib.metadata.version('condensery')}")
+        raise typer.Exit
     if launched() and context.invoked_subcommand not in ("run", "compose"):
         raise UsageError(f"WORLD_SIZE > 1: {context.invoked_subcommand} is for one process; start it without torchrun")
 
 
-def _with_facets(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command an option for each facet, which it gets by name."""
-    own = inspect.signature(command)
-    options = [
-        inspect.Parameter(
-            name.replace("-", "_"),
-            inspect.Parameter.KEYWORD_ONLY,
-            default=None,
-            annotation=Annotated[str | None, typer.Option(f"--{name}", help=words)],
-        )
-        for name, words in FACETS.items()
-    ]
-    kept = [p for p in own.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-    command.__signature__ = own.replace(parameters=[*kept, *options])  # type: ignore[attr-defined]
-    command.__annotations__ |= {option.name: option.annotation for option in options}
-    return command
+@app.command()
+def demo(out: Annotated[Path, typer.Option(help="Folder for what comes out.")] = Path("runs", "demo")) -> None:
+    """Show what this is in a minute: a CNN and a ViT made smaller, on data that come with it."""
+    from condensery_catalogue.demo import show_demo
+
+    show_demo(out)
 
 
 @app.command("list")
-@_with_facets
+@with_facets
 def list_(json: Json = False, **chosen: str | None) -> None:
     """List the papers and methods of the catalogue; say what they should have."""
     from condensery_catalogue.listing import list_cards
@@ -67,7 +65,7 @@ def list_(json: Json = False, **chosen: str | None) -> None:
 
 
 @app.command()
-def show(key: str, json: Json = False) -> None:
+def show(key: Annotated[str, typer.Argument(autocompletion=keys_of("papers", "methods"))], json: Json = False) -> None:
     """Show one card: paper, hyper-parameters, claims and where they come from."""
     from condensery_catalogue.showing import show_card
 
@@ -76,7 +74,12 @@ def show(key: str, json: Json = False) -> None:
 
 @app.command()
 def fit(
-    model: Annotated[str, typer.Argument(help="A model: resnet20, 'vit(dim=24)'; for a net of your own: Python.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="A model: resnet20, 'vit(dim=24)'; for a net of your own: Python.", autocompletion=keys_of("models")
+        ),
+    ],
     task: Annotated[str | None, typer.Option(help="A task that the net fits; digits by default.")] = None,
     method: Annotated[str | None, typer.Option(help="Say all of this method alone: partners, command.")] = None,
     json: Json = False,
@@ -93,6 +96,60 @@ def plugins(json: Json = False) -> None:
     from condensery_catalogue.listing import list_plugins
 
     list_plugins(as_json=json)
+
+
+@app.command()
+def models(json: Json = False) -> None:
+    """List the models and their settings."""
+    from condensery_catalogue.shelves import list_models
+
+    list_models(as_json=json)
+
+
+@app.command()
+def tasks(json: Json = False) -> None:
+    """List the tasks: what is measured, on which net, and with which data."""
+    from condensery_catalogue.shelves import list_tasks
+
+    list_tasks(as_json=json)
+
+
+@app.command()
+def data(json: Json = False) -> None:
+    """Tell which data the tasks need, whether they are there, and where to get them."""
+    from condensery_catalogue.shelves import list_data
+
+    list_data(as_json=json)
+
+
+@app.command()
+def cache(
+    action: Annotated[str | None, typer.Argument(help="clear: remove something; nothing: say what is kept.")] = None,
+    kinds: Annotated[list[str] | None, typer.Argument(help="What to remove: nets, answers, quality...")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Don't ask before removing.")] = False,
+    json: Json = False,
+) -> None:
+    """Say what is kept between runs, or remove some of it."""
+    from condensery_catalogue.shelves import clear_cache, list_cache
+
+    if action == "clear":
+        clear_cache(kinds or (), sure=yes)
+    elif action is None:
+        list_cache(as_json=json)
+    else:
+        raise UnknownKey("action", action, ["clear"], where="cache")
+
+
+@app.command()
+def check(
+    package: Annotated[str, typer.Argument(help="An installed package, a plugin's name, or a plugin's file.")],
+    all: Annotated[bool, typer.Option("--all", help="Try what takes long on all networks, not on one.")] = False,
+) -> None:
+    """Check a package's plugin: its cards, its hooks, and the contract suite on its methods."""
+    from condensery_catalogue.checking import check_package
+
+    if not check_package(package, everything=all):
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -180,7 +237,10 @@ def search(
 
 @app.command()
 def reproduce(
-    key: Annotated[list[str] | None, typer.Argument(help="The reproduction; with --pending any number.")] = None,
+    key: Annotated[
+        list[str] | None,
+        typer.Argument(help="The reproduction; with --pending any number.", autocompletion=keys_of("recipes")),
+    ] = None,
     tier: Annotated[
         str | None, typer.Option(help="smoke (seconds), desk (minutes; the default where there is one) or paper.")
     ] = None,
@@ -211,7 +271,7 @@ def reproduce(
     reproduce_paper((key or [""])[0], tier, seeds, options, store=store)
 
 
-results_app = typer.Typer(help="Carry finished runs and results from one machine to another.", no_args_is_help=True)
+results_app = App(help="Carry finished runs and results from one machine to another.", no_args_is_help=True)
 app.add_typer(results_app, name="results")
 
 
@@ -280,25 +340,7 @@ def inspect_(artifact: Path, json: Json = False) -> None:
 
 def main() -> None:
     """Run the command line; an error that a user can act on is one line, exit code 2."""
-    try:
-        app()
-    except CondenseryError as error:
-        fail(str(error), error.exit_code)
-    except OSError as error:
-        # A disk that is full, a folder that isn't ours: no bug of this program, wherever it was met.
-        place = f"{error.filename}: " if error.filename else ""
-        fail(f"{place}{error.strerror or error}; give another place, or make room, and run it again", 2)
-    except KeyboardInterrupt:  # between the commands' own handlers, which say how to go on
-        print("\nstopped", file=sys.stderr)
-        sys.exit(130)
-
-
-def fail(said: str, code: int) -> None:
-    """Say what is wrong in one line, as JSON too where that was asked for, and end."""
-    print(f"error: {' '.join(said.split())}", file=sys.stderr)
-    if "--json" in sys.argv:
-        print(json.dumps({"error": said}))
-    sys.exit(code)
+    run_app(app)
 
 
 if __name__ == "__main__":

@@ -89,9 +89,9 @@ another kind may be taught all the same: the cells tell what the papers did.
 
 ## A teacher's answers, kept
 
-`CONDENSERY_TEACHER_MB=500` lets what a frozen teacher answers fill so many megabytes of the cache: an example that it
-met before, in this run or another, isn't given to it again. It holds for methods on outputs, changes no result, and
-pays where inputs aren't augmented, or runs share their seed, as the trials of a grid do.
+`CONDENSERY_TEACHER_MB=500` lets what a frozen teacher answers fill so many megabytes of the cache: a batch that it met
+before isn't given to it again. Order and augmentation follow a run's seed, so that it pays where runs share seed and
+teacher, as the trials of a grid do. It holds for methods on outputs, and changes no bit of a result.
 
 ## Each method and its teacher
 

@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from condensery_catalogue.generated import write_text
 from condensery_catalogue.points import Lane, Point, at_one_x, comparable, describe, lanes, points
@@ -25,6 +25,8 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h")
 INK, GREY, LINES = "#222222", "#6e6e6e", "#dddddd"
 WIDTH, ROW = 9.0, 0.28
 """Inches."""
+MARGIN = 2.0
+"""Points that an axis of a percentage may show below 0 and above 100, for half of a mark."""
 STYLE: dict[Any, Any] = {
     "svg.hashsalt": "condensery",
     # Texts stay texts: small, searchable, and in the reader's own font. The layout is made with DejaVu Sans, which
@@ -132,6 +134,7 @@ def draw_points(made: Figure, result: Mapping[str, Any]) -> None:
 
     names = [textwrap.fill(name, 38) for name in entries]
     handles = [Line2D([], [], markersize=6.5, label=n, **look) for n, look in zip(names, entries.values(), strict=True)]
+    _steady(axes, "y")
     made.legend(handles=handles, loc="outside right upper", fontsize=8, labelspacing=0.7)
     _finish(made, result, max(3.6, 0.16 * sum(1.5 + name.count("\n") for name in names) + 0.4))
 
@@ -139,6 +142,7 @@ def draw_points(made: Figure, result: Mapping[str, Any]) -> None:
 def draw_rows(made: Figure, result: Mapping[str, Any]) -> None:
     """Draw one row for each arm, the published points below, and y from left to right: for arms that share their x."""
     axes, spec, found = made.add_subplot(), result["figure"], points(result)
+    axes.set_xlabel(spec["y_label"])
     places: list[float] = []
     labels: list[str] = []
     edge = 0.0
@@ -163,7 +167,7 @@ def draw_rows(made: Figure, result: Mapping[str, Any]) -> None:
 
     _name_rows(axes, places, labels)
     axes.set_ylim(edge - 0.1, 0.1)
-    axes.set_xlabel(spec["y_label"])
+    _steady(axes, "x")
     axes.grid(visible=True)
 
     at = [point.x["mean"] for point in found if point.kind == "arm"]
@@ -180,6 +184,7 @@ def draw_claims(made: Figure, result: Mapping[str, Any]) -> None:
     panels = made.subplots(len(found), squeeze=False, height_ratios=heights)[:, 0]
     for comparison, axes in zip(found, panels, strict=True):
         claim, shown = comparison["claim"], lanes(comparison)
+        axes.set_xlabel(textwrap.fill(f"{claim['metric']} ({claim['unit']}), {claim['model']}, {claim['dataset']}", 80))
         for place, lane in enumerate(shown):
             _draw_lane(axes, place, lane, claim["id"])
 
@@ -189,7 +194,7 @@ def draw_claims(made: Figure, result: Mapping[str, Any]) -> None:
         axes.grid(visible=True, axis="x")
         verdict = f": {answer(result, comparison)}" if comparison["verdict"] else ""
         axes.set_title(f"{claim['id']}{verdict}", loc="left", size=9, weight="bold")
-        axes.set_xlabel(textwrap.fill(f"{claim['metric']} ({claim['unit']}), {claim['model']}, {claim['dataset']}", 80))
+        _steady(axes, "x")
     _finish(made, result, sum(heights), "hollow grey: the paper says")
 
 
@@ -223,9 +228,40 @@ def _exactly(value: float) -> dict[str, Any]:
     return {"mean": value, "std": None}
 
 
+def _steady(axes: Axes, axis: Literal["x", "y"]) -> None:
+    """Widen what an axis shows where figures hardly differ, so that noise doesn't look like a cliff.
+
+    At least two points of a percentage, or two hundredths of another figure; a percentage stays between 0 and 100.
+    """
+    read, write = (getattr(axes, f"{do}_{axis}lim") for do in ("get", "set"))
+    low, high = sorted(read())
+    percent = _in_percent(axes, axis)
+
+    least = 2.0 if percent else 0.02 * max(abs(low), abs(high))
+    more = max(0.0, least - (high - low)) / 2
+    low, high = low - more, high + more
+    if percent and low < 100 and high > 0:
+        write(max(low, -MARGIN), min(high, 100 + MARGIN))
+    elif more:
+        write(low, high)
+
+
+def _in_percent(axes: Axes, axis: Literal["x", "y"]) -> bool:
+    """Tell whether an axis shows a share of something, as its label says."""
+    return "(%)" in (axes.get_xlabel() if axis == "x" else axes.get_ylabel())
+
+
+def _bars(axes: Axes, axis: Literal["x", "y"], value: Mapping[str, Any]) -> Any:
+    """Return how far a point's bars go down and up; those of a percentage end at 0 and 100."""
+    mean, deviation = value["mean"], value["std"]
+    if deviation is None or not (_in_percent(axes, axis) and 0 <= mean <= 100):
+        return deviation
+    return [[min(deviation, mean)], [min(deviation, 100 - mean)]]
+
+
 def _mark(axes: Axes, x: Mapping[str, Any], y: Mapping[str, Any], name: str, **look: Any) -> None:
     """Draw one point with what deviations it has; its name is that of its element in the SVG."""
-    bars = {"xerr": x["std"], "yerr": y["std"], "elinewidth": 1, "capsize": 2.5}
+    bars = {"xerr": _bars(axes, "x", x), "yerr": _bars(axes, "y", y), "elinewidth": 1, "capsize": 2.5}
     drawn = axes.errorbar(x["mean"], y["mean"], **bars, **{"markersize": 6.5, "linestyle": "none", "zorder": 3, **look})
     drawn.lines[0].set_gid(re.sub(r"[^A-Za-z0-9_.-]", "-", name))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from condensery.contract import Registry
@@ -16,6 +17,10 @@ STEPS = 6
 """Timed ones; the first few are slow, so that the median counts."""
 OVERHEAD = 1.25
 """What measuring, data and checkpoints add to the steps; a guess that only has to put recipes in order."""
+
+
+LONG = 100
+"""Steps from which on a user is told how long they will take."""
 
 
 class Enough(Exception):
@@ -84,20 +89,56 @@ class Estimates:
                 pass
             else:
                 return time.monotonic() - started
-        return OVERHEAD * watch.step_s * self._steps(recipe, watch)
+        return OVERHEAD * watch.step_s * all_steps(recipe, self.registry, watch.steps, of_base=watch.of_base)
 
-    def _steps(self, recipe: Recipe, watch: Stopwatch) -> float:
-        """Return the steps of a whole recipe, from those of its first training: all trainings have as long epochs."""
-        trains = [(recipe.train_of(stage), passes) for stage, passes in _passes(recipe.stages, 1)]
-        epochs = sum(train.epochs * passes for train, passes in trains)
-        if watch.of_base:
-            return watch.steps * (1 + epochs / max(1, self._base_epochs(recipe)))
-        begun = next((train for train, _ in trains if train.epochs), TrainSpec())
-        return watch.steps * epochs / max(1, begun.epochs)
 
-    def _base_epochs(self, recipe: Recipe) -> int:
-        base = {**self.registry.load("tasks", recipe.task.key).base, **({} if recipe.base == "none" else recipe.base)}
-        return int(base.get("epochs", 1))
+class Foretold(Progress):
+    """Says, as the work begins, how many steps it has in all, and after a few timed ones how long they will take.
+
+    :param recipes: that are to be played, the first one first.
+    """
+
+    def __init__(self, recipes: Sequence[Recipe], registry: Registry, *, quiet: bool = False) -> None:
+        super().__init__(quiet=quiet)
+        self.recipes, self.registry = recipes, registry
+        self._total = 0.0
+        self._watch: Stopwatch | None = None
+
+    def start(self, title: str, steps: int) -> None:
+        """Begin a stage; with the first one that trains, all steps are counted."""
+        if steps and not self._total:
+            of_base = title == "base"
+            self._total = sum(all_steps(recipe, self.registry, steps, of_base=of_base) for recipe in self.recipes)
+            if self._total >= LONG:
+                self.line(f"about {self._total:,.0f} steps in all; a few of them tell how long they take")
+                self._watch = Stopwatch()
+        super().start(title, steps)
+
+    def advance(self, steps: int = 1) -> None:
+        """Count steps, and time the first ones."""
+        super().advance(steps)
+        if self._watch is not None:
+            try:
+                self._watch.advance(steps)
+            except Enough:
+                took = OVERHEAD * self._watch.step_s * self._total
+                words = f"{took / 60:,.0f} minutes" if took < 7200 else f"{took / 3600:,.1f} hours"
+                self.line(f"about {words} in all" if took >= 60 else "less than a minute in all")
+                self._watch = None
+
+
+def all_steps(recipe: Recipe, registry: Registry, first: int, *, of_base: bool) -> float:
+    """Return the steps of a whole recipe, from those of its first training: all trainings have as long epochs.
+
+    :param of_base: whether that is the base's.
+    """
+    trains = [(recipe.train_of(stage), passes) for stage, passes in _passes(recipe.stages, 1)]
+    epochs = sum(train.epochs * passes for train, passes in trains)
+    if of_base:
+        base = {**registry.load("tasks", recipe.task.key).base, **({} if recipe.base == "none" else recipe.base)}
+        return first * (1 + epochs / max(1, int(base.get("epochs", 1))))
+    begun = next((train for train, _ in trains if train.epochs), TrainSpec())
+    return first * epochs / max(1, begun.epochs)
 
 
 def _passes(items: list[StageSpec | RoundSpec], passes: int) -> list[tuple[StageSpec, int]]:

@@ -107,6 +107,7 @@ def _figures(runs: Sequence[Report]) -> dict[str, Any]:
         "storage": {name: [run["after"]["storage"][name] for run in runs] for name in STORAGE},
         **{name: [run["ratios"].get(ratio) for run in runs] for name, ratio in RATES.items()},
         "training": {name: [run.get("training", {}).get(name) for run in runs] for name in TRAINING},
+        "validation": {name: [run["validation"][name] for run in runs] for name in runs[0].get("validation", {})},
         "collapsed": [run.get("collapsed", []) for run in runs],
         "wall_s": [run["wall_s"] for run in runs],
     }

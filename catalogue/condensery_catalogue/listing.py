@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from condensery.contract import KINDS, Entry, Registry
-from condensery.errors import UnknownKey
+from condensery.contract import KINDS, Entry, Registry, name_plugin
+from condensery.errors import PluginError, UnknownKey
 from condensery.front import console_table
 from condensery_catalogue.wording import DOUBT, reference
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+LOG = logging.getLogger(__name__)
 FAMILIES = ("architecture", "pruning", "quantization", "distillation", "joint")
 UNBROKEN = ("key", "ref", "on", "family", "setting")
 """Columns whose words are copied from the table, or short."""
@@ -56,7 +58,21 @@ def open_registry() -> Registry:
     registry = Registry.open()
     for problem in registry.problems:
         print(f"warning: {problem}", file=sys.stderr)
+    for plugin in registry.plugins:
+        LOG.info("plugin %s: %s", plugin.name, plugin.source)
     return registry
+
+
+def take_plugins(words: Sequence[str]) -> None:
+    """Load what ``--plugin`` names, for every registry that is opened from now on.
+
+    :raises CondenseryError: if something is wrong with one: it was asked for, so the rest alone won't do.
+    """
+    for word in words:
+        named = name_plugin(word)
+        (plugin,) = Registry.open([(named.name, named.plugin)], entry_points=False).plugins
+        if plugin.problems:
+            raise PluginError(f"plugin {word}: {'; '.join(plugin.problems)}")
 
 
 def own_registry() -> Registry:

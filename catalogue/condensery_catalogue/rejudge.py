@@ -45,7 +45,9 @@ def seeds_of(figures: Mapping[str, Any]) -> list[Report]:
         collapsed = figures["collapsed"][seed] if "collapsed" in figures else []
         after = {**counts, "quality": quality, "storage": storage}
         training = {name: values[seed] for name, values in figures.get("training", {}).items()}
-        found.append({"after": after, "ratios": ratios, "training": training, "collapsed": collapsed})
+        validation = {name: values[seed] for name, values in figures.get("validation", {}).items()}
+        split = {"after": after, "validation": validation}
+        found.append({**split, "ratios": ratios, "training": training, "collapsed": collapsed})
     return found
 
 

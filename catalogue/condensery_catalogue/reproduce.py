@@ -5,11 +5,12 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from condensery.errors import UnknownKey
 from condensery.files import write_json
 from condensery_catalogue.drawing import save_drawing
+from condensery_catalogue.inputs import refuse_missing
 from condensery_catalogue.jobs import Jobs
 from condensery_catalogue.judging import judge
 from condensery_catalogue.listing import console, open_registry, table
@@ -24,11 +25,22 @@ from condensery_catalogue.wording import (
     collapse,
     counted,
     effect,
+    examples,
     explained,
     heading,
     measured,
+    of_examples,
     spread,
 )
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+COLUMNS = (
+    "non-zero: parameters that aren't zero. file: the artifact, its header included. smaller: how many times smaller "
+    "it is than the file of the net that the recipe starts from; - for a net that others are compared with."
+)
+"""What stands under the table of arms; the metrics' names are the task's, see condensery tasks."""
 
 
 def reproduce_paper(key: str, tier: str | None, seeds: int | None, options: RunOptions, *, store: bool = False) -> None:
@@ -54,6 +66,7 @@ def reproduce_paper(key: str, tier: str | None, seeds: int | None, options: RunO
     folder = (options.out or Path("runs") / "reproduce" / key) / tier
     jobs = Jobs(registry, plan, plan.tiers[tier], tier, folder, None if seeds is None else range(seeds))
     chosen = jobs.ready(card)
+    refuse_missing(jobs.chosen.recipes(key).values(), registry, f"{key}, {tier}")
 
     place = publishing_place(recipe_file(registry, key), tier, len(jobs.seeds)) if store else None
     with stoppable(folder, "the same command"):
@@ -81,9 +94,10 @@ def run_arms(jobs: Jobs, options: RunOptions) -> tuple[dict[str, Any], dict[str,
 
     What an earlier call finished is taken from its folder.
     """
-    from condensery.run import Progress
+    from condensery_catalogue.estimates import Foretold
 
-    with Progress(quiet=options.as_json) as progress:
+    left = [jobs.chosen.recipe(jobs.plan.key, job.arm) for job in jobs if not job.has_ended]
+    with Foretold(left, jobs.registry, quiet=options.as_json) as progress:
         for job in jobs:
             progress.line(f"-- {job.title}{f': done before, in {job.folder}' if job.has_ended else ''}")
             jobs.play(job, options.device, progress)
@@ -101,22 +115,35 @@ def print_result(result: Mapping[str, Any]) -> None:
         for c in result["comparisons"]:
             claim = c["claim"]
             says = f"{claimed(claim)}\n{claim['model']}, {claim['dataset']}"
-            cells = (claim["id"], says, measured(c), effect(c), answer(result, c))
+            cells = (claim["id"], says, measured(c) + of_examples(result, c), effect(c), answer(result, c))
             claims.add_row(*map(escape, cells))
         out.print(claims)
         out.print(EFFECT, explained(c["verdict"]["word"] for c in result["comparisons"] if c["verdict"]), markup=False)
 
-    names = list(next(iter(result["arms"].values()))["quality"])
-    arms = table("arm", *names, "non-zero", "file (bytes)", "times", title="After the last epoch, mean ± deviation")
-    for arm, figures in result["arms"].items():
-        gone = collapse(figures)
-        said = [spread(figures["quality"][name]) for name in names]
-        file, rate = (statistics.fmean(v) for v in (figures["storage"]["file"], figures["compression_rate"]))
-        label = escape(f"{arm}, {gone}" if gone else arm)
-        arms.add_row(label, *said, counted(figures["nonzeros"]), f"{file:,.0f}", f"{rate:.2f}x")
-    out.print(arms)
+    out.print(arms_table(result))
+    out.print(COLUMNS, markup=False, highlight=False)
     for path, alike in result.get("figure", {}).get("ranks", {}).items():
         words = ", ".join(f"{name} {'-' if value is None else f'{value:.2f}'}" for name, value in alike.items())
         out.print(f"{path} ranks the arms as {result['figure']['y']} does: {words}", markup=False, highlight=False)
     if result["note"]:
         out.print(result["note"], markup=False, highlight=False)
+
+
+def arms_table(result: Mapping[str, Any]) -> Table:
+    """Return the table of a result's arms; :data:`COLUMNS` explains it."""
+    from rich.text import Text
+
+    plain = {c["baseline_arm"] for c in result["comparisons"]}
+    first = next(iter(result["arms"].values()))["quality"]
+    counts = {"errors": examples(first)}
+    names = [f"{name} of {total:,}" if (total := counts.get(name)) else name for name in first]
+
+    arms = table("arm", *names, "non-zero", "file (bytes)", "smaller", title="After the last epoch, mean ± deviation")
+    for arm, figures in result["arms"].items():
+        gone = collapse(figures)
+        said = [spread(figures["quality"][name]) for name in first]
+        file, rate = (statistics.fmean(v) for v in (figures["storage"]["file"], figures["compression_rate"]))
+        smaller = "-" if arm in plain else f"{rate:.2f}x"
+        label = f"{arm}, {gone}" if gone else arm
+        arms.add_row(*map(Text, (label, *said, counted(figures["nonzeros"]), f"{file:,.0f}", smaller)))
+    return arms

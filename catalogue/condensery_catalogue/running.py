@@ -96,9 +96,11 @@ def _run(data: Mapping[str, Any], name: str, registry: Registry, options: RunOpt
     folder = options.out or free_folder(Path("runs"), recipe.name or name)
     how = f"the same command with --out {folder} --resume"
     with stoppable(folder, how), nullcontext() if options.out else kept_if_used(folder):
-        from condensery.run import Progress, Run
+        with waited_for("starting"):
+            from condensery.run import Run
+            from condensery_catalogue.estimates import Foretold
 
-        with Progress(quiet=options.as_json) as progress:
+        with Foretold([recipe], registry, quiet=options.as_json) as progress:
             job = Run(recipe, registry, out=folder, device=options.device, resume=options.resume, show=progress)
             if options.launch > 1:
                 job.check()  # what is wrong is said once
@@ -123,8 +125,23 @@ def check_device(device: str) -> None:
 
     :raises UnknownKey: naming the nearest one.
     """
+    if device.lower().startswith("gpu"):
+        raise UsageError(f"unknown device {device!r}; did you mean 'cuda'?")
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
         raise UnknownKey("device", device, ("auto", "cpu", "cuda", "cuda:0"))
+
+
+@contextmanager
+def waited_for(what: str) -> Iterator[None]:
+    """Show a word on a terminal while something takes seconds; it goes again, so that an error stays one line."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    print(f"{what}...", end="\r", file=sys.stderr, flush=True)
+    try:
+        yield
+    finally:
+        print(" " * len(f"{what}..."), end="\r", file=sys.stderr, flush=True)
 
 
 @contextmanager
@@ -138,7 +155,7 @@ def stoppable(folder: Path, how: str) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         kept = f"{folder} keeps what is done; go on with {how}" if folder.exists() else "nothing was written"
-        print(f"\nstopped: {kept}", file=sys.stderr)
+        print(f"stopped: {kept}", file=sys.stderr)
         sys.exit(130)
 
 
@@ -184,7 +201,7 @@ def print_report(report: Mapping[str, Any], folder: Path) -> None:
 
     storage = report["after"]["storage"]
     parts = ", ".join(f"{storage[name]:,} {name}" for name in ("payload", "tables", "header", "manifest"))
-    rate = f"{report['ratios']['storage_rate']:.2f}x without header and manifest"
+    rate = f"{report['ratios']['storage_rate']:.2f}x as papers count, without header and manifest"
     out.print(f"bytes after: {parts}; {rate}", highlight=False)
     for side in ("before", "after"):
         if "macs_unknown" in report[side]:

@@ -108,6 +108,12 @@ def measured(comparison: Mapping[str, Any]) -> str:
     return f"{before}{spread(comparison['measured'])} {comparison['metric'].rpartition('.')[2]}"
 
 
+def of_examples(result: Mapping[str, Any], comparison: Mapping[str, Any]) -> str:
+    """Return what a comparison's count of errors is out of, in words; empty where it counts nothing."""
+    total = examples(result["arms"][comparison["arm"]]["quality"])
+    return f" of {total:,}" if total and comparison["metric"].endswith(".errors") else ""
+
+
 def effect(comparison: Mapping[str, Any]) -> str:
     """Return what a gain or a loss comes to in the paper and here, more is better, with its 95 % interval.
 
@@ -121,6 +127,12 @@ def effect(comparison: Mapping[str, Any]) -> str:
         paper = f"no loss claimed ({said['claimed']:+.3g} printed), "
     noise = "" if said["interval"] is None else " ({:+.3g} to {:+.3g})".format(*said["interval"])
     return f"{paper}{said['effect']:+.3g} here{noise}"
+
+
+def examples(quality: Mapping[str, Any]) -> int | None:
+    """Return of how many examples an arm's errors are counted, where it has both their number and their share."""
+    count, share = quality.get("errors"), quality.get("error")
+    return round(100 * count["mean"] / share["mean"]) if count and share and share["mean"] else None
 
 
 def collapse(arm: Mapping[str, Any]) -> str:

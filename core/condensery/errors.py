@@ -6,6 +6,7 @@ Every error here ends a command with its ``exit_code``; anything else is a bug a
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Iterator
 
 
@@ -148,5 +149,17 @@ def nearest(key: str, known: Iterable[str], cutoff: float = 0.55) -> str | None:
     """
     choices = list(known)
     lower = {c.lower(): c for c in choices}
-    found = difflib.get_close_matches(key.lower(), lower, n=1, cutoff=cutoff)
+    key = key.lower()
+
+    # Of names that differ in their numbers alone, the spelling says nothing: resnet21 is nearer to 20 than to 32.
+    numbered = [c for c in lower if NUMBER.search(c) and NUMBER.sub("#", c) == NUMBER.sub("#", key)]
+    if numbered:
+        wanted = [int(n) for n in NUMBER.findall(key)]
+        gaps = {c: [abs(int(n) - w) for n, w in zip(NUMBER.findall(c), wanted, strict=True)] for c in numbered}
+        return lower[min(numbered, key=lambda c: gaps[c])]
+
+    found = difflib.get_close_matches(key, lower, n=1, cutoff=cutoff)
     return lower[found[0]] if found else None
+
+
+NUMBER = re.compile(r"[0-9]{1,18}")

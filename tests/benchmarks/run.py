@@ -40,7 +40,7 @@ def engine_step(spec: ModelSpec, registry: Registry) -> Callable[[Batch], None]:
     stage.ready()
     student = stage.student
     groups = student.groups(stage.train.optimizer)
-    student.optimizer = stage.manager.call("optimizer", stage=stage, player=student, groups=groups)
+    student.optimizer = stage.manager.default("optimizer")(stage=stage, player=student, groups=groups)
     student.base_rates = [0.1]
 
     def step(batch: Batch) -> None:

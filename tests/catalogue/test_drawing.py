@@ -228,3 +228,32 @@ def test_a_result_without_numbers_to_compare_has_no_picture(tmp_path: Path) -> N
     assert not is_drawn(result)
     words = {"claim": CLAIMS["words"], "metric": "after.quality.accuracy", "arm": "cut"}
     assert not is_drawn({**result, "comparisons": [words]})
+
+
+def test_what_hardly_differs_is_no_cliff() -> None:
+    """97.200 and 97.220 %: the axis shows two points at least, and so do rows; of another figure two hundredths."""
+    close = {"a": ([2.0] * 3, [97.2] * 3), "b": ([4.0] * 3, [97.22] * 3)}
+    _, axes = axes_of(judged(close))
+    low, high = axes.get_ylim()
+    assert high - low == pytest.approx(2.0)
+    assert low < 97.2
+    assert high > 97.22
+
+    _, axes = axes_of(judged({arm: ([2.0] * 3, y) for arm, (_, y) in close.items()}))
+    low, high = axes.get_xlim()
+    assert high - low == pytest.approx(2.0)
+
+    _, axes = axes_of(judged(close, y="ratios.macs", y_label="times"))
+    assert axes.get_ylim()[1] - axes.get_ylim()[0] >= 2.0  # 2.0 and 4.0 differ, and are shown as they are
+
+
+def test_bars_of_a_percentage_end_at_0_and_100() -> None:
+    """Accuracies 99, 100, 97: mean 98.67, deviation 1.53, which is more than is left above."""
+    _, axes = axes_of(judged({"a": ([2.0] * 3, [99.0, 100.0, 97.0]), "b": ([4.0] * 3, [0.0, 0.0, 1.0])}))
+    ends = [c.lines[2][1].get_segments()[0][:, 1].tolist() for c in axes.containers if isinstance(c, ErrorbarContainer)]
+    (low_a, high_a), (low_b, high_b) = ends
+    assert high_a == pytest.approx(100)
+    assert low_a == pytest.approx(98.667 - 1.528, abs=1e-3)
+    assert low_b == pytest.approx(0)
+    assert high_b == pytest.approx(0.333 + 0.577, abs=1e-3)
+    assert -drawing.MARGIN <= axes.get_ylim()[0] < axes.get_ylim()[1] <= 100 + drawing.MARGIN

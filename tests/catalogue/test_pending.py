@@ -17,7 +17,7 @@ from tests.catalogue.made_up import KEY, SMALL, install
 
 from condensery import Registry, Run, UsageError
 from condensery.recipe import parse_recipe
-from condensery_catalogue.estimates import OVERHEAD, Estimates, Stopwatch
+from condensery_catalogue.estimates import OVERHEAD, Estimates, Foretold, Stopwatch
 from condensery_catalogue.jobs import Jobs
 from condensery_catalogue.pending import Pending, conclude, main, pending_tiers, run_pending, seconds_in
 from condensery_catalogue.reproduction import load_reproduction
@@ -59,6 +59,24 @@ def test_an_estimate_counts_the_steps_of_base_stages_and_rounds(
     monkeypatch.setattr(Stopwatch, "step_s", property(lambda self: 5.0))
     again = Estimates(tmp_path / "estimates.json", REGISTRY, "cpu")
     assert again.seconds(recipe) == found.seconds(recipe)
+
+
+def test_a_long_run_says_how_many_steps_it_has_and_how_long_they_take(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The stage begins with 100 steps, and two recipes of it have 200; each takes half a second."""
+    data = {"model": {"key": "mlp", "hidden": [4]}, "task": "digits", "base": "none", "stages": [{"epochs": 1}]}
+    clock = iter(0.5 * step for step in range(1000))
+    with Foretold([parse_recipe(data)] * 2, REGISTRY) as shown:
+        monkeypatch.setattr("condensery_catalogue.estimates.time.monotonic", lambda: next(clock))
+        shown.start("one", 100)
+        for _ in range(20):
+            shown.advance()
+    assert capsys.readouterr().err.splitlines() == [
+        "about 200 steps in all; a few of them tell how long they take",
+        "one: 100 steps",
+        f"about {OVERHEAD * 0.5 * 200 / 60:.0f} minutes in all",
+    ]
 
 
 def test_a_base_that_the_cache_has_is_not_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,9 @@ from .methods import build_method as build_method
 from .methods import configured as configured
 from .methods import settings_of as settings_of
 from .methods import takes_list as takes_list
+from .named import NAMED as NAMED
+from .named import Named as Named
+from .named import name_plugin as name_plugin
 from .papers import Papers as Papers
 from .registry import KINDS as KINDS
 from .registry import Entry as Entry

@@ -170,7 +170,7 @@ class StageManager:
         kind = type(self.methods[name])
         code = getattr(kind, hook).__code__
         place = f"{code.co_filename}:{code.co_firstlineno}"
-        for frame, number in traceback.walk_tb(error and error.__traceback__):
+        for frame, number in traceback.walk_tb(None if error is None else error.__traceback__):
             if _package(frame.f_globals.get("__name__", "")) == _package(kind.__module__):
                 place = f"{frame.f_code.co_filename}:{number}"
         return f" ({place})"

@@ -11,8 +11,9 @@ from typing import Any
 import pluggy
 
 from condensery.contract.hookspecs import API, OFFERING_HOOKS, PROJECT, OfferingSpecs, check_marked
+from condensery.contract.named import load_named, named_plugins
 from condensery.contract.papers import ValidCard
-from condensery.errors import PluginError, UnknownKey, UsageError
+from condensery.errors import CondenseryError, PluginError, UnknownKey, UsageError
 
 KINDS = tuple(name.removeprefix("register_") for name in OFFERING_HOOKS)
 SINGULAR = {"searches": "search"}
@@ -60,6 +61,7 @@ class Registry:
         """Open the registry of this environment.
 
         :param extra: ``(name, plugin)`` pairs to add after the installed ones.
+        :param entry_points: whether to take what is installed, and what ``$CONDENSERY_PLUGINS`` names.
         """
         registry = cls()
         found = importlib.metadata.entry_points(group=PROJECT) if entry_points else ()
@@ -73,6 +75,16 @@ class Registry:
                 registry._note(point.name, source, f"can't be imported: {type(error).__name__}: {error}")
             else:
                 registry.add(point.name, plugin, source)
+
+        installed = {point.module for point in found}
+        for word in named_plugins() if entry_points else ():
+            try:
+                named = load_named(word)
+            except CondenseryError as error:
+                registry._note(word, "named", str(error))
+            else:
+                if named.name not in installed:
+                    registry.add(named.name, named.plugin, named.source)
 
         for name, plugin in extra:
             registry.add(name, plugin, "given")

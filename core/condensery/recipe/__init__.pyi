@@ -12,6 +12,7 @@ from .overrides import set_values as set_values
 from .rounds import Unit as Unit
 from .rounds import check_conditions as check_conditions
 from .rounds import unroll as unroll
+from .schema import ROLE_WORDS as ROLE_WORDS
 from .schema import BaseSpec as BaseSpec
 from .schema import DataSpec as DataSpec
 from .schema import MethodSpec as MethodSpec
@@ -26,6 +27,7 @@ from .schema import automatic_name as automatic_name
 from .schema import flat as flat
 from .schema import load_recipe as load_recipe
 from .schema import parse_recipe as parse_recipe
+from .spelling import UNQUOTED as UNQUOTED
 from .spelling import parse as parse
 from .spelling import parse_model as parse_model
 from .spelling import parse_task as parse_task

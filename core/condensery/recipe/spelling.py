@@ -29,6 +29,9 @@ from condensery.recipe.schema import ROLE_WORDS, automatic_name
 
 FIELDS = ("name", "teacher", "student", "players", "epochs")
 MAX_DEPTH = 20
+UNQUOTED = (
+    "quote the composition: an unquoted -> is a shell redirect, and the shell has made a file named as what follows it"
+)
 CONSTANTS: dict[str, bool | None] = {"true": True, "false": False, "null": None}
 # Possessive quantifiers (++, *+, ?+) never try a shorter match, so that no input takes more than linear time.
 TOKEN = re.compile(
@@ -57,7 +60,7 @@ def parse(text: str) -> list[dict[str, Any]]:
     :raises UsageError: naming what was expected, and where.
     """
     if text.rstrip().endswith("-"):
-        raise UsageError("quote the composition: an unquoted -> is a shell redirect")
+        raise UsageError(UNQUOTED)
     parser = _Parser(text, "composition")
     items = parser.sequence()
     parser.expect("", "'->', '+' or the end")
@@ -67,8 +70,11 @@ def parse(text: str) -> list[dict[str, Any]]:
 def parse_model(text: str, what: str = "model") -> dict[str, Any]:
     """Return the plain data of a :class:`condensery.recipe.ModelSpec`: ``timm/resnet18(in_chans=1)``.
 
+    :raises UnknownKey: for a file, which is no key.
     :raises UsageError: naming what was expected, and where.
     """
+    if text.startswith((".", "/", "~")):
+        raise UnknownKey(what, text, ())
     parser = _Parser(text, what)
     spec = parser.spec()
     parser.expect("", "'(' or the end")

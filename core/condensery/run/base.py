@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from condensery.run.folder import PROGRESS
 from condensery.run.unit import UnitRunner
 from condensery.run.validation import held_out
 from condensery.storage import CHECKPOINT_FORMAT, cached_tree, load_tree, save_tree
+
+LOG = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(eq=False, repr=False)
@@ -42,6 +45,7 @@ class Base:
         seed = self.recipe.seed if train.seed is None else train.seed
 
         path = self._cached(spec, train, seed)
+        LOG.info("%s is kept as %s", label, path)
         saved = cached_tree(path)
         if self.runner.folder.processes.all(saved is not None):
             assert saved is not None

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 
 from condensery.contract import Registry
-from condensery.errors import CondenseryError, UsageError
+from condensery.errors import CondenseryError, UnknownKey, UsageError, nearest
 from condensery.nets import clone, copy_from, frozen
-from condensery.recipe import ModelSpec, Recipe, Role, Unit, fingerprint, flat
+from condensery.recipe import ROLE_WORDS, ModelSpec, Recipe, Role, Unit, fingerprint, flat
 from condensery.run.base import Base
 from condensery.run.builder import Builder, Net
 from condensery.run.opening import methods_of
@@ -72,6 +72,7 @@ class Cast:
         if not isinstance(role, ModelSpec):
             raise UsageError(f"{where}: student must be 'previous' or a model, got {role!r}")
 
+        self._refuse_misspelt(role.key, unit.spec.name)
         net = self.builder.net(role)
         if role.init_from:
             source = {"student": previous, "teacher": teachers[0] if teachers else None}.get(role.init_from)
@@ -83,6 +84,7 @@ class Cast:
     def _teacher(self, role: Role, previous: Net, label: str) -> Net:
         """Return the net behind a teacher's role."""
         if isinstance(role, ModelSpec):
+            self._refuse_misspelt(role.key, label)
             return self._separate_teacher(role)
         if role in ("previous", "input"):
             return previous
@@ -90,6 +92,16 @@ class Cast:
             near = ", ".join(dict.fromkeys(["original", *self.snapshots.nets, "input"]))
             raise UsageError(f"stage {label!r}: no net {role!r} at this point; there are {near}")
         return self.snapshots.nets[role]
+
+    def _refuse_misspelt(self, key: str, label: str) -> None:
+        """Refuse a model that there isn't, where a role or a stage has nearly this name: that is what was meant.
+
+        :raises UnknownKey: naming it.
+        """
+        roles = [*ROLE_WORDS, *(stage.name for stage in flat(self.base.recipe.stages) if stage.name)]
+        known = self.builder.registry.entries["models"]
+        if key not in known and f"{key.partition('/')[0]}/*" not in known and nearest(key, roles):
+            raise UnknownKey("role", key, roles, where=f"stage {label!r}")
 
     def _separate_teacher(self, spec: ModelSpec) -> Net:
         """Return a net of its own with trained weights; each is built, trained or loaded once in a run."""

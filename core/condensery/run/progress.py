@@ -60,7 +60,7 @@ class Told(Observer):
 class Progress:
     """Shows stages and epochs. Use as a context.
 
-    On a terminal and in a notebook it draws a rich bar, else it prints one line an epoch.
+    On a terminal and in a notebook it draws a rich bar, else it prints one line an epoch, or for every tenth of many.
 
     :param quiet: show nothing.
     """
@@ -112,7 +112,7 @@ class Progress:
         """Say how an epoch ended."""
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, note=note)
-        else:
+        elif epochs <= 10 or epoch * 10 // epochs > (epoch - 1) * 10 // epochs:
             self.line(f"{title}: epoch {epoch}/{epochs}  {note}  ({time.monotonic() - self._started:.0f} s)")
 
     def line(self, text: str) -> None:

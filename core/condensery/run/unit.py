@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from condensery.errors import MethodError
-from condensery.nets import broken_promises, detach_temporary
+from condensery.nets import broken_promises, detach_temporary, own_parameters
 from condensery.recipe import TrainSpec, Unit
 from condensery.run.checks import check_batches, check_report, refuse_silenced
 from condensery.run.collapse import collapsed, look
@@ -63,6 +63,7 @@ class UnitRunner:
         stage.place = None if self.dry else self.folder.path / f"stage-{unit.id}"
         before = None if self.dry else look(stage)
         self.opener.prepare(stage)
+        self._compare(stage, unit)
 
         history = self._epochs(stage, unit)
         if self.dry:
@@ -80,6 +81,14 @@ class UnitRunner:
             self.folder.log({"stage": unit.title, "unit": unit.id, "report": report, "wall_s": took})
             self.observer.stage_ended(stage)
         return stage
+
+    def _compare(self, stage: Stage, unit: Unit) -> None:
+        """Say so where a student is larger than its teacher, which is rarely meant."""
+        sizes = {p.name: sum(w.numel() for w in own_parameters(p.module).values()) for p in stage.players.values()}
+        for teacher in stage.teachers:
+            if sizes["student"] > sizes[teacher.name]:
+                size = f"{sizes['student']:,} parameters, {teacher.name} {sizes[teacher.name]:,}"
+                self.show.line(f"{unit.title}: the student is larger than its teacher: {size}")
 
     def _epochs(self, stage: Stage, unit: Unit) -> History:
         """Play the epochs that are left; returns the history of all."""

@@ -26,3 +26,4 @@ from .structure import restructure as restructure
 from .structure import structure_of as structure_of
 from .weights import build_with_weights as build_with_weights
 from .weights import load_weights as load_weights
+from .weights import weights_file as weights_file

@@ -34,12 +34,7 @@ def load_weights(model: nn.Module, source: str | Path, registry: Registry, key: 
     :param key: of the net's model: an artifact of another one is refused.
     :raises UsageError: for a missing or damaged file, or naming the first tensor that doesn't fit.
     """
-    path = _path(str(source))
-    if path.suffix != ".safetensors":
-        raise UsageError(f"weights {source}: only safetensors files are read, not {path.suffix or 'this'}")
-    if not path.is_file():
-        raise UsageError(f"weights {source}: no such file: {path}")
-
+    path = weights_file(str(source))
     saved = {name.removeprefix("module."): value for name, value in _values(model, source, path, registry, key).items()}
     mine = model.state_dict()
     for name, value in mine.items():
@@ -63,8 +58,21 @@ def load_weights(model: nn.Module, source: str | Path, registry: Registry, key: 
             mine[name].copy_(value)
 
 
+def weights_file(source: str) -> Path:
+    """Return the file that a source names.
+
+    :raises UsageError: if it isn't there, or no safetensors file by its name.
+    """
+    path = _path(source)
+    if path.suffix != ".safetensors":
+        raise UsageError(f"weights {source}: only safetensors files are read, not {path.suffix or 'this'}")
+    if not path.is_file():
+        raise UsageError(f"weights {source}: no such file: {path}")
+    return path
+
+
 def _path(source: str) -> Path:
-    """Return the file that a source names: in a package, or with environment variables in its path."""
+    """Return the path that a source names: in a package, or with environment variables in it."""
     # A single letter before the colon is a drive, not a package.
     package, colon, name = source.partition(":")
     if colon and all(part.isidentifier() for part in package.split(".")) and len(package) > 1:

@@ -2,10 +2,8 @@ from .channels import axis as axis
 from .channels import is_depthwise as is_depthwise
 from .channels import is_writer as is_writer
 from .cuts import TOLERANCE as TOLERANCE
-from .cuts import Channels as Channels
 from .cuts import Cut as Cut
 from .cuts import Forward as Forward
-from .cuts import Left as Left
 from .cuts import apply as apply
 from .cuts import call as call
 from .cuts import casted as casted
@@ -16,6 +14,8 @@ from .cuts import verify as verify
 from .graph import ChannelGraph as ChannelGraph
 from .graph import Group as Group
 from .graph import remove_channels as remove_channels
+from .left import Channels as Channels
+from .left import Left as Left
 from .surgeon import Surgeon as Surgeon
 from .surgeon import choose as choose
 from .trials import randomize as randomize

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from condensery.nets import deep_copied
-from condensery.surgery.cuts import Left
+from condensery.surgery.left import Left
 from condensery.tasks import tensors_in
 
 

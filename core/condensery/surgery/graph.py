@@ -33,7 +33,8 @@ from condensery.surgery.channels import (
     widths,
 )
 from condensery.surgery.copies import built, numbered, read_off, state
-from condensery.surgery.cuts import Channels, Cut, Forward, call, difference, precise, verify
+from condensery.surgery.cuts import Cut, Forward, call, difference, precise, verify
+from condensery.surgery.left import Channels
 from condensery.surgery.trials import Trials
 from condensery.tasks import tensors_in
 

@@ -13,8 +13,9 @@ from condensery.errors import UsageError
 from condensery.nets import Transform, attach, attached, plain
 from condensery.surgery.attention import AttentionSurgeon
 from condensery.surgery.channels import axis, is_writer
-from condensery.surgery.cuts import Channels, Cut, Left, apply, gap, precise, verify
+from condensery.surgery.cuts import Cut, apply, gap, precise, verify
 from condensery.surgery.graph import ChannelGraph, Group, Removed
+from condensery.surgery.left import Channels, Left
 
 if TYPE_CHECKING:
     from condensery.run import Stage

@@ -1,11 +1,9 @@
 from .batches import Batch as Batch
 from .data import Arrays as Arrays
+from .data import DataSet as DataSet
 from .data import check_sha256 as check_sha256
-from .data import find_data as find_data
 from .data import hub_reachable as hub_reachable
 from .data import is_stored as is_stored
-from .data import load_hub as load_hub
-from .data import missing_data as missing_data
 from .data import read_gzip as read_gzip
 from .data import stored_arrays as stored_arrays
 from .draws import drawn_apart as drawn_apart

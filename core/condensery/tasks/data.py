@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import logging
 import os
 import socket
 import threading
@@ -21,32 +23,83 @@ from condensery.files import cache_dir, cached_json, inflate, size_limit, write_
 
 Arrays = Mapping[str, NDArray[Any]]
 SUMS = "sums.json"
+FOLDER = "CONDENSERY_DATA"
+"""Environment variable: the folder that data sets' folders are looked for in first."""
+LOG = logging.getLogger(__name__)
 
 
-def find_data(name: str, files: Sequence[str]) -> Path | None:
-    """Return the local folder that holds all of ``files`` of a data set, or ``None``.
+@dataclasses.dataclass(frozen=True)
+class DataSet:
+    """A data set that doesn't come with a package: which files it has, where they are looked for, and who has them.
 
-    Looks in ``$CONDENSERY_DATA/<name>``, then in ``<cache>/data/<name>``.
+    A local folder, ``$CONDENSERY_DATA/<name>`` or ``<cache>/data/<name>``, holds all files. Where there is none, the
+    copy on the Hugging Face Hub is taken.
+
+    :param name: of the folder.
+    :param files: that a local folder must hold, each with the sha256 that is pinned, empty where none is: whether it is
+        the file's or its content's is the task's to say.
+    :param hub: the hub's copy, ``owner/name``, whose revision is not pinned; ``None``: it has none.
+    :param source: where a user gets the files, in a few words.
     """
-    for root in _roots():
-        folder = root / name
-        if all((folder / f).is_file() for f in files):
-            return folder
-    return None
 
+    name: str
+    files: Mapping[str, str]
+    hub: str | None = None
+    source: str = ""
 
-def _roots() -> list[Path]:
-    given = os.environ.get("CONDENSERY_DATA")
-    return ([Path(given)] if given else []) + [cache_dir() / "data"]
+    def folders(self) -> list[Path]:
+        """Return the folders that may hold the files, in the order in which they are looked at."""
+        given = os.environ.get(FOLDER)
+        roots = ([Path(given)] if given else []) + [cache_dir() / "data"]
+        return [root / self.name for root in roots]
 
+    def find(self) -> Path | None:
+        """Return the local folder that holds all files, or ``None``."""
+        for folder in self.folders():
+            if not self.absent(folder):
+                LOG.info("data set %s: %s", self.name, folder)
+                return folder
+        return None
 
-def missing_data(name: str, files: Sequence[str], hub: str | None, reason: str = "") -> UsageError:
-    """Return the one error that names every place a data set was looked for."""
-    places = [f"$CONDENSERY_DATA/{name}" if os.environ.get("CONDENSERY_DATA") else "$CONDENSERY_DATA (not set)"]
-    places.append(str(cache_dir() / "data" / name))
-    places.append(f"Hugging Face Hub {hub!r}" + (f" ({reason})" if reason else "") if hub else "(no hub copy)")
-    wanted = ", ".join(files[:3]) + (", ..." if len(files) > 3 else "")
-    return UsageError(f"data set {name!r} not found ({wanted}); looked in: " + "; ".join(places))
+    def absent(self, folder: Path) -> list[str]:
+        """Return which files a folder lacks."""
+        return [name for name in self.files if not (folder / name).is_file()]
+
+    def missing(self, reason: str = "") -> UsageError:
+        """Return the one error that names every place the data set was looked for.
+
+        :param reason: why the hub's copy can't be had.
+        """
+        places = [f"${FOLDER}/{self.name}" if os.environ.get(FOLDER) else f"${FOLDER} (not set)"]
+        places.append(str(self.folders()[-1]))
+        hub = f"Hugging Face Hub {self.hub!r}" + (f" ({reason})" if reason else "")
+        places.append(hub if self.hub else "(no hub copy)")
+        wanted = ", ".join([*self.files][:3]) + (", ..." if len(self.files) > 3 else "")
+        return UsageError(
+            f"data set {self.name!r} not found ({wanted}); looked in: {'; '.join(places)}; condensery data tells more"
+        )
+
+    def rows(self, split: str, config: str | None = None) -> Any:
+        """Return one split of the hub's copy: a sequence of rows, each a mapping of columns.
+
+        Needs the package ``datasets``. A hub that can't be reached is noticed within two seconds; where
+        ``HF_HUB_OFFLINE`` or ``HF_DATASETS_OFFLINE`` is set only ``datasets``' own cache is looked at.
+
+        :raises UsageError: the one error of :meth:`missing`, with the reason.
+        """
+        if self.hub is None:
+            raise self.missing()
+        try:
+            import datasets  # type: ignore[import-not-found, unused-ignore]
+        except ImportError:
+            raise self.missing("needs the package 'datasets': pip install 'condensery[hub]'") from None
+        if not hub_reachable():
+            raise self.missing("can't be reached")
+        try:
+            return datasets.load_dataset(self.hub, config, split=split)
+        except Exception as error:  # a download fails in many ways, each with a class of its own
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise self.missing(reason[:200]) from error
 
 
 def check_sha256(path: Path, expected: Mapping[str, str]) -> None:
@@ -55,7 +108,7 @@ def check_sha256(path: Path, expected: Mapping[str, str]) -> None:
     :raises UsageError: naming the file if its content is not what was pinned.
     """
     want = expected.get(path.name)
-    if want is None:
+    if not want:
         return
     digest = hashlib.sha256()
     with path.open("rb") as handle:
@@ -79,8 +132,8 @@ def read_gzip(path: Path, expected: Mapping[str, str]) -> bytes:
         content = inflate(path.read_bytes(), size_limit() // 4)
     except (OSError, ValueError) as error:
         raise UsageError(f"{path}: damaged or not gzip ({error})") from None
-    if path.name in expected:
-        _compare(path, hashlib.sha256(content).hexdigest(), expected[path.name])
+    if want := expected.get(path.name):
+        _compare(path, hashlib.sha256(content).hexdigest(), want)
     return content
 
 
@@ -127,27 +180,6 @@ def _sum(path: Path) -> list[int]:
         while chunk := handle.read(1 << 22):
             found = zlib.crc32(chunk, found)
         return [handle.tell(), found]
-
-
-def load_hub(name: str, files: Sequence[str], hub: str, split: str, config: str | None = None) -> Any:
-    """Return one split of a Hugging Face data set: a sequence of rows, each a mapping of columns.
-
-    Its revision is not pinned. Needs the package ``datasets``. A hub that can't be reached is noticed within two
-    seconds; where ``HF_HUB_OFFLINE`` or ``HF_DATASETS_OFFLINE`` is set only ``datasets``' own cache is looked at.
-
-    :raises UsageError: the one error of :func:`missing_data`, with the reason.
-    """
-    try:
-        import datasets  # type: ignore[import-not-found, unused-ignore]
-    except ImportError:
-        raise missing_data(name, files, hub, "needs the package 'datasets': pip install 'condensery[hub]'") from None
-    if not hub_reachable():
-        raise missing_data(name, files, hub, "can't be reached")
-    try:
-        return datasets.load_dataset(hub, config, split=split)
-    except Exception as error:  # a download fails in many ways, each with a class of its own
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise missing_data(name, files, hub, reason[:200]) from error
 
 
 def hub_reachable(timeout: float = 1.5) -> bool:

@@ -20,6 +20,7 @@ from condensery.contract import Registry
 from condensery.errors import UnknownKey, UsageError
 from condensery.recipe import TaskSpec
 from condensery.tasks.batches import Batch
+from condensery.tasks.data import DataSet
 from condensery.tasks.metrics import ACCURACY, Meter, Metric, answers_of_classes
 from condensery.tasks.splits import Split, Subset
 from condensery.tasks.trees import full_precision, hash_tree, head, tensors_in
@@ -68,6 +69,8 @@ class Task(ABC):
     """
 
     key: ClassVar[str] = ""
+    data_set: ClassVar[DataSet | None] = None
+    """Where the examples come from; ``None``: nothing is needed beside the package."""
     metrics: ClassVar[tuple[Metric, ...]] = ACCURACY
     """The first one is the task's main figure."""
     splits: ClassVar[tuple[Split, ...]] = ("train", "test")

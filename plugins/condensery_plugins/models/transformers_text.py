@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from condensery import UnknownKey, UsageError
+from condensery.errors import nearest
 from condensery.tasks import TaskFacts
 from condensery_plugins.hub import expanded, find_source, one_line
 from condensery_plugins.models.facts import builder, scaled, shared
@@ -158,7 +159,9 @@ def _config(key: str, name: str, pretrained: bool, settings: dict[str, Any]) -> 
     if "/" not in name and "$" not in name:
         if expanded(name).is_dir():
             raise UsageError(f"model {key!r}: no such type; write hf/./{name} for the folder")
-        raise UnknownKey("transformers model type", name, types)
+        near = nearest(name, types, 0.8)
+        unknown = UnknownKey("transformers model type", name, [near] if near else ())
+        raise UsageError(f"{unknown}; a published net has its owner, or a folder: hf/OWNER/{name}(weights=hub)")
     source, is_folder = find_source(name, f"model {key!r}")
 
     def read(**given: Any) -> Any:

@@ -27,7 +27,8 @@ class HuffmanCoding(Method):
     def prepare(self, stage: Stage) -> None:
         """Mark every weight."""
         if not any(_has_numbers(weight) for weight in stage.weights()):
-            raise NotApplicable(self.key, "no weight is pruned, shared or quantized yet: there is nothing to code")
+            why = "no weight is pruned, shared or quantized yet: there is nothing to code"
+            raise NotApplicable(self.key, f"{why}; put a method before it that prunes or shares weights")
         for weight in stage.weights():
             stack = weight.stack
             if stack is None or not any(isinstance(t, EntropyCoded) for t in stack.transforms.values()):

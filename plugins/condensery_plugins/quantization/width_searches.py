@@ -41,7 +41,6 @@ class WidthAgent(Search):
     :param warmup: trials whose actions are drawn at random, before anything is learnt.
     """
 
-    key = "ddpg"
     features: Tensor
     reference: float
     warmup: int
@@ -50,7 +49,7 @@ class WidthAgent(Search):
     def __post_init__(self) -> None:
         """Make an agent that knows nothing."""
         steps, size = self.features.shape
-        self.agent_ = DDPG(size + 1, REMEMBERED * steps, derive_seed(self.key, self.seed) % 2**32)
+        self.agent_ = DDPG(size + 1, REMEMBERED * steps, derive_seed("agent", self.seed) % 2**32)
 
     def observe(self, trial: Trial) -> None:
         """Note a trial; the agent learns from it before the next proposal, if there is one."""
@@ -109,7 +108,7 @@ class WidthAgent(Search):
 
     def _draws(self, what: str, number: int) -> Generator:
         """Return a generator of a trial's own, so that a search that was killed goes on as it would have."""
-        return Generator().manual_seed(derive_seed(self.key, what, self.seed, number))
+        return Generator().manual_seed(derive_seed("agent", what, self.seed, number))
 
 
 @dataclass(eq=False, kw_only=True)
@@ -118,8 +117,6 @@ class GreedyWidths(Search):
 
     It ends where no such step is left that wasn't tried.
     """
-
-    key = "greedy"
 
     def propose(self, history: Sequence[Trial]) -> Proposal | None:
         """Draw one step away from the best trial's widths."""

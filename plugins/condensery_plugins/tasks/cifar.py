@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from condensery import UsageError
-from condensery.tasks import Arrays, Split, TaskFacts, check_sha256, load_hub
+from condensery.tasks import Arrays, DataSet, Split, TaskFacts, check_sha256
 from condensery_plugins.tasks.images import IMAGENET_MEAN, IMAGENET_STD, StoredImages, sgd
 
 ZIPS: dict[Split, tuple[str, ...]] = {"train": ("train_0.zip", "train_1.zip"), "test": ("test.zip",)}
-ALL_FILES = ("labels.npz", *ZIPS["train"], *ZIPS["test"])
+REPACKED = "the hub's copy is the one to take; the local files are a repacking of it, lossless strips of WebP"
 
 
 class CifarTask(StoredImages):
@@ -31,7 +31,6 @@ class CifarTask(StoredImages):
     :param augment: whether training images are cropped and flipped.
     """
 
-    files = ALL_FILES
     hub_label: ClassVar[str]
     own: ClassVar[tuple[tuple[float, ...], tuple[float, ...]]]
     """Mean and standard deviation of the training set, per channel."""
@@ -54,7 +53,7 @@ class CifarTask(StoredImages):
     def read(self, folder: Path, split: Split) -> Arrays:
         """Decode one split of the local files."""
         for file in ("labels.npz", *ZIPS[split]):
-            check_sha256(folder / file, self.sha256)
+            check_sha256(folder / file, self.data_set.files)
         with np.load(folder / "labels.npz", allow_pickle=False) as labels:
             return {
                 f"{split}_images": np.concatenate([unpack_strips(folder / z) for z in ZIPS[split]]),
@@ -63,7 +62,7 @@ class CifarTask(StoredImages):
 
     def fetch(self, split: Split) -> Arrays:
         """Return one split of the hub's copy."""
-        rows = load_hub(self.key, self.files, self.hub, split)
+        rows = self.data_set.rows(split)
         labels = np.asarray(list(rows[self.hub_label]), np.uint8)
         order = self.hub_order(labels)
         return {f"{split}_images": channels_first(rows["img"])[order], f"{split}_labels": labels[order]}
@@ -84,15 +83,20 @@ class Cifar10(CifarTask):
     """
 
     key = "cifar10"
-    hub, hub_label = "uoft-cs/cifar10", "label"
+    hub_label = "label"
+    data_set = DataSet(
+        key,
+        {
+            "labels.npz": "76b0ae705fb8cbc2614044ecc1a54a77efb2a5d543b929774f6eee55c126b8ce",
+            "train_0.zip": "594a2eb625435cd2dfb3f3dad4a49eb0311ab2d4ebd4dc504187f9f25838afa9",
+            "train_1.zip": "3b2d1b987a73fd7671ab5d7d0d07745e00b5d54350be6eab878d9a0aae4b4779",
+            "test.zip": "73a99dc814237937684a4251c0f5eada6dbb1f9a2c55635bcf3415c127f19113",
+        },
+        hub="uoft-cs/cifar10",
+        source=REPACKED,
+    )
     default_model = "resnet20"
     own = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
-    sha256 = {
-        "labels.npz": "76b0ae705fb8cbc2614044ecc1a54a77efb2a5d543b929774f6eee55c126b8ce",
-        "test.zip": "73a99dc814237937684a4251c0f5eada6dbb1f9a2c55635bcf3415c127f19113",
-        "train_0.zip": "594a2eb625435cd2dfb3f3dad4a49eb0311ab2d4ebd4dc504187f9f25838afa9",
-        "train_1.zip": "3b2d1b987a73fd7671ab5d7d0d07745e00b5d54350be6eab878d9a0aae4b4779",
-    }
 
     def __init__(self, normalize: Literal["own", "imagenet"] = "own", augment: bool = True) -> None:
         super().__init__(10, normalize, augment)
@@ -102,15 +106,20 @@ class Cifar100(CifarTask):
     """A hundred fine classes, in an order in which each run of 100 images holds every class once."""
 
     key = "cifar100"
-    hub, hub_label = "uoft-cs/cifar100", "fine_label"
+    hub_label = "fine_label"
+    data_set = DataSet(
+        key,
+        {
+            "labels.npz": "869086f31934267c56683925dd9be3ef7bfbf48c1ba35e793e9d2b54631aacba",
+            "train_0.zip": "6d2c7e1262943b97661017e7c873a5cb38e69606380d84687c28f42ce98501ff",
+            "train_1.zip": "9b3864d9f9fdc19b006a9a470c5110f5fb64df0581d4d2bd9fbefdac7fc2e55a",
+            "test.zip": "078afce2f8297e84f47c35676f9b6f545cc6170e7ba0570050a966838e7027d6",
+        },
+        hub="uoft-cs/cifar100",
+        source=REPACKED,
+    )
     default_model = "resnet56"
     own = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
-    sha256 = {
-        "labels.npz": "869086f31934267c56683925dd9be3ef7bfbf48c1ba35e793e9d2b54631aacba",
-        "test.zip": "078afce2f8297e84f47c35676f9b6f545cc6170e7ba0570050a966838e7027d6",
-        "train_0.zip": "6d2c7e1262943b97661017e7c873a5cb38e69606380d84687c28f42ce98501ff",
-        "train_1.zip": "9b3864d9f9fdc19b006a9a470c5110f5fb64df0581d4d2bd9fbefdac7fc2e55a",
-    }
 
     def __init__(self, normalize: Literal["own", "imagenet"] = "own", augment: bool = True) -> None:
         super().__init__(100, normalize, augment)

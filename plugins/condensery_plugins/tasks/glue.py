@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from condensery.tasks import ACCURACY, Accumulated, Batch, Joined, Metric
-from condensery_plugins.tasks.glue_task import Glue
+from condensery_plugins.tasks.glue_task import Glue, glue
 
 
 class Sst2(Glue):
@@ -20,10 +20,12 @@ class Sst2(Glue):
     key, file = "sst2", "SST-2"
     columns = (0, None, 1)
     hub_columns = ("sentence", None)
-    sha256 = {
-        "SST-2_train.tsv.gz": "48eac26399f8456935f81dd9e3a745c1430adb6c62e233ccfe22db4a0d15d1d1",
-        "SST-2_dev.tsv.gz": "54a9c12c77e402fc14d6a66a506f24d999f596b0176eb777c972cccc2f9cc4b0",
-    }
+    data_set = glue(
+        {
+            "SST-2_train.tsv.gz": "48eac26399f8456935f81dd9e3a745c1430adb6c62e233ccfe22db4a0d15d1d1",
+            "SST-2_dev.tsv.gz": "54a9c12c77e402fc14d6a66a506f24d999f596b0176eb777c972cccc2f9cc4b0",
+        }
+    )
 
 
 class Cola(Glue):
@@ -38,10 +40,12 @@ class Cola(Glue):
     hub_columns = ("sentence", None)
     metrics = (Metric("matthews", "correlation", True), *ACCURACY)
     base = {**Glue.base, "epochs": 10}
-    sha256 = {
-        "CoLA_train.tsv.gz": "cb368ebeb9f27d7ad03720d27ddc95687a311bdb100781a2fe59a5f5b1bc0624",
-        "CoLA_dev.tsv.gz": "8c013e21dc39957cac37378d87bebe225b694a0d5fe13eded66c2856628833fd",
-    }
+    data_set = glue(
+        {
+            "CoLA_train.tsv.gz": "cb368ebeb9f27d7ad03720d27ddc95687a311bdb100781a2fe59a5f5b1bc0624",
+            "CoLA_dev.tsv.gz": "8c013e21dc39957cac37378d87bebe225b694a0d5fe13eded66c2856628833fd",
+        }
+    )
 
     def meter(self) -> Joined:
         """Return Matthews correlation, -1 to 1, and what all classifications have; 0 where all answers are the same."""
@@ -61,10 +65,12 @@ class Mrpc(Glue):
     columns = (3, 4, 0)
     metrics = (ACCURACY[0], Metric("f1", "%", True), *ACCURACY[1:])
     base = {**Glue.base, "epochs": 10}
-    sha256 = {
-        "MRPC_train.tsv.gz": "f178bcc72ab4c2c1c778b480912e0c8e1dba3ead150dc1d490d70682ab888c1e",
-        "MRPC_dev.tsv.gz": "9e8f284788040f7c9ecde2e1b3c07237c756f926bd9ef8548ef5d34b56f69f17",
-    }
+    data_set = glue(
+        {
+            "MRPC_train.tsv.gz": "f178bcc72ab4c2c1c778b480912e0c8e1dba3ead150dc1d490d70682ab888c1e",
+            "MRPC_dev.tsv.gz": "9e8f284788040f7c9ecde2e1b3c07237c756f926bd9ef8548ef5d34b56f69f17",
+        }
+    )
 
     def meter(self) -> Joined:
         """Return accuracy, F1 of the paraphrases in percent, and what all classifications have."""
@@ -84,10 +90,12 @@ class Rte(Glue):
     columns = (1, 2, 3)
     words = {"entailment": 0, "not_entailment": 1}
     base = {**Glue.base, "epochs": 10}
-    sha256 = {
-        "RTE_train.tsv.gz": "41e3a9b063433392343fad9e962cf2f58b681c78d8f71592f4186f0837246c5c",
-        "RTE_dev.tsv.gz": "80230dfa1347282e7b532b06a1004a76a710087541189bf874223ddf0e3819fb",
-    }
+    data_set = glue(
+        {
+            "RTE_train.tsv.gz": "41e3a9b063433392343fad9e962cf2f58b681c78d8f71592f4186f0837246c5c",
+            "RTE_dev.tsv.gz": "80230dfa1347282e7b532b06a1004a76a710087541189bf874223ddf0e3819fb",
+        }
+    )
 
 
 class Stsb(Glue):
@@ -106,10 +114,12 @@ class Stsb(Glue):
         Metric("loss", "squared score", False),
     )
     base = {**Glue.base, "epochs": 10}
-    sha256 = {
-        "STS-B_train.tsv.gz": "41c4d978b6162abdcada7e49a982211954cca5459c228db478af333124b257a2",
-        "STS-B_dev.tsv.gz": "fe7dc0632a5033562f3cadff991f6e8d9b9b6311861660e78c3c82eb7db67f59",
-    }
+    data_set = glue(
+        {
+            "STS-B_train.tsv.gz": "41c4d978b6162abdcada7e49a982211954cca5459c228db478af333124b257a2",
+            "STS-B_dev.tsv.gz": "fe7dc0632a5033562f3cadff991f6e8d9b9b6311861660e78c3c82eb7db67f59",
+        }
+    )
 
     def loss(self, outputs: Tensor, batch: Batch) -> Tensor | None:
         """Return the mean squared error over the batch, or ``None`` without labels.

@@ -12,13 +12,20 @@ import torch
 
 from condensery import UsageError
 from condensery.recipe import fingerprint
-from condensery.tasks import Arrays, Split, TaskFacts, load_hub, read_gzip
+from condensery.tasks import Arrays, DataSet, Split, TaskFacts, read_gzip
 from condensery_plugins.tasks.tensors import Stored, local_or_hub
 from condensery_plugins.tasks.text import TextTask
 from condensery_plugins.tasks.tokenizers import Encoder, PretrainedEncoder, WordEncoder
 
-HUB = "nyu-mll/glue"
 HUB_SPLITS: dict[Split, str] = {"train": "train", "test": "validation"}
+
+
+def glue(files: Mapping[str, str]) -> DataSet:
+    """Return where the data of one task come from.
+
+    :param files: the sha256 of their content, by name.
+    """
+    return DataSet("glue", files, hub="nyu-mll/glue", source="gluebenchmark.com, each file gzip'd")
 
 
 class Example(NamedTuple):
@@ -45,8 +52,8 @@ class Glue(TextTask):
     """
 
     file: ClassVar[str]
-    sha256: ClassVar[Mapping[str, str]]
-    """Of the content, by file name."""
+    """With what the names of its local files begin."""
+    data_set: ClassVar[DataSet]
     header: ClassVar[bool] = True
     columns: ClassVar[tuple[int, int | None, int]]
     """Of the first sentence, the second one, and the label; negative ones count from the end."""
@@ -91,11 +98,11 @@ class Glue(TextTask):
         """Read and tokenize both splits, once; the vocabulary is made from the training sentences."""
         inputs = ("input_ids", "attention_mask", *self.extra)
         keys = [f"{s}_{what}" for s in self.files for what in (*inputs, "labels")]
-        name = f"glue-{self.key}-{fingerprint([self.describe(), sorted(self.sha256.items())])}"
+        name = f"glue-{self.key}-{fingerprint([self.describe(), sorted(self.data_set.files.items())])}"
         arrays = local_or_hub(
             name,
             keys,
-            ("glue", list(self.files.values())),
+            self.data_set,
             read=lambda folder: self._encode(functools.partial(self.read, folder)),
             fetch=lambda: self._encode(self.fetch),
         )
@@ -109,7 +116,7 @@ class Glue(TextTask):
         :raises UsageError: naming the file if it is damaged, or the line that isn't a row.
         """
         path = folder / self.files[split]
-        text = read_gzip(path, self.sha256).decode("utf-8-sig")
+        text = read_gzip(path, self.data_set.files).decode("utf-8-sig")
         lines = [line.removesuffix("\r") for line in text.split("\n") if line]
         return [self._example(path, n, line.split("\t")) for n, line in enumerate(lines, 1) if n > self.header]
 
@@ -124,7 +131,7 @@ class Glue(TextTask):
 
     def fetch(self, split: Split) -> list[Example]:
         """Return the rows of the hub's copy."""
-        rows = load_hub("glue", list(self.files.values()), HUB, HUB_SPLITS[split], self.key)
+        rows = self.data_set.rows(HUB_SPLITS[split], self.key)
         first, second = self.hub_columns
         return [Example(row[first], None if second is None else row[second], row["label"]) for row in rows]
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from condensery.tasks import Arrays, Split, TaskFacts
+from condensery.tasks import Arrays, DataSet, Split, TaskFacts
 from condensery_plugins.tasks.tensors import Stored, TensorTask, local_or_hub
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -74,11 +74,8 @@ class ImageTask(TensorTask):
 class StoredImages(ImageTask):
     """Images from pinned local files or the Hugging Face Hub, decoded once and then kept in the cache."""
 
-    files: ClassVar[tuple[str, ...]]
-    """What a local folder must hold."""
-    hub: ClassVar[str]
-    sha256: ClassVar[Mapping[str, str]]
-    """By file name; what is pinned, the file or its content, is the subclass's to say."""
+    data_set: ClassVar[DataSet]
+    """Whether the files' own bytes are pinned, or their content, is the subclass's to say."""
 
     @abstractmethod
     def read(self, folder: Path, split: Split) -> Arrays:
@@ -94,7 +91,7 @@ class StoredImages(ImageTask):
         arrays = local_or_hub(
             self.key,
             keys,
-            (self.key, self.files),
+            self.data_set,
             read=lambda folder: self.read(folder, split),
             fetch=lambda: self.fetch(split),
         )

@@ -103,6 +103,7 @@ class MnistKeypoints(Keypoints):
     """Key points of MNIST's digits; see :class:`Keypoints`."""
 
     key = "mnist-keypoints"
+    data_set = Mnist.data_set
 
     def __init__(self) -> None:
         super().__init__(Mnist())

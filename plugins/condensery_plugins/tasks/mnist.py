@@ -10,14 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from condensery import UsageError
-from condensery.tasks import Arrays, Split, TaskFacts, load_hub, read_gzip
+from condensery.tasks import Arrays, DataSet, Split, TaskFacts, read_gzip
 from condensery_plugins.tasks.images import StoredImages, sgd
 
 FILES: dict[Split, tuple[str, str]] = {
     "train": ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"),
     "test": ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"),
 }
-ALL_FILES = tuple(file for pair in FILES.values() for file in pair)
 
 
 class IdxTask(StoredImages):
@@ -29,7 +28,6 @@ class IdxTask(StoredImages):
     Hub the revision is not pinned.
     """
 
-    files = ALL_FILES
     default_model = "lenet-5"
     base = {
         "epochs": 10,
@@ -47,13 +45,13 @@ class IdxTask(StoredImages):
         """Decode one split of the local files."""
         images, labels = FILES[split]
         return {
-            f"{split}_images": parse_idx(folder / images, read_gzip(folder / images, self.sha256)),
-            f"{split}_labels": parse_idx(folder / labels, read_gzip(folder / labels, self.sha256)),
+            f"{split}_images": parse_idx(folder / images, read_gzip(folder / images, self.data_set.files)),
+            f"{split}_labels": parse_idx(folder / labels, read_gzip(folder / labels, self.data_set.files)),
         }
 
     def fetch(self, split: Split) -> Arrays:
         """Return one split of the hub's copy."""
-        rows = load_hub(self.key, self.files, self.hub, split)
+        rows = self.data_set.rows(split)
         return {
             f"{split}_images": np.stack([np.asarray(image, np.uint8) for image in rows["image"]]),
             f"{split}_labels": np.asarray(list(rows["label"]), np.uint8),
@@ -67,13 +65,17 @@ class Mnist(IdxTask):
     """
 
     key = "mnist"
-    hub = "ylecun/mnist"
-    sha256 = {
-        "train-images-idx3-ubyte.gz": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
-        "train-labels-idx1-ubyte.gz": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
-        "t10k-images-idx3-ubyte.gz": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
-        "t10k-labels-idx1-ubyte.gz": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
-    }
+    data_set = DataSet(
+        key,
+        {
+            "train-images-idx3-ubyte.gz": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+            "train-labels-idx1-ubyte.gz": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+            "t10k-images-idx3-ubyte.gz": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+            "t10k-labels-idx1-ubyte.gz": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+        },
+        hub="ylecun/mnist",
+        source="the authors' four files, in any gzip packing",
+    )
 
     def __init__(self, jitter: int = 0, normalize: bool = True) -> None:
         super().__init__(0.1307 if normalize else 0.0, 0.3081 if normalize else 1.0, jitter)
@@ -87,13 +89,17 @@ class FashionMnist(IdxTask):
     """
 
     key = "fashion-mnist"
-    hub = "zalando-datasets/fashion_mnist"
-    sha256 = {
-        "train-images-idx3-ubyte.gz": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
-        "train-labels-idx1-ubyte.gz": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
-        "t10k-images-idx3-ubyte.gz": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
-        "t10k-labels-idx1-ubyte.gz": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
-    }
+    data_set = DataSet(
+        key,
+        {
+            "train-images-idx3-ubyte.gz": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+            "train-labels-idx1-ubyte.gz": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+            "t10k-images-idx3-ubyte.gz": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+            "t10k-labels-idx1-ubyte.gz": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+        },
+        hub="zalando-datasets/fashion_mnist",
+        source="the authors' four files; Debian and Ubuntu: the package dataset-fashion-mnist",
+    )
 
     def __init__(self, jitter: int = 0) -> None:
         super().__init__(0.2860, 0.3530, jitter)

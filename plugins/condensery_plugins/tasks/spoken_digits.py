@@ -10,14 +10,17 @@ import torch
 from torch import Tensor
 
 from condensery import UsageError
-from condensery.tasks import Arrays, Split, TaskFacts, check_sha256, find_data, missing_data, stored_arrays
+from condensery.tasks import Arrays, DataSet, Split, TaskFacts, check_sha256, stored_arrays
 from condensery_plugins.tasks.tensors import Stored, TensorTask
 
-NAME, FILES = "fsdd", ("recordings.flac", "index.npz")
-SHA256 = {
-    "recordings.flac": "8776918d4733cadc61f6f7688819aeb31676b23abfd2853a4a7376caef39b246",
-    "index.npz": "bc8f08a2d6fe7b1460d451271f653496e670c29b34bb1dea08ed34e05ac22b5e",
-}
+DATA = DataSet(
+    "fsdd",
+    {
+        "recordings.flac": "8776918d4733cadc61f6f7688819aeb31676b23abfd2853a4a7376caef39b246",
+        "index.npz": "bc8f08a2d6fe7b1460d451271f653496e670c29b34bb1dea08ed34e05ac22b5e",
+    },
+    source="github.com/Jakobovski/free-spoken-digit-dataset, all recordings joined in one file",
+)
 KEYS = ("frames", "digit", "take")
 TEST_TAKES = 5
 RATE, WINDOW, STEP, BANDS, FRAMES = 8000, 256, 160, 32, 51
@@ -35,6 +38,7 @@ class SpokenDigits(TensorTask):
     """
 
     key = "spoken-digits"
+    data_set = DATA
     default_model = "lstm"
     base = {
         "epochs": 20,
@@ -50,7 +54,7 @@ class SpokenDigits(TensorTask):
 
     def load(self, split: Split) -> Stored:
         """Read the recordings, and turn them into frames the first time."""
-        stored = stored_arrays(NAME, KEYS, _frames_of_all)
+        stored = stored_arrays(DATA.name, KEYS, _frames_of_all)
         here = (stored["take"] < TEST_TAKES) == (split == "test")
         frames = torch.from_numpy(stored["frames"][here].astype(np.float32))
         return {"frames": (frames - MEAN) / STD}, torch.from_numpy(stored["digit"][here].astype(np.int64))
@@ -69,11 +73,11 @@ def _frames_of_all() -> Arrays:
 
     :raises UsageError: if the recordings can't be found or read.
     """
-    folder = find_data(NAME, FILES)
+    folder = DATA.find()
     if folder is None:
-        raise missing_data(NAME, FILES, None)
-    for name in FILES:
-        check_sha256(folder / name, SHA256)
+        raise DATA.missing()
+    for name in DATA.files:
+        check_sha256(folder / name, DATA.files)
 
     index = np.load(folder / "index.npz", allow_pickle=False)
     sounds = torch.split(torch.from_numpy(_samples(folder / "recordings.flac")), index["length"].tolist())

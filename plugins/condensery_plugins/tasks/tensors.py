@@ -14,9 +14,9 @@ from torch import Tensor
 from condensery import Batch, Task, UsageError
 from condensery.tasks import (
     Arrays,
+    DataSet,
     Split,
     Subset,
-    find_data,
     hash_tree,
     is_stored,
     stored_arrays,
@@ -29,7 +29,7 @@ Stored = tuple[Mapping[str, Tensor], Tensor]
 def local_or_hub(
     name: str,
     keys: Sequence[str],
-    data: tuple[str, Sequence[str]],
+    data: DataSet,
     read: Callable[[Path], Arrays],
     fetch: Callable[[], Arrays],
 ) -> Arrays:
@@ -37,11 +37,10 @@ def local_or_hub(
 
     :param name: in the cache; what comes from the hub, whose revision isn't pinned, is kept under another one.
     :param keys: of the arrays.
-    :param data: the data set, and the files that its local folder must hold.
     :param read: returns the arrays of a local folder.
     :param fetch: returns those of the hub.
     """
-    folder = find_data(*data)
+    folder = data.find()
     if folder is None and not is_stored(name, keys):
         return stored_arrays(f"{name}-hub", keys, fetch)
 

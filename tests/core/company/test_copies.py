@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ class Looks(Act):
     """Keeps copies of all players after the first real step of a stage."""
 
     acts_on = ("all",)
-    nets: dict[str, Any] = {}
+    nets: ClassVar[dict[str, Any]] = {}
 
     @hookimpl
     def before_step(self, stage: Stage) -> None:

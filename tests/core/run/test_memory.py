@@ -48,13 +48,21 @@ def test_a_run_with_kept_answers_leaves_the_same_bytes(tmp_path: Path, monkeypat
     assert files[0] == files[1] == files[2]
 
 
-def test_a_teacher_is_asked_for_each_example_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three epochs of two batches: two are met anew, one is asked as a proof, three are known."""
+def test_a_teacher_is_asked_for_each_batch_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three epochs of two batches, each in an order of its own; another run with this seed meets the same six."""
     monkeypatch.setenv(LIMIT, "1")
     kept = []
-    monkeypatch.setattr(Memory, "save", lambda self: kept.append((self.asked, self.known)))
-    run(tmp_path / "run")
-    assert kept[-1] == (6 * 32, 3 * 32)
+    save = Memory.save
+
+    def counted(self: Memory) -> None:
+        kept.append((self.asked, self.known))
+        save(self)
+
+    monkeypatch.setattr(Memory, "save", counted)
+    train = {**RECIPE["train"], "optimizer": {"lr": 0.1}}  # type: ignore[dict-item]
+    run(tmp_path / "one")
+    run(tmp_path / "other", train=train)
+    assert kept == [(2, 0), (4, 0), (6, 0), (2, 2), (4, 4), (6, 6)]
 
 
 def test_another_teacher_has_a_memory_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,47 +79,54 @@ def test_a_teacher_that_trains_is_asked_each_time(tmp_path: Path, monkeypatch: p
     assert not answers()
 
 
-def test_examples_are_known_in_any_order_of_a_batch_of_the_same_size() -> None:
+def test_a_batch_is_known_as_a_whole_and_another_order_is_another_batch() -> None:
     memory, inputs = Memory({}, 1000), torch.arange(8.0).view(4, 2)
-    order = torch.tensor([2, 0, 3, 1])
-    for asked in (inputs, inputs[order]):  # met, and proved
-        assert torch.equal(memory.answer(Batch(asked), partial(torch.mul, asked, 2)), asked * 2)
-    assert torch.equal(memory.answer(Batch(inputs), pytest.fail), inputs * 2)
-    assert memory.known == 4
-
-    alone = memory.answer(Batch(inputs[:1]), lambda: torch.full((1, 2), 7.0))
-    assert alone.tolist() == [[7.0, 7.0]]  # in a batch of one the net may round otherwise
+    met = Batch(inputs, torch.tensor([0, 1, 2, 3]))
+    assert torch.equal(memory.answer(met, lambda: inputs * 2), inputs * 2)
+    assert torch.equal(memory.answer(met, pytest.fail), inputs * 2)
+    for other in (Batch(inputs.flip(0), met.labels), Batch(inputs[:3], met.labels), Batch(inputs, met.labels + 1)):
+        assert memory.answer(other, lambda: torch.tensor(7.0)) == 7
+    assert (memory.asked, memory.known) == (5, 1)
 
 
-def test_answers_that_depend_on_the_rest_of_the_batch_are_not_kept() -> None:
-    memory, inputs = Memory({}, 1000), torch.arange(4.0).view(2, 2)
-    for asked in (inputs, inputs.flip(0), inputs, inputs.flip(0)):
-        assert torch.equal(memory.answer(Batch(asked), partial(torch.sub, asked, asked[0])), asked - asked[0])
-    assert memory.known == 0
+def test_outputs_of_several_tensors_come_back_as_they_were() -> None:
+    memory, batch = Memory({}, 1000), Batch(torch.zeros(2, 1))
+    given = {"scores": torch.ones(2, 3), "boxes": (torch.zeros(2, 4), [torch.ones(1), torch.ones(5)])}
+    memory.answer(batch, lambda: given)
+    memory.save()
+    for again in (memory, Memory({}, 1000)):
+        found = again.answer(batch, pytest.fail)
+        assert isinstance(found["boxes"], tuple)
+        assert torch.equal(found["scores"], given["scores"])  # type: ignore[arg-type]
+        assert [len(part) for part in found["boxes"][1]] == [1, 5]
 
 
-def test_what_was_kept_is_read_again_and_the_longest_unused_goes(tmp_path: Path) -> None:
-    inputs = torch.arange(8.0).view(4, 2)
+def test_what_was_kept_is_read_again_and_the_longest_unused_goes() -> None:
+    batch = Batch(torch.arange(8.0).view(4, 2))
     first = Memory({"net": 1}, 10_000)
-    first.answer(Batch(inputs), lambda: inputs * 2)
+    first.answer(batch, lambda: batch.inputs * 2)
     first.save()
-
-    again = Memory({"net": 1}, 10_000)
-    again.answer(Batch(inputs), lambda: inputs * 2)
-    assert torch.equal(again.answer(Batch(inputs), pytest.fail), inputs * 2)
+    assert torch.equal(Memory({"net": 1}, 10_000).answer(batch, pytest.fail), batch.inputs * 2)
 
     other = Memory({"net": 2}, first.path.stat().st_size + 1)
-    other.answer(Batch(inputs), lambda: inputs * 3)
+    other.answer(batch, lambda: batch.inputs * 3)
     other.save()
     assert answers() == [other.path]
 
 
 def test_no_more_is_kept_than_there_is_room_for() -> None:
     memory = Memory({}, 4 * 2 * 4)  # four examples of two floats
-    for start in (0.0, 10.0, 0.0, 0.0, 10.0):
+    for start in (0.0, 10.0, 0.0, 10.0):
         inputs = start + torch.arange(8.0).view(4, 2)
         assert torch.equal(memory.answer(Batch(inputs), partial(torch.mul, inputs, 2)), inputs * 2)
-    assert memory.known == 4
+    assert memory.known == 1
+
+
+def test_outputs_that_a_file_would_not_give_back_as_they_lie_are_not_kept() -> None:
+    memory, batch = Memory({}, 1000), Batch(torch.zeros(2, 1))
+    for given in (torch.ones(2, 3).T, {"scores": torch.ones(2), "note": "none"}, {1: torch.ones(2)}):
+        memory.answer(batch, lambda given=given: given)  # type: ignore[misc]
+    assert memory.known == 0
 
 
 @pytest.mark.parametrize("given", ["-1", "much", "1.5"])

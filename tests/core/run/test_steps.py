@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -50,7 +50,7 @@ RATES: list[float] = []
 class Rates(Act):
     """Gives an epoch of batches, of which the task has two, and notes the learning rate of each."""
 
-    made: Any = staticmethod(lambda epoch, batches: batches)
+    made: ClassVar[Any] = staticmethod(lambda epoch, batches: batches)
 
     @hookimpl
     def batches(self, stage: Stage) -> Iterable[Batch]:
@@ -171,7 +171,7 @@ class Counts(Act):
     """Counts real updates of each player."""
 
     acts_on = ("all",)
-    seen: dict[str, int] = {}
+    seen: ClassVar[dict[str, int]] = {}
 
     @hookimpl
     def after_step(self, stage: Stage, player: Player) -> None:

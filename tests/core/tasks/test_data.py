@@ -16,12 +16,10 @@ import pytest
 from condensery.errors import UsageError
 from condensery.files import cache_dir, write_atomic
 from condensery.tasks import (
+    DataSet,
     check_sha256,
-    find_data,
     hub_reachable,
     is_stored,
-    load_hub,
-    missing_data,
     read_gzip,
     stored_arrays,
 )
@@ -53,13 +51,14 @@ def put(path: Path, content: bytes = b"x") -> Path:
 
 
 def test_the_data_folder_comes_before_the_cache_and_must_be_whole(places: Path) -> None:
-    assert find_data("set", ["a", "b"]) is None
+    data = DataSet("set", {"a": "", "b": ""})
+    assert data.find() is None
     for name in ("a", "b"):
         put(places / "cache" / "data" / "set" / name)
     put(places / "data" / "set" / "a")
-    assert find_data("set", ["a", "b"]) == places / "cache" / "data" / "set"
+    assert data.find() == places / "cache" / "data" / "set"
     put(places / "data" / "set" / "b")
-    assert find_data("set", ["a", "b"]) == places / "data" / "set"
+    assert data.find() == places / "data" / "set"
 
 
 def test_the_cache_is_where_the_user_says(places: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,11 +69,11 @@ def test_the_cache_is_where_the_user_says(places: Path, monkeypatch: pytest.Monk
 
 
 def test_missing_data_names_files_and_places(places: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = str(missing_data("set", ["a", "b", "c", "d"], "owner/set", "why"))
+    text = str(DataSet("set", dict.fromkeys("abcd", ""), "owner/set").missing("why"))
     for part in ("'set'", "(a, b, c, ...)", "$CONDENSERY_DATA/set", f"{places}/cache/data/set", "'owner/set' (why)"):
         assert part in text
     monkeypatch.delenv("CONDENSERY_DATA")
-    assert "$CONDENSERY_DATA (not set)" in str(missing_data("set", ["a"], None))
+    assert "$CONDENSERY_DATA (not set)" in str(DataSet("set", {"a": ""}).missing())
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(places: Path) -> None:
@@ -183,8 +182,8 @@ def test_a_name_lookup_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -
 def test_the_hub_without_its_package_or_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(UsageError, match=r"'owner/set' \(needs the package 'datasets': pip install"):
-        load_hub("set", ["a"], "owner/set", "train")
+        DataSet("set", {"a": ""}, "owner/set").rows("train")
     monkeypatch.setitem(sys.modules, "datasets", types.ModuleType("datasets"))
     monkeypatch.setenv("HF_ENDPOINT", NOWHERE)
     with pytest.raises(UsageError, match=r"'owner/set' \(can't be reached\)"):
-        load_hub("set", ["a"], "owner/set", "train")
+        DataSet("set", {"a": ""}, "owner/set").rows("train")

@@ -240,7 +240,8 @@ def test_what_it_cannot_do_stays_simulated() -> None:
     assert of(nn.Conv2d(2, 2, 3, padding=1, padding_mode="reflect"), ScaledSign()) is None
     assert of(nn.Conv2d(2, 2, 3, padding="same"), ScaledSign()) is None
     assert of(nn.ConvTranspose2d(2, 2, 3), ScaledSign()) is None
-    assert of(nn.Linear(8, 8), LearnedStep(8).start(torch.randn(9))) is None  # inputs are floats
+    fine = LearnedStep(8).start(torch.full((9,), 0.1))  # so that a row has many levels, whatever weights are drawn
+    assert of(nn.Linear(8, 8), fine) is None  # inputs are floats
     assert packed_layer(nn.Linear(8, 8), "bits") is None
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import zipfile
@@ -19,7 +20,6 @@ from condensery.measure import evaluate
 from condensery.recipe import ModelSpec
 from condensery.storage import build_with_weights
 from condensery_plugins.tasks.cifar import (
-    ALL_FILES,
     Cifar10,
     Cifar100,
     CifarTask,
@@ -47,8 +47,8 @@ def small(own_places: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, NDArra
     write_strips(folder / "train_1.zip", drawn[10:16], 3)
     write_strips(folder / "test.zip", drawn[16:], 4)
     np.savez(folder / "labels.npz", train=labels[:16], test=labels[16:], names=np.array(["a", "b"]))
-    pins = {file: hashlib.sha256((folder / file).read_bytes()).hexdigest() for file in ALL_FILES}
-    monkeypatch.setattr(Cifar10, "sha256", pins)
+    pins = {file: hashlib.sha256((folder / file).read_bytes()).hexdigest() for file in Cifar10.data_set.files}
+    monkeypatch.setattr(Cifar10, "data_set", dataclasses.replace(Cifar10.data_set, files=pins))
     return {"images": drawn, "labels": labels}
 
 

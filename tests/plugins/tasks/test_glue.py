@@ -14,7 +14,7 @@ from condensery.errors import UsageError
 from condensery.recipe import TrainSpec, checked
 from condensery.tasks import Batch
 from condensery_plugins.tasks.glue import Cola, Mrpc, Rte, Sst2, Stsb
-from condensery_plugins.tasks.glue_task import Example, Glue
+from condensery_plugins.tasks.glue_task import Example, Glue, glue
 
 TASKS: tuple[type[Glue], ...] = (Sst2, Cola, Mrpc, Rte, Stsb)
 LINES = {
@@ -41,7 +41,7 @@ def files(own_places: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = own_places / "glue"
     folder.mkdir(parents=True)
     for task, lines in LINES.items():
-        monkeypatch.setattr(task, "sha256", {})
+        monkeypatch.setattr(task, "data_set", glue(dict.fromkeys(task.data_set.files, "")))
         for name, end in ((f"{task.file}_train", "\n"), (f"{task.file}_dev", "\r\n")):
             (folder / f"{name}.tsv.gz").write_bytes(gzip.compress((end.join(lines) + end).encode()))
     return folder
@@ -90,7 +90,7 @@ def test_a_broken_row_is_named(files: Path) -> None:
 
 
 def test_other_content_than_the_pinned_is_refused(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Sst2, "sha256", {"SST-2_train.tsv.gz": "0" * 64})
+    monkeypatch.setattr(Sst2, "data_set", glue(dict.fromkeys(Sst2.data_set.files, "0" * 64)))
     with pytest.raises(UsageError, match=r"SST-2_train\.tsv\.gz: damaged or another version"):
         Sst2().split("train")
 

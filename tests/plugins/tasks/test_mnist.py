@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import hashlib
 import struct
@@ -11,8 +12,8 @@ import pytest
 import torch
 
 from condensery.errors import UsageError
-from condensery.tasks import Split
-from condensery_plugins.tasks.mnist import ALL_FILES, FILES, FashionMnist, IdxTask, Mnist, parse_idx
+from condensery.tasks import DataSet, Split
+from condensery_plugins.tasks.mnist import FILES, FashionMnist, IdxTask, Mnist, parse_idx
 
 SPLITS: tuple[Split, ...] = ("train", "test")
 
@@ -25,8 +26,7 @@ class Tiny(IdxTask):
     """Three images to train on and two to test on; their content is pinned by the fixture."""
 
     key = "tiny"
-    hub = "nobody/tiny"
-    sha256 = {}
+    data_set = DataSet("tiny", dict.fromkeys(Mnist.data_set.files, ""), "nobody/tiny")
 
     def __init__(self) -> None:
         super().__init__(0.5, 0.25, jitter=0)
@@ -43,7 +43,7 @@ def tiny(own_places: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         for file, content in zip(FILES[split], contents, strict=True):  # type: ignore[index]
             (folder / file).write_bytes(gzip.compress(content))
             pins[file] = hashlib.sha256(content).hexdigest()
-    monkeypatch.setattr(Tiny, "sha256", pins)
+    monkeypatch.setattr(Tiny, "data_set", dataclasses.replace(Tiny.data_set, files=pins))
     return folder
 
 
@@ -68,7 +68,7 @@ def test_files_are_read_and_then_kept_in_the_cache(tiny: Path) -> None:
 
 
 def test_another_packing_of_the_same_bytes_is_the_same_data(tiny: Path) -> None:
-    for file in ALL_FILES:
+    for file in Mnist.data_set.files:
         (tiny / file).write_bytes(gzip.compress(gzip.decompress((tiny / file).read_bytes()), 1, mtime=12345))
     assert Tiny().count("test") == 2
 

@@ -13,11 +13,10 @@ from condensery import Registry, Run, UsageError
 from condensery.nets import attached
 from condensery.recipe import parse_recipe
 from condensery.recipe.spelling import parse
-from condensery.tasks import find_data
-from condensery_plugins.tasks.spoken_digits import BANDS, FILES, FRAMES, NAME, SpokenDigits, bands, log_mel
+from condensery_plugins.tasks.spoken_digits import BANDS, DATA, FRAMES, SpokenDigits, bands, log_mel
 
 torch.set_num_threads(1)
-there = find_data(NAME, FILES) is not None and importlib.util.find_spec("soundfile") is not None
+there = DATA.find() is not None and importlib.util.find_spec("soundfile") is not None
 recordings = pytest.mark.skipif(not there, reason="needs the recordings, and soundfile to read them")
 
 
