@@ -7,9 +7,12 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from html.parser import HTMLParser
+from http.server import ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.request import urlopen
 
 import pytest
 from tests.catalogue.made_up import CARD
@@ -20,7 +23,7 @@ from condensery.errors import UsageError
 from condensery_catalogue.claims_list import claim_rows
 from condensery_catalogue.listing import own_registry, rows
 from condensery_catalogue.results import recipe_file
-from condensery_catalogue.site.building import build_site, pages
+from condensery_catalogue.site.building import build_site, pages, serve
 from condensery_catalogue.site.gathering import bibtex, chinese
 from condensery_catalogue.site.prose import html, slug
 
@@ -236,3 +239,25 @@ def test_no_page_lies_outside_of_the_folder(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(UsageError, match=r"'\.\./x\.html'"):
         build_site(brought(), tmp_path / "site")
     assert not (tmp_path / "x.html").exists()
+
+
+def test_it_is_served_to_this_machine_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("condensery_catalogue.site.building.pages", lambda registry: {"index.html": "Hello"})
+    serves, said = ThreadingHTTPServer.serve_forever, []
+
+    def visited(server: ThreadingHTTPServer) -> None:
+        thread = Thread(target=serves, args=(server,))
+        thread.start()
+        try:
+            said.append(urlopen(f"http://127.0.0.1:{server.server_port}/").read())
+        finally:
+            server.shutdown()
+            thread.join()
+        assert server.server_address[0] == "127.0.0.1"
+
+    monkeypatch.setattr(ThreadingHTTPServer, "serve_forever", visited)
+    serve(tmp_path / "site", 0)
+    assert said == [b"Hello"]
+    assert "http://127.0.0.1:" in capsys.readouterr().out
