@@ -3,7 +3,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import pytest
 import torch
@@ -57,7 +57,7 @@ class Watched(FitNets):
     """Keeps what the student was before and behind the hint stage, and what it had beside."""
 
     key = "fitnets"
-    seen: list[Any]
+    seen: ClassVar[list[Any]]
 
     @hookimpl
     def end_stage(self, stage: Stage) -> None:
