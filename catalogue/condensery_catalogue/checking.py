@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 import os
 import re
 import subprocess
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from condensery.contract import Registry, StageManager, build_method, name_plugin
 from condensery.errors import CondenseryError, UnknownKey, UsageError
+from condensery.files import package_folder
 
 LOADED = ("methods", "models", "tasks", "layers", "codecs", "searches")
 """Kinds whose entries point at code."""
@@ -110,7 +110,7 @@ def run_suite(plugins: list[str], *, everything: bool) -> int:
 
     :raises UsageError: without pytest.
     """
-    if importlib.util.find_spec("pytest") is None:
+    if package_folder("pytest") is None:
         raise UsageError("the contract suite needs the package pytest: pip install pytest")
     chosen = [f"--condensery-plugin={name}" for name in plugins]
     slow = [] if everything else ["-m", "not slow"]

@@ -5,12 +5,12 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from condensery.contract import Registry
 from condensery.files import cached_json, write_json
-from condensery.recipe import Recipe, RoundSpec, StageSpec, TrainSpec, fingerprint, flat
+from condensery.recipe import Recipe, RoundSpec, StageSpec, TrainSpec, fingerprint
 from condensery.run import Progress, Run
 
 STEPS = 6
@@ -21,6 +21,8 @@ OVERHEAD = 1.25
 
 LONG = 100
 """Steps from which on a user is told how long they will take."""
+MOST = 1000
+"""Passes of a round that are counted."""
 
 
 class Enough(Exception):
@@ -132,21 +134,20 @@ def all_steps(recipe: Recipe, registry: Registry, first: int, *, of_base: bool) 
 
     :param of_base: whether that is the base's.
     """
-    trains = [(recipe.train_of(stage), passes) for stage, passes in _passes(recipe.stages, 1)]
-    epochs = sum(train.epochs * passes for train, passes in trains)
+    trains = [recipe.train_of(stage) for stage in _played(recipe.stages)]
+    epochs = sum(train.epochs for train in trains)
     if of_base:
         base = {**registry.load("tasks", recipe.task.key).base, **({} if recipe.base == "none" else recipe.base)}
         return first * (1 + epochs / max(1, int(base.get("epochs", 1))))
-    begun = next((train for train, _ in trains if train.epochs), TrainSpec())
+    begun = next((train for train in trains if train.epochs), TrainSpec())
     return first * epochs / max(1, begun.epochs)
 
 
-def _passes(items: list[StageSpec | RoundSpec], passes: int) -> list[tuple[StageSpec, int]]:
-    """Return each stage with how often it is played, at most."""
-    found: list[tuple[StageSpec, int]] = []
-    for item in items:
-        if isinstance(item, RoundSpec):
-            found += [(stage, passes * item.repeat) for stage in flat(item.stages)]
-        else:
-            found.append((item, passes))
-    return found
+def _played(items: Sequence[StageSpec | RoundSpec], passes: int = 1) -> Iterator[StageSpec]:
+    """Yield each stage as it is in each of its passes, at most; of a round over layers nobody knows how many."""
+    for number in range(min(passes, MOST)):
+        for item in items:
+            if isinstance(item, StageSpec):
+                yield item.in_pass(number, passes)
+            elif not item.over:
+                yield from _played(item.stages, item.repeat)

@@ -25,6 +25,7 @@ RATES = {
     "parameters_removed_percent": "parameters_removed_percent",
     "macs_removed_percent": "macs_removed_percent",
     "nonzeros_ratio": "nonzeros",
+    "speedup": "speedup",
 }
 """Names in a result, and those of the report's ratios."""
 

@@ -170,11 +170,11 @@ def list_cards(chosen: Mapping[str, str | None], *, as_json: bool) -> None:
 
     out = console()
     said = table("key", "ref", "on", "name")
-    for family in FAMILIES:
+    for family in (*FAMILIES, ""):
         members = [row for row in found if row["family"] == family]
         if members:
             said.add_section()
-            said.add_row(Text(f"{family} ({len(members)})", "bold"))
+            said.add_row(Text(f"{family or 'no card'} ({len(members)})", "bold"))
         for row in members:
             name = row["name"] if row["runs"] else f"{row['name']} (card only)"
             on = "".join(LETTERS[kind] for kind in row["network"])

@@ -106,7 +106,7 @@ class Tier(Strict):
         for name in [*self.follows, *chain(*self.follows.values()), *self.once]:
             if not any(fnmatchcase(arm, name) for arm in self.arms):
                 raise ValueError(f"follows and once: no arm is called {name!r}")
-        for arm in leaders:
+        for arm in sorted(leaders):
             if self.leader(arm) != arm:
                 raise ValueError(f"follows: {arm!r} follows {self.leader(arm)!r}, so that no arm can follow it")
         return self

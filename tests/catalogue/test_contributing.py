@@ -45,7 +45,7 @@ def test_its_commands_are_there() -> None:
 
 def test_its_pytest_options_are_known(pytestconfig: pytest.Config) -> None:
     options = re.findall(r"--(condensery-\w+)", TEXT)
-    assert set(options) == {"condensery-method", "condensery-plugin"}
+    assert set(options) == {"condensery-method"}
     for option in options:
         pytestconfig.getoption(option.replace("-", "_"))
 

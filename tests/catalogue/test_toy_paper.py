@@ -125,7 +125,8 @@ def test_it_is_listed(site: Path) -> None:
 
 def test_it_is_shown(site: Path) -> None:
     card = json.loads(condensery(site, "show", "toy-rounding", "--json").stdout)
-    assert card["runs"] is card["reproduction"] is True
+    assert card["runs"] is True
+    assert card["reproduction"] == "desk"
     text = condensery(site, "show", "toy-rounding").stdout
     assert "Weights are rounded to two digits while the net trains." in text
     assert "condensery reproduce toy-rounding" in text

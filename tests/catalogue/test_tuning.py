@@ -91,7 +91,7 @@ def test_an_arm_that_follows_has_the_values_of_another_and_plays_the_seeds_that_
         ({"once": ["*-4"]}, r"no arm is called '\*-4'"),
         (
             {"follows": {"plain": ["better"], "better": ["plain"]}},
-            "'plain' follows 'better', so that no arm can",
+            "'better' follows 'plain', so that no arm can",
         ),
     ],
 )

@@ -13,8 +13,8 @@ SOURCES = sorted(p for home in ("core", "plugins", "catalogue", "reproductions")
 MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "runpy", "imp"}
 BUILTINS = {"eval", "exec", "compile", "__import__"}
 YAML_LOADER = "core/condensery/recipe/yaml_files.py"
-IMPORTERS = {"core/condensery/contract/registry.py"}
-"""Where what an installed plugin names is imported."""
+IMPORTERS = {"core/condensery/contract/registry.py", "core/condensery/contract/named.py"}
+"""Where what an installed plugin names is imported, and what a user names in a command."""
 
 
 def problems(tree: ast.AST, where: str) -> Iterator[str]:

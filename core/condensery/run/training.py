@@ -59,7 +59,7 @@ class Training:
         self.epoch = self.step = self.started = 0
         self.epochs = train.epochs
         self.players: dict[str, Player] = ByPlayer()
-        self.manager: StageManager
+        self.manager = StageManager(spec.name, [])  # until the stage is opened with its methods
         self.sums: dict[str, Tensor] = {}
         self.counts: dict[str, float] = {}
         self._calls: dict[tuple[str, str], list[tuple[str, Callable[..., Any]]]] = {}

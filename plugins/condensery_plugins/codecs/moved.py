@@ -40,7 +40,8 @@ class Moved(Branch):
 
 def rows_along(values: Tensor, axis: int) -> Tensor:
     """Return a tensor as rows along one dimension, ``(rows, size of the dimension)``."""
-    return values.movedim(axis, -1).reshape(-1, values.shape[axis])
+    others = values.numel() // values.shape[axis] if values.numel() else 0
+    return values.movedim(axis, -1).reshape(others, values.shape[axis])
 
 
 def from_rows(rows: Tensor, shape: Sequence[int], axis: int) -> Tensor:

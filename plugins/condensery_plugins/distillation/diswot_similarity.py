@@ -79,7 +79,7 @@ class DisWOT(Method):
             classifier = player.module.get_submodule(resolve(player.module, "logits")[0])
             gradient = None
             if loss is not None and isinstance(classifier, nn.Linear):
-                (gradient,) = torch.autograd.grad(loss, classifier.weight)
+                (gradient,) = torch.autograd.grad(loss, classifier.get_parameter("weight"))
         features = outputs.taps[path].detach().flatten(1)
         if len(features) != batch.size:
             raise NotApplicable(self.key, f"{path} of {like.name} doesn't give one row of features for each example")

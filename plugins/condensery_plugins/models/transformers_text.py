@@ -161,7 +161,8 @@ def _config(key: str, name: str, pretrained: bool, settings: dict[str, Any]) -> 
             raise UsageError(f"model {key!r}: no such type; write hf/./{name} for the folder")
         near = nearest(name, types, 0.8)
         unknown = UnknownKey("transformers model type", name, [near] if near else ())
-        raise UsageError(f"{unknown}; a published net has its owner, or a folder: hf/OWNER/{name}(weights=hub)")
+        how = f"a published net has its owner, or a folder: hf/OWNER/{name}(weights=hub)"
+        raise UsageError(f"{unknown}{'' if near else ';'} {how}")
     source, is_folder = find_source(name, f"model {key!r}")
 
     def read(**given: Any) -> Any:

@@ -176,8 +176,8 @@ def thresholds(norm: _BatchNorm | None, bias: Tensor | None, outputs: int, input
         slope = (norm.running_var.double() + norm.eps).rsqrt()
         offset = slope * (offset - norm.running_mean.double())
         if norm.affine:
-            slope, offset = slope * norm.weight.detach().double(), offset * norm.weight.detach().double()
-            offset = offset + norm.bias.detach().double()
+            scale, shift = (norm.get_parameter(name).detach().double() for name in ("weight", "bias"))
+            slope, offset = slope * scale, offset * scale + shift
 
     # A slope of zero fires the same for every sum: what is divided by it is infinite, with the right sign.
     flip = slope < 0

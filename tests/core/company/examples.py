@@ -98,7 +98,7 @@ class OneBitSGD(Method):
     and of the other gradients of a worker.
     """
 
-    key = "one-bit-sgd"
+    key = "one-bit-example"
     acts_on = ("all",)
 
     @hookimpl

@@ -13,7 +13,7 @@ from tests.core.helpers import Act, recipe, registry, untouched
 from torch import Tensor, nn
 
 from condensery import UsageError, hookimpl
-from condensery.errors import PluginError, UnknownKey
+from condensery.errors import MethodError, UnknownKey
 from condensery.nets import clone
 from condensery.run import Outputs, Player, Stage
 from condensery.tasks import Batch
@@ -189,5 +189,6 @@ def test_a_net_is_changed_in_prepare_and_end_stage_only(when: str, tmp_path: Pat
         stage.surgeon.remove_channels({"layer1.0.conv1": [0]})
 
     cuts = type("Cuts", (Act,), {when: hookimpl(cut), "__annotations__": {}})
-    with pytest.raises(PluginError, match="stage 's': a net is cut while the stage trains; only prepare and end_stage"):
+    said = rf"stage 's', cuts, {when}: a net is cut while the stage trains; only prepare and end_stage may"
+    with pytest.raises(MethodError, match=said):
         run(recipe([{"name": "s", "methods": ["cuts"]}]), registry(cuts=cuts), tmp_path / "o")

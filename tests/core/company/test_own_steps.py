@@ -52,7 +52,7 @@ class Counts(Act):
 
 
 KNOWN = registry(
-    consistency=Consistency, extragradient=Extragradient, alone=Alone, counts=Counts, **{"one-bit-sgd": OneBitSGD}
+    consistency=Consistency, extragradient=Extragradient, alone=Alone, counts=Counts, **{"one-bit-example": OneBitSGD}
 )
 
 
@@ -102,15 +102,15 @@ def test_one_residual_for_each_player(tmp_path: Path) -> None:
     residuals: dict[str, Tensor] = {}
 
     class Keeps(OneBitSGD):
-        key = "one-bit-sgd"
+        key = "one-bit-example"
 
         @hookimpl
         def end_stage(self, stage: Stage) -> None:
             residuals.clear()
             residuals.update(self.residuals_)
 
-    known = registry(**{"one-bit-sgd": Keeps})
-    stage = {"methods": ["one-bit-sgd", "deep-mutual-learning"], "epochs": 2, "train": {"workers": 2}}
+    known = registry(**{"one-bit-example": Keeps})
+    stage = {"methods": ["one-bit-example", "deep-mutual-learning"], "epochs": 2, "train": {"workers": 2}}
     report, watch = run_also_killed(recipe([stage]), known, tmp_path)
 
     names = {name for name, _ in watch.student.named_parameters()}
@@ -122,7 +122,7 @@ def test_one_residual_for_each_player(tmp_path: Path) -> None:
     # One bit for each number and two floats for each parameter, of two nets, in four steps.
     sizes = [parameter.numel() for parameter in watch.student.parameters()]
     sent = 2 * 4 * sum(-(-size // 8) + 2 * 4 for size in sizes)
-    assert report["stages"][0]["report"] == {"one-bit-sgd.sent_bytes": sent}
+    assert report["stages"][0]["report"] == {"one-bit-example.sent_bytes": sent}
 
 
 def test_bits_are_packed_eight_to_a_byte() -> None:

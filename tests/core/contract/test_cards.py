@@ -92,7 +92,7 @@ def test_plain_data_keeps_a_default_of_null_and_drops_what_is_not_there() -> Non
         (
             "hyperparameters.ratio.maximum",
             1,
-            "hyperparameters.ratio: unknown field 'maximum'; known: choices, def",
+            "hyperparameters.ratio: unknown field 'maximum'; known: amount, choices, def",
         ),
         ("hyperparameters.ratio.ge", "x", "hyperparameters.ratio.ge: Input should be a valid integer"),
         ("hyperparameters.ratio.ge", float("nan"), "hyperparameters.ratio.ge: "),

@@ -110,7 +110,7 @@ WRONG = {
     ),
     "field.yaml": (
         text_of("field", hyperparameters={"x": {"type": "int", "default": 1, "most": 1, "meaning": "m"}}),
-        "hyperparameters.x: unknown field 'most'; known: choices, ",
+        "hyperparameters.x: unknown field 'most'; did you mean 'amount'?",
     ),
     "family.yaml": (text_of("family", family="pruing"), "family: unknown word 'pruing'; did you mean 'pruning'?"),
     "network.yaml": (text_of("network", network=[["CNN"]]), "network.0: Input should be 'CNN', 'ViT', "),

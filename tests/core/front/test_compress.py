@@ -102,13 +102,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(tmp_path: Path) -> None
     assert whole.report["after"]["nonzeros"] > 0
     for name, value in whole.net.state_dict().items():
         assert torch.equal(value, resumed.net.state_dict()[name]), name
-    again: dict[str, Any] = {
-        "train": loaders()[0],
-        "epochs": 3,
-        "out": tmp_path / "stopped",
-        "resume": True,
-        "quiet": True,
-    }
+    again: dict[str, Any] = {"epochs": 3, "out": tmp_path / "stopped", "resume": True, "quiet": True}
     with pytest.raises(UsageError, match="another recipe"):
         condensery.compress(Plain(seed=1), line, train=loaders()[0], **again)
 

@@ -60,20 +60,25 @@ def test_the_net_is_walked_once_and_again_after_an_attach(tmp_path: Path, monkey
         def after_backward(self, stage: Stage) -> None:
             lists.append(stage.weights(kinds=BATCH_NORMS))
             walks.append((stage.step, "step"))
-            if stage.step == 1:
-                stage.attach(lists[-1][0].name, "mask", Mask(lists[-1][0].latent.shape))
+
+        @hookimpl
+        def end_stage(self, stage: Stage) -> None:
+            stage.attach(lists[-1][0].name, "mask", Mask(lists[-1][0].latent.shape))
+            for _ in range(2):
+                lists.append(stage.weights(kinds=BATCH_NORMS))
+                walks.append((stage.step, "end"))
 
     def counted(*arguments: Any) -> list[Weight]:
         walks.append((-1, "walk"))
         return weights_of(*arguments)
 
     monkeypatch.setattr(module, "weights_of", counted)
-    job = Run(recipe([{"methods": ["walks"], "epochs": 2}]), registry(walks=Walks), out=tmp_path / "o")
+    job = Run(recipe([{"methods": ["walks"], "epochs": 1}]), registry(walks=Walks), out=tmp_path / "o")
     job.check()
     walks.clear()
     lists.clear()
     job.execute()
-    assert [w for w, _ in walks] == [-1, 0, 1, -1, 2, 3]
+    assert [w for w, _ in walks] == [-1, 0, 1, -1, 2, 2]
     first, second, third, last = lists
     assert first == second  # Weights are compared by identity
     assert first is not second  # what a method does to its list stays with it

@@ -19,6 +19,7 @@ from condensery_plugins.codecs.binary_basis import BinaryBasis
 from condensery_plugins.codecs.bitmap import Bitmap
 from condensery_plugins.codecs.codebooks import ProductCodebook, ResidualCodebook
 from condensery_plugins.codecs.huffman import Huffman
+from condensery_plugins.codecs.moved import Moved
 from condensery_plugins.codecs.offset import Offset
 from condensery_plugins.codecs.palette import Palette
 from condensery_plugins.codecs.signs import Signs
@@ -42,6 +43,7 @@ CASES: dict[str, Callable[[Tensor], tuple[Leaf | Branch, Tensor]]] = {
     "bitpack": lambda base: (BitPack.of(base), base),
     "dense": lambda base: (Dense("float16"), (base / 3).half()),
     "huffman": lambda base: (Huffman(), base),
+    "moved": lambda base: (Moved(0) if base.dim() else Dense("float32"), base.float()),
     "offset": lambda base: (Offset(3), base),
     "palette": lambda base: (Palette(base / 3), base / 3),
     "product-codebook": product,

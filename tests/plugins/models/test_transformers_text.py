@@ -115,7 +115,7 @@ def test_an_artifact_of_a_net_from_a_folder_loads_without_the_folder(tmp_path: P
 @pytest.mark.parametrize(
     ("name", "config", "error", "says"),
     [
-        ("brt", {}, UnknownKey, "unknown transformers model type 'brt'; did you mean 'bert'"),
+        ("brt", {}, UsageError, "unknown transformers model type 'brt'; did you mean 'bert'"),
         ("bert", {"hiden_size": 3}, UnknownKey, "unknown setting 'hiden_size'; did you mean 'hidden_size'"),
         ("bert", {"hidden_size": "x"}, UsageError, "hidden_size"),
         ("bert", {"attention": "flash"}, UnknownKey, "unknown attention 'flash'"),
