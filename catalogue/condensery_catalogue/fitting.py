@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import tempfile
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from condensery.contract import Contract, Method, Registry, build_method
 from condensery.errors import CondenseryError
 from condensery.recipe import format_stages, parse_model, parse_recipe, parse_task
+from condensery.testing import Case
 from condensery_catalogue.listing import console, open_registry, table
 from condensery_catalogue.results import stored_results
 
@@ -73,8 +75,7 @@ def fit(
     """
     registry = registry or Registry.open()
     if isinstance(net, str):
-        cls = registry.load("tasks", parse_task(task or "digits")["key"])
-        made: dict[str, Any] = {"model": parse_model(net or cls.default_model), "task": parse_task(task or "digits")}
+        made: dict[str, Any] = {"model": parse_model(net), "task": parse_task(task or "digits")}
     else:
         from condensery.front import given_recipe
 
@@ -84,10 +85,10 @@ def fit(
     for key in registry.keys("methods"):
         told(key)
         found[key] = tried(key, made, registry)
-    partners = Partners(
-        {key: words for key, (_, words) in found.items()}, [k for k, (why, _) in found.items() if not why]
-    )
-    fits = [_fit(key, why, registry, partners) for key, (why, _) in found.items()]
+    methods = {key: method for key, (_, method) in found.items()}
+    partners = Partners(methods, [key for key, (why, _) in found.items() if not why])
+    results = verdicts(registry)
+    fits = [_fit(key, why, registry, partners, results.get(key, {})) for key, (why, _) in found.items()]
     return sorted(fits, key=_rank)
 
 
@@ -98,19 +99,13 @@ def tried(key: str, made: Mapping[str, Any], registry: Registry) -> tuple[str, M
     card = registry.card(key) or {}
     try:
         method = build_method(key, registry.load("methods", key), {}, card)
-        recipe = parse_recipe({**made, "base": "none", "stages": stages_of(key, method, card)})
+        stages = Case(key, "CNN", card).stages(registry, name="fit", epochs=1)
+        recipe = parse_recipe({**made, "base": "none", "stages": stages})
         with tempfile.TemporaryDirectory() as folder:
             Run(recipe, registry, out=Path(folder) / "fit", device="cpu").check()
     except CondenseryError as error:
         return str(error).removeprefix(f"{key} is not applicable: "), None
     return "", method
-
-
-def stages_of(key: str, method: Method, card: Mapping[str, Any]) -> list[Any]:
-    """Return the stages that try a method: as its card says for the contract suite."""
-    contract = Contract(**card.get("contract", {}))
-    roles = {"teacher": "original"} if "teacher" in method.words().needs else {}
-    return [*contract.before, {"name": "fit", "methods": [key], "epochs": 1, **roles, **contract.stage}]
 
 
 class Partners:
@@ -126,11 +121,15 @@ class Partners:
         # What one that runs by itself needs must be there at the start; words that nobody needs make no difference.
         self.start = {word for key in self.applying for word in self.words[key].needs} - {"teacher"}
 
-    def then(self, key: str) -> tuple[str, ...]:
-        """Return the methods that may come in the stage after a method's."""
+    def lacks(self, key: str, other: str) -> frozenset[str]:
+        """Return the words that another method needs and doesn't find in the stage after a method's."""
         words = self.words[key]
         here = ((self.start | words.needs) - words.removes) | words.leaves
-        return tuple(other for other in self.applying if self.words[other].needs - {"teacher"} <= here)
+        return frozenset(self.words[other].needs - {"teacher"} - here)
+
+    def then(self, key: str) -> tuple[str, ...]:
+        """Return the methods that may come in the stage after a method's."""
+        return tuple(other for other in self.applying if not self.lacks(key, other))
 
     def beside(self, key: str) -> tuple[str, ...]:
         """Return the methods that may act in the same stage, behind it or before it."""
@@ -138,7 +137,7 @@ class Partners:
         return tuple(other for other in sorted(after) if not self.words[other].removes & self.words[key].needs)
 
 
-def _fit(key: str, why: str, registry: Registry, partners: Partners) -> Fit:
+def _fit(key: str, why: str, registry: Registry, partners: Partners, results: Mapping[str, int]) -> Fit:
     from condensery_catalogue.showing import spelling
 
     card = registry.card(key) or {"key": key}
@@ -156,20 +155,18 @@ def _fit(key: str, why: str, registry: Registry, partners: Partners) -> Fit:
         saves,
         partners.then(key) if applies else (),
         partners.beside(key) if applies else (),
-        verdicts(key, registry),
+        results,
         spelling(card),
     )
 
 
-def verdicts(key: str, registry: Registry) -> dict[str, int]:
-    """Return the verdicts on the stored comparisons of one method's claims, with how often each stands."""
-    counted: dict[str, int] = {}
+def verdicts(registry: Registry) -> dict[str, dict[str, int]]:
+    """Return by card the verdicts on the stored comparisons of its claims, with how often each stands, best first."""
+    words: dict[str, Counter[str]] = defaultdict(Counter)
     for name in registry.keys("recipes"):
         for result in stored_results(registry, name):
-            for comparison in result["comparisons"] if result["card"] == key else ():
-                word = comparison["verdict"]["word"]
-                counted[word] = counted.get(word, 0) + 1
-    return dict(sorted(counted.items(), key=lambda item: BEST.index(item[0])))
+            words[result["card"]].update(c["verdict"]["word"] for c in result["comparisons"] if c["verdict"])
+    return {card: {word: counted[word] for word in BEST if counted[word]} for card, counted in words.items()}
 
 
 def _rank(one: Fit) -> tuple[bool, int, int, str]:

@@ -142,10 +142,9 @@ def _partners(registry: Registry) -> dict[str, Entry]:
     found = {}
     for key, words in rules.words.items():
         then = rules.then(key)
-        here = ((rules.start | words.needs) - words.removes) | words.leaves
         refused = defaultdict(list)
         for other in rules.words.keys() - set(then):
-            refused[", ".join(sorted(rules.words[other].needs - {"teacher"} - here))].append(other)
+            refused[", ".join(sorted(rules.lacks(key, other)))].append(other)
         found[key] = {
             "then": len(then),
             "refused": {lack: sorted(refused[lack]) for lack in sorted(refused)},

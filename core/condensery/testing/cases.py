@@ -67,16 +67,18 @@ class Case:
 
         :param beside: methods that act in the same stage.
         """
+        return small_recipe(self.network, self.stages(registry, *beside), self.contract.nets.get(self.network))
+
+    def stages(self, registry: Registry, *beside: str, name: str = STAGE, epochs: int = 2) -> list[dict[str, Any]]:
+        """Return the method's stage, as its card says for this suite, behind those that must come first.
+
+        :param beside: methods that act in the same stage.
+        :param name: of the stage.
+        """
         contract = self.contract
         roles = {"teacher": "original"} if "teacher" in self.words(registry).needs else {}
-        stage = {
-            "name": STAGE,
-            "methods": [{self.key: contract.settings}, *beside],
-            "epochs": 2,
-            **roles,
-            **contract.stage,
-        }
-        return small_recipe(self.network, [*contract.before, stage], contract.nets.get(self.network))
+        methods = [{self.key: contract.settings}, *beside]
+        return [*contract.before, {"name": name, "methods": methods, "epochs": epochs, **roles, **contract.stage}]
 
 
 def chosen_methods(registry: Registry, plugins: Sequence[str] = (), keys: Sequence[str] = ()) -> list[str]:
