@@ -38,12 +38,12 @@ class GivenTask(Task):
     key = GIVEN
     caches = False
     loaders: ClassVar[Mapping[Split, Loader]] = {}
+    first: ClassVar[Batch]
+    """Of the training data: read once, for all runs and dry runs that build the task."""
+    sizes: ClassVar[dict[Split, list[int]]] = {}
+    """By split, how many examples each batch has; likewise known from then on."""
     figures: ClassVar[Mapping[str, Any]] = {}
     """By metric, a function of outputs and labels that returns a batch's mean, or one of torchmetrics."""
-
-    def __init__(self, **_: Any) -> None:
-        self._sizes: dict[Split, list[int]] = {}
-        self._first = first_batch(self.loaders["train"])
 
     def batches(
         self,
@@ -85,7 +85,7 @@ class GivenTask(Task):
 
     def example(self, batch_size: int = 2) -> Any:
         """Return the inputs of the first examples that the training data gave, as far as one batch goes."""
-        return self._first.part(0, min(batch_size, self._first.size)).inputs
+        return self.first.part(0, min(batch_size, self.first.size)).inputs
 
     @property
     def largest(self) -> int:
@@ -102,10 +102,10 @@ class GivenTask(Task):
 
     def _batch_sizes(self, split: Split) -> list[int]:
         """Return how many examples each batch of a split has; one pass tells where the loader doesn't."""
-        if split not in self._sizes:
+        if split not in self.sizes:
             loader = self.loaders[split]
-            self._sizes[split] = sizes_of(loader) or [batch.size for batch in read(loader, 0)]
-        return self._sizes[split]
+            self.sizes[split] = sizes_of(loader) or [batch.size for batch in read(loader, 0)]
+        return self.sizes[split]
 
 
 class Averaged:
@@ -147,7 +147,8 @@ def given_task(
         if iter(loader) is loader:
             raise UsageError(f"{split}: an iterator ends after one epoch; give a DataLoader, or a list of batches")
 
-    body: dict[str, Any] = {"loaders": loaders, "splits": tuple(loaders), "__module__": __name__}
+    body: dict[str, Any] = {"loaders": loaders, "splits": tuple(loaders), "sizes": {}, "__module__": __name__}
+    body["first"] = first_batch(loaders["train"])
     if loss is not None:
         given_loss = loss
         body["loss"] = lambda self, outputs, batch: None if batch.labels is None else given_loss(outputs, batch.labels)

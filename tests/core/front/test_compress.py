@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import condensery
 from condensery import CondenseryError, Result, UsageError
 from condensery.run import Observer
-from condensery.tasks import Metric
+from condensery.tasks import Metric, given_task
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +114,21 @@ def test_the_callers_own_draws_go_on_as_if_nothing_had_been_drawn() -> None:
     torch.manual_seed(3)
     list(condensery.tasks.drawn_apart(lambda: iter(train), 7))
     assert torch.equal(torch.rand(2), expected)
+
+
+def test_data_are_looked_at_once_however_often_the_task_is_built() -> None:
+    passes: list[int] = []
+
+    class Batches(list[Any]):
+        def __iter__(self) -> Iterator[Any]:
+            passes.append(1)
+            return super().__iter__()
+
+    train, _ = loaders()
+    made = given_task({"train": Batches(train)}, Plain())
+    passes.clear()
+    assert [made().count("train"), made().largest, made().example().shape[0]] == [60, 20, 2]
+    assert len(passes) == 1  # a list doesn't say how many examples its batches have
 
 
 def test_a_batch_size_below_the_loaders_plays_parts() -> None:
