@@ -291,7 +291,7 @@ def import_(source: Path, folder: Path) -> None:
     print_import(source, folder)
 
 
-site_app = typer.Typer(help="The catalogue as a web site of plain files.", no_args_is_help=True)
+site_app = App(help="The catalogue as a web site of plain files.", no_args_is_help=True)
 app.add_typer(site_app, name="site")
 Site = Annotated[Path, typer.Option("--out", help="Folder of the site; it works from disk and under any address.")]
 

@@ -6,10 +6,14 @@ import importlib.metadata
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import typer
 from tests.catalogue.commands import condensery
 
+from condensery_catalogue.app import COMMON
 from condensery_catalogue.cli import app
 
 MODEL = """
@@ -68,3 +72,16 @@ def test_a_shell_completes_keys() -> None:
         [sys.executable, "-c", code], env={**os.environ, **asked}, capture_output=True, text=True, check=False
     )
     assert done.stdout.split() == ["hinton-kd"]
+
+
+def test_every_command_takes_what_all_have_in_common() -> None:
+    def leaves(command: Any) -> Iterator[Any]:
+        for inner in getattr(command, "commands", {}).values():
+            yield from leaves(inner)
+        if not hasattr(command, "commands"):
+            yield command
+
+    found = list(leaves(typer.main.get_command(app)))
+    assert {"list", "build", "export"} <= {command.name for command in found}
+    for command in found:
+        assert set(COMMON) <= {parameter.name for parameter in command.params}, command.name
