@@ -35,9 +35,7 @@ def check_package(package: str, *, everything: bool) -> bool:
     for name in names:
         faults = list(faults_of(name, registry))
         wrong += len(faults)
-        offers = {
-            kind: [k for k, e in entries.items() if e.plugin == name] for kind, entries in registry.entries.items()
-        }
+        offers = {kind: offered(registry, kind, name) for kind in registry.entries}
         said = ", ".join(f"{len(keys)} {kind}" for kind, keys in offers.items() if keys) or "nothing"
         print(f"{name} offers {said}")
         for fault in faults:

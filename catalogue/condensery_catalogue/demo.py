@@ -6,7 +6,6 @@ import json
 import shutil
 from pathlib import Path
 
-import condensery
 from condensery.contract import Registry
 from condensery_catalogue.inspecting import describe, print_sizes
 from condensery_catalogue.listing import console, open_registry
@@ -48,9 +47,9 @@ def run_again(path: Path, registry: Registry) -> str:
 
     found = open_artifact(path, registry)
     assert found.task is not None  # a run writes it
-    net = condensery.load(path)
-    metric = build_task(found.task, registry).metrics[0].name
-    value = build_task(found.task, registry).evaluate(net.eval(), "test")[metric]
+    task = build_task(found.task, registry)
+    metric = task.metrics[0].name
+    value = task.evaluate(found.net, "test")[metric]
     was = json.loads(path.with_name("report.json").read_text(encoding="utf-8"))["after"]["quality"][metric]
     same = "as its run measured" if abs(value - was) < 1e-6 else f"where its run measured {was:.2f}"
     return f"loaded back and run: {path}, {metric} {value:.2f}, {same}"

@@ -23,19 +23,22 @@ def refuse_missing(recipes: Iterable[Recipe], registry: Registry, where: str) ->
     """
     from condensery.storage import weights_file
 
-    missing: dict[str, None] = {}
+    # Arms share most of their inputs: each is looked for once.
+    looks: dict[str, Callable[[], object]] = {}
     for recipe in recipes:
+        looks[f"task {recipe.task.model_dump_json()}"] = partial(_look, recipe, registry)
         roles = [role for stage in flat(recipe.stages) for role in (stage.student, *stage.teachers)]
-        specs = [recipe.model, *(role for role in roles if isinstance(role, ModelSpec))]
-        files = [spec.weights for spec in specs if spec.weights and spec.weights != "hub"]
-        looks: list[Callable[[], object]] = [partial(_look, recipe, registry)]
-        looks += [partial(weights_file, file) for file in files]
-        for look in looks:
-            try:
-                look()
-            except UsageError as error:
-                origin = next((said for folder, said in ORIGINS.items() if f"/{folder}/" in str(error)), "")
-                missing[f"{error}, {origin}" if origin else str(error)] = None
+        for spec in [recipe.model, *(role for role in roles if isinstance(role, ModelSpec))]:
+            if spec.weights and spec.weights != "hub":
+                looks[f"weights {spec.weights}"] = partial(weights_file, spec.weights)
+
+    missing: dict[str, None] = {}
+    for look in looks.values():
+        try:
+            look()
+        except UsageError as error:
+            origin = next((said for folder, said in ORIGINS.items() if f"/{folder}/" in str(error)), "")
+            missing[f"{error}, {origin}" if origin else str(error)] = None
 
     if missing:
         raise UsageError(f"{where}: not all that it needs is here: {'; '.join(missing)}")
