@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -89,8 +90,8 @@ def output(stop: Stop, folder: Path) -> str:
     # Nothing of this machine's own: no data, an empty cache, no terminal.
     kept = {name: value for name, value in os.environ.items() if name != "CONDENSERY_DATA"}
     environment = {**kept, "COLUMNS": "80", "CONDENSERY_CACHE": "cache", "OMP_NUM_THREADS": "1"}
-    command = stop.command.replace("condensery", f'"{sys.executable}" -m condensery_catalogue.cli', 1)
-    done = subprocess.run(command, shell=True, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "condensery_catalogue.cli", *shlex.split(stop.command)[1:]]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise UsageError(f"{stop.command}: {done.stderr.strip().splitlines()[-1]}")
 
