@@ -86,6 +86,7 @@ def claim_rows(registry: Registry) -> Iterator[list[str]]:
                 how, where = standing(claim, places.get((key, claim["id"]), []))
             except UsageError as error:
                 raise UsageError(f"card {key!r}: {error}") from None
+
             yield [
                 f"`{key}` {reference(card)}".strip(),
                 f"`{claim['id']}`",

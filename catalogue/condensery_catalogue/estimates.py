@@ -17,8 +17,6 @@ STEPS = 6
 """Timed ones; the first few are slow, so that the median counts."""
 OVERHEAD = 1.25
 """What measuring, data and checkpoints add to the steps; a guess that only has to put recipes in order."""
-
-
 LONG = 100
 """Steps from which on a user is told how long they will take."""
 MOST = 1000

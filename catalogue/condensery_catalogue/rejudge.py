@@ -39,10 +39,12 @@ def seeds_of(figures: Mapping[str, Any]) -> list[Report]:
         storage = {name: figures["storage"][name][seed] for name in STORAGE if name in figures.get("storage", {})}
         if storage:
             storage["kilobytes"] = (storage["payload"] + storage["tables"]) / 1000
+
         counts = {name: figures[name][seed] for name in COUNTS}
         quality = {name: said["values"][seed] for name, said in figures["quality"].items()}
         ratios = {ratio: figures[name][seed] for name, ratio in RATES.items() if name in figures}
         collapsed = figures["collapsed"][seed] if "collapsed" in figures else []
+
         after = {**counts, "quality": quality, "storage": storage}
         training = {name: values[seed] for name, values in figures.get("training", {}).items()}
         validation = {name: values[seed] for name, values in figures.get("validation", {}).items()}

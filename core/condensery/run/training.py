@@ -56,12 +56,14 @@ class Training:
         self.workers, self.exchanged = Workers(train.workers, processes), Exchanged()
         self.name, self.seed, self.device = spec.name, seed, device
         self.subset, self.labels = subset, labels
+
         self.epoch = self.step = self.started = 0
         self.epochs = train.epochs
         self.players: dict[str, Player] = ByPlayer()
         self.manager = StageManager(spec.name, [])  # until the stage is opened with its methods
         self.sums: dict[str, Tensor] = {}
         self.counts: dict[str, float] = {}
+
         self._calls: dict[tuple[str, str], list[tuple[str, Callable[..., Any]]]] = {}
         self._settling: dict[str, list[tuple[Transform, nn.Module, str]]] = {}
         self._parameters: dict[str, dict[str, nn.Parameter]] = {}
