@@ -1,0 +1,8 @@
+"""The matrix: what was really run, each method alone and pairs of them on small nets, and what it came to.
+
+Read it with :func:`stored_matrix`; ``condensery matrix`` makes it. Imports no torch.
+"""
+
+from condensery_catalogue.matrix.cells import KINDS, OUTCOMES, Cell, Made, Matrix, NetFacts, stored_matrix
+
+__all__ = ["KINDS", "OUTCOMES", "Cell", "Made", "Matrix", "NetFacts", "stored_matrix"]
