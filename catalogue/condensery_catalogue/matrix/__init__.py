@@ -4,5 +4,18 @@ Read it with :func:`stored_matrix`; ``condensery matrix`` makes it. Imports no t
 """
 
 from condensery_catalogue.matrix.cells import KINDS, OUTCOMES, Cell, Made, Matrix, NetFacts, stored_matrix
+from condensery_catalogue.matrix.orders import Order, one_way, orders, surprises
 
-__all__ = ["KINDS", "OUTCOMES", "Cell", "Made", "Matrix", "NetFacts", "stored_matrix"]
+__all__ = [
+    "KINDS",
+    "OUTCOMES",
+    "Cell",
+    "Made",
+    "Matrix",
+    "NetFacts",
+    "Order",
+    "one_way",
+    "orders",
+    "stored_matrix",
+    "surprises",
+]

@@ -67,7 +67,7 @@ class Cell:
     :param quality: the net's main figure afterwards, once for each seed; empty where it wasn't run to its end.
     :param before: the same of the net as it was.
     :param halves: the mean of the same for each of the two methods alone, in the order of ``methods``.
-    :param deviation: sample standard deviation over the seeds; of one seed, what is usual on this net.
+    :param deviation: sample standard deviation over the seeds, and at least what is usual on this net.
     :param bytes: of the net's file afterwards; ``bytes_before`` of the net as it was.
     :param seconds: of processor time, for one seed.
     :param reason: why it was refused, or the innermost lines of the traceback.

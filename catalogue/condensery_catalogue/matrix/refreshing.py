@@ -32,8 +32,6 @@ from condensery_catalogue.pending import seconds_in
 from condensery_catalogue.results import CHECKOUT, changed_files, commit
 
 KEPT = "cells.jsonl"
-TIMES = 2.0
-"""How many deviations, of both figures together, a difference has to exceed before it counts."""
 Known = dict[Name, dict[str, Any]]
 
 
@@ -228,34 +226,34 @@ def _facts(net: str, known: Known, registry: Registry) -> NetFacts:
 
 def _usual_deviation(net: str, known: Known) -> float:
     """Return the median over the methods alone of their sample standard deviations on a net."""
-    found = [_deviation(entry) for name, entry in known.items() if name[:2] == (net, "alone")]
-    return statistics.median([each for each in found if each is not None] or [0.0])
+    found = [entry["quality"] for name, entry in known.items() if name[:2] == (net, "alone") and "quality" in entry]
+    return statistics.median([statistics.stdev(quality) for quality in found if len(quality) > 1] or [0.0])
 
 
-def _deviation(entry: Mapping[str, Any]) -> float | None:
-    quality = entry.get("quality", ())
-    return statistics.stdev(quality) if len(quality) > 1 else None
+def _deviation(entry: Mapping[str, Any], usual: float) -> float:
+    """Return the sample standard deviation over a cell's seeds; two of them may agree by chance, as no net does."""
+    quality = entry["quality"]
+    return max(usual, statistics.stdev(quality) if len(quality) > 1 else 0.0)
 
 
 def _judged(entry: Mapping[str, Any], known: Known, net: NetFacts, usual: float) -> Cell:
     """Return a cell with its outcome.
 
     It is worse where it falls behind the better half by more than the deviations of both together; the better half of a
-    method alone is the net as it was.
+    method alone is the net as it was, which has none.
     """
     cell = planned_cell(entry)
     made = Made(**{**entry["made"], "flags": tuple(entry["made"]["flags"])})
     line = entry.get("line", cell.title.partition(": ")[2])
-    said = {"line": line, "reason": entry.get("reason", ""), "made": made}
+    said: dict[str, Any] = {"line": line, "reason": entry.get("reason", ""), "made": made}
     if entry["outcome"] != "ran":
         return Cell(cell.net, cell.kind, cell.methods, entry["outcome"], **said)
 
-    own = _deviation(entry)
-    own = usual if own is None else own
-    halves = [known[cell.net, "alone", (method,)] for method in cell.methods] if cell.kind != "alone" else []
     sign = 1 if net.higher else -1
-    others = [(sign * statistics.fmean(half["quality"]), _deviation(half) or 0.0) for half in halves]
+    halves = [known[cell.net, "alone", (method,)] for method in cell.methods] if cell.kind != "alone" else []
+    others = [(sign * statistics.fmean(half["quality"]), _deviation(half, usual)) for half in halves]
     best, its = max(others, default=(sign * entry["before"], 0.0))
+    own = _deviation(entry, usual)
     behind = best - sign * statistics.fmean(entry["quality"])
 
     return Cell(
