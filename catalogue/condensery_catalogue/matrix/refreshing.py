@@ -232,7 +232,7 @@ def _usual_deviation(net: str, known: Known) -> float:
 
 def _deviation(entry: Mapping[str, Any], usual: float) -> float:
     """Return the sample standard deviation over a cell's seeds; two of them may agree by chance, as no net does."""
-    quality = entry["quality"]
+    quality: Sequence[float] = entry["quality"]
     return max(usual, statistics.stdev(quality) if len(quality) > 1 else 0.0)
 
 
