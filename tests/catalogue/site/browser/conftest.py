@@ -9,17 +9,19 @@ from __future__ import annotations
 import fcntl
 import functools
 import os
-import shutil
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from condensery.errors import UsageError
 from condensery_catalogue.listing import own_registry
 from condensery_catalogue.site.building import build_site
+from condensery_catalogue.site.screenshots import chromium
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page, Request, Response
@@ -28,6 +30,27 @@ PREFIX = "some/sub-path"
 """Where the site lies on the server: seldom at the root of a host of its own."""
 WITHIN = ("data:", "blob:")
 """Addresses that ask nothing of anybody."""
+
+
+def page_paths(site: Path) -> list[str]:
+    """Return the address of each page below the site's."""
+    return sorted(path.relative_to(site).as_posix() for path in site.rglob("*.html"))
+
+
+def kinds(site: Path) -> list[str]:
+    """Return pages of each kind: all at the top, and of each folder the largest and the least.
+
+    They are found in what was built, so a new page is among them as soon as it is there.
+    """
+    by_folder = defaultdict(list)
+    for path in page_paths(site):
+        by_folder[path.rpartition("/")[0]].append(path)
+
+    def size(path: str) -> int:
+        return (site / path).stat().st_size
+
+    inner = [pick(paths, key=size) for folder, paths in by_folder.items() if folder for pick in (max, min)]
+    return sorted({*by_folder[""], *inner})
 
 
 @pytest.fixture(scope="session")
@@ -50,25 +73,12 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def browser() -> Iterator[Browser]:
     """Start Chromium. Not for the whole session: as long as it runs, no other test can start an event loop."""
     try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        _without("playwright isn't installed: pip install '.[site-test]'")
-    path = shutil.which("chromium")
-    if path is None:
-        _without("there is no chromium: apt-get install chromium")
-    # The superuser, as in a container, has no sandbox.
-    arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
-    with sync_playwright() as started:
-        chromium = started.chromium.launch(executable_path=path, args=arguments)
-        yield chromium
-        chromium.close()
-
-
-def _without(reason: str) -> NoReturn:
-    """Skip the test, or fail it where a browser was asked for."""
-    if os.environ.get("CONDENSERY_BROWSER") == "required":
-        pytest.fail(reason)
-    pytest.skip(reason)
+        with chromium() as started:
+            yield started
+    except UsageError as error:
+        if os.environ.get("CONDENSERY_BROWSER") == "required":
+            pytest.fail(str(error))
+        pytest.skip(str(error))
 
 
 class Quiet(SimpleHTTPRequestHandler):
