@@ -283,6 +283,21 @@ def reproduce(
     reproduce_paper((key or [""])[0], tier, seeds, options, store=store)
 
 
+@app.command()
+def matrix(
+    budget: Annotated[str | None, typer.Option(help="Stop after this long, such as 60m; again goes on.")] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Processes side by side.")] = 1,
+    only: Annotated[str | None, typer.Option(help="Cells whose titles fit: 'CNN: * -> lsq', or a part of one.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Which pairs come first, beyond the representatives.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Folder that keeps what is run; runs/matrix by default.")] = None,
+    store: Annotated[bool, typer.Option("--store", help="Publish what is known into this checkout.")] = False,
+) -> None:
+    """Run every method alone and pairs of them on small nets: what works, what doesn't, and why not."""
+    from condensery_catalogue.matrix.refreshing import refresh_matrix
+
+    refresh_matrix(budget, jobs, only, seed, out, store=store)
+
+
 results_app = App(help="Carry finished runs and results from one machine to another.", no_args_is_help=True)
 app.add_typer(results_app, name="results")
 
