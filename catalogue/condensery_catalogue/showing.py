@@ -120,12 +120,16 @@ def spelling(card: Mapping[str, Any]) -> str:
         return str(card["composition"])
 
     shown = list((card.get("hyperparameters") or {}).items())[:2]
-    settings = ", ".join(f"{n}={json.dumps(h['default'])}" for n, h in shown)
-    roles = "{teacher=original}" if (card.get("taxonomy") or {}).get("scheme") == "offline" else ""
-    own = f"{card['key']}({settings}){roles}" if settings else f"{card['key']}{roles}"
+    own = bare(card, ", ".join(f"{n}={json.dumps(h['default'])}" for n, h in shown))
 
     before = (card.get("contract") or {}).get("before")
     return f"{format_stages(before)} -> {own}" if before else own
+
+
+def bare(card: Mapping[str, Any], settings: str = "") -> str:
+    """Return a method alone, with the teacher that it has by default."""
+    roles = "{teacher=original}" if (card.get("taxonomy") or {}).get("scheme") == "offline" else ""
+    return f"{card['key']}({settings}){roles}" if settings else f"{card['key']}{roles}"
 
 
 def _hyperparameters(settings: Mapping[str, Mapping[str, Any]]) -> Table:

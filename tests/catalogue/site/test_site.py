@@ -20,11 +20,12 @@ from tests.catalogue.made_up import CARD
 from condensery import Registry
 from condensery.contract import hookimpl
 from condensery.errors import UsageError
+from condensery_catalogue.browsing import chinese
 from condensery_catalogue.claims_list import claim_rows
 from condensery_catalogue.listing import own_registry, rows
 from condensery_catalogue.results import recipe_file
 from condensery_catalogue.site.building import build_site, pages, serve
-from condensery_catalogue.site.gathering import bibtex, chinese
+from condensery_catalogue.site.gathering import bibtex
 from condensery_catalogue.site.prose import html, slug
 
 WHOLE, PAGE, FRONT = 3_000_000, 400_000, 120_000
