@@ -181,4 +181,4 @@ def apart(one: Summary, other: Summary) -> bool | None:
     """Tell whether two figures differ beyond noise: mean +- deviation don't overlap. Of one seed nothing is known."""
     if one["std"] is None or other["std"] is None:
         return None
-    return abs(one["mean"] - other["mean"]) > one["std"] + other["std"]
+    return bool(abs(one["mean"] - other["mean"]) > one["std"] + other["std"])
