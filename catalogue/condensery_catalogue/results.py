@@ -85,6 +85,11 @@ def commit() -> str | None:
     return None if changed is None else _git("rev-parse", "HEAD") + ("-dirty" if changed else "")
 
 
+def commit_date() -> str | None:
+    """Return the day of the commit of the code that runs, as 2026-01-31; ``None`` for an installed package."""
+    return None if changed_files() is None else _git("log", "-1", "--format=%cs")
+
+
 def changed_files() -> list[str] | None:
     """Return the files of the checkout of the code that runs that differ from its commit, less results and their table.
 

@@ -6,6 +6,7 @@ import functools
 import json
 import re
 from collections.abc import Mapping, Sequence
+from http import HTTPStatus
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import version
 from pathlib import Path
@@ -20,13 +21,13 @@ from condensery_catalogue.drawing import draw
 from condensery_catalogue.generated import write_text
 from condensery_catalogue.listing import open_registry
 from condensery_catalogue.points import is_drawn
-from condensery_catalogue.results import commit
+from condensery_catalogue.results import commit, commit_date
 from condensery_catalogue.showing import setting_words
 from condensery_catalogue.site.builder import as_files, rules
 from condensery_catalogue.site.gathering import bibtex, gather
 from condensery_catalogue.site.prose import guide, hooks, html, inline
 from condensery_catalogue.site.result_pages import WORDS, index, page_name, recipes, sections
-from condensery_catalogue.wording import DOUBT, heading
+from condensery_catalogue.wording import DOUBT, EFFECT, EXPLAINED, VERDICTS, heading
 
 STATIC = ("site.css", "site.js", "builder.css", "builder.js", "builder_page.js")
 STATES = {
@@ -75,6 +76,9 @@ def pages(registry: Registry) -> dict[str, str]:
 
     write.page("results.html", "results.html", index=html(index(shown["results"])))
     write.page("coverage.html", "coverage.html", states=STATES)
+    said = {"effect": EFFECT, "explained": EXPLAINED, "verdict_names": VERDICTS, "committed": commit_date()}
+    write.page("about.html", "about.html", **said)
+    write.page("404.html", "404.html")
     write.page("index.html", "index.html")
 
     known = rules(registry, shown["results"])
@@ -126,10 +130,21 @@ def print_build(folder: Path) -> None:
     print(f"{build_site(open_registry(), folder)} files: {folder / 'index.html'}")
 
 
+class Handler(SimpleHTTPRequestHandler):
+    """Serves files; where there is none, the site's own page says so."""
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """Answer with the site's page if nothing was found, otherwise as any server does."""
+        page = Path(self.directory) / "404.html"
+        if code == HTTPStatus.NOT_FOUND and page.is_file():
+            self.error_message_format = page.read_text(encoding="utf-8").replace("%", "%%")
+        super().send_error(code, message, explain)
+
+
 def serve(folder: Path, port: int) -> None:
     """Build the site, and serve it to this machine alone, until Ctrl-C."""
     print_build(folder)
-    handler = functools.partial(SimpleHTTPRequestHandler, directory=str(folder))
+    handler = functools.partial(Handler, directory=str(folder))
     with ThreadingHTTPServer(("127.0.0.1", port), handler) as server:
         print(f"http://127.0.0.1:{server.server_port}/ (Ctrl-C ends it)", flush=True)
         server.serve_forever()
