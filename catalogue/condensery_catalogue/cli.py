@@ -64,6 +64,18 @@ def list_(json: Json = False, **chosen: str | None) -> None:
     list_cards({name: chosen[name.replace("-", "_")] for name in FACETS}, as_json=json)
 
 
+@app.command("browse")
+@with_facets
+def browse_(
+    words: Annotated[str, typer.Argument(help="What to search for: name, author, year, a Chinese term, [36].")] = "",
+    **chosen: str | None,
+) -> None:
+    """Browse the catalogue in this terminal: facets, cards, and a composition that is printed at the end."""
+    from condensery_catalogue.browsing import browse
+
+    browse({name: chosen[name.replace("-", "_")] for name in FACETS}, words)
+
+
 @app.command()
 def show(key: Annotated[str, typer.Argument(autocompletion=keys_of("papers", "methods"))], json: Json = False) -> None:
     """Show one card: paper, hyper-parameters, claims and where they come from."""
