@@ -23,12 +23,13 @@ from condensery_catalogue.listing import open_registry
 from condensery_catalogue.points import is_drawn
 from condensery_catalogue.results import commit, commit_date
 from condensery_catalogue.showing import setting_words
+from condensery_catalogue.site.builder import as_files, rules
 from condensery_catalogue.site.gathering import bibtex, gather
 from condensery_catalogue.site.prose import guide, hooks, html, inline
 from condensery_catalogue.site.result_pages import WORDS, index, page_name, recipes, sections
 from condensery_catalogue.wording import DOUBT, EFFECT, EXPLAINED, VERDICTS, heading
 
-STATIC = ("site.css", "site.js")
+STATIC = ("site.css", "site.js", "builder.css", "builder.js", "builder_page.js")
 STATES = {
     "covered": "with a method that runs",
     "card only": "with a card, but no method",
@@ -80,10 +81,13 @@ def pages(registry: Registry) -> dict[str, str]:
     write.page("404.html", "404.html")
     write.page("index.html", "index.html")
 
+    known = rules(registry, shown["results"])
+    write.page("build.html", "build.html", rules=known)
+
     methods = [{name: entry[name] for name in DATA} for entry in shown["methods"]]
     data = json.dumps({"methods": methods, "results": shown["results"]}, ensure_ascii=False, sort_keys=True)
     static = {name: (Path(__file__).parent / "static" / name).read_text(encoding="utf-8") for name in STATIC}
-    return {**write.written, "data/catalogue.json": data + "\n", **static}
+    return {**write.written, **as_files(known), "data/catalogue.json": data + "\n", **static}
 
 
 class Writer:
