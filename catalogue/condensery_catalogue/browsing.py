@@ -59,10 +59,14 @@ def search_text(entry: Entry, terms: Mapping[str, Sequence[str]]) -> str:
     :param terms: see :func:`chinese`.
     """
     key, card = entry["key"], entry["card"]
-    marks = [key, *(f"{facet}: {said}" for facet, words in entry["facets"].items() for said in words)]
     authors = (card.get("paper") or {}).get("authors", "")
     said = (key, entry["name"], authors, entry["year"], entry["reference"], card.get("summary", ""))
-    return " ".join([*(str(text) for text in said if text), *(t for mark in marks for t in terms.get(mark, []))])
+    return " ".join([*(str(text) for text in said if text), *(t for mark in marks(entry) for t in terms.get(mark, []))])
+
+
+def marks(entry: Entry) -> list[str]:
+    """Return what the glossary may have a term for: an entry's key, and its words, each behind its facet."""
+    return [entry["key"], *(f"{facet}: {said}" for facet, words in entry["facets"].items() for said in words)]
 
 
 def chinese() -> dict[str, list[str]]:

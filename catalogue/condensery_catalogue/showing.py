@@ -108,9 +108,11 @@ def about(card: Mapping[str, Any]) -> Iterator[str]:
 
 
 def usage(card: Mapping[str, Any]) -> Iterator[str]:
-    """Return the lines below the tables: departures from the paper, and what to type."""
+    """Return the lines below the tables: departures from the paper, pitfalls, and what to type."""
     for text in card.get("departures") or []:
         yield f"departs from the paper: {text}"
+    for text in card.get("pitfalls") or []:
+        yield f"beware: {text}"
     if card.get("composition") or card["runs"]:
         yield f"spelt: {spelling(card)}"
     if card["reproduction"]:
