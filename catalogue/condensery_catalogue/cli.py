@@ -154,14 +154,29 @@ def cache(
 
 @app.command()
 def check(
-    package: Annotated[str, typer.Argument(help="An installed package, a plugin's name, or a plugin's file.")],
+    package: Annotated[str, typer.Argument(help="An installed package, a plugin, or a folder.")],
     all: Annotated[bool, typer.Option("--all", help="Try what takes long on all networks, not on one.")] = False,
 ) -> None:
-    """Check a package's plugin: its cards, its hooks, and the contract suite on its methods."""
+    """Say what is wrong with a plugin, what it lacks to be published, and try its methods by the contract suite."""
     from condensery_catalogue.checking import check_package
 
     if not check_package(package, everything=all):
         raise typer.Exit(1)
+
+
+@app.command("new-method")
+def new_method(
+    key: Annotated[str, typer.Argument(help="Its key: lower-case words joined by '-'.")],
+    family: Annotated[str, typer.Option(help="pruning, quantization, distillation or joint.")] = "pruning",
+    into: Annotated[Path, typer.Option(help="The folder that the package's own will lie in.")] = Path(),
+    in_tree: Annotated[
+        bool, typer.Option("--in-tree", help="No package: four files in the checkout in the current folder.")
+    ] = False,
+) -> None:
+    """Make a package with a small method, its card, recipe and test, to put a paper's in their place."""
+    from condensery_catalogue.new_method import print_new_method
+
+    print_new_method(key, family, into, in_tree=in_tree)
 
 
 @app.command()

@@ -227,7 +227,8 @@ def _facts(net: str, known: Known, registry: Registry) -> NetFacts:
 def _usual_deviation(net: str, known: Known) -> float:
     """Return the median over the methods alone of their sample standard deviations on a net."""
     found = [entry["quality"] for name, entry in known.items() if name[:2] == (net, "alone") and "quality" in entry]
-    return statistics.median([statistics.stdev(quality) for quality in found if len(quality) > 1] or [0.0])
+    deviations: list[float] = [statistics.stdev(quality) for quality in found if len(quality) > 1]
+    return statistics.median(deviations or [0.0])
 
 
 def _deviation(entry: Mapping[str, Any], usual: float) -> float:

@@ -78,8 +78,8 @@ def pages(registry: Registry) -> dict[str, str]:
 
     write.page("results.html", "results.html", index=html(index(shown["results"])))
     write.page("coverage.html", "coverage.html", states=STATES)
-    said = {"effect": EFFECT, "explained": EXPLAINED, "verdict_names": VERDICTS, "committed": commit_date()}
-    write.page("about.html", "about.html", **said)
+    words = {"effect": EFFECT, "explained": EXPLAINED, "verdict_names": VERDICTS, "committed": commit_date()}
+    write.page("about.html", "about.html", **words)
     write.page("404.html", "404.html")
     write.page("index.html", "index.html")
 
