@@ -26,12 +26,13 @@ from condensery_catalogue.showing import setting_words
 from condensery_catalogue.site.builder import as_files, rules
 from condensery_catalogue.site.formulas import mathml
 from condensery_catalogue.site.gathering import bibtex, gather
+from condensery_catalogue.site.matrix_page import Page
 from condensery_catalogue.site.prose import guide, hooks, html, inline
 from condensery_catalogue.site.result_pages import WORDS, index, page_name, recipes, sections
 from condensery_catalogue.site.svg import curve, dumbbell
 from condensery_catalogue.wording import DOUBT, EFFECT, EXPLAINED, VERDICTS, heading
 
-STATIC = ("site.css", "site.js", "builder.css", "builder.js", "builder_page.js")
+STATIC = ("site.css", "site.js", "builder.css", "builder.js", "builder_page.js", "matrix.css", "matrix.js")
 STATES = {
     "covered": "with a method that runs",
     "card only": "with a card, but no method",
@@ -86,10 +87,14 @@ def pages(registry: Registry) -> dict[str, str]:
     known = rules(registry, shown["results"])
     write.page("build.html", "build.html", rules=known)
 
+    matrix = Page.of(registry)
+    write.page("matrix.html", "matrix.html", page=matrix)
+
     methods = [{name: entry[name] for name in DATA} for entry in shown["methods"]]
     data = json.dumps({"methods": methods, "results": shown["results"]}, ensure_ascii=False, sort_keys=True)
     static = {name: (Path(__file__).parent / "static" / name).read_text(encoding="utf-8") for name in STATIC}
-    return {**write.written, **as_files(known), "data/catalogue.json": data + "\n", **static}
+    own = {"data/matrix.js": matrix.data, "data/catalogue.json": data + "\n"}
+    return {**write.written, **as_files(known), **own, **static}
 
 
 class Writer:
