@@ -152,7 +152,7 @@ def installed_lacks(package: str) -> Iterator[str]:
     except PackageNotFoundError:
         yield "there is no pyproject.toml around it, so nobody can install it; condensery new-method makes one"
         return
-    if not any(said.get(field) for field in ("License-Expression", "License", "License-File")):
+    if not any(field in said for field in ("License-Expression", "License", "License-File")):
         yield "it has no licence, so nobody may use it: say license in pyproject.toml"
 
 
