@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import inspect
 import os
 import re
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 from condensery.contract import Registry, StageManager, build_method, name_plugin
 from condensery.errors import CondenseryError, UnknownKey, UsageError
 from condensery.files import package_folder
+from condensery_catalogue.lost_writes import lost_writes
 
 LOADED = ("methods", "models", "tasks", "layers", "codecs", "searches")
 """Kinds whose entries point at code."""
@@ -85,6 +87,7 @@ def faults_of(name: str, registry: Registry) -> Iterator[str]:
             try:
                 target = registry.load(kind, key)
                 if kind == "methods":
+                    yield from lost_writes(Path(inspect.getfile(target)))
                     # A stage refuses a method whose hooks would never be called.
                     StageManager("check", [(key, build_method(key, target, {}, registry.card(key) or {}))])
             except CondenseryError as error:

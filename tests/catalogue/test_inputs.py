@@ -24,7 +24,7 @@ def test_published_weights_are_told_from_others_and_all_that_is_wrong_is_said_at
         parse_recipe({"model": {"key": key, "weights": SOURCE.format(key)}, "task": "digits", "stages": ["magnitude"]})
         for key in ("resnet20", "resnet32")
     ]
-    with pytest.raises(UsageError, match="^here: not all that it needs is here: ") as caught:
+    with pytest.raises(UsageError, match=r"^here: not all that it needs is here: ") as caught:
         refuse_missing(recipes, REGISTRY, "here")
     wrong, absent = str(caught.value).split("; ")
     assert "resnet20.safetensors: damaged or another version" in wrong
