@@ -53,6 +53,7 @@ lint: .venv/installed
 	$(BIN)/python -m condensery_catalogue.claims_list --check
 	$(BIN)/python -m condensery_catalogue.widths_table --check
 	$(BIN)/python -m condensery_catalogue.distillation_map --check
+	$(BIN)/python -m condensery_catalogue.matrix.page --check
 
 format: .venv/installed
 	$(BIN)/ruff check --fix
@@ -66,6 +67,7 @@ cards: .venv/installed
 	$(BIN)/python -m condensery_catalogue.claims_list
 	$(BIN)/python -m condensery_catalogue.widths_table
 	$(BIN)/python -m condensery_catalogue.distillation_map
+	$(BIN)/python -m condensery_catalogue.matrix.page
 
 # The catalogue as a web site: a page for each method and each stored result; git doesn't keep them.
 site: .venv/installed
