@@ -38,7 +38,7 @@ def state(page: Page) -> Mapping[str, list[str]]:
 
 def row(page: Page, key: str) -> str:
     """Return what the list of methods says of one."""
-    return page.locator(f'#palette li[data-key="{key}"]').inner_text()
+    return str(page.locator(f'#palette li[data-key="{key}"]').inner_text())
 
 
 def test_an_address_is_the_whole_composition(page: Page) -> None:

@@ -100,7 +100,8 @@ def words_of(rules: Mapping[str, Any], model: str, task: str) -> set[str]:
 def judged(line: str, rules: Mapping[str, Any], model: str, task: str, registry: Registry) -> dict[str, Any]:
     """Return what core's own rules say of a line, met as a dry run meets its stages, without building a net."""
     recipe, _ = give_teachers(stages_of(line), registry)
-    facts, states = Facts(words_of(rules, model, task)), {}
+    facts = Facts(words_of(rules, model, task))
+    states: dict[str, Any] = {}
     met = set()
     for unit in unroll(recipe.stages, decide=lambda _, asked: asked(), layers=list, holds=lambda _: False):
         passed = f"{unit.spec.name}:{min(unit.round, 1)}"
