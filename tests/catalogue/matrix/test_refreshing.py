@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from condensery import CondenseryError, Registry, UsageError
-from condensery_catalogue.matrix import read_matrix, refreshing
+from condensery_catalogue.matrix import refreshing
+from condensery_catalogue.matrix.cells import read_matrix
 from condensery_catalogue.matrix.plan import Planned, pairs
 from condensery_catalogue.matrix.refreshing import Book, matrix_of, play_all, publish, refresh_matrix
 
