@@ -13,7 +13,7 @@ from condensery.files import package_folder, read_json
 TierName = Literal["smoke", "desk", "paper"]
 CHECKOUT = Path("reproductions")
 """The folder of a checkout of this project that holds the recipes."""
-TABLES = ("results", "claims", "widths")
+TABLES = ("results", "claims", "widths", "matrix")
 """Pages of ``catalogue/docs`` that are made from stored results."""
 RESULTS = (":(top,exclude,glob)reproductions/**/*.json", *(f":(top,exclude)catalogue/docs/{t}.md" for t in TABLES))
 """What git leaves out when it looks whether the code has changed: storing one result doesn't stop the next."""
@@ -83,6 +83,11 @@ def commit() -> str | None:
     """
     changed = changed_files()
     return None if changed is None else _git("rev-parse", "HEAD") + ("-dirty" if changed else "")
+
+
+def commit_date() -> str | None:
+    """Return the day of the commit of the code that runs, as 2026-01-31; ``None`` for an installed package."""
+    return None if changed_files() is None else _git("log", "-1", "--format=%cs")
 
 
 def changed_files() -> list[str] | None:

@@ -60,7 +60,7 @@ def shares(folder: Path) -> dict[str, float]:
             "task": "cifar10",
             "base": "none",
             "data": {"subset": {"size": IMAGES}},
-            "train": {"epochs": EPOCHS, "batch_size": 128},
+            "train": {"epochs": EPOCHS, "batch_size": 128, "channels_last": True},
             "stages": ["magnitude"],
         }
     )

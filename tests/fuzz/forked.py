@@ -141,9 +141,8 @@ def _watch(seen: list[str]) -> None:
 
 def _strange(path: str, known: set[str]) -> bool:
     """Tell whether code comes from neither the installed packages nor this project."""
-    return not any(
-        root and os.path.isabs(root) and path.startswith(root) for root in {*known, sys.prefix, sys.base_prefix}
-    )
+    ours = {*known, sys.prefix, sys.base_prefix, str(Path(__file__).parents[2])}
+    return not any(root and os.path.isabs(root) and path.startswith(root) for root in ours)
 
 
 def _memory() -> int:

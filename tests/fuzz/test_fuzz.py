@@ -81,4 +81,5 @@ def refuses(folder: Path) -> None:
     ],
 )
 def test_the_look_itself_sees(case: object, kind: str) -> None:
-    assert run_case(case, seconds=1).kind == kind  # type: ignore[arg-type]
+    outcome = run_case(case, seconds=1)  # type: ignore[arg-type]
+    assert outcome.kind == kind, outcome

@@ -6,6 +6,7 @@ import functools
 import json
 import re
 from collections.abc import Mapping, Sequence
+from http import HTTPStatus
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import version
 from pathlib import Path
@@ -19,15 +20,18 @@ from condensery.errors import UsageError
 from condensery_catalogue.drawing import draw
 from condensery_catalogue.generated import write_text
 from condensery_catalogue.listing import open_registry
-from condensery_catalogue.points import is_drawn
-from condensery_catalogue.results import commit
+from condensery_catalogue.points import comparable, lanes
+from condensery_catalogue.results import commit, commit_date
 from condensery_catalogue.showing import setting_words
+from condensery_catalogue.site.builder import as_files, rules
+from condensery_catalogue.site.formulas import mathml
 from condensery_catalogue.site.gathering import bibtex, gather
 from condensery_catalogue.site.prose import guide, hooks, html, inline
 from condensery_catalogue.site.result_pages import WORDS, index, page_name, recipes, sections
-from condensery_catalogue.wording import DOUBT, heading
+from condensery_catalogue.site.svg import curve, dumbbell
+from condensery_catalogue.wording import DOUBT, EFFECT, EXPLAINED, VERDICTS, heading
 
-STATIC = ("site.css", "site.js")
+STATIC = ("site.css", "site.js", "builder.css", "builder.js", "builder_page.js")
 STATES = {
     "covered": "with a method that runs",
     "card only": "with a card, but no method",
@@ -36,7 +40,7 @@ STATES = {
     "unseen": "not in the text that we have",
 }
 """How the catalogue stands to a work that the survey cites."""
-DATA = ("key", "ref", "name", "plugin", "runs", "line", "card", "claims", "cell", "partners")
+DATA = ("key", "ref", "name", "plugin", "runs", "line", "card", "cell", "partners")
 """What of a method goes into the file with everything in it."""
 
 
@@ -74,12 +78,18 @@ def pages(registry: Registry) -> dict[str, str]:
 
     write.page("results.html", "results.html", index=html(index(shown["results"])))
     write.page("coverage.html", "coverage.html", states=STATES)
+    words = {"effect": EFFECT, "explained": EXPLAINED, "verdict_names": VERDICTS, "committed": commit_date()}
+    write.page("about.html", "about.html", **words)
+    write.page("404.html", "404.html")
     write.page("index.html", "index.html")
+
+    known = rules(registry, shown["results"])
+    write.page("build.html", "build.html", rules=known)
 
     methods = [{name: entry[name] for name in DATA} for entry in shown["methods"]]
     data = json.dumps({"methods": methods, "results": shown["results"]}, ensure_ascii=False, sort_keys=True)
     static = {name: (Path(__file__).parent / "static" / name).read_text(encoding="utf-8") for name in STATIC}
-    return {**write.written, "data/catalogue.json": data + "\n", **static}
+    return {**write.written, **as_files(known), "data/catalogue.json": data + "\n", **static}
 
 
 class Writer:
@@ -91,7 +101,7 @@ class Writer:
     def __init__(self, shown: Mapping[str, Any]) -> None:
         loader = PackageLoader("condensery_catalogue.site")
         self.environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-        own = (bibtex, inline, setting_words, chosen_words)
+        own = (bibtex, inline, setting_words, chosen_words, mathml, dumbbell, curve)
         self.environment.filters |= {filled.__name__: filled for filled in own}
         said = {"words": WORDS, "doubt": DOUBT, "version": version("condensery"), "commit": commit()}
         self.environment.globals |= {**shown, **said}
@@ -110,8 +120,11 @@ def chosen_words(facets: Mapping[str, Sequence[str]]) -> str:
 
 def picture(result: Mapping[str, Any]) -> Markup:
     """Return a result's picture, to stand in the page itself; empty where there is nothing to draw."""
-    # What a file of its own needs before its first element has no place within a page.
-    return Markup(re.sub(r"\A.*?(?=<svg)", "", draw(result), flags=re.DOTALL)) if is_drawn(result) else Markup()
+    if "figure" in result:
+        # What a file of its own needs before its first element has no place within a page.
+        return Markup(re.sub(r"\A.*?(?=<svg)", "", draw(result), flags=re.DOTALL))
+    found = [(comparison["claim"]["id"], dumbbell(lanes(comparison))) for comparison in comparable(result)]
+    return Markup("\n").join(Markup("<p><code>{}</code>{}</p>").format(*each) for each in found)
 
 
 # ---------------------------------------------------------------- the commands
@@ -122,10 +135,21 @@ def print_build(folder: Path) -> None:
     print(f"{build_site(open_registry(), folder)} files: {folder / 'index.html'}")
 
 
+class Handler(SimpleHTTPRequestHandler):
+    """Serves files; where there is none, the site's own page says so."""
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """Answer with the site's page if nothing was found, otherwise as any server does."""
+        page = Path(self.directory) / "404.html"
+        if code == HTTPStatus.NOT_FOUND and page.is_file():
+            self.error_message_format = page.read_text(encoding="utf-8").replace("%", "%%")
+        super().send_error(code, message, explain)
+
+
 def serve(folder: Path, port: int) -> None:
     """Build the site, and serve it to this machine alone, until Ctrl-C."""
     print_build(folder)
-    handler = functools.partial(SimpleHTTPRequestHandler, directory=str(folder))
+    handler = functools.partial(Handler, directory=str(folder))
     with ThreadingHTTPServer(("127.0.0.1", port), handler) as server:
         print(f"http://127.0.0.1:{server.server_port}/ (Ctrl-C ends it)", flush=True)
         server.serve_forever()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -9,18 +10,18 @@ from typing import Any
 
 from condensery.contract import Method, Registry, build_method
 from condensery.errors import CondenseryError, UsageError
+from condensery_catalogue.browsing import BROWSED, CITATIONS, Entry, browsed, chinese, marks
 from condensery_catalogue.claims_list import Standing, standing, standings
 from condensery_catalogue.fitting import Partners
-from condensery_catalogue.listing import FACETS, rows, words_of
+from condensery_catalogue.points import comparable, lanes
 from condensery_catalogue.reproduction import load_reproduction
 from condensery_catalogue.results import stored_results
 from condensery_catalogue.showing import spelling
-from condensery_catalogue.site.prose import DOCS
+from condensery_catalogue.site.arms import arms_of, curves
 from condensery_catalogue.site.result_pages import page_name
+from condensery_catalogue.site.survey import figures, tree
 from condensery_catalogue.wording import answer, claimed, effect, measured, source, subject, word
 
-BROWSED = ("verdict", *FACETS, "identity")
-"""The facets of the browse page: those of ``list``, what came of a method's claims, and how sure it is which paper."""
 CELLS = {
     "pruning": ("granularity", "schedule"),
     "quantization": ("target", "training"),
@@ -28,14 +29,10 @@ CELLS = {
     "joint": ("combination", "coupling"),
 }
 """Facets by which two methods of a family are in the same cell of the survey's taxonomy."""
-CITATIONS = 92
-"""How many works the survey cites."""
 BACKGROUND = range(1, 4)
 """Other surveys of compression, which it only sets itself apart from."""
 UNSEEN = range(90, CITATIONS + 1)
 """In its list, but not in its text as far as we have it."""
-
-Entry = dict[str, Any]
 
 
 def gather(registry: Registry) -> dict[str, Any]:
@@ -44,19 +41,25 @@ def gather(registry: Registry) -> dict[str, Any]:
     Methods come in the order of their numbers in the survey, then by key.
     """
     results = [result for key in registry.keys("recipes") for result in stored_results(registry, key)]
-    places, terms = standings(registry), chinese()
-    methods = [_entry(row, registry, results, places, terms) for row in rows(registry)]
-    methods.sort(key=lambda entry: (entry["ref"] or CITATIONS + 1, entry["key"]))
+    places = standings(registry)
+    methods = [_entry(row, places) for row in browsed(registry)]
 
     partners = _partners(registry)
     plans = [load_reproduction(registry, key) for key in registry.keys("recipes")]
+    arms, terms = arms_of(results, registry), chinese()
     for entry in methods:
+        entry["curves"] = curves(arms, entry["key"], entry["card"].get("composed_of") or ())
+        entry["source"] = source_of(registry, entry["key"])
+        entry["terms"] = {mark: terms[mark] for mark in marks(entry) if mark in terms}
         entry["plans"] = [plan for plan in plans if plan.card == entry["key"]]
         entry["cell"] = [other["key"] for other in methods if other is not entry and same_cell(entry, other)]
         entry["partners"] = partners.get(entry["key"])
     return {
         "methods": methods,
         "results": results,
+        "arms": arms,
+        "tree": tree(methods, CELLS),
+        "figures": figures(methods),
         "facets": facets(methods),
         "citations": citations(methods),
         "verdicts": Counter(word(c) for result in results for c in result["comparisons"] if c["verdict"]),
@@ -64,26 +67,12 @@ def gather(registry: Registry) -> dict[str, Any]:
     }
 
 
-def _entry(
-    row: Mapping[str, Any],
-    registry: Registry,
-    results: Sequence[Mapping[str, Any]],
-    places: Mapping[tuple[str, str], list[Standing]],
-    terms: Mapping[str, list[str]],
-) -> Entry:
+def _entry(row: Entry, places: Mapping[tuple[str, str], list[Standing]]) -> Entry:
     """Return what the site says of one paper or method."""
-    key, card = row["key"], dict(registry.card(row["key"]) or {})
-    own = [result for result in results if result["card"] == key]
-    entry = {**row, "card": card, "paper": card.get("paper") or {}, "line": spelling({"key": key, **card})}
+    key, card, own = row["key"], row["card"], row["results"]
+    entry = {**row, "paper": card.get("paper") or {}, "line": spelling(card)}
     entry["results"] = [(page_name(result), result) for result in own]
-
     entry["claims"] = [_claim(claim, own, places.get((key, claim["id"]), [])) for claim in card.get("claims", [])]
-    entry["verdict"] = sorted({here["verdict"] for claim in entry["claims"] for here in claim["here"]})
-    entry["facets"] = {facet: words_of(entry, facet) for facet in BROWSED}
-
-    keys = [key, *(f"{facet}: {said}" for facet, words in entry["facets"].items() for said in words)]
-    said = (key, row["name"], entry["paper"].get("authors", ""), row["year"], row["reference"], card.get("summary", ""))
-    entry["search"] = " ".join([*(str(text) for text in said if text), *(t for k in keys for t in terms.get(k, []))])
     return entry
 
 
@@ -99,6 +88,7 @@ def _claim(claim: Mapping[str, Any], results: Sequence[Mapping[str, Any]], place
             "effect": effect(c),
             "verdict": word(c),
             "answer": answer(result, c),
+            "lanes": lanes(c) if c in comparable(result) else [],
         }
         for result in results
         for c in result["comparisons"]
@@ -111,6 +101,19 @@ def _claim(claim: Mapping[str, Any], results: Sequence[Mapping[str, Any]], place
         stands, where = "not compared", "its card doesn't say why"
     said = {"what": subject(claim), "claimed": claimed(claim), "source": source(claim)}
     return {"id": claim["id"], **said, "stands": stands, "where": where, "here": here}
+
+
+def source_of(registry: Registry, key: str) -> Entry | None:
+    """Return where a method's class is written and how long it is; ``None`` of a paper, and of what can't be loaded."""
+    if key not in registry.entries["methods"]:
+        return None
+    try:
+        cls = registry.load("methods", key)
+        lines, first = inspect.getsourcelines(cls)
+    except (CondenseryError, OSError, TypeError):
+        return None
+    file = f"{cls.__module__.replace('.', '/')}.py"
+    return {"file": file, "name": cls.__qualname__, "first": first, "lines": len(lines)}
 
 
 # ---------------------------------------------------------------- methods among each other
@@ -179,20 +182,6 @@ def citations(methods: Sequence[Entry]) -> list[Entry]:
         cited = [said for entry in entries for said in entry["card"].get("cited_as") or []]
         found.append({"number": number, "state": state, "entries": entries, "cited": cited})
     return found
-
-
-def chinese() -> dict[str, list[str]]:
-    """Return the survey's Chinese terms by what the glossary gives them to: ``granularity: filter``, or a key."""
-    found: dict[str, list[str]] = defaultdict(list)
-    for line in (DOCS / "glossary.md").read_text(encoding="utf-8").splitlines():
-        cells = [cell.strip() for cell in line.strip("| ").split("|")]
-        if len(cells) >= 4 and re.search(r"[\u4e00-\u9fff]", cells[1]):
-            for mark in re.findall(r"`([^`]+)`", cells[-1]):
-                facet, colon, words = mark.partition(": ")
-                for said in words.split(", ") if colon else [""]:
-                    name = f"{facet.replace('_', '-')}: {said}" if colon else facet
-                    found[name] += cells[1].split("、")
-    return dict(found)
 
 
 def bibtex(paper: Mapping[str, Any], key: str) -> str:

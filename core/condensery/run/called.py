@@ -47,13 +47,9 @@ def refuse_uncalled(
     for mode, waiting in waits.items():
         waiting |= dict.fromkeys(acts)
         for batch in itertools.islice(itertools.cycle(batches), PASSES if acts else 1):
-            net = lent(model).train(mode == "train")
-            with torch.no_grad(), parametrize.cached(), _Look(net, list(acts)) as look, look.following():
-                play(net, batch)
-
-            _refuse(net, look, acts)
-            given |= look.called
-            for path in [path for path in waiting if path in look.acted]:
+            called, acted = _seen(lent(model).train(mode == "train"), play, batch, acts)
+            given |= called
+            for path in [path for path in waiting if path in acted]:
                 del waiting[path]
             if not waiting:
                 break
@@ -64,6 +60,21 @@ def refuse_uncalled(
         raise UsageError(f"layer {path!r} {what}, so that {acts[path]} takes no part")
     one = dict.fromkeys(waits["eval"], "in train mode only") | dict.fromkeys(waits["train"], "in eval mode only")
     return {path: one.get(path, "not in every pass") for path in missed}
+
+
+def _seen(
+    net: nn.Module, play: Callable[[nn.Module, Batch], object], batch: Batch, acts: Mapping[str, str]
+) -> tuple[dict[str, None], dict[str, None]]:
+    """Return which layers one pass called, and in which of them something took part.
+
+    The look holds every weight as its layer uses it, as much again as the net: it ends with this call.
+
+    :raises UsageError: for what got round something.
+    """
+    with torch.no_grad(), parametrize.cached(), _Look(net, list(acts)) as look, look.following():
+        play(net, batch)
+    _refuse(net, look, acts)
+    return look.called, look.acted
 
 
 def _refuse(net: nn.Module, look: _Look, acts: Mapping[str, str]) -> None:

@@ -218,7 +218,7 @@ class Task(ABC):
         model: nn.Module,
         split: Split,
         *,
-        batch_size: int = 500,
+        batch_size: int = 128,
         subset: Subset | None = None,
         device: torch.device | str = "cpu",
         limit: int | None = None,

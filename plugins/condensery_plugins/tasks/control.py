@@ -194,7 +194,7 @@ class Control(TensorTask):
         model: nn.Module,
         split: Split,
         *,
-        batch_size: int = 500,
+        batch_size: int = 128,
         subset: Subset | None = None,
         device: torch.device | str = "cpu",
         limit: int | None = None,

@@ -27,6 +27,15 @@ for (const block of document.querySelectorAll("pre.copied")) {
   block.append(copyButton(() => code.textContent, "copy"));
 }
 
+// ---------------------------------------------------------------- where there is no page
+
+const missed = document.getElementById("nearest");
+if (missed) {
+  const links = new Map([...document.querySelectorAll("#all a")].map((link) => [link.textContent, link]));
+  const asked = location.pathname.split("/").pop().replace(/\.html$/, "");
+  missed.append("The nearest: ", links.get(nearest(asked, links.keys())).cloneNode(true), ".");
+}
+
 // ---------------------------------------------------------------- what the browse page holds
 
 const table = document.getElementById("methods");
@@ -229,12 +238,7 @@ function browse() {
     });
   }
   addEventListener("popstate", () => { state = read(); show(); });
-  addEventListener("keydown", (event) => {
-    if (event.key === "/" && !/^(input|textarea)$/i.test(event.target.tagName)) {
-      event.preventDefault();
-      search.focus();
-    }
-  });
+  keys(document.getElementById("tools"), search, () => ordered().map((row) => row.element).filter((row) => !row.hidden));
 
   // -------------------------------------------------------------- the view to take along
 
@@ -264,6 +268,62 @@ function browse() {
   document.getElementById("csv").addEventListener("click", () => save("condensery.csv", "text/csv", csv()));
   document.getElementById("json").addEventListener("click", () => save("condensery.json", "application/json", JSON.stringify(view(), null, 1)));
   show();
+}
+
+// ---------------------------------------------------------------- keys
+
+// j and k move through the rows that are seen. Enter needs nothing of ours: what has the focus is a link.
+function keys(place, search, seen) {
+  const move = (by) => {
+    const rows = seen();
+    const at = rows.indexOf(document.activeElement.closest("tr"));
+    const next = rows[at < 0 ? 0 : Math.min(Math.max(at + by, 0), rows.length - 1)];
+    next?.querySelector("th a").focus();
+  };
+  const known = {
+    "/": ["search", () => search.focus()],
+    j: ["next row", () => move(1)],
+    k: ["row before", () => move(-1)],
+    Enter: ["open the method", null],
+    "?": ["these keys", () => help.showModal()],
+    Esc: ["close this", null],
+  };
+  const help = helpOf(known);
+  const button = document.createElement("button");
+  button.type = "button";
+  button.textContent = "keys";
+  button.addEventListener("click", () => help.showModal());
+  place.append(" ", button);
+
+  addEventListener("keydown", (event) => {
+    const typing = /^(input|textarea|select)$/i.test(event.target.tagName) && event.target.type !== "checkbox";
+    if (typing || help.open || event.ctrlKey || event.altKey || event.metaKey) return;
+    const act = known[event.key]?.[1];
+    if (!act) return;
+    event.preventDefault();
+    act();
+  });
+}
+
+function helpOf(known) {
+  const dialog = document.createElement("dialog");
+  dialog.ariaLabel = "Keys";
+  const list = document.createElement("dl");
+  for (const [key, [does]] of Object.entries(known)) {
+    const [term, name, said] = ["dt", "kbd", "dd"].map((tag) => document.createElement(tag));
+    name.textContent = key;
+    term.append(name);
+    said.textContent = does;
+    list.append(term, said);
+  }
+  const form = document.createElement("form");
+  form.method = "dialog";
+  const close = document.createElement("button");
+  close.textContent = "close";
+  form.append(close);
+  dialog.append(list, form);
+  document.body.append(dialog);
+  return dialog;
 }
 
 // ---------------------------------------------------------------- words

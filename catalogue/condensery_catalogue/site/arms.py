@@ -1,0 +1,184 @@
+"""The arms of stored results, as rows that can be compared: within one model, task and tier, and only there."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+from condensery.contract import Registry
+from condensery.tasks import Metric
+from condensery_catalogue.site.result_pages import page_name
+from condensery_catalogue.site.svg import Curve, Dot, Summary
+from condensery_catalogue.wording import collapse
+
+RATE = "file, before over after (x)"
+"""What arms without a figure of their own are compared over."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One arm of a stored result.
+
+    :param page: of the result, less the suffix.
+    :param net: model and task in words.
+    :param methods: keys of the methods that act in it; none in a net that nothing compresses.
+    :param metric: the task's main figure, which ``quality`` is a summary of; more is better if ``higher``.
+    :param rate: of the file's bytes, before over after; ``None`` where no seed holds it.
+    :param figure: what the result's own figure has of it, with ``x`` and ``y``, if there is one.
+    """
+
+    page: str
+    card: str
+    tier: str
+    net: str
+    name: str
+    methods: tuple[str, ...]
+    seeds: int
+    metric: str
+    higher: bool
+    quality: Summary
+    rate: Summary | None
+    bytes: float | None
+    macs: float | None
+    collapsed: str
+    figure: Mapping[str, Summary] | None
+    labels: tuple[str, str]
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """Within what it may be ranked: the net on its task, and the tier."""
+        return self.net, self.tier
+
+
+def arms_of(results: Sequence[Mapping[str, Any]], registry: Registry) -> list[Arm]:
+    """Return all arms of all results, in their order."""
+    tasks = {recipe["task"]["key"] for result in results for recipe in result["recipes"].values()}
+    mains = {key: registry.load("tasks", key).metrics[0] for key in sorted(tasks)}
+    return [_arm(result, name, mains) for result in results for name in result["arms"]]
+
+
+def _arm(result: Mapping[str, Any], name: str, mains: Mapping[str, Metric]) -> Arm:
+    found, recipe = result["arms"][name], result["recipes"][name]
+    main = mains[recipe["task"]["key"]]
+    spec = result.get("figure")
+    return Arm(
+        page=page_name(result),
+        card=result["card"],
+        tier=result["tier"],
+        net=f"{_words(recipe['model'])} on {_words(recipe['task'])}",
+        name=name,
+        methods=tuple(dict.fromkeys(methods_in(recipe["stages"]))),
+        seeds=len(result["seeds"]),
+        metric=main.name,
+        higher=main.higher_is_better,
+        quality=found["quality"][main.name],
+        rate=_summary(found.get("compression_rate", [])),
+        bytes=_mean(found.get("storage", {}).get("file", [])),
+        macs=_mean(found.get("macs_ratio", [])),
+        collapsed=collapse(found),
+        figure=found.get("figure"),
+        labels=(spec["x_label"], spec["y_label"]) if spec else (RATE, f"{main.name} ({main.unit})"),
+    )
+
+
+def methods_in(node: Any) -> Iterator[str]:
+    """Yield the keys of the methods that act in stages, with those in rounds, as plain data."""
+    if isinstance(node, Mapping):
+        yield from (method["key"] for method in node.get("methods", []))
+        for value in node.values():
+            yield from methods_in(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from methods_in(value)
+
+
+def _words(part: Mapping[str, Any]) -> str:
+    """Return a model or a task in words: its key and what is set of it; where weights lie says nothing of the net."""
+    said = [f"{name} {_value(value)}" for name, value in part.items() if name not in ("key", "weights", "tokenizer")]
+    key = str(part["key"]).replace("$CONDENSERY_DATA/", "")
+    return f"{key} ({', '.join(said)})" if said else key
+
+
+def _value(value: Any) -> str:
+    return "-".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return statistics.fmean(known) if known else None
+
+
+def _summary(values: Sequence[float | None]) -> Summary | None:
+    known = [value for value in values if value is not None]
+    if not known:
+        return None
+    spread = statistics.stdev(known) if len(known) > 1 else None
+    return {"mean": statistics.fmean(known), "std": spread, "values": known}
+
+
+# ---------------------------------------------------------------- accuracy over compression
+
+
+def curves(arms: Sequence[Arm], key: str, parts: Sequence[str] = ()) -> list[Curve]:
+    """Return a curve for each result and net on which a method was run.
+
+    :param parts: keys of the methods that make it up, where a composition does; only its own results count then.
+    """
+    found = []
+    for (page, net), group in groupby(arms, key=lambda arm: (arm.page, arm.net)):
+        members = list(group)
+        own = {arm.name for arm in members if _uses(arm, key, parts)}
+        dots = [dot for arm in members if arm.methods and (dot := _dot(arm, own=arm.name in own))]
+        if any(dot.own for dot in dots):
+            lines = {arm.name: _place(arm)[1] for arm in members if not arm.methods}
+            one = members[0]
+            found.append(Curve(page, net, one.tier, one.seeds, *one.labels, dots, lines))
+    return found
+
+
+def _uses(arm: Arm, key: str, parts: Sequence[str]) -> bool:
+    if parts:
+        return arm.card == key and set(parts) <= set(arm.methods)
+    return key in arm.methods
+
+
+def _place(arm: Arm) -> tuple[Summary | None, Summary]:
+    """Return where an arm stands: as its result's figure has it, else by rate and quality."""
+    return (arm.figure["x"], arm.figure["y"]) if arm.figure else (arm.rate, arm.quality)
+
+
+def _dot(arm: Arm, *, own: bool) -> Dot | None:
+    x, y = _place(arm)
+    return None if x is None else Dot(arm.name, own, x, y, f"../r/{arm.page}.html#arms")
+
+
+# ---------------------------------------------------------------- the best
+
+
+def ranked(arms: Sequence[Arm]) -> dict[tuple[str, str], list[Arm]]:
+    """Return the arms by net and tier: first the nets that nothing compresses, then the others, best first.
+
+    A place where nothing is compressed ranks nothing and is left out.
+    """
+    places: dict[tuple[str, str], list[Arm]] = {}
+    for arm in arms:
+        places.setdefault(arm.place, []).append(arm)
+    return {
+        place: sorted(members, key=lambda arm: (bool(arm.methods), _sign(arm) * arm.quality["mean"], arm.name))
+        for place, members in sorted(places.items())
+        if any(arm.methods for arm in members)
+    }
+
+
+def _sign(arm: Arm) -> int:
+    return -1 if arm.higher else 1
+
+
+def apart(one: Summary, other: Summary) -> bool | None:
+    """Tell whether two figures differ beyond noise: mean +- deviation don't overlap. Of one seed nothing is known."""
+    if one["std"] is None or other["std"] is None:
+        return None
+    return bool(abs(one["mean"] - other["mean"]) > one["std"] + other["std"])
