@@ -72,8 +72,7 @@ MISTAKES = [
     ),
     ("compose 'lsq -> lsq' ...", "lsq is not applicable"),
     (
-        "compose 'qkd{name=self} -> qkd(phase=co-study){name=co, teacher=original} "
-        "-> qkd(phase=tutor){teacher=co.teacher}' ...",
+        "compose 'qkd -> qkd(phase=co-study){name=b, teacher=original} -> qkd(phase=tutor){teacher=b.teacher}' ...",
         "qkd is not applicable: in co-study the teacher trains too: add players={teacher={train=true}} to the stage's",
     ),
     ("compose huffman ...", "there is nothing to code; put a method before it that prunes or shares weights"),
@@ -179,7 +178,7 @@ def test_lines_in_a_pipe_are_few(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["compose magnitude --task cifar10", "reproduce lsq", "measure resnet20", "fit resnet20", "demo"]
+    "line", ["compose magnitude --task cifar10", "reproduce lsq", "measure resnet20", "fit resnet20", "demo", "data"]
 )
 def test_the_first_sign_of_life_comes_before_torch_is_loaded(line: str, tmp_path: Path) -> None:
     """Loading torch takes seconds. Here another module of that name says that it is loaded, and ends the command."""
@@ -196,7 +195,7 @@ def test_the_first_sign_of_life_comes_before_torch_is_loaded(line: str, tmp_path
             said += more
     os.waitpid(job, 0)
     os.close(terminal)
-    assert re.fullmatch(rb"(starting|measuring)\.\.\.\r.*LOADED", said), said
+    assert re.fullmatch(rb"(starting|measuring|loading tasks)\.\.\.\r.*LOADED", said), said
 
 
 @pytest.mark.slow
