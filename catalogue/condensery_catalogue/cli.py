@@ -64,6 +64,18 @@ def list_(json: Json = False, **chosen: str | None) -> None:
     list_cards({name: chosen[name.replace("-", "_")] for name in FACETS}, as_json=json)
 
 
+@app.command("browse")
+@with_facets
+def browse_(
+    words: Annotated[str, typer.Argument(help="What to search for: name, author, year, a Chinese term, [36].")] = "",
+    **chosen: str | None,
+) -> None:
+    """Browse the catalogue in this terminal: facets, cards, and a composition that is printed at the end."""
+    from condensery_catalogue.browsing import browse
+
+    browse({name: chosen[name.replace("-", "_")] for name in FACETS}, words)
+
+
 @app.command()
 def show(key: Annotated[str, typer.Argument(autocompletion=keys_of("papers", "methods"))], json: Json = False) -> None:
     """Show one card: paper, hyper-parameters, claims and where they come from."""
@@ -142,14 +154,29 @@ def cache(
 
 @app.command()
 def check(
-    package: Annotated[str, typer.Argument(help="An installed package, a plugin's name, or a plugin's file.")],
+    package: Annotated[str, typer.Argument(help="An installed package, a plugin, or a folder.")],
     all: Annotated[bool, typer.Option("--all", help="Try what takes long on all networks, not on one.")] = False,
 ) -> None:
-    """Check a package's plugin: its cards, its hooks, and the contract suite on its methods."""
+    """Say what is wrong with a plugin, what it lacks to be published, and try its methods by the contract suite."""
     from condensery_catalogue.checking import check_package
 
     if not check_package(package, everything=all):
         raise typer.Exit(1)
+
+
+@app.command("new-method")
+def new_method(
+    key: Annotated[str, typer.Argument(help="Its key: lower-case words joined by '-'.")],
+    family: Annotated[str, typer.Option(help="pruning, quantization, distillation or joint.")] = "pruning",
+    into: Annotated[Path, typer.Option(help="The folder that the package's own will lie in.")] = Path(),
+    in_tree: Annotated[
+        bool, typer.Option("--in-tree", help="No package: four files in the checkout in the current folder.")
+    ] = False,
+) -> None:
+    """Make a package with a small method, its card, recipe and test, to put a paper's in their place."""
+    from condensery_catalogue.new_method import print_new_method
+
+    print_new_method(key, family, into, in_tree=in_tree)
 
 
 @app.command()
@@ -269,6 +296,21 @@ def reproduce(
 
     options = RunOptions(device=device, out=out, as_json=json)
     reproduce_paper((key or [""])[0], tier, seeds, options, store=store)
+
+
+@app.command()
+def matrix(
+    budget: Annotated[str | None, typer.Option(help="Stop after this long, such as 60m; again goes on.")] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Processes side by side.")] = 1,
+    only: Annotated[str | None, typer.Option(help="Cells whose titles fit: 'CNN: * -> lsq', or a part of one.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Which pairs come first, beyond the representatives.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Folder that keeps what is run; runs/matrix by default.")] = None,
+    store: Annotated[bool, typer.Option("--store", help="Publish what is known into this checkout.")] = False,
+) -> None:
+    """Run every method alone and pairs of them on small nets: what works, what doesn't, and why not."""
+    from condensery_catalogue.matrix.refreshing import refresh_matrix
+
+    refresh_matrix(budget, jobs, only, seed, out, store=store)
 
 
 results_app = App(help="Carry finished runs and results from one machine to another.", no_args_is_help=True)

@@ -15,6 +15,7 @@ from condensery.errors import CondenseryError
 from condensery.recipe import format_stages, parse_model, parse_recipe, parse_task
 from condensery.testing import Case
 from condensery_catalogue.listing import console, open_registry, table
+from condensery_catalogue.matrix import Kind, Matrix, stored_matrix
 from condensery_catalogue.results import stored_results
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ class Fit:
     :param saves: what it makes smaller, or what it is for.
     :param then: methods that may come after it.
     :param beside: methods that may act in the same stage.
+    :param worked: those of both, as ``then lsq`` or ``with lsq``, that came out no worse in the matrix than the better
+        of the two alone.
     :param results: verdicts on stored comparisons of the method, with how often each stands.
     :param line: a composition that runs it.
     """
@@ -53,6 +56,7 @@ class Fit:
     saves: tuple[str, ...]
     then: tuple[str, ...]
     beside: tuple[str, ...]
+    worked: tuple[str, ...]
     results: Mapping[str, int]
     line: str
 
@@ -86,7 +90,7 @@ def fit(
         told(key)
         found[key] = tried(key, made, registry)
     methods = {key: method for key, (_, method) in found.items()}
-    partners = Partners(methods, [key for key, (why, _) in found.items() if not why])
+    partners = Partners(methods, [key for key, (why, _) in found.items() if not why], stored_matrix(registry))
     results = verdicts(registry)
     fits = [_fit(key, why, registry, partners, results.get(key, {})) for key, (why, _) in found.items()]
     return sorted(fits, key=_rank)
@@ -111,11 +115,16 @@ def tried(key: str, made: Mapping[str, Any], registry: Registry) -> tuple[str, M
 class Partners:
     """Which methods may follow each other, and act together, by the words that they need, leave and remove.
 
+    What was run counts for more: a pair that every net of the matrix has refused may not.
+
     :param methods: by key; ``None`` for those that can't be built.
     :param applying: keys of those that can be run on the net.
     """
 
-    def __init__(self, methods: Mapping[str, Method | None], applying: Sequence[str]) -> None:
+    def __init__(
+        self, methods: Mapping[str, Method | None], applying: Sequence[str], matrix: Matrix | None = None
+    ) -> None:
+        self.matrix = matrix or Matrix()
         self.words = {key: method.words() for key, method in methods.items() if method is not None}
         self.applying = [key for key in applying if key in self.words]
         # What one that runs by itself needs must be there at the start; words that nobody needs make no difference.
@@ -129,12 +138,30 @@ class Partners:
 
     def then(self, key: str) -> tuple[str, ...]:
         """Return the methods that may come in the stage after a method's."""
-        return tuple(other for other in self.applying if not self.lacks(key, other))
+        return tuple(
+            o for o in self.applying if not self.lacks(key, o) and self.outcomes("then", key, o) != {"refused"}
+        )
 
     def beside(self, key: str) -> tuple[str, ...]:
         """Return the methods that may act in the same stage, behind it or before it."""
-        after = set(self.then(key)) - {key}
-        return tuple(other for other in sorted(after) if not self.words[other].removes & self.words[key].needs)
+        after = (o for o in self.applying if o != key and not self.lacks(key, o))
+        free = (o for o in sorted(after) if not self.words[o].removes & self.words[key].needs)
+        return tuple(o for o in free if self.outcomes("with", key, o) != {"refused"})
+
+    def outcomes(self, kind: Kind, key: str, other: str) -> set[str]:
+        """Return what a pair came to on the nets of the matrix that both can be run on."""
+        cells = [self.matrix.cell(net, kind, key, other) for net in self.matrix.nets]
+        return {cell.outcome for cell in cells if cell.made is not None}
+
+    def worked(self, key: str) -> tuple[str, ...]:
+        """Return the partners that came out well somewhere, each with how it is a partner."""
+        found: dict[Kind, tuple[str, ...]] = {"then": self.then(key), "with": self.beside(key)}
+        return tuple(
+            f"{kind} {other}"
+            for kind, some in found.items()
+            for other in some
+            if "works" in self.outcomes(kind, key, other)
+        )
 
 
 def _fit(key: str, why: str, registry: Registry, partners: Partners, results: Mapping[str, int]) -> Fit:
@@ -155,6 +182,7 @@ def _fit(key: str, why: str, registry: Registry, partners: Partners, results: Ma
         saves,
         partners.then(key) if applies else (),
         partners.beside(key) if applies else (),
+        partners.worked(key) if applies else (),
         results,
         spelling(card),
     )
@@ -228,11 +256,17 @@ def _print_one(one: Fit, model: str, task: str | None) -> None:
     if not one.applies:
         return
     where = f"--model {model}" + (f" --task {task}" if task else "")
+
+    def shown(kind: str, keys: Sequence[str]) -> list[str]:
+        return [f"{key} (works)" if f"{kind} {key}" in one.worked else key for key in keys]
+
     for title, words in (
         ("comes after", [one.before] if one.before else []),
         ("saves", one.saves),
-        ("then", one.then),
-        ("in the same stage", one.beside),
+        ("then", shown("then", one.then)),
+        ("in the same stage", shown("with", one.beside)),
         ("run it", [f'condensery compose "{one.line}" {where}']),
     ):
         out.print(f"{title}: {', '.join(words) or '-'}", markup=False, highlight=False)
+    if one.worked:
+        out.print("works: it was run on a small net, see catalogue/docs/matrix.md", markup=False, highlight=False)

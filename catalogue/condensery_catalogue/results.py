@@ -13,7 +13,7 @@ from condensery.files import package_folder, read_json
 TierName = Literal["smoke", "desk", "paper"]
 CHECKOUT = Path("reproductions")
 """The folder of a checkout of this project that holds the recipes."""
-TABLES = ("results", "claims", "widths")
+TABLES = ("results", "claims", "widths", "matrix")
 """Pages of ``catalogue/docs`` that are made from stored results."""
 RESULTS = (":(top,exclude,glob)reproductions/**/*.json", *(f":(top,exclude)catalogue/docs/{t}.md" for t in TABLES))
 """What git leaves out when it looks whether the code has changed: storing one result doesn't stop the next."""

@@ -50,6 +50,7 @@ TASKS = (
     ("cifar100", "tasks.cifar:Cifar100"),
     ("cola", "tasks.glue:Cola"),
     ("control", "tasks.control:Control"),
+    ("digit-rows", "tasks.digits:DigitRows"),
     ("digits", "tasks.digits:Digits"),
     ("digits-keypoints", "tasks.keypoints:DigitsKeypoints"),
     ("fashion-mnist", "tasks.mnist:FashionMnist"),

@@ -85,8 +85,8 @@ def pages(registry: Registry) -> dict[str, str]:
     write.page("figures.html", "figures.html")
     write.page("compare.html", "compare.html", compared=[facet for facet in shown["facets"] if facet in COMPARED])
     write.page("coverage.html", "coverage.html", states=STATES)
-    said = {"effect": EFFECT, "explained": EXPLAINED, "verdict_names": VERDICTS, "committed": commit_date()}
-    write.page("about.html", "about.html", **said)
+    words = {"effect": EFFECT, "explained": EXPLAINED, "verdict_names": VERDICTS, "committed": commit_date()}
+    write.page("about.html", "about.html", **words)
     write.page("404.html", "404.html")
     write.page("index.html", "index.html")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from condensery.tasks import Split, TaskFacts
 from condensery_plugins.tasks.images import ImageTask, sgd, upscale
 from condensery_plugins.tasks.tensors import Stored
 
-TRAIN, TEST = 1297, 500
+TRAIN, TEST, SIDE = 1297, 500, 8
 
 
 class Digits(ImageTask):
@@ -43,15 +44,49 @@ class Digits(ImageTask):
 
     def load(self, split: Split) -> Stored:
         """Read the images that scikit-learn ships."""
-        from sklearn.datasets import load_digits
+        stored, labels = _stored(split)
+        return {"images": upscale(stored["images"], self.facts.height)}, labels
 
-        bunch: Any = load_digits()
-        labels = torch.from_numpy(bunch.target.astype(np.int64))
-        test = _test_part(labels)
-        keep = test if split == "test" else ~test
 
-        images = torch.from_numpy((bunch.images[keep.numpy()] * 15).astype(np.uint8)).unsqueeze(1)
-        return {"images": upscale(images, self.facts.height)}, labels[keep]
+class DigitRows(Digits):
+    """The same digits for nets that read sequences: eight frames, each a row of eight pixels, from top to bottom."""
+
+    key = "digit-rows"
+    default_model = "lstm"
+    base = {
+        "epochs": 20,
+        "batch_size": 64,
+        "optimizer": {"name": "adamw", "lr": 1e-2, "weight_decay": 0.01},
+        "schedule": {"name": "cosine"},
+    }
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.facts = TaskFacts("sequence", outputs=10, size=SIDE, length=SIDE)
+
+    def load(self, split: Split) -> Stored:
+        """Read the images that scikit-learn ships."""
+        return _stored(split)
+
+    def inputs(self, stored: Mapping[str, Tensor], index: Tensor, noise: Mapping[str, Tensor]) -> Tensor:
+        """Return normalised rows, ``(batch, rows, pixels)`` of float32."""
+        images: Tensor = super().inputs(stored, index, noise)
+        return images.squeeze(1)
+
+    def example(self, batch_size: int = 2) -> Tensor:
+        """Return noise with zero mean and unit variance, like normalised rows."""
+        return torch.randn((batch_size, SIDE, SIDE), generator=torch.Generator().manual_seed(0))
+
+
+def _stored(split: Split) -> Stored:
+    """Return the images of one split, ``(examples, 1, 8, 8)`` of uint8, and their labels."""
+    from sklearn.datasets import load_digits
+
+    bunch: Any = load_digits()
+    labels = torch.from_numpy(bunch.target.astype(np.int64))
+    test = _test_part(labels)
+    keep = test if split == "test" else ~test
+    return {"images": torch.from_numpy((bunch.images[keep.numpy()] * 15).astype(np.uint8)).unsqueeze(1)}, labels[keep]
 
 
 def _test_part(labels: Tensor) -> Tensor:

@@ -150,7 +150,7 @@ const Builder = (() => {
     braces(stage) {
       this.expect("{", "'{'");
       for (const [name, value] of Object.entries(this.settings("}", ROLES))) {
-        if (!FIELDS.includes(name)) throw new SpellingError(`${this.what}: unknown stage field ${quoted(name)}; known: ${FIELDS.join(", ")}`);
+        if (!FIELDS.includes(name)) throw new SpellingError(`${this.what}: unknown stage field ${quoted(name)}; known: ${[...FIELDS].sort().join(", ")}`);
         if (Object.hasOwn(stage, name) && JSON.stringify(stage[name]) !== JSON.stringify(value)) {
           throw new SpellingError(`${this.what}: one stage has two values of ${name}`);
         }
@@ -525,8 +525,9 @@ const Builder = (() => {
     if (setting.type in types && !right[setting.type] && value !== null) return `must be ${types[setting.type]}, got ${say(value)}`;
     if (!number) return "";
     const bounds = { gt: [">", (a, b) => a > b], ge: [">=", (a, b) => a >= b], lt: ["<", (a, b) => a < b], le: ["<=", (a, b) => a <= b] };
-    const broken = Object.entries(bounds).filter(([word, [, holds]]) => setting[word] !== undefined && !holds(value.toJSON(), setting[word]));
-    return broken.length ? `must be ${broken.map(([word, [sign]]) => `${sign} ${setting[word]}`).join(" and ")}, got ${value.text}` : "";
+    const given = Object.entries(bounds).filter(([word]) => setting[word] !== undefined);
+    if (given.every(([word, [, holds]]) => holds(value.toJSON(), setting[word]))) return "";
+    return `must be ${given.map(([word, [sign]]) => `${sign} ${setting[word]}`).join(" and ")}, got ${value.text}`;
   }
 
   // The settings that a target may choose: those that say how much goes, and were left open.
