@@ -117,6 +117,7 @@ def test_figures_are_those_of_the_stored_results(read: Mapping[str, Read]) -> No
 def test_each_link_and_anchor_leads_somewhere(site: Mapping[str, str], read: Mapping[str, Read]) -> None:
     words = {(box["name"], box["value"]) for box in _boxes(site["index.html"])}
     assert ("family", "pruning") in words
+    keys = {row["key"] for row in rows(own_registry())}
     links = 0
     for path, page in read.items():
         assert len(set(page.ids)) == len(page.ids), path
@@ -129,12 +130,13 @@ def test_each_link_and_anchor_leads_somewhere(site: Mapping[str, str], read: Map
             target = posixpath.normpath(posixpath.join(posixpath.dirname(path), parts.path)) if parts.path else path
             assert target in site, (path, address)
             assert not parts.fragment or unquote(parts.fragment) in read[target].ids, (path, address)
-            if target == "build.html" and parts.query:
-                [(name, line)] = parse_qsl(parts.query)
-                assert name == "c"
-                assert parse(line), (path, address)
+            asked = parse_qsl(parts.query)
+            if target == "compare.html":
+                assert {key for _, chosen in asked for key in chosen.split(",")} <= keys, (path, address)
+            elif target == "build.html":
+                assert all(name == "c" and parse(line) for name, line in asked), (path, address)
             else:
-                assert set(parse_qsl(parts.query)) <= words, (path, address)
+                assert set(asked) <= words, (path, address)
     assert links > 1000
 
 
@@ -302,3 +304,38 @@ def test_it_is_served_to_this_machine_alone(
     serve(tmp_path / "site", 0)
     assert said == [b"Hello"]
     assert "http://127.0.0.1:" in capsys.readouterr().out
+
+
+def test_rows_of_results_and_of_the_best_hold_the_stored_figures(read: Mapping[str, Read]) -> None:
+    results = stored()
+    answers = [cell for cell in read["results.html"].data if "data-v" in cell]
+    assert len(answers) == sum(bool(c["verdict"]) for result in results.values() for c in result["comparisons"])
+    for cell in answers:
+        means = [
+            comparison["measured"]["mean"]
+            for comparison in results[cell["data-page"]]["comparisons"]
+            if comparison["claim"]["id"] == cell["data-claim"]
+        ]
+        assert float(cell["data-v"]) in means, cell
+
+    ranked = [cell for cell in read["best.html"].data if cell.get("class") == "figure"]
+    assert len(ranked) >= 40
+    for cell in ranked:
+        arm = results[cell["data-page"]]["arms"][cell["data-arm"]]
+        assert float(cell["data-v"]) == arm["quality"][cell["data-metric"]]["mean"], cell
+
+
+def test_all_views_are_there_without_the_script(site: Mapping[str, str], read: Mapping[str, Read]) -> None:
+    keys = {row["data-key"] for row in read["index.html"].data if row["tag"] == "tr"}
+    tree = site["index.html"].split('<section id="tree"')[1].split("</section>")[0]
+    assert {row["data-row"] for row in Read(tree).data if "data-row" in row} == keys
+    assert 'href="build.html?c=magnitude%20-%3E%20hinton-kd%7Bteacher%3Doriginal%7D"' in site["figures.html"]
+    assert {row["data-key"] for row in read["compare.html"].data if "data-key" in row} == keys
+    assert " hidden" not in tree
+
+
+def test_the_file_with_everything_holds_cards_and_results(site: Mapping[str, str]) -> None:
+    whole = json.loads(site["data/catalogue.json"])
+    assert {f"{result['key']}-{result['tier']}": result for result in whole["results"]} == stored()
+    assert next(m for m in whole["methods"] if m["key"] == "qkd")["card"]["claims"]
+    assert site["data/catalogue.bib"].count("@misc{") == len(whole["methods"])
