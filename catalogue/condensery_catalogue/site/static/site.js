@@ -289,14 +289,6 @@ function browse() {
       .map((cells) => cells.map(cell).join(",")).join("\r\n") + "\r\n";
   }
 
-  function save(name, type, text) {
-    const link = document.createElement("a");
-    link.href = URL.createObjectURL(new Blob([text], { type }));
-    link.download = name;
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), 1000);
-  }
-
   document.getElementById("link").addEventListener("click", (event) => copy(event.target, location.href));
   document.getElementById("csv").addEventListener("click", () => save("condensery.csv", "text/csv", csv()));
   document.getElementById("json").addEventListener("click", () => save("condensery.json", "application/json", JSON.stringify(view(), null, 1)));
@@ -458,6 +450,16 @@ function helpOf(known) {
   dialog.append(list, form);
   document.body.append(dialog);
   return dialog;
+}
+
+// ---------------------------------------------------------------- files to take along
+
+function save(name, type, text) {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob([text], { type }));
+  link.download = name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 1000);
 }
 
 // ---------------------------------------------------------------- words
