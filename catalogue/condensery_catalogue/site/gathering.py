@@ -13,6 +13,7 @@ from condensery.errors import CondenseryError, UsageError
 from condensery_catalogue.browsing import BROWSED, CITATIONS, Entry, browsed, chinese, marks
 from condensery_catalogue.claims_list import Standing, standing, standings
 from condensery_catalogue.fitting import Partners
+from condensery_catalogue.matrix import stored_matrix
 from condensery_catalogue.points import comparable, lanes
 from condensery_catalogue.reproduction import load_reproduction
 from condensery_catalogue.results import stored_results
@@ -21,6 +22,7 @@ from condensery_catalogue.site.answers import answered
 from condensery_catalogue.site.arms import arms_of, best_of, curves, ranking
 from condensery_catalogue.site.result_pages import page_name
 from condensery_catalogue.site.survey import figures, tree
+from condensery_catalogue.site.works_on import works_on
 from condensery_catalogue.wording import answer, claimed, effect, measured, source, subject, word
 
 CELLS = {
@@ -49,10 +51,11 @@ def gather(registry: Registry) -> dict[str, Any]:
 
     partners = _partners(registry)
     plans = [load_reproduction(registry, key) for key in registry.keys("recipes")]
-    arms, terms = arms_of(results, registry), chinese()
+    arms, terms, matrix = arms_of(results, registry), chinese(), stored_matrix(registry)
     for entry in methods:
         own = (arms, entry["key"], entry["card"].get("composed_of") or ())
         entry["curves"], entry["best"] = curves(*own), best_of(*own)
+        entry["works_on"] = works_on(matrix, entry["key"])
         entry["source"] = source_of(registry, entry["key"])
         entry["terms"] = {mark: terms[mark] for mark in marks(entry) if mark in terms}
         entry["plans"] = [plan for plan in plans if plan.card == entry["key"]]

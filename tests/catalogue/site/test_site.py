@@ -21,6 +21,7 @@ from tests.catalogue.site.addresses import promised
 from condensery import Registry
 from condensery.contract import hookimpl
 from condensery.errors import UsageError
+from condensery.files import SEAL
 from condensery.recipe import parse
 from condensery_catalogue.browsing import chinese
 from condensery_catalogue.claims_list import claim_rows
@@ -250,7 +251,7 @@ def test_what_a_stranger_writes_stays_text() -> None:
     evil = "<script>alert(1)</script><img src=//a.b/c>"
     paper = {**CARD["paper"], "title": evil, "authors": evil}
     cited = [{"section": "1", "role": evil, "slip": evil}]
-    site = pages(brought(name=evil, summary=evil, departures=[evil], paper=paper, cited_as=cited))
+    site = pages(brought(name=evil, summary=evil, departures=[evil], pitfalls=[evil], paper=paper, cited_as=cited))
     assert "m/made-up.html" in site
     for path, text in site.items():
         if path.endswith(".html"):
@@ -258,7 +259,9 @@ def test_what_a_stranger_writes_stays_text() -> None:
             assert page.tags.count("script") == {"404.html": 2, "build.html": 4}.get(path, 1), path
             assert "img" not in page.tags, path
     assert "its card doesn't say why" in site["m/made-up.html"]
-    assert site == pages(brought(name=evil, summary=evil, departures=[evil], paper=paper, cited_as=cited))
+    assert site == pages(
+        brought(name=evil, summary=evil, departures=[evil], pitfalls=[evil], paper=paper, cited_as=cited)
+    )
 
 
 def test_prose_holds_no_foreign_elements() -> None:
@@ -336,6 +339,10 @@ def test_all_views_are_there_without_the_script(site: Mapping[str, str], read: M
 
 def test_the_file_with_everything_holds_cards_and_results(site: Mapping[str, str]) -> None:
     whole = json.loads(site["data/catalogue.json"])
-    assert {f"{result['key']}-{result['tier']}": result for result in whole["results"]} == stored()
+    files = stored()
+    assert {f"{result['key']}-{result['tier']}" for result in whole["results"]} == files.keys()
+    for result in whole["results"]:
+        own = files[f"{result['key']}-{result['tier']}"]
+        assert result == {name: value for name, value in own.items() if name != SEAL}
     assert next(m for m in whole["methods"] if m["key"] == "qkd")["card"]["claims"]
     assert site["data/catalogue.bib"].count("@misc{") == len(whole["methods"])
