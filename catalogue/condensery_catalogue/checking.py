@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import inspect
 import os
 import re
 import subprocess
@@ -16,6 +17,7 @@ from typing import Any
 from condensery.contract import Registry, StageManager, build_method, name_plugin, settings_of
 from condensery.errors import CondenseryError, UnknownKey, UsageError
 from condensery.files import package_folder
+from condensery_catalogue.lost_writes import lost_writes
 from condensery_catalogue.metrics import measures
 from condensery_catalogue.publishing import lacks_of, plugin_files
 from condensery_catalogue.reproduction import card_of, load_reproduction
@@ -114,6 +116,7 @@ def faults_of(name: str, registry: Registry) -> Iterator[str]:
             try:
                 target = registry.load(kind, key)
                 if kind == "methods":
+                    yield from lost_writes(Path(inspect.getfile(target)))
                     # A stage refuses a method whose hooks would never be called.
                     card = registry.card(key)
                     StageManager("check", [(key, build_method(key, target, {}, card or {}))])

@@ -17,7 +17,7 @@ from condensery_catalogue.listing import console, open_registry, table
 from condensery_catalogue.points import is_drawn
 from condensery_catalogue.reproduction import card_of, load_reproduction
 from condensery_catalogue.results import publishing_place, recipe_file
-from condensery_catalogue.running import RunOptions, check_device, quiet_libraries, stoppable
+from condensery_catalogue.running import RunOptions, check_device, quiet_libraries, stoppable, waited_for
 from condensery_catalogue.wording import (
     EFFECT,
     answer,
@@ -65,8 +65,9 @@ def reproduce_paper(key: str, tier: str | None, seeds: int | None, options: RunO
     # Every name in the tier is looked up first, so that a wrong one fails before anything trains.
     folder = (options.out or Path("runs") / "reproduce" / key) / tier
     jobs = Jobs(registry, plan, plan.tiers[tier], tier, folder, None if seeds is None else range(seeds))
-    chosen = jobs.ready(card)
-    refuse_missing(jobs.chosen.recipes(key).values(), registry, f"{key}, {tier}")
+    with waited_for("starting"):
+        chosen = jobs.ready(card)
+        refuse_missing(jobs.chosen.recipes(key).values(), registry, f"{key}, {tier}")
 
     place = publishing_place(recipe_file(registry, key), tier, len(jobs.seeds)) if store else None
     with stoppable(folder, "the same command"):

@@ -65,9 +65,9 @@ def large(methods: int) -> tuple[Matrix, list[tuple[str, str]]]:
                         continue
                     if rng.random() < 0.3:
                         why = f"{column} is not applicable: stage '{column}' lacks words ({row} took them away)"
-                        cells.append(Cell(net, kind, (row, column), "refused", reason=why, made=MADE))  # type: ignore[arg-type]
+                        cells.append(Cell(net, kind, (row, column), "refused", reason=why, made=MADE))
                     elif rng.random() < 0.25:
                         line = f"{row}{' -> ' if kind == 'then' else ' + '}{column}"
-                        made = ran("CNN", kind, row, column, after=rng.uniform(60, 95), line=line)  # type: ignore[arg-type]
+                        made = ran("CNN", kind, row, column, after=rng.uniform(60, 95), line=line)
                         cells.append(Cell(**{**vars(made), "net": net}))
     return Matrix(nets, tuple(cells)), [(key, "pruning") for key in keys]
