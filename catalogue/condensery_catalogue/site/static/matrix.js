@@ -237,7 +237,7 @@ function matrix(data, place) {
     close.addEventListener("click", shut);
     const words = { alone: "", then: " then ", with: " with " }[kind];
     const outcome = outcomeOf(td.textContent);
-    panel.append(close, make("h2", `${methods.join(words)} on ${net}`), make("p", means.get(outcome)));
+    panel.append(close, make("h2", `${methods.join(words)} on ${net}`), make("p", `${outcome}: ${means.get(outcome)}`));
     panel.append(make("p", data.nets[net].on, "note"));
 
     const note = td.textContent.match(/^[-x](\d+)/);
