@@ -147,7 +147,7 @@ class Page:
             "nets": nets,
             "made": [[entry.commit[:12], entry.date, entry.cpu, entry.torch] for entry in made],
             "notes": [note for note, _ in self.notes],
-            "means": {SIGNS[outcome]: [outcome, WORDS[outcome]] for outcome in OUTCOMES},
+            "means": [[SIGNS[outcome], outcome, WORDS[outcome]] for outcome in OUTCOMES],
             "cells": cells,
         }
         # Within a script element nothing may end it; this is a file, and stays harmless wherever it is copied.
