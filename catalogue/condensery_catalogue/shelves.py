@@ -64,8 +64,8 @@ def loaded(registry: Registry, kind: str) -> dict[str, Any]:
                 found[key] = registry.load(kind, key)
             except CondenseryError as error:
                 wrong.append(error)
-    for error in wrong:
-        print(f"warning: {error}", file=sys.stderr)
+    for fault in wrong:
+        print(f"warning: {fault}", file=sys.stderr)
     return found
 
 
