@@ -65,9 +65,13 @@ def lacks_of(module: str, methods: Sequence[str], registry: Registry) -> Iterato
         yield from card_lacks(key, registry)
 
     # A package's own folder, or the file of a plugin that is one; a project lies around it, or one further out.
-    file = Path(str(sys.modules[module.partition(".")[0]].__file__))
+    place = sys.modules[module.partition(".")[0]].__file__
+    if place is None:
+        yield f"the package {module} has no __init__.py, so its files aren't looked at"
+        return
+    file = Path(place)
     root = file.parent if file.name == "__init__.py" else file
-    project = next((place for place in list(root.parents)[:2] if (place / "pyproject.toml").is_file()), None)
+    project = next((folder for folder in list(root.parents)[:2] if (folder / "pyproject.toml").is_file()), None)
     if project is not None:
         yield from project_lacks(project)
         yield from test_lacks(project, root, {key: registry.load("methods", key) for key in methods})
@@ -95,13 +99,13 @@ def card_lacks(key: str, registry: Registry) -> Iterator[str]:
     if card.get("status") == "draft":
         yield f"{key}'s card is a draft: its status is tested once tests hold what the paper says"
 
-    plans = {k: e for k, e in registry.entries["recipes"].items() if k == key or e.plugin == _plugin(registry, key)}
-    if key not in plans and not any(load_reproduction(registry, k).card == key for k in plans):
+    # A recipe has its method's key, or another one and the method's card.
+    plugin = registry.entries["methods"][key].plugin
+    own = [name for name, entry in registry.entries["recipes"].items() if entry.plugin == plugin or name == key]
+    plans = [plan for plan in (load_reproduction(registry, name) for name in own) if key in (plan.key, plan.card)]
+    if not plans:
         yield f"{key} has no recipe: condensery reproduce {key} has nothing to run"
-
-
-def _plugin(registry: Registry, key: str) -> str:
-    return registry.entries["methods"][key].plugin
+    yield from (f"reproduction {plan.key!r} has no smoke tier" for plan in plans if "smoke" not in plan.tiers)
 
 
 # ---------------------------------------------------------------- the package around a plugin

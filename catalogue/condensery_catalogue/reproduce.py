@@ -40,6 +40,7 @@ COLUMNS = (
     "non-zero: parameters that aren't zero. file: the artifact, its header included. smaller: how many times smaller "
     "it is than the file of the net that the recipe starts from; - for a net that others are compared with."
 )
+SENT = "sent: bytes of gradients that each worker sends in a step."
 """What stands under the table of arms; the metrics' names are the task's, see condensery tasks."""
 
 
@@ -122,7 +123,7 @@ def print_result(result: Mapping[str, Any]) -> None:
         out.print(EFFECT, explained(c["verdict"]["word"] for c in result["comparisons"] if c["verdict"]), markup=False)
 
     out.print(arms_table(result))
-    out.print(COLUMNS, markup=False, highlight=False)
+    out.print(COLUMNS, *[SENT] * sends(result), markup=False, highlight=False)
     for path, alike in result.get("figure", {}).get("ranks", {}).items():
         words = ", ".join(f"{name} {'-' if value is None else f'{value:.2f}'}" for name, value in alike.items())
         out.print(f"{path} ranks the arms as {result['figure']['y']} does: {words}", markup=False, highlight=False)
@@ -139,12 +140,20 @@ def arms_table(result: Mapping[str, Any]) -> Table:
     counts = {"errors": examples(first)}
     names = [f"{name} of {total:,}" if (total := counts.get(name)) else name for name in first]
 
-    arms = table("arm", *names, "non-zero", "file (bytes)", "smaller", title="After the last epoch, mean ± deviation")
+    sent = ["sent"] if sends(result) else []
+    columns = ("arm", *names, *sent, "non-zero", "file (bytes)", "smaller")
+    arms = table(*columns, title="After the last epoch, mean ± deviation")
     for arm, figures in result["arms"].items():
         gone = collapse(figures)
         said = [spread(figures["quality"][name]) for name in first]
+        said += [f"{statistics.fmean(figures['training']['sent_bytes']):,.0f}" for _ in sent]
         file, rate = (statistics.fmean(v) for v in (figures["storage"]["file"], figures["compression_rate"]))
         smaller = "-" if arm in plain else f"{rate:.2f}x"
         label = f"{arm}, {gone}" if gone else arm
         arms.add_row(*map(Text, (label, *said, counted(figures["nonzeros"]), f"{file:,.0f}", smaller)))
     return arms
+
+
+def sends(result: Mapping[str, Any]) -> bool:
+    """Tell whether the arms' gradients went from worker to worker."""
+    return all(None not in figures["training"].get("sent_bytes", [None]) for figures in result["arms"].values())

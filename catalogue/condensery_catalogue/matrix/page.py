@@ -34,9 +34,9 @@ SAID = {"alone": "alone", "then": "A, then B", "with": "A with B"}
 HOW = """\
 Each method of the catalogue was really run alone on {nets} small nets, and in pairs on those with pairs below: one
 after the other in both orders, and both in one stage. One representative of each cell of the [taxonomy](taxonomy.md),
-the method with the most claims, is paired with all others; of the rest a seed takes a sample. `condensery matrix`
-runs what isn't run yet and goes on where it was stopped, `condensery matrix --store` publishes it, `condensery matrix
---only "CNN: * -> KEY"` runs a part.
+the method with the most claims, runs in all pairs with the others of them; of the rest of the pairs a seed takes a
+sample. `condensery matrix` runs what isn't run yet and goes on where it was stopped, `condensery matrix --store`
+publishes it, `condensery matrix --only "CNN: * -> KEY"` runs a part.
 
 A net is trained once, and every cell on it begins with that net. A stage is two epochs of ten steps of 32 examples,
 with the settings that a method has by itself (a search has shorter ones, as its card's `contract` says). Where a card

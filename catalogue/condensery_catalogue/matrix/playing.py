@@ -124,9 +124,13 @@ class Player:
         """The exit status of a process that has ended; negative, the signal that ended it."""
         return int(self._process.wait())
 
-    def close(self) -> None:
+    def kill(self) -> None:
         """End the process at once."""
         self._process.kill()
+
+    def close(self) -> None:
+        """End the process and take back what it had."""
+        self.kill()
         self._process.communicate()
 
 

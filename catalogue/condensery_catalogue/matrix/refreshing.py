@@ -56,7 +56,6 @@ def refresh_matrix(
     if not cells:
         raise UsageError(f"no cell fits {only!r}; a title is like 'CNN: magnitude -> lsq'")
 
-    folder.mkdir(parents=True, exist_ok=True)
     book = Book(folder / KEPT, made_here())
     begun = len(book.known)
     play_all(cells, book, registry, jobs, until)
@@ -89,6 +88,7 @@ class Book:
     """
 
     def __init__(self, path: Path, made: Mapping[str, Any]) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
         self.path, self.made = path, made
         self.known: Known = {}
         for entry in read_lines(path, "remove it to run all cells again"):

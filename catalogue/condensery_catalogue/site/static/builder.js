@@ -150,7 +150,7 @@ const Builder = (() => {
     braces(stage) {
       this.expect("{", "'{'");
       for (const [name, value] of Object.entries(this.settings("}", ROLES))) {
-        if (!FIELDS.includes(name)) throw new SpellingError(`${this.what}: unknown stage field ${quoted(name)}; known: ${FIELDS.join(", ")}`);
+        if (!FIELDS.includes(name)) throw new SpellingError(`${this.what}: unknown stage field ${quoted(name)}; known: ${[...FIELDS].sort().join(", ")}`);
         if (Object.hasOwn(stage, name) && JSON.stringify(stage[name]) !== JSON.stringify(value)) {
           throw new SpellingError(`${this.what}: one stage has two values of ${name}`);
         }
@@ -525,8 +525,9 @@ const Builder = (() => {
     if (setting.type in types && !right[setting.type] && value !== null) return `must be ${types[setting.type]}, got ${say(value)}`;
     if (!number) return "";
     const bounds = { gt: [">", (a, b) => a > b], ge: [">=", (a, b) => a >= b], lt: ["<", (a, b) => a < b], le: ["<=", (a, b) => a <= b] };
-    const broken = Object.entries(bounds).filter(([word, [, holds]]) => setting[word] !== undefined && !holds(value.toJSON(), setting[word]));
-    return broken.length ? `must be ${broken.map(([word, [sign]]) => `${sign} ${setting[word]}`).join(" and ")}, got ${value.text}` : "";
+    const given = Object.entries(bounds).filter(([word]) => setting[word] !== undefined);
+    if (given.every(([word, [, holds]]) => holds(value.toJSON(), setting[word]))) return "";
+    return `must be ${given.map(([word, [sign]]) => `${sign} ${setting[word]}`).join(" and ")}, got ${value.text}`;
   }
 
   // The settings that a target may choose: those that say how much goes, and were left open.
@@ -535,6 +536,36 @@ const Builder = (() => {
       Object.entries(own(rules.methods, key)?.settings || {})
         .filter(([name, setting]) => setting.amount && own(settings || {}, name) === undefined)
         .map(([name]) => `${key}'s ${name}`)));
+  }
+
+  // ---------------------------------------------------------------- cells of the matrix
+
+  // The pairs of a composition, each once: ["then", a, b] in stages one after the other, ["with", a, b] in one stage;
+  // of a single method ["alone", a].
+  function pairsOf(items) {
+    const stages = [...flat(items)].map((stage) => stage.methods.map((method) => method.key));
+    const found = new Map();
+    const add = (...pair) => found.set(pair.join(" "), pair);
+    stages.forEach((keys, number) => keys.forEach((key, place) => {
+      for (const other of keys.slice(place + 1)) add("with", ...[key, other].sort());
+      for (const later of stages.slice(number + 1).flat()) add("then", key, later);
+    }));
+    const all = stages.flat();
+    if (all.length === 1) add("alone", all[0]);
+    return [...found.values()];
+  }
+
+  // What a pair came to on each net: {net: outcome}, without those that weren't run.
+  function outcomes([kind, ...methods], rules) {
+    const keys = Object.keys(rules.methods);
+    const places = methods.map((key) => keys.indexOf(key));
+    const found = Object.create(null);
+    for (const [net, kinds] of Object.entries(rules.cells)) {
+      const row = kinds[kind]?.[kind === "alone" ? 0 : places[0]];
+      const outcome = rules.outcomes[row?.[places.at(-1)] || "."];
+      if (outcome !== rules.outcomes["."]) found[net] = outcome;
+    }
+    return found;
   }
 
   // ---------------------------------------------------------------- other orders
@@ -623,6 +654,6 @@ const Builder = (() => {
 
   return {
     FIELDS, ROLES, ROLE_WORDS, Numeral, SpellingError, parse, parseSpec, parseValue, spell, say, nameOf, namesOf, flat, listOf,
-    wordsOf, hasTeacher, start, facts, enter, legal, problems, amounts, orders, command, python, recipe, own,
+    wordsOf, hasTeacher, start, facts, enter, legal, problems, amounts, pairsOf, outcomes, orders, command, python, recipe, own,
   };
 })();
