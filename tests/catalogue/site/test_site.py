@@ -251,7 +251,15 @@ def test_what_a_stranger_writes_stays_text() -> None:
     evil = "<script>alert(1)</script><img src=//a.b/c>"
     paper = {**CARD["paper"], "title": evil, "authors": evil}
     cited = [{"section": "1", "role": evil, "slip": evil}]
-    site = pages(brought(name=evil, summary=evil, departures=[evil], pitfalls=[evil], paper=paper, cited_as=cited))
+    written = {
+        "name": evil,
+        "summary": evil,
+        "departures": [evil],
+        "pitfalls": [evil],
+        "paper": paper,
+        "cited_as": cited,
+    }
+    site = pages(brought(**written))
     assert "m/made-up.html" in site
     for path, text in site.items():
         if path.endswith(".html"):
