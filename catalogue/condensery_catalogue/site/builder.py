@@ -15,12 +15,15 @@ from condensery.errors import CondenseryError
 from condensery.nets import BATCH_NORMS, build_unfilled, is_attention
 from condensery.recipe import ModelSpec, TaskSpec, flat, format_stages, parse_recipe
 from condensery.tasks import Task, TaskFacts, build_task
+from condensery_catalogue.matrix import KINDS, Kind, Matrix, stored_matrix
 from condensery_catalogue.running import training_of
 from condensery_catalogue.site.result_pages import page_name
 from condensery_catalogue.wording import spread
 
 LIMITS = ("type", "default", "choices", "gt", "ge", "lt", "le", "amount")
 """What the page has to know of a setting: what may be typed, and whether a target may set it."""
+LETTERS: dict[str, str] = {"w": "works", "h": "worse", "r": "refused", "f": "fails", ".": "not run"}
+"""What stands for the outcome of a cell of the matrix, since there are some ten thousand of them."""
 MOST = 200
 """Choices of settings that are looked at for one method."""
 
@@ -41,6 +44,8 @@ def rules(registry: Registry, results: Sequence[Mapping[str, Any]]) -> dict[str,
         "models": {key: model_rules(key, facts, registry) for key in registry.keys("models")},
         "tasks": {key: task_rules(task) for key, task in tasks.items()},
         "known": [arm for result in results for arm in known_arms(result)],
+        "cells": cell_rules(stored_matrix(registry), registry.keys("methods")),
+        "outcomes": LETTERS,
     }
 
 
@@ -190,3 +195,23 @@ def known_arms(result: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             line = ""  # One line can't say it all; its page has the recipe.
         on = {"model": recipe["model"]["key"], "task": recipe["task"]["key"]}
         yield {"page": page_name(result), "arm": arm, "methods": methods, "line": line, "figures": named, **on}
+
+
+def cell_rules(matrix: Matrix, keys: Sequence[str]) -> dict[str, dict[str, list[str]]]:
+    """Return what the cells of the matrix came to, by net and kind: a letter for each method, or a row for each first.
+
+    :param keys: of the methods, in the order of rows and of letters.
+    """
+    letters = {outcome: letter for letter, outcome in LETTERS.items()}
+
+    def row(net: str, kind: Kind, *first: str) -> str:
+        return "".join(letters[matrix.cell(net, kind, *first, key).outcome] for key in keys)
+
+    return {
+        net: {
+            kind: [row(net, kind)] if kind == "alone" else [row(net, kind, first) for first in keys]
+            for kind in KINDS
+            if matrix.some(net, kind)
+        }
+        for net in matrix.nets
+    }

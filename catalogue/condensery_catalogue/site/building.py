@@ -23,17 +23,19 @@ from condensery_catalogue.drawing import draw
 from condensery_catalogue.generated import write_text
 from condensery_catalogue.listing import open_registry
 from condensery_catalogue.points import comparable, lanes
+from condensery_catalogue.reproduction import load_reproduction
 from condensery_catalogue.results import commit, commit_date
 from condensery_catalogue.showing import setting_words
 from condensery_catalogue.site.builder import as_files, rules
 from condensery_catalogue.site.formulas import mathml
 from condensery_catalogue.site.gathering import bibtex, gather
+from condensery_catalogue.site.matrix_page import Page
 from condensery_catalogue.site.prose import guide, hooks, html, inline
 from condensery_catalogue.site.result_pages import WORDS, index, page_name, recipes, sections
 from condensery_catalogue.site.svg import curve, dumbbell
 from condensery_catalogue.wording import DOUBT, EFFECT, EXPLAINED, VERDICTS, heading, spread
 
-STATIC = ("site.css", "site.js", "builder.css", "builder.js", "builder_page.js")
+STATIC = ("site.css", "site.js", "builder.css", "builder.js", "builder_page.js", "matrix.css", "matrix.js")
 STATES = {
     "covered": "with a method that runs",
     "card only": "with a card, but no method",
@@ -72,6 +74,7 @@ def pages(registry: Registry) -> dict[str, str]:
     for result in shown["results"]:
         said = {title: html(text) for title, text in sections(result).items()}
         drawn = {"picture": picture(result), "heading": heading(result), "recipes": recipes(result)}
+        drawn["notes"] = load_reproduction(registry, result["key"]).notes
         write.page(f"r/{page_name(result)}.html", "result.html", result=result, sections=said, **drawn)
 
     prose = guide()
@@ -93,12 +96,15 @@ def pages(registry: Registry) -> dict[str, str]:
     known = rules(registry, shown["results"])
     write.page("build.html", "build.html", rules=known)
 
+    matrix = Page.of(registry)
+    write.page("matrix.html", "matrix.html", page=matrix)
+
     methods = [{name: entry[name] for name in DATA} for entry in shown["methods"]]
     whole = {"methods": methods, "results": shown["results"]}
     data = json.dumps(whole, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
     static = {name: (Path(__file__).parent / "static" / name).read_text(encoding="utf-8") for name in STATIC}
     papers = "\n\n".join(bibtex(entry["paper"], entry["key"]) for entry in shown["methods"] if entry["paper"])
-    own = {"data/catalogue.json": data + "\n", "data/catalogue.bib": papers + "\n"}
+    own = {"data/matrix.js": matrix.data, "data/catalogue.json": data + "\n", "data/catalogue.bib": papers + "\n"}
     return {**write.written, **as_files(known), **own, **static}
 
 

@@ -538,6 +538,36 @@ const Builder = (() => {
         .map(([name]) => `${key}'s ${name}`)));
   }
 
+  // ---------------------------------------------------------------- cells of the matrix
+
+  // The pairs of a composition, each once: ["then", a, b] in stages one after the other, ["with", a, b] in one stage;
+  // of a single method ["alone", a].
+  function pairsOf(items) {
+    const stages = [...flat(items)].map((stage) => stage.methods.map((method) => method.key));
+    const found = new Map();
+    const add = (...pair) => found.set(pair.join(" "), pair);
+    stages.forEach((keys, number) => keys.forEach((key, place) => {
+      for (const other of keys.slice(place + 1)) add("with", ...[key, other].sort());
+      for (const later of stages.slice(number + 1).flat()) add("then", key, later);
+    }));
+    const all = stages.flat();
+    if (all.length === 1) add("alone", all[0]);
+    return [...found.values()];
+  }
+
+  // What a pair came to on each net: {net: outcome}, without those that weren't run.
+  function outcomes([kind, ...methods], rules) {
+    const keys = Object.keys(rules.methods);
+    const places = methods.map((key) => keys.indexOf(key));
+    const found = Object.create(null);
+    for (const [net, kinds] of Object.entries(rules.cells)) {
+      const row = kinds[kind]?.[kind === "alone" ? 0 : places[0]];
+      const outcome = rules.outcomes[row?.[places.at(-1)] || "."];
+      if (outcome !== rules.outcomes["."]) found[net] = outcome;
+    }
+    return found;
+  }
+
   // ---------------------------------------------------------------- other orders
 
   // The compositions of the same stages in other orders, and of all of them at once; names and roles stay with them.
@@ -624,6 +654,6 @@ const Builder = (() => {
 
   return {
     FIELDS, ROLES, ROLE_WORDS, Numeral, SpellingError, parse, parseSpec, parseValue, spell, say, nameOf, namesOf, flat, listOf,
-    wordsOf, hasTeacher, start, facts, enter, legal, problems, amounts, orders, command, python, recipe, own,
+    wordsOf, hasTeacher, start, facts, enter, legal, problems, amounts, pairsOf, outcomes, orders, command, python, recipe, own,
   };
 })();

@@ -457,11 +457,27 @@ function build(rules) {
     const told = lines.map((line) => {
       const all = Builder.parse(line);
       const wrong = Builder.problems(all, rules, nearest)[0]?.text || judged(all).refused?.text;
-      return { line, wrong };
+      return { line, wrong, ...counted(all) };
     }).sort((a, b) => Boolean(a.wrong) - Boolean(b.wrong));
     at("orders").hidden = !told.length;
-    at("orders").querySelector("ul").replaceChildren(...told.map(({ line, wrong }) =>
-      node("li", {}, link(line), wrong ? node("span", { className: "refused" }, ` ✕ ${wrong}`) : node("span", { className: "may" }, " ✓ legal"))));
+    at("orders").querySelector("ul").replaceChildren(...told.map(({ line, wrong, run, work }) =>
+      node("li", {}, link(line), wrong ? node("span", { className: "refused" }, ` ✕ ${wrong}`) : node("span", { className: "may" }, " ✓ legal"),
+        run ? `, ${work} of ${run} cells of its pairs work` : "")));
+  }
+
+  // How many cells of the matrix its pairs have, and how many of them work.
+  function counted(all) {
+    const found = Builder.pairsOf(all).flatMap((pair) => Object.values(Builder.outcomes(pair, rules)));
+    return { run: found.length, work: found.filter((outcome) => outcome === "works").length };
+  }
+
+  // The cells of the matrix of one pair, each with a link to it.
+  function drawPair(pair) {
+    const [kind, ...methods] = pair;
+    return Object.entries(Builder.outcomes(pair, rules)).map(([net, outcome]) => {
+      const cell = `${net}:${methods.join({ then: "..", with: "+" }[kind])}`;
+      return node("li", {}, node("a", { href: `matrix.html?cell=${encodeURIComponent(cell)}` }, `${methods.join(` ${kind} `)} on ${net}`), `: ${outcome}`);
+    });
   }
 
   function link(line) {
@@ -484,6 +500,11 @@ function build(rules) {
     at("known").hidden = !items.length;
     const list = drawn.map(({ arm, rank }) => node("li", {}, `${rank}: `, node("a", { href: `r/${arm.page}.html` }, `${arm.page}, ${arm.arm}`),
       ` on ${arm.model}, ${arm.task}: ${arm.figures.join(", ")}. `, arm.line && arm.line !== state.c ? link(arm.line) : ""));
+    const cells = Builder.pairsOf(items).flatMap(drawPair);
+    const { run, work } = counted(items);
+    at("cells").replaceChildren(...cells);
+    at("celled-whole").hidden = !run;
+    at("celled").textContent = `in the matrix ${work} of ${run} cells work: each pair on each net where it was tried`;
     at("known").querySelector("ul").replaceChildren(...(list.length ? list : [node("li", {}, "no stored result of these methods")]));
   }
 

@@ -270,7 +270,7 @@ function browse() {
   // An anchor from elsewhere leads to a view, as it does without this script.
   if (views.has(location.hash.slice(1)) && !state.view) state.view = location.hash.slice(1);
   addEventListener("popstate", () => { state = read(); show(); });
-  keys(document.getElementById("tools"), search, () => ordered().map((row) => row.element).filter((row) => !row.hidden));
+  keys(document.getElementById("tools"), search);
 
   // -------------------------------------------------------------- the view to take along
 
@@ -287,14 +287,6 @@ function browse() {
     const cell = (value) => `"${String([value ?? ""].flat().join("; ")).replaceAll('"', '""')}"`;
     return [columns, ...view().map((row) => columns.map((column) => row[column]))]
       .map((cells) => cells.map(cell).join(",")).join("\r\n") + "\r\n";
-  }
-
-  function save(name, type, text) {
-    const link = document.createElement("a");
-    link.href = URL.createObjectURL(new Blob([text], { type }));
-    link.download = name;
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), 1000);
   }
 
   document.getElementById("link").addEventListener("click", (event) => copy(event.target, location.href));
@@ -406,13 +398,15 @@ function compare(most) {
 
 // ---------------------------------------------------------------- keys
 
-// j and k move through the rows that are seen. Enter needs nothing of ours: what has the focus is a link.
-function keys(place, search, seen) {
+// j and k move through the rows that are seen, whichever view they are in. Enter needs nothing of ours: what has the
+// focus is a link.
+function keys(place, search) {
+  const row = "tr[data-key], [data-row]";
   const move = (by) => {
-    const rows = seen();
-    const at = rows.indexOf(document.activeElement.closest("tr"));
+    const rows = [...document.querySelectorAll(row)].filter((one) => one.checkVisibility());
+    const at = rows.indexOf(document.activeElement.closest(row));
     const next = rows[at < 0 ? 0 : Math.min(Math.max(at + by, 0), rows.length - 1)];
-    next?.querySelector("th a").focus();
+    next?.querySelector("a").focus();
   };
   const known = {
     "/": ["search", () => search.focus()],
@@ -458,6 +452,16 @@ function helpOf(known) {
   dialog.append(list, form);
   document.body.append(dialog);
   return dialog;
+}
+
+// ---------------------------------------------------------------- files to take along
+
+function save(name, type, text) {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob([text], { type }));
+  link.download = name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 1000);
 }
 
 // ---------------------------------------------------------------- words
