@@ -267,9 +267,7 @@ def test_what_a_stranger_writes_stays_text() -> None:
             assert page.tags.count("script") == {"404.html": 2, "build.html": 4}.get(path, 1), path
             assert "img" not in page.tags, path
     assert "its card doesn't say why" in site["m/made-up.html"]
-    assert site == pages(
-        brought(name=evil, summary=evil, departures=[evil], pitfalls=[evil], paper=paper, cited_as=cited)
-    )
+    assert site == pages(brought(**written))
 
 
 def test_prose_holds_no_foreign_elements() -> None:
