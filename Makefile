@@ -79,7 +79,7 @@ tour: .venv/installed
 	$(BIN)/python -m condensery_catalogue.tour
 
 # Each figure beside what it is compared with, in runs/bench-*.json too: about a minute or two a script.
-BENCHMARKS := run desk memory codecs artifacts quantized zoo suite listing distilling
+BENCHMARKS := run desk memory codecs artifacts quantized zoo suite starting listing distilling
 
 bench: .venv/installed
 	@for name in $(BENCHMARKS); do $(BIN)/python tests/benchmarks/$$name.py || exit 1; done

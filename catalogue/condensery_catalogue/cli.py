@@ -50,7 +50,10 @@ def only_where_it_may(
 @app.command()
 def demo(out: Annotated[Path, typer.Option(help="Folder for what comes out.")] = Path("runs", "demo")) -> None:
     """Show what this is in a minute: a CNN and a ViT made smaller, on data that come with it."""
-    from condensery_catalogue.demo import show_demo
+    from condensery_catalogue.running import waited_for
+
+    with waited_for("starting"):
+        from condensery_catalogue.demo import show_demo
 
     show_demo(out)
 
@@ -283,16 +286,18 @@ def reproduce(
     json: Json = False,
 ) -> None:
     """Reproduce a paper: its claim beside the figure measured here."""
-    from condensery_catalogue.running import RunOptions
+    from condensery_catalogue.running import RunOptions, waited_for
 
     if pending:
-        from condensery_catalogue.pending import run_pending
+        with waited_for("starting"):
+            from condensery_catalogue.pending import run_pending
 
         run_pending([tier] if tier else (), budget, jobs, out, device, key or ())
         return
     if len(key or ()) != 1 or budget is not None or jobs != 1:
         raise UsageError("say one reproduction; --budget, --jobs and several or no keys go with --pending")
-    from condensery_catalogue.reproduce import reproduce_paper
+    with waited_for("starting"):
+        from condensery_catalogue.reproduce import reproduce_paper
 
     options = RunOptions(device=device, out=out, as_json=json)
     reproduce_paper((key or [""])[0], tier, seeds, options, store=store)

@@ -74,7 +74,8 @@ def run_composition(composition: str, model: str | None, task: str, epochs: int 
     stages = parse(composition)
     registry = open_registry()
     task_data = parse_model(task)
-    cls = registry.load("tasks", task_data["key"])
+    with waited_for("starting"):
+        cls = registry.load("tasks", task_data["key"])
     data = {
         "model": parse_model(model) if model else {"key": cls.default_model},
         "task": task_data,

@@ -18,6 +18,7 @@ from condensery.errors import CondenseryError, UnknownKey, UsageError
 from condensery.files import cache_dir
 from condensery_catalogue.inputs import published, recipes_weights
 from condensery_catalogue.listing import console, open_registry, table
+from condensery_catalogue.running import waited_for
 
 KINDS = {
     "nets": "nets that were trained before a recipe's first stage",
@@ -56,12 +57,15 @@ def first_line(thing: Any) -> str:
 
 def loaded(registry: Registry, kind: str) -> dict[str, Any]:
     """Return all that is offered of one kind, without what can't be imported, which is said on stderr."""
-    found = {}
-    for key in registry.keys(kind):
-        try:
-            found[key] = registry.load(kind, key)
-        except CondenseryError as error:
-            print(f"warning: {error}", file=sys.stderr)
+    found, wrong = {}, []
+    with waited_for(f"loading {kind}"):
+        for key in registry.keys(kind):
+            try:
+                found[key] = registry.load(kind, key)
+            except CondenseryError as error:
+                wrong.append(error)
+    for fault in wrong:
+        print(f"warning: {fault}", file=sys.stderr)
     return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -167,18 +167,62 @@ def ranked(arms: Sequence[Arm]) -> dict[tuple[str, str], list[Arm]]:
     for arm in arms:
         places.setdefault(arm.place, []).append(arm)
     return {
-        place: sorted(members, key=lambda arm: (bool(arm.methods), _sign(arm) * arm.quality["mean"], arm.name))
+        place: sorted(members, key=lambda arm: (bool(arm.methods), _worse(arm), arm.name))
         for place, members in sorted(places.items())
         if any(arm.methods for arm in members)
     }
 
 
-def _sign(arm: Arm) -> int:
-    return -1 if arm.higher else 1
+def ranking(arms: Sequence[Arm], simulated: Collection[str]) -> list[dict[str, Any]]:
+    """Return the tables of the best: each arm with its rank, how it stands against the first row, and its marks.
+
+    :param simulated: keys of the methods that hold weights or activations at few levels in floats.
+    """
+    return [
+        {"net": net, "tier": tier, "rows": _rows(members, simulated)} for (net, tier), members in ranked(arms).items()
+    ]
 
 
-def apart(one: Summary, other: Summary) -> bool | None:
-    """Tell whether two figures differ beyond noise: mean +- deviation don't overlap. Of one seed nothing is known."""
-    if one["std"] is None or other["std"] is None:
-        return None
-    return bool(abs(one["mean"] - other["mean"]) > one["std"] + other["std"])
+def _rows(members: Sequence[Arm], simulated: Collection[str]) -> list[dict[str, Any]]:
+    first = members[0]
+    rows, rank = [], 0
+    for arm in members:
+        rank += bool(arm.methods)
+        marks = {
+            "simulated": bool(set(arm.methods) & set(simulated)),
+            "1 seed": arm.seeds == 1,
+            arm.collapsed: bool(arm.collapsed),
+        }
+        rows.append(
+            {
+                "arm": arm,
+                "rank": rank if arm.methods else None,
+                "against": "-" if arm is first else against(arm, first),
+                "marks": [mark for mark, holds in marks.items() if holds],
+            }
+        )
+    return rows
+
+
+def best_of(arms: Sequence[Arm], key: str, parts: Sequence[str] = ()) -> list[Arm]:
+    """Return the best arm of a method on each net in each tier; see :func:`curves`."""
+    found: dict[tuple[str, str], Arm] = {}
+    for arm in sorted(arms, key=lambda arm: (arm.place, _worse(arm), arm.name)):
+        if _uses(arm, key, parts):
+            found.setdefault(arm.place, arm)
+    return list(found.values())
+
+
+def against(arm: Arm, other: Arm) -> str:
+    """Return in words how an arm's quality stands to another's: beyond noise where mean +- deviation don't meet."""
+    one, two = arm.quality, other.quality
+    if one["std"] is None or two["std"] is None:
+        return "unknown"
+    if abs(one["mean"] - two["mean"]) <= one["std"] + two["std"]:
+        return "within noise"
+    return "better" if _worse(arm) < _worse(other) else "worse"
+
+
+def _worse(arm: Arm) -> float:
+    """Return a number that is larger for a worse arm."""
+    return -float(arm.quality["mean"]) if arm.higher else float(arm.quality["mean"])

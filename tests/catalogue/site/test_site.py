@@ -21,6 +21,7 @@ from tests.catalogue.site.addresses import promised
 from condensery import Registry
 from condensery.contract import hookimpl
 from condensery.errors import UsageError
+from condensery.files import SEAL
 from condensery.recipe import parse
 from condensery_catalogue.browsing import chinese
 from condensery_catalogue.claims_list import claim_rows
@@ -117,6 +118,7 @@ def test_figures_are_those_of_the_stored_results(read: Mapping[str, Read]) -> No
 def test_each_link_and_anchor_leads_somewhere(site: Mapping[str, str], read: Mapping[str, Read]) -> None:
     words = {(box["name"], box["value"]) for box in _boxes(site["index.html"])}
     assert ("family", "pruning") in words
+    keys = {row["key"] for row in rows(own_registry())}
     links = 0
     for path, page in read.items():
         assert len(set(page.ids)) == len(page.ids), path
@@ -129,12 +131,13 @@ def test_each_link_and_anchor_leads_somewhere(site: Mapping[str, str], read: Map
             target = posixpath.normpath(posixpath.join(posixpath.dirname(path), parts.path)) if parts.path else path
             assert target in site, (path, address)
             assert not parts.fragment or unquote(parts.fragment) in read[target].ids, (path, address)
-            if target == "build.html" and parts.query:
-                [(name, line)] = parse_qsl(parts.query)
-                assert name == "c"
-                assert parse(line), (path, address)
+            asked = parse_qsl(parts.query)
+            if target == "compare.html":
+                assert {key for _, chosen in asked for key in chosen.split(",")} <= keys, (path, address)
+            elif target == "build.html":
+                assert all(name == "c" and parse(line) for name, line in asked), (path, address)
             else:
-                assert set(parse_qsl(parts.query)) <= words, (path, address)
+                assert set(asked) <= words, (path, address)
     assert links > 1000
 
 
@@ -248,7 +251,7 @@ def test_what_a_stranger_writes_stays_text() -> None:
     evil = "<script>alert(1)</script><img src=//a.b/c>"
     paper = {**CARD["paper"], "title": evil, "authors": evil}
     cited = [{"section": "1", "role": evil, "slip": evil}]
-    site = pages(brought(name=evil, summary=evil, departures=[evil], paper=paper, cited_as=cited))
+    site = pages(brought(name=evil, summary=evil, departures=[evil], pitfalls=[evil], paper=paper, cited_as=cited))
     assert "m/made-up.html" in site
     for path, text in site.items():
         if path.endswith(".html"):
@@ -256,7 +259,9 @@ def test_what_a_stranger_writes_stays_text() -> None:
             assert page.tags.count("script") == {"404.html": 2, "build.html": 4}.get(path, 1), path
             assert "img" not in page.tags, path
     assert "its card doesn't say why" in site["m/made-up.html"]
-    assert site == pages(brought(name=evil, summary=evil, departures=[evil], paper=paper, cited_as=cited))
+    assert site == pages(
+        brought(name=evil, summary=evil, departures=[evil], pitfalls=[evil], paper=paper, cited_as=cited)
+    )
 
 
 def test_prose_holds_no_foreign_elements() -> None:
@@ -302,3 +307,42 @@ def test_it_is_served_to_this_machine_alone(
     serve(tmp_path / "site", 0)
     assert said == [b"Hello"]
     assert "http://127.0.0.1:" in capsys.readouterr().out
+
+
+def test_rows_of_results_and_of_the_best_hold_the_stored_figures(read: Mapping[str, Read]) -> None:
+    results = stored()
+    answers = [cell for cell in read["results.html"].data if "data-v" in cell]
+    assert len(answers) == sum(bool(c["verdict"]) for result in results.values() for c in result["comparisons"])
+    for cell in answers:
+        means = [
+            comparison["measured"]["mean"]
+            for comparison in results[cell["data-page"]]["comparisons"]
+            if comparison["claim"]["id"] == cell["data-claim"]
+        ]
+        assert float(cell["data-v"]) in means, cell
+
+    ranked = [cell for cell in read["best.html"].data if cell.get("class") == "figure"]
+    assert len(ranked) >= 40
+    for cell in ranked:
+        arm = results[cell["data-page"]]["arms"][cell["data-arm"]]
+        assert float(cell["data-v"]) == arm["quality"][cell["data-metric"]]["mean"], cell
+
+
+def test_all_views_are_there_without_the_script(site: Mapping[str, str], read: Mapping[str, Read]) -> None:
+    keys = {row["data-key"] for row in read["index.html"].data if row["tag"] == "tr"}
+    tree = site["index.html"].split('<section id="tree"')[1].split("</section>")[0]
+    assert {row["data-row"] for row in Read(tree).data if "data-row" in row} == keys
+    assert 'href="build.html?c=magnitude%20-%3E%20hinton-kd%7Bteacher%3Doriginal%7D"' in site["figures.html"]
+    assert {row["data-key"] for row in read["compare.html"].data if "data-key" in row} == keys
+    assert " hidden" not in tree
+
+
+def test_the_file_with_everything_holds_cards_and_results(site: Mapping[str, str]) -> None:
+    whole = json.loads(site["data/catalogue.json"])
+    files = stored()
+    assert {f"{result['key']}-{result['tier']}" for result in whole["results"]} == files.keys()
+    for result in whole["results"]:
+        own = files[f"{result['key']}-{result['tier']}"]
+        assert result == {name: value for name, value in own.items() if name != SEAL}
+    assert next(m for m in whole["methods"] if m["key"] == "qkd")["card"]["claims"]
+    assert site["data/catalogue.bib"].count("@misc{") == len(whole["methods"])

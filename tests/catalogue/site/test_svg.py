@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 
 from condensery_catalogue.listing import own_registry
 from condensery_catalogue.points import Lane
-from condensery_catalogue.site.arms import arms_of, curves, ranked
+from condensery_catalogue.site.arms import Arm, arms_of, curves, ranked
 from condensery_catalogue.site.svg import Axis, Curve, Dot, curve, dumbbell
 
 
@@ -43,47 +44,55 @@ def test_names_that_would_meet_are_left_out() -> None:
     assert "<b>" not in drawn
 
 
-RESULT = {
-    "key": "r",
-    "tier": "desk",
-    "card": "c",
-    "seeds": [0, 1],
-    "arms": {
-        name: {
-            "quality": {"loss": summary(1), "accuracy": summary(100 - error, 0.1)},
-            "compression_rate": [rate, rate, None],
-            "storage": {"file": [10, 20]},
-        }
-        for name, error, rate in (("dense", 1, 1), ("good", 2, 4), ("bad", 3, 4), ("both", 2.5, 8))
-    },
-    "recipes": {
-        name: {"model": {"key": "m", "hidden": [8, 4], "weights": "w"}, "task": {"key": "digits"}, "stages": stages}
-        for name, stages in (
-            ("dense", [{"epochs": 1}]),
-            ("good", [{"methods": [{"key": "a"}]}]),
-            ("bad", [{"rounds": 2, "stages": [{"methods": [{"key": "b"}, {"key": "b"}]}]}]),
-            ("both", [{"methods": [{"key": "a"}]}, {"methods": [{"key": "b"}]}]),
-        )
-    },
-}
+def result(spread: float | None = 0.1) -> dict[str, Any]:
+    """Return a made-up result: a dense net and three arms, by which methods act in them."""
+    made = {
+        "dense": (99, 1, [{"epochs": 1}]),
+        "good": (98, 4, [{"methods": [{"key": "a"}]}]),
+        "bad": (97, 4, [{"rounds": 2, "stages": [{"methods": [{"key": "b"}, {"key": "b"}]}]}]),
+        "both": (97.5, 8, [{"methods": [{"key": "a"}]}, {"methods": [{"key": "b"}]}]),
+    }
+    model, task = {"key": "m", "hidden": [8, 4], "weights": "w"}, {"key": "digits"}
+    return {
+        "key": "r",
+        "tier": "desk",
+        "card": "c",
+        "seeds": [0, 1],
+        "arms": {
+            name: {
+                "quality": {"loss": summary(1), "accuracy": summary(accuracy, spread)},
+                "compression_rate": [rate, rate, None],
+                "storage": {"file": [10, 20]},
+            }
+            for name, (accuracy, rate, _) in made.items()
+        },
+        "recipes": {name: {"model": model, "task": task, "stages": stages} for name, (*_, stages) in made.items()},
+    }
+
+
+RESULT = result()
+
+
+def arms(spread: float | None = 0.1) -> list[Arm]:
+    return arms_of([result(spread)], own_registry())
 
 
 def test_arms_are_ranked_on_one_net_behind_the_one_that_nothing_compresses() -> None:
-    arms = arms_of([RESULT], own_registry())
-    assert [arm.methods for arm in arms] == [(), ("a",), ("b",), ("a", "b")]
-    ((place, found),) = ranked(arms).items()
+    every = arms()
+    assert [arm.methods for arm in every] == [(), ("a",), ("b",), ("a", "b")]
+    ((place, found),) = ranked(every).items()
     assert place == ("m (hidden 8-4) on digits", "desk")
     assert [arm.name for arm in found] == ["dense", "good", "both", "bad"]
     assert (found[1].metric, found[1].quality["mean"], found[1].bytes) == ("accuracy", 98, 15)
-    assert ranked([arm for arm in arms if not arm.methods]) == {}
+    assert ranked([arm for arm in every if not arm.methods]) == {}
 
 
 def test_a_curve_is_of_the_results_in_which_a_method_acts() -> None:
-    arms = arms_of([RESULT], own_registry())
-    (shown,) = curves(arms, "a")
+    every = arms()
+    (shown,) = curves(every, "a")
     assert {dot.name: dot.own for dot in shown.dots} == {"good": True, "bad": False, "both": True}
     assert shown.lines.keys() == {"dense"}
     assert shown.dots[0].x["mean"] == 4
-    assert [dot.name for dot in curves(arms, "c", ["a", "b"])[0].dots if dot.own] == ["both"]
-    assert curves(arms, "other", ["a", "b"]) == []
-    assert curves(arms, "z") == []
+    assert [dot.name for dot in curves(every, "c", ["a", "b"])[0].dots if dot.own] == ["both"]
+    assert curves(every, "other", ["a", "b"]) == []
+    assert curves(every, "z") == []

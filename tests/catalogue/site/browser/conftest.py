@@ -116,7 +116,7 @@ class Visits:
         """
         home = self.places[place]
         page = self.browser.new_context(base_url=home, **options).new_page()
-        page.set_default_timeout(20_000)
+        page.set_default_timeout(90_000)
         page.on("console", lambda said: self.faults.append(f"{page.url}: console: {said.text}"))
         page.on("pageerror", lambda error: self.faults.append(f"{page.url}: error: {error}"))
         page.on("request", lambda request: self._asked(page, home, request))

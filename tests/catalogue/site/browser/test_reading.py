@@ -46,7 +46,8 @@ def violations(page: Page, rules: str = "") -> list[tuple[str, str, str]]:
     from axe_playwright_python.sync_playwright import Axe
 
     only = {"runOnly": {"type": "rule", "values": [rules]}} if rules else {}
-    found = Axe().run(page, options={"resultTypes": ["violations"], **only}).response["violations"]
+    options = {"resultTypes": ["violations"], "preload": False, **only}
+    found = Axe().run(page, options=options).response["violations"]
     return [(rule["id"], node["html"][:200], node["failureSummary"]) for rule in found for node in rule["nodes"]]
 
 
