@@ -198,6 +198,7 @@ def test_what_is_known_of_the_same_methods_is_linked(page: Page) -> None:
 def test_a_methods_page_leads_here_with_its_line(page: Page) -> None:
     page.goto("m/qkd.html")
     page.get_by_role("link", name="Open it in the builder").click()
+    page.locator("#stages > .stage").nth(2).wait_for()
     assert page.locator("#stages > .stage").count() == 3
     assert page.inner_text("#verdict").startswith("✓ legal: yes")
 
