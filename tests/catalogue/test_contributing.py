@@ -155,7 +155,7 @@ def test_a_paper_in_eight_steps(tree: Path) -> None:
         said = run(filled(command, key, "pruning"), tree, tree)
         print(f"{worked() - began:6.0f} s  {command}")
         if SUITE in command:
-            assert re.search(r"^\d+ passed", said, flags=re.MULTILINE), said
+            assert re.search(r" \d+ passed", said), said
             assert worked() - began < 60 * MINUTES
 
     assert (tree / "reproductions" / "condensery_reproductions" / key / "desk.json").is_file()
