@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 FOLDER = Path("catalogue", "docs", "pictures")
 SHOTS = {
-    "browse": "index.html?family=joint",
+    "browse": "index.html?sort=-year",
     "method": "m/qkd.html",
     "builder": "build.html?c=magnitude(sparsity%3D0.8)+-%3E+lsq+%2B+hinton-kd{teacher%3Doriginal}",
     "matrix": "matrix.html",
