@@ -346,7 +346,7 @@ function compare(most) {
 
     beside.hidden = !known.length;
     document.getElementById("every").hidden = Boolean(known.length);
-    beside.replaceChildren(table(known));
+    beside.replaceChildren(...(known.length ? [table(known)] : []));
   }
 
   // The cells of the whole table, turned: a row for each thing that is said, a column for each method.
