@@ -159,9 +159,7 @@ def test_a_table_of_arms_explains_itself(capsys: pytest.CaptureFixture[str], mon
         assert f"{column}: " in out
 
 
-def test_a_table_of_arms_says_what_was_sent(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_table_says_what_was_sent(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Where all arms' workers sent gradients each has the mean of its seeds; where none did there is no column."""
     monkeypatch.setenv("COLUMNS", "200")
     made = plan(compare=[])
