@@ -173,6 +173,12 @@ def test_nothing_is_asked_of_another_place(site: Mapping[str, str], read: Mappin
         assert not [word for word in asking if word in site[path]], path
 
 
+def test_each_page_keeps_its_rows_words_whole(read: Mapping[str, Read]) -> None:
+    rows = {path: [row["data-facets"] for row in page.data if "data-facets" in row] for path, page in read.items()}
+    assert {"index.html", "build.html", "results.html"} <= {path for path, found in rows.items() if found}
+    assert all(json.loads(words) for found in rows.values() for words in found)
+
+
 def test_it_is_small(site: Mapping[str, str]) -> None:
     sizes = {path: len(text.encode()) for path, text in site.items()}
     assert sum(sizes.values()) < WHOLE
