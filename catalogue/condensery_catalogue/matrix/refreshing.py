@@ -219,9 +219,13 @@ def matrix_of(known: Known, registry: Registry) -> Matrix:
 
 
 def _facts(net: str, known: Known, registry: Registry) -> NetFacts:
-    ran = next((entry for entry in known.values() if entry["net"] == net and entry["outcome"] == "ran"), None)
+    """Return what is known of a net; one that looks at held-out examples begins with another."""
+    ran = [entry for entry in known.values() if entry["net"] == net and entry["outcome"] == "ran"]
     facts = facts_of(net, registry)
-    return facts if ran is None else dataclasses.replace(facts, before=ran["before"], bytes=ran["bytes_before"])
+    if not ran:
+        return facts
+    before, size = (statistics.mode(entry[name] for entry in ran) for name in ("before", "bytes_before"))
+    return dataclasses.replace(facts, before=before, bytes=size)
 
 
 def _usual_deviation(net: str, known: Known) -> float:
@@ -286,11 +290,13 @@ def publish(found: Matrix, registry: Registry) -> Path:
     Cells of methods and nets that aren't there any more go.
     """
     path = next(path for path in matrix_files(registry).values() if path.resolve().is_relative_to(CHECKOUT.resolve()))
-    new = {(cell.net, cell.kind, cell.methods) for cell in found.cells}
-    keys = set(registry.keys("methods"))
-    old = [] if not path.is_file() else list(read_matrix(path).cells)
-    kept = [c for c in old if (c.net, c.kind, c.methods) not in new and c.net in NETS and keys.issuperset(c.methods)]
-    write_matrix(path, Matrix(found.nets, (*found.cells, *kept)))
+    old = read_matrix(path) if path.is_file() else Matrix()
+    new, keys = {(cell.net, cell.kind, cell.methods) for cell in found.cells}, set(registry.keys("methods"))
+    kept = [c for c in old.cells if (c.net, c.kind, c.methods) not in new]
+    kept = [c for c in kept if c.net in found.nets and keys.issuperset(c.methods)]
+
+    nets = {name: net if net.before is not None else old.nets.get(name, net) for name, net in found.nets.items()}
+    write_matrix(path, Matrix(nets, (*found.cells, *kept)))
     return path
 
 

@@ -176,6 +176,21 @@ def test_publishing_keeps_what_is_not_new_and_drops_what_is_gone(
     assert (cell.methods, cell.quality) == (("lsq",), (50.0,))
 
 
+def test_publishing_a_few_cells_keeps_what_is_known_of_the_nets_of_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "reproductions" / "matrix.json"
+    path.parent.mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(refreshing, "matrix_files", lambda registry: {"package": path})
+    for net in ("CNN", "ViT"):
+        book = played(tmp_path / net, [Planned(net, "alone", ("lsq",))])
+        publish(matrix_of(book.known, REGISTRY), REGISTRY)
+    stored = refreshing.read_matrix(path)
+    assert {name: net.before for name, net in stored.nets.items() if net.before} == {"CNN": 92.0, "ViT": 92.0}
+    assert {cell.net for cell in stored.cells} == {"CNN", "ViT"}
+
+
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     Answers.said = {("lsq",): {"outcome": "fails", "reason": "x.py:1 in f: g()\nKeyError: 'y'"}}
