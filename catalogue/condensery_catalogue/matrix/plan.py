@@ -224,6 +224,7 @@ def facts_of(net: str, registry: Registry) -> NetFacts:
     recipe = parse_recipe({**NETS[net].given})
     task = registry.load("tasks", recipe.task.key)
     metric, outputs = task.metrics[0], task(**recipe.task.config).facts.outputs
-    chance = 100 / outputs if NETS[net].chance is None else NETS[net].chance
+    given_chance = NETS[net].chance
+    chance = 100 / outputs if given_chance is None else given_chance
     model, given = recipe.model.model_dump(mode="json", exclude_defaults=True), recipe.task.model_dump(mode="json")
     return NetFacts(model, given, metric.name, metric.unit, metric.higher_is_better, chance)

@@ -96,9 +96,13 @@ class Book:
         self._lock = threading.Lock()
 
     def has(self, cell: Planned) -> bool:
-        """Tell whether a cell needs no run, as many seeds of it as are planned included."""
+        """Tell whether a cell needs no run: with fewer seeds than are planned, or where other code failed, it does."""
         entry = self.known.get(name_of(cell))
-        return entry is not None and (entry["outcome"] != "ran" or entry["seeds"] >= cell.seeds)
+        if entry is None:
+            return False
+        if entry["outcome"] == "fails":
+            return bool(entry["made"]["commit"] == self.made["commit"])
+        return entry["outcome"] == "refused" or entry["seeds"] >= cell.seeds
 
     def keep(self, cell: Planned, found: Mapping[str, Any]) -> None:
         """Keep what a cell came to; it is on the disk when this returns."""
@@ -230,7 +234,8 @@ def _facts(net: str, known: Known, registry: Registry) -> NetFacts:
 
 def _usual_deviation(net: str, known: Known) -> float:
     """Return the median over the methods alone of their sample standard deviations on a net."""
-    found = [entry["quality"] for name, entry in known.items() if name[:2] == (net, "alone") and "quality" in entry]
+    some = [entry for name, entry in known.items() if name[:2] == (net, "alone")]
+    found: list[list[float]] = [entry["quality"] for entry in some if "quality" in entry]
     return statistics.median([statistics.stdev(quality) for quality in found if len(quality) > 1] or [0.0])
 
 
