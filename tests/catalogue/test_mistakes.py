@@ -72,7 +72,7 @@ MISTAKES = [
     ),
     ("compose 'lsq -> lsq' ...", "lsq is not applicable"),
     (
-        "compose 'qkd -> qkd(phase=co-study){name=b, teacher=original} -> qkd(phase=tutor){teacher=b.teacher}' ...",
+        "compose 'qkd -> qkd(phase=co-study){teacher=original, players={teacher={train=false}}}' ...",
         "qkd is not applicable: in co-study the teacher trains too: add players={teacher={train=true}} to the stage's",
     ),
     ("compose huffman ...", "there is nothing to code; put a method before it that prunes or shares weights"),

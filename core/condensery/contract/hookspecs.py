@@ -122,6 +122,8 @@ class StageSpecs:
     def players(self, stage: Stage) -> Sequence[Player] | None:
         """Return networks beyond student and teacher. Collected; called before any train/eval mode is set.
 
+        A method whose teacher trains unless the recipe says otherwise sets ``trains`` of that player here.
+
         :returns: players made by ``stage.recruit(...)``; one with ``plays=False`` is called by the method itself, and
             one ``like="student"`` is a copy of the student as it is after the last ``prepare``.
         """

@@ -86,8 +86,9 @@ class QKD(Method):
 
     Kim, Bhalgat, Lee, Patel, Kwak: "QKD: Quantization-aware Knowledge Distillation", 2019 [75].
     ``self-study``: the quantizers are attached and trained with the labels alone. ``co-study``: student and teacher
-    train together; say ``players: {teacher: {train: true, optimizer: {lr: ...}}}`` with a small rate. ``tutor``: the
-    teacher that co-studied (``stage:<name>.teacher``) is frozen and the student goes on.
+    train together; give the teacher a small rate, ``players: {teacher: {train: true, optimizer: {lr: ...}}}``, or it
+    has the student's. ``tutor``: the teacher that co-studied (``stage:<name>.teacher``) is frozen and the student goes
+    on.
 
     Loss: task, and but for ``self-study`` T^2 KL(partner^T || own^T), for the student and for a teacher that trains.
 
@@ -116,6 +117,14 @@ class QKD(Method):
             return Words(frozenset({"float-weights"}), left, frozenset({"float-weights"}))
         needs = frozenset({"teacher", "classifier-logits", "quantized-weights"})
         return Words(needs, frozenset(), frozenset())
+
+    @hookimpl
+    def players(self, stage: Stage) -> list[Player]:
+        """Let the teacher train in co-study, where the recipe says nothing of it."""
+        teacher = stage.players.get("teacher")
+        if self.phase == "co-study" and teacher is not None and "teacher" not in stage.spec.players:
+            teacher.trains = True
+        return []
 
     @hookimpl
     def prepare(self, stage: Stage) -> None:

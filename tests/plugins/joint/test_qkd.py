@@ -9,7 +9,7 @@ import pytest
 import torch
 from tests.core.helpers import answered
 
-from condensery import Registry
+from condensery import NotApplicable, Registry
 from condensery.testing import different_tensors, play, play_killed, small_recipe
 from condensery_plugins.joint.qkd import QKD, IntervalQuantizer
 
@@ -93,6 +93,18 @@ PHASES = [
     },
     {"name": "tutored", "methods": [{"qkd": {"phase": "tutor"}}], "teacher": "stage:co.teacher", "epochs": 2},
 ]
+
+
+def test_the_teacher_trains_in_co_study_unless_it_may_not(tmp_path: Path) -> None:
+    """A line without players trains it, at the student's rate; train=false is refused with what to write."""
+    stages = [{**phase, "epochs": 1} for phase in PHASES[:2]]
+    stages[1] = {name: said for name, said in stages[1].items() if name != "players"}
+    done = play(small_recipe("CNN", stages), Registry.open(), tmp_path / "run")
+    assert done.run.explain()["stages"][-1]["players"] == {"student": "trains", "teacher": "trains"}
+
+    stages[1] = {**stages[1], "players": {"teacher": {"train": False}}}
+    with pytest.raises(NotApplicable, match=r"add players=\{teacher=\{train=true\}\} to the stage's braces"):
+        play(small_recipe("CNN", stages), Registry.open(), tmp_path / "refused")
 
 
 @pytest.mark.parametrize("stage", [phase["name"] for phase in PHASES])
