@@ -173,6 +173,12 @@ def test_nothing_is_asked_of_another_place(site: Mapping[str, str], read: Mappin
         assert not [word for word in asking if word in site[path]], path
 
 
+def test_each_page_keeps_its_rows_words_whole(read: Mapping[str, Read]) -> None:
+    rows = {path: [row["data-facets"] for row in page.data if "data-facets" in row] for path, page in read.items()}
+    assert {"index.html", "build.html", "results.html"} <= {path for path, found in rows.items() if found}
+    assert all(json.loads(words) for found in rows.values() for words in found)
+
+
 def test_it_is_small(site: Mapping[str, str]) -> None:
     sizes = {path: len(text.encode()) for path, text in site.items()}
     assert sum(sizes.values()) < WHOLE
@@ -251,17 +257,23 @@ def test_what_a_stranger_writes_stays_text() -> None:
     evil = "<script>alert(1)</script><img src=//a.b/c>"
     paper = {**CARD["paper"], "title": evil, "authors": evil}
     cited = [{"section": "1", "role": evil, "slip": evil}]
-    site = pages(brought(name=evil, summary=evil, departures=[evil], pitfalls=[evil], paper=paper, cited_as=cited))
+    written = {
+        "name": evil,
+        "summary": evil,
+        "departures": [evil],
+        "pitfalls": [evil],
+        "paper": paper,
+        "cited_as": cited,
+    }
+    site = pages(brought(**written))
     assert "m/made-up.html" in site
     for path, text in site.items():
         if path.endswith(".html"):
             page = Read(text)
-            assert page.tags.count("script") == {"404.html": 2, "build.html": 4}.get(path, 1), path
+            assert page.tags.count("script") == {"404.html": 2, "build.html": 4, "matrix.html": 3}.get(path, 1), path
             assert "img" not in page.tags, path
     assert "its card doesn't say why" in site["m/made-up.html"]
-    assert site == pages(
-        brought(name=evil, summary=evil, departures=[evil], pitfalls=[evil], paper=paper, cited_as=cited)
-    )
+    assert site == pages(brought(**written))
 
 
 def test_prose_holds_no_foreign_elements() -> None:
@@ -335,6 +347,8 @@ def test_all_views_are_there_without_the_script(site: Mapping[str, str], read: M
     assert 'href="build.html?c=magnitude%20-%3E%20hinton-kd%7Bteacher%3Doriginal%7D"' in site["figures.html"]
     assert {row["data-key"] for row in read["compare.html"].data if "data-key" in row} == keys
     assert " hidden" not in tree
+    counts = Read(site["index.html"].split('<ul class="counts">')[1].split("</ul>")[0]).links
+    assert counts == ["index.html", "results.html#claims", "matrix.html", "coverage.html"]
 
 
 def test_the_file_with_everything_holds_cards_and_results(site: Mapping[str, str]) -> None:

@@ -73,3 +73,10 @@ def test_methods_stand_side_by_side_as_the_address_says(visit: Visits) -> None:
     assert "Magnitude pruning" in heads.all_inner_texts()
     page.go_back()
     assert "Magnitude pruning" not in heads.all_inner_texts()
+
+
+def test_the_comparison_stands_without_an_address(visit: Visits) -> None:
+    page = visit()
+    page.goto("compare.html")
+    assert page.locator("#every").is_visible()
+    assert not page.locator("#beside").is_visible()
