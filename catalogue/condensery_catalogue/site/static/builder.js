@@ -391,10 +391,10 @@ const Builder = (() => {
   // The words that hold for a fresh net; of one that isn't known, all that some net has.
   function start(model, task, rules) {
     const tasks = Object.values(rules.tasks);
-    const own_ = task ? own(rules.tasks, task) : undefined;
-    const net = own(rules.models, model || own_?.model || "");
+    const given = task ? own(rules.tasks, task) : undefined;
+    const net = own(rules.models, model || given?.model || "");
     const all = (things) => things.flatMap((thing) => thing.words || []);
-    return [...new Set([...(net?.words || all(Object.values(rules.models))), ...(own_ ? own_.words : all(tasks))])].sort();
+    return [...new Set([...(net?.words || all(Object.values(rules.models))), ...(given ? given.words : all(tasks))])].sort();
   }
 
   // {words: what holds, taken: word -> [method, stage] that took it away}
@@ -451,8 +451,8 @@ const Builder = (() => {
       const methods = [];
       for (const method of stage.methods) {
         const count = 1 + methods.filter(([other]) => other.split("#")[0] === method.key).length;
-        const own_ = wordsOf(method, rules, number) || { needs: [], leaves: [], removes: [] };
-        methods.push([count === 1 ? method.key : `${method.key}#${count}`, own_]);
+        const said = wordsOf(method, rules, number) || { needs: [], leaves: [], removes: [] };
+        methods.push([count === 1 ? method.key : `${method.key}#${count}`, said]);
       }
       const refused = enter(state, name, methods, hasTeacher(stage, rules) ? ["teacher"] : [], rules.words);
       if (refused) return { legal: false, refused, states: [...states] };

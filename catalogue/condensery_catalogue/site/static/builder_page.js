@@ -225,18 +225,18 @@ function build(rules) {
   function drawStage(stage, path, list, names, doubts, verdict) {
     const name = names.get(stage);
     const number = [...names.keys()].indexOf(stage) + 1;
-    const own_ = doubts.filter((doubt) => doubt.stage === stage);
+    const doubted = doubts.filter((doubt) => doubt.stage === stage);
     const refused = verdict.refused?.stage === name ? [verdict.refused] : [];
     const place = path.at(-1);
 
-    const methods = stage.methods.map((method, index) => drawMethod(stage, method, path, index, own_));
+    const methods = stage.methods.map((method, index) => drawMethod(stage, method, path, index, doubted));
     const moves = node("div", { className: "moves" });
     if (place > 0) moves.append(button("↑ earlier", `up-${path}`, () => edit((all) => move(all, path, -1)), { ariaLabel: `Move stage ${number} earlier` }));
     if (place < list.length - 1) moves.append(button("↓ later", `down-${path}`, () => edit((all) => move(all, path, 1)), { ariaLabel: `Move stage ${number} later` }));
     if (place > 0 && !list[place - 1].stages) moves.append(button("with the stage before", `join-${path}`, () => edit((all) => join(all, path)), { ariaLabel: `Let stage ${number} act at the same time as the stage before` }));
     moves.append(button("× remove", `remove-${path}`, () => edit((all) => remove(all, path)), { ariaLabel: `Remove stage ${number}` }));
 
-    const said = [...own_, ...refused].map(({ text }) => node("p", { className: "refused" }, `✕ ${text}`));
+    const said = [...doubted, ...refused].map(({ text }) => node("p", { className: "refused" }, `✕ ${text}`));
     const heading = node("div", { className: "head" }, node("h3", {}, `stage ${number}: ${name}`), moves);
     return node("li", { className: said.length ? "stage wrong" : "stage" }, heading, ...methods, drawFields(stage, path, number), ...said);
   }
@@ -330,9 +330,9 @@ function build(rules) {
       const value = stage[name] === undefined ? "" : Builder.say(stage[name], roles && new Set(names));
       const input = node("input", { id, "data-at": id, value, autocomplete: "off", spellcheck: false, placeholder: usualField(name, stage) });
       if (roles) input.setAttribute("list", "teachers");
-      input.addEventListener("change", () => taken(input, false, (read_) => edit((all) => {
-        if (read_ === undefined) delete found(all, path)[name];
-        else found(all, path)[name] = read_;
+      input.addEventListener("change", () => taken(input, false, (typed) => edit((all) => {
+        if (typed === undefined) delete found(all, path)[name];
+        else found(all, path)[name] = typed;
       }), roles));
       fields.append(node("p", {}, node("label", { htmlFor: id }, name), input));
     }
@@ -437,9 +437,9 @@ function build(rules) {
     moves.append(button(items.length ? "→ then" : "begin with it", `then-${key}`, () => edit((all) => added(all, key)), { disabled: Boolean(then), ariaLabel: `${items.length ? "Then" : "Begin with"} ${key}` }));
     if (stage) {
       const all = copied();
-      const beside_ = judged(added(all, key, chosenStage(all))).refused;
-      if (beside_ && beside_.text !== then?.text) said.push(why(`✕ not with ${stage}`, beside_));
-      moves.append(button(`+ with ${stage}`, `with-${key}`, () => edit((mine) => added(mine, key, chosenStage(mine))), { disabled: Boolean(beside_), ariaLabel: `${key} at the same time as ${stage}` }));
+      const together = judged(added(all, key, chosenStage(all))).refused;
+      if (together && together.text !== then?.text) said.push(why(`✕ not with ${stage}`, together));
+      moves.append(button(`+ with ${stage}`, `with-${key}`, () => edit((mine) => added(mine, key, chosenStage(mine))), { disabled: Boolean(together), ariaLabel: `${key} at the same time as ${stage}` }));
     }
     return [...said, moves];
   }
