@@ -16,7 +16,7 @@ from condensery_catalogue.judging import judge
 from condensery_catalogue.listing import console, open_registry, table
 from condensery_catalogue.points import is_drawn
 from condensery_catalogue.reproduction import card_of, load_reproduction
-from condensery_catalogue.results import publishing_place, recipe_file
+from condensery_catalogue.results import publishing_place, recipe_file, usual_tier
 from condensery_catalogue.running import RunOptions, check_device, quiet_libraries, stoppable, waited_for
 from condensery_catalogue.wording import (
     EFFECT,
@@ -56,7 +56,7 @@ def reproduce_paper(key: str, tier: str | None, seeds: int | None, options: RunO
     """
     registry = open_registry()
     plan = load_reproduction(registry, key)
-    tier = tier or plan.usual
+    tier = tier or usual_tier(registry, key)
     if tier not in plan.tiers:
         raise UnknownKey("tier", tier, plan.tiers, where=key)
     check_device(options.device)

@@ -8,10 +8,8 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from condensery.errors import UnknownKey
-from condensery.recipe import format_stages
 from condensery_catalogue.listing import console, open_registry, table
-from condensery_catalogue.reproduction import load_reproduction
-from condensery_catalogue.results import stored_results
+from condensery_catalogue.results import stored_results, usual_tier
 from condensery_catalogue.wording import answer, claimed, effect, measured, reference, source, subject
 
 if TYPE_CHECKING:
@@ -45,7 +43,7 @@ def read_card(registry: Registry, key: str) -> dict[str, Any]:
     card = dict(registry.card(key) or {"key": key, "name": key, "status": "no card"})
     card["runs"] = key in registry.entries["methods"]
     has = key in registry.entries["recipes"]
-    card["reproduction"] = load_reproduction(registry, key).usual if has else None
+    card["reproduction"] = usual_tier(registry, key) if has else None
     card["results"] = stored_results(registry, key) if card["reproduction"] else []
     return card
 
@@ -138,7 +136,11 @@ def spelling(card: Mapping[str, Any]) -> str:
     own = bare(card, ", ".join(f"{n}={json.dumps(h['default'])}" for n, h in shown))
 
     before = (card.get("contract") or {}).get("before")
-    return f"{format_stages(before)} -> {own}" if before else own
+    if not before:
+        return own
+    from condensery.recipe import format_stages  # here, because what few methods need takes long to load
+
+    return f"{format_stages(before)} -> {own}"
 
 
 def bare(card: Mapping[str, Any], settings: str = "") -> str:

@@ -45,6 +45,7 @@ SEARCHES = (
 )
 TASKS = (
     ("acrobot", "tasks.control:Acrobot"),
+    ("brightest", "tasks.brightest:Brightest"),
     ("cartpole", "tasks.control:CartPole"),
     ("cifar10", "tasks.cifar:Cifar10"),
     ("cifar100", "tasks.cifar:Cifar100"),
@@ -60,18 +61,21 @@ TASKS = (
     ("mrpc", "tasks.glue:Mrpc"),
     ("rte", "tasks.glue:Rte"),
     ("spoken-digits", "tasks.spoken_digits:SpokenDigits"),
+    ("squares", "tasks.squares:Squares"),
     ("sst2", "tasks.glue:Sst2"),
     ("stsb", "tasks.glue:Stsb"),
     ("word-language", "tasks.word_language:WordLanguage"),
     ("xor", "tasks.xor:Xor"),
 )
 MODELS = (
+    ("cell-detector", "models.cells:build"),
     ("heat-maps", "models.heat_maps:build"),
     ("hf/*", "models.transformers_text:build_hf"),
     ("lenet-300-100", "models.mlp:build_lenet_300_100"),
     ("lenet-5", "models.lenet:build"),
     ("lstm", "models.lstm:build"),
     ("mlp", "models.mlp:build"),
+    ("pixel-classifier", "models.pixels:build"),
     ("plane10", "models.plane:build"),
     ("plane2", "models.plane:build"),
     ("plane4", "models.plane:build"),

@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 
 import pytest
+from tests.catalogue.matrix.made import cell, matrix
 from tests.core.front.nets import Plain, loaders
 
 from condensery import CondenseryError, Registry, Run
+from condensery.contract import build_method
 from condensery.recipe import parse, parse_recipe
 from condensery_catalogue import Fit, fit
 from condensery_catalogue.cli import app
+from condensery_catalogue.fitting import Partners
+from condensery_catalogue.matrix import Matrix
 
+REGISTRY = Registry.open()
 KEYS = ("magnitude", "network-slimming", "lsq", "kmeans-sharing", "hinton-kd", "huffman", "structured-magnitude")
 
 
@@ -63,6 +68,26 @@ def test_partners_are_what_a_recipe_allows(found: dict[str, Fit], tmp_path_facto
         assert (second in found[first].then) == allowed(f"{first} -> {second}"), (first, second)
     assert "magnitude" in found["network-slimming"].then
     assert "lsq" not in found["kmeans-sharing"].then  # weights that share few values are no longer free
+
+
+def test_partners_that_every_net_refused_are_not_offered_and_those_that_worked_are_named() -> None:
+    """By words huffman may come after all three; the matrix knows that it has nothing to code after hinton-kd."""
+    keys = ("hinton-kd", "huffman", "lsq", "magnitude")
+    methods = {key: build_method(key, REGISTRY.load("methods", key), {}) for key in keys}
+    cells = [
+        cell("then", "hinton-kd", "huffman", reason="there is nothing to code"),
+        cell("with", "hinton-kd", "huffman", reason="there is nothing to code"),
+        cell("then", "magnitude", "huffman", quality=(89.0,), bytes=100),
+        cell("then", "lsq", "huffman", reason="there is nothing to code"),
+        cell("then", "lsq", "huffman", net="LSTM", quality=(70.0,), bytes=100, outcome="worse"),
+    ]
+    told = Partners(methods, keys, Matrix(matrix().nets, tuple(cells)))
+    assert [key for key in keys if "huffman" in Partners(methods, keys).then(key)] == [*keys]
+    assert [key for key in keys if "huffman" in told.then(key)] == ["huffman", "lsq", "magnitude"]
+    assert "huffman" in Partners(methods, keys).beside("hinton-kd")
+    assert "huffman" not in told.beside("hinton-kd")
+    assert told.worked("magnitude") == ("then huffman",)
+    assert told.worked("lsq") == told.worked("hinton-kd") == ()
 
 
 def test_a_net_of_ones_own() -> None:

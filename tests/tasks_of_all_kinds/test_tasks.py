@@ -10,7 +10,7 @@ import pytest
 import torch
 from tests.core.helpers import answered
 from tests.tasks_of_all_kinds import control, detector, frames, generation, graphs, language, segmenter
-from tests.tasks_of_all_kinds.made import Made, run
+from tests.tasks_of_all_kinds.made import run
 from torch import nn
 
 from condensery import Batch, NotApplicable
@@ -19,6 +19,7 @@ from condensery.run import Outputs, Player
 from condensery.tasks import tensors_in
 from condensery_plugins.distillation.hinton_kd import HintonKD
 from condensery_plugins.distillation.softened import divergence
+from condensery_plugins.tasks.made import Made
 
 KINDS: dict[str, tuple[type[Made], Callable[..., nn.Module]]] = {
     "segmenter": (segmenter.Segmentation, segmenter.build),

@@ -210,11 +210,10 @@ def write_matrix(path: Path, matrix: Matrix) -> None:
 
     rows = []
     for cell in cells:
-        row = {name: value for name, value in dataclasses.asdict(cell).items() if value not in (None, "", ())}
-        for follows in ("before", "bytes_before"):
-            row.pop(follows, None)
-        if cell.line == JOINED[cell.kind].join(cell.methods):
-            del row["line"]
+        net = matrix.nets[cell.net]
+        follows = {"before": net.before, "bytes_before": net.bytes, "line": JOINED[cell.kind].join(cell.methods)}
+        said = {name: value for name, value in dataclasses.asdict(cell).items() if value not in (None, "", ())}
+        row = {name: value for name, value in said.items() if name not in follows or value != follows[name]}
         if cell.reason:
             row["reason"] = reasons.index(cell.reason)
         assert cell.made is not None  # a cell that follows from another isn't stored

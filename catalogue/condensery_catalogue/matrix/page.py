@@ -60,7 +60,9 @@ RULE = """\
 arXiv 2603.18426 (ICLR 2026) claims that the weaker step should come first. We know the claim at second hand, and not
 how the paper measures what is weak; here it is measured in two ways, on methods alone: the weaker of two is the one
 that costs less of the main figure, by more than both deviations, or the one that leaves the larger file, by more than
-a tenth. Counted are pairs of which the order makes a difference."""
+a tenth. Counted are pairs of which the order makes a difference. The steps of the second stage also heal what the
+first method has cost, and a method that cuts when its stage ends has no step after it where it comes last: with
+stages of twenty steps that favours the costly one first, whatever a long schedule would come to."""
 CHAIN = """\
 arXiv 2604.04988 (2026) runs pruning, then quantization-aware training, then distillation, on CIFAR-10 and CIFAR-100
 with ResNet-18, WRN-28-10 and VGG-16-BN, and has an ablation of the order. It is a third party's claim, known to us at

@@ -34,11 +34,13 @@ class Net:
     :param given: model and task, as a recipe has them.
     :param base: how it is trained once, where that differs from the task's own base recipe.
     :param optimizer: of the stages: a few careful steps, so that what a method costs shows, and not the steps.
+    :param chance: the task's main figure of a net that knows nothing; ``None``: that of a guess among its classes.
     """
 
     given: Mapping[str, Any]
     base: Mapping[str, Any]
     optimizer: Mapping[str, Any]
+    chance: float | None = None
 
 
 CAREFUL = {"lr": 0.02, "options": {"momentum": 0.9}}
@@ -47,6 +49,9 @@ NETS: dict[str, Net] = {
     "ViT": Net(NETWORKS["ViT"], {"epochs": 40, "optimizer": {**ADAM, "lr": 2e-3}}, ADAM),
     "Transformer": Net(NETWORKS["Transformer"], {}, ADAM),
     "LSTM": Net({"model": {"key": "lstm", "hidden": 32}, "task": "digit-rows"}, {}, ADAM),
+    "detector": Net({"model": "cell-detector", "task": "squares"}, {}, ADAM, chance=0.0),
+    "pose": Net({"model": {"key": "heat-maps", "width": 0.5}, "task": "digits-keypoints"}, {}, ADAM, chance=0.0),
+    "segmenter": Net({"model": "pixel-classifier", "task": "brightest"}, {}, ADAM, chance=20.0),
 }
 PAIRED = tuple(NETWORKS)
 """Nets that pairs are run on."""
@@ -219,5 +224,7 @@ def facts_of(net: str, registry: Registry) -> NetFacts:
     recipe = parse_recipe({**NETS[net].given})
     task = registry.load("tasks", recipe.task.key)
     metric, outputs = task.metrics[0], task(**recipe.task.config).facts.outputs
+    given_chance = NETS[net].chance
+    chance = 100 / outputs if given_chance is None else given_chance
     model, given = recipe.model.model_dump(mode="json", exclude_defaults=True), recipe.task.model_dump(mode="json")
-    return NetFacts(model, given, metric.name, metric.unit, metric.higher_is_better, 100 / outputs)
+    return NetFacts(model, given, metric.name, metric.unit, metric.higher_is_better, chance)

@@ -96,9 +96,13 @@ class Book:
         self._lock = threading.Lock()
 
     def has(self, cell: Planned) -> bool:
-        """Tell whether a cell needs no run, as many seeds of it as are planned included."""
+        """Tell whether a cell needs no run: with fewer seeds than are planned, or where other code failed, it does."""
         entry = self.known.get(name_of(cell))
-        return entry is not None and (entry["outcome"] != "ran" or entry["seeds"] >= cell.seeds)
+        if entry is None:
+            return False
+        if entry["outcome"] == "fails":
+            return bool(entry["made"]["commit"] == self.made["commit"])
+        return entry["outcome"] == "refused" or entry["seeds"] >= cell.seeds
 
     def keep(self, cell: Planned, found: Mapping[str, Any]) -> None:
         """Keep what a cell came to; it is on the disk when this returns."""
@@ -219,16 +223,20 @@ def matrix_of(known: Known, registry: Registry) -> Matrix:
 
 
 def _facts(net: str, known: Known, registry: Registry) -> NetFacts:
-    ran = next((entry for entry in known.values() if entry["net"] == net and entry["outcome"] == "ran"), None)
+    """Return what is known of a net; one that looks at held-out examples begins with another."""
+    ran = [entry for entry in known.values() if entry["net"] == net and entry["outcome"] == "ran"]
     facts = facts_of(net, registry)
-    return facts if ran is None else dataclasses.replace(facts, before=ran["before"], bytes=ran["bytes_before"])
+    if not ran:
+        return facts
+    before, size = (statistics.mode(entry[name] for entry in ran) for name in ("before", "bytes_before"))
+    return dataclasses.replace(facts, before=before, bytes=size)
 
 
 def _usual_deviation(net: str, known: Known) -> float:
     """Return the median over the methods alone of their sample standard deviations on a net."""
-    found = [entry["quality"] for name, entry in known.items() if name[:2] == (net, "alone") and "quality" in entry]
-    deviations: list[float] = [statistics.stdev(quality) for quality in found if len(quality) > 1]
-    return statistics.median(deviations or [0.0])
+    some = [entry for name, entry in known.items() if name[:2] == (net, "alone")]
+    found: list[list[float]] = [entry["quality"] for entry in some if "quality" in entry]
+    return statistics.median([statistics.stdev(quality) for quality in found if len(quality) > 1] or [0.0])
 
 
 def _deviation(entry: Mapping[str, Any], usual: float) -> float:
@@ -287,11 +295,13 @@ def publish(found: Matrix, registry: Registry) -> Path:
     Cells of methods and nets that aren't there any more go.
     """
     path = next(path for path in matrix_files(registry).values() if path.resolve().is_relative_to(CHECKOUT.resolve()))
-    new = {(cell.net, cell.kind, cell.methods) for cell in found.cells}
-    keys = set(registry.keys("methods"))
-    old = [] if not path.is_file() else list(read_matrix(path).cells)
-    kept = [c for c in old if (c.net, c.kind, c.methods) not in new and c.net in NETS and keys.issuperset(c.methods)]
-    write_matrix(path, Matrix(found.nets, (*found.cells, *kept)))
+    old = read_matrix(path) if path.is_file() else Matrix()
+    new, keys = {(cell.net, cell.kind, cell.methods) for cell in found.cells}, set(registry.keys("methods"))
+    kept = [c for c in old.cells if (c.net, c.kind, c.methods) not in new]
+    kept = [c for c in kept if c.net in found.nets and keys.issuperset(c.methods)]
+
+    nets = {name: net if net.before is not None else old.nets.get(name, net) for name, net in found.nets.items()}
+    write_matrix(path, Matrix(nets, (*found.cells, *kept)))
     return path
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from xml.etree import ElementTree
 
-from latex2mathml.converter import convert
 from markupsafe import Markup
 
 from condensery.errors import UsageError
@@ -22,12 +21,18 @@ def mathml(formula: str, key: str) -> Markup:
     """Return each line of a card's formula as a block.
 
     :param key: of the card, for the error.
-    :raises UsageError: for a line that isn't LaTeX of formulas, and for one that holds anything but a formula.
+    :raises UsageError: for a line that can't be read or holds more than a formula, and where nothing is installed that
+        reads one.
     """
     return Markup("\n").join(_line(line, key) for line in formula.splitlines() if line.strip())
 
 
 def _line(line: str, key: str) -> Markup:
+    try:
+        from latex2mathml.converter import convert
+    except ImportError:
+        raise UsageError("formulas need the package 'latex2mathml': pip install 'condensery[site]'") from None
+
     if line.count("{") != line.count("}"):
         raise UsageError(f"{key}: formula: {line.strip()!r} can't be read: braces don't match")
     try:

@@ -68,6 +68,7 @@ def gather(registry: Registry) -> dict[str, Any]:
         "results": results,
         "best": ranking(arms, [key for key, words in left.items() if words & SIMULATED]),
         "answered": answered(results),
+        "cells": sum(cell.made is not None for cell in matrix.cells),
         "tree": tree(methods, CELLS),
         "figures": figures(methods),
         "facets": facets(methods),

@@ -17,16 +17,10 @@ from markupsafe import Markup
 from condensery.contract import Registry
 from condensery_catalogue.listing import FAMILIES
 from condensery_catalogue.matrix import KINDS, OUTCOMES, Cell, Kind, Matrix, orders, stored_matrix
+from condensery_catalogue.matrix.page import WORDS
 
 SIGNS = {"works": "ok", "worse": "~", "refused": "-", "fails": "x", "not run": "."}
 """What a cell says in the table; behind ``-`` and ``x`` stands the number of a note."""
-MEANS = {
-    "works": "works: no worse than the better of the two alone, or the net as it was, within the deviations of both",
-    "worse": "runs, and comes out worse than that",
-    "refused": "refused before anything trains, with the reason in a note",
-    "fails": "fails, with the end of its traceback in a note",
-    "not run": "not run",
-}
 SURPRISE = "!"
 """Behind the sign where the order of two methods makes a difference, more than the deviations of both together."""
 TITLES = {"alone": "On networks", "then": "A then B", "with": "A with B"}
@@ -41,7 +35,7 @@ class Page:
     :param methods: keys and families of all methods that run, whether they have a cell or not.
     """
 
-    signs, means, titles, ways = SIGNS, MEANS, TITLES, WAYS
+    signs, means, titles, ways = SIGNS, WORDS, TITLES, WAYS
 
     @classmethod
     def of(cls, registry: Registry) -> Page:
@@ -153,7 +147,7 @@ class Page:
             "nets": nets,
             "made": [[entry.commit[:12], entry.date, entry.cpu, entry.torch] for entry in made],
             "notes": [note for note, _ in self.notes],
-            "means": {SIGNS[outcome]: [outcome, MEANS[outcome]] for outcome in OUTCOMES},
+            "means": [[SIGNS[outcome], outcome, WORDS[outcome]] for outcome in OUTCOMES],
             "cells": cells,
         }
         # Within a script element nothing may end it; this is a file, and stays harmless wherever it is copied.
@@ -216,29 +210,3 @@ def matrix_counts(matrix: Matrix, methods: int) -> dict[str, Any]:
         "outcomes": {outcome: count for outcome in OUTCOMES if (count := matrix.counts()[outcome])},
         "date": max((cell.made.date for cell in matrix.cells if cell.made), default=""),
     }
-
-
-def matrix_row(matrix: Matrix, key: str) -> list[dict[str, Any]]:
-    """Return what a method came to on each net: alone in words, and its partners by outcome, by how they stand to it.
-
-    ``pairs`` holds ``then`` (it comes first), ``after`` (it comes second) and ``with``, each with the keys of the other
-    method by outcome; refused and not run pairs are left out where the method is refused alone.
-    """
-    found = []
-    for net in matrix.nets:
-        alone = matrix.cell(net, "alone", key)
-        pairs: dict[str, dict[str, list[str]]] = {}
-        for cell in matrix.some(net, method=key):
-            if cell.kind != "alone":
-                way = "after" if cell.kind == "then" and cell.methods[1] == key else cell.kind
-                other = next((method for method in cell.methods if method != key), key)
-                pairs.setdefault(way, {}).setdefault(cell.outcome, []).append(other)
-        ordered = {
-            way: {outcome: sorted(pairs[way][outcome]) for outcome in OUTCOMES if outcome in pairs[way]}
-            for way in ("then", "after", "with")
-            if way in pairs
-        }
-        said = figures(alone) if alone.ran else alone.reason
-        row = {"net": net, "outcome": alone.outcome, "sign": SIGNS[alone.outcome], "said": said}
-        found.append({**row, "pairs": ordered})
-    return found

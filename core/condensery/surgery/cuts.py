@@ -133,9 +133,11 @@ def apply(cut: Cut, model: nn.Module, optimizer_state: dict[str, Any] | None = N
     states = optimizer_state if optimizer_state is not None else {}
     for name in [n for n in states if f"{n}.".startswith(gone)]:
         del states[name]
+    # A transform may leave a parameter of its own as it is, such as the codebook of a whole layer: so stays its state.
+    shapes = {plain_name(name): parameter.shape for name, parameter in model.named_parameters()}
     for name, state in states.items():
         for key, value in state.items():
-            if isinstance(value, Tensor):
+            if isinstance(value, Tensor) and value.shape != shapes.get(name):
                 state[key] = cut.take_state(name, value)
 
 

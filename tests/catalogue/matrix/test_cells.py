@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections import Counter
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from tests.catalogue.matrix.made import cell, matrix
 
 from condensery import CondenseryError, Registry
-from condensery_catalogue.matrix import KINDS, OUTCOMES, stored_matrix
+from condensery_catalogue.matrix import KINDS, OUTCOMES, Matrix, stored_matrix
 from condensery_catalogue.matrix.cells import matrix_files, read_matrix, write_matrix
 
 
@@ -26,6 +27,17 @@ def test_a_file_gives_the_same_cells_back(tmp_path: Path) -> None:
     assert sum(line.startswith('{"net"') for line in text.splitlines()) == len(made.cells)
     write_matrix(path, type(made)(made.nets, made.cells[::-1]))
     assert path.read_text() == text
+
+
+def test_a_cell_with_another_net_to_begin_with_says_so(tmp_path: Path) -> None:
+    """As of a method that looks at held-out examples: the net was trained on the others."""
+    path, made = tmp_path / "matrix.json", matrix()
+    other = cell("alone", "third", quality=(85.0,), bytes=300)
+    write_matrix(path, Matrix(made.nets, (*made.cells, dataclasses.replace(other, before=89.0))))
+    found = read_matrix(path)
+    assert found.cell("CNN", "alone", "third").before == 89.0
+    assert found.cell("CNN", "alone", "cut").before == 90.0
+    assert path.read_text().count('"before":') == len(made.nets) + 1
 
 
 def test_an_edited_file_and_one_of_another_format_are_one_line(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ class Answers:
 
     def play(self, cell: Planned) -> dict[str, Any] | None:
         self.asked.append(cell)
-        found = self.said.get(cell.methods, [90.0] * cell.seeds)
+        found: list[float] | dict[str, Any] | None = self.said.get(cell.methods, [90.0] * cell.seeds)
         if not isinstance(found, list):
             return dict(found) if found is not None else None
         sizes = {"bytes": 10, "bytes_before": 40, "seconds": 0.5, "collapsed": []}
@@ -109,6 +109,18 @@ def test_more_seeds_than_before_are_run_anew(tmp_path: Path) -> None:
     assert book.known["CNN", "alone", ("lsq",)]["seeds"] == 3
 
 
+def test_what_failed_is_run_again_by_other_code_only(tmp_path: Path) -> None:
+    Answers.said = {("lsq",): {"outcome": "fails", "reason": "KeyError"}}
+    played(tmp_path, cells("lsq"))
+    played(tmp_path, cells("lsq"))
+    assert len(Answers.asked) == 1
+
+    Answers.said = {}
+    mended = Book(tmp_path / "cells.jsonl", {**MADE, "commit": "mended"})
+    play_all(cells("lsq"), mended, REGISTRY, 1, None)
+    assert mended.known["CNN", "alone", ("lsq",)]["outcome"] == "ran"
+
+
 def test_nothing_is_begun_once_the_budget_is_spent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     begun = time.monotonic()
     assert played(tmp_path, cells(*KEYS), until=begun).known == {}
@@ -175,6 +187,21 @@ def test_publishing_keeps_what_is_not_new_and_drops_what_is_gone(
     publish(matrix_of(second.known, REGISTRY), REGISTRY)
     (cell,) = read_matrix(path).cells
     assert (cell.methods, cell.quality) == (("lsq",), (50.0,))
+
+
+def test_publishing_a_few_cells_keeps_what_is_known_of_the_nets_of_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "reproductions" / "matrix.json"
+    path.parent.mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(refreshing, "matrix_files", lambda registry: {"package": path})
+    for net in ("CNN", "ViT"):
+        book = played(tmp_path / net, [Planned(net, "alone", ("lsq",))])
+        publish(matrix_of(book.known, REGISTRY), REGISTRY)
+    stored = read_matrix(path)
+    assert {name: net.before for name, net in stored.nets.items() if net.before} == {"CNN": 92.0, "ViT": 92.0}
+    assert {cell.net for cell in stored.cells} == {"CNN", "ViT"}
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

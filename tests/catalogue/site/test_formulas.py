@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from condensery.errors import UsageError
@@ -43,3 +45,9 @@ def test_what_is_no_formula_is_refused_by_the_card_s_key(formula: str, said: str
     with pytest.raises(UsageError, match=said) as caught:
         mathml(formula, "made-up")
     assert str(caught.value).startswith("made-up: formula: ")
+
+
+def test_what_reads_formulas_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "latex2mathml.converter", None)
+    with pytest.raises(UsageError, match=r"pip install 'condensery\[site\]'"):
+        mathml("a", "made-up")

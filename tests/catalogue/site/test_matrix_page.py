@@ -8,7 +8,7 @@ from tests.catalogue.site.matrices import METHODS, large, small
 
 from condensery_catalogue.matrix import Cell, Matrix
 from condensery_catalogue.site.building import Writer
-from condensery_catalogue.site.matrix_page import Page, joined, matrix_counts, matrix_row, said_of
+from condensery_catalogue.site.matrix_page import Page, joined, matrix_counts, said_of
 
 PAGE = 400_000
 """Bytes that one page may have."""
@@ -121,7 +121,7 @@ def test_a_line_that_does_not_follow_is_kept() -> None:
     assert script(page)["cells"]["CNN"]["with"][0][10] == "gamma(T=2) + beta"
 
 
-def test_counts_and_rows_for_other_pages() -> None:
+def test_counts_of_cells_for_other_pages() -> None:
     matrix = small()
     # Four methods on two nets alone; on the one net that has pairs 12 ordered ones and 6 in one stage.
     assert matrix_counts(matrix, 4) == {
@@ -130,15 +130,6 @@ def test_counts_and_rows_for_other_pages() -> None:
         "outcomes": {"works": 7, "worse": 2, "refused": 3, "fails": 1},
         "date": "2026-11-28",
     }
-    cnn, vit = matrix_row(matrix, "beta")
-    assert (cnn["net"], cnn["outcome"], cnn["said"]) == ("CNN", "works", "93.0 → 91.0 ± 0.4")
-    assert cnn["pairs"] == {
-        "then": {"worse": ["alpha"]},
-        "after": {"works": ["alpha"], "refused": ["delta"]},
-        "with": {"works": ["gamma"]},
-    }
-    assert vit["pairs"] == {}
-    assert matrix_row(matrix, "delta")[1]["said"].endswith("lacks attention layers (there are none here)")
     assert matrix_counts(Matrix(), 4) == {"run": 0, "of": 0, "outcomes": {}, "date": ""}
 
 

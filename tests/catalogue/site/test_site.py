@@ -257,17 +257,23 @@ def test_what_a_stranger_writes_stays_text() -> None:
     evil = "<script>alert(1)</script><img src=//a.b/c>"
     paper = {**CARD["paper"], "title": evil, "authors": evil}
     cited = [{"section": "1", "role": evil, "slip": evil}]
-    site = pages(brought(name=evil, summary=evil, departures=[evil], pitfalls=[evil], paper=paper, cited_as=cited))
+    written = {
+        "name": evil,
+        "summary": evil,
+        "departures": [evil],
+        "pitfalls": [evil],
+        "paper": paper,
+        "cited_as": cited,
+    }
+    site = pages(brought(**written))
     assert "m/made-up.html" in site
     for path, text in site.items():
         if path.endswith(".html"):
             page = Read(text)
-            assert page.tags.count("script") == {"build.html": 4}.get(path, 1), path
+            assert page.tags.count("script") == {"build.html": 4, "matrix.html": 3}.get(path, 1), path
             assert "img" not in page.tags, path
     assert "its card doesn't say why" in site["m/made-up.html"]
-    assert site == pages(
-        brought(name=evil, summary=evil, departures=[evil], pitfalls=[evil], paper=paper, cited_as=cited)
-    )
+    assert site == pages(brought(**written))
 
 
 def test_prose_holds_no_foreign_elements() -> None:
@@ -341,6 +347,8 @@ def test_all_views_are_there_without_the_script(site: Mapping[str, str], read: M
     assert 'href="build.html?c=magnitude%20-%3E%20hinton-kd%7Bteacher%3Doriginal%7D"' in site["figures.html"]
     assert {row["data-key"] for row in read["compare.html"].data if "data-key" in row} == keys
     assert " hidden" not in tree
+    counts = Read(site["index.html"].split('<ul class="counts">')[1].split("</ul>")[0]).links
+    assert counts == ["index.html", "results.html#claims", "matrix.html", "coverage.html"]
 
 
 def test_the_file_with_everything_holds_cards_and_results(site: Mapping[str, str]) -> None:

@@ -27,6 +27,16 @@ class Scale(Transform):
         return value * self.scale
 
 
+class Codebook(Scale):
+    """Numbers of the whole layer, which no cut changes; they don't broadcast against the weight."""
+
+    def forward(self, value: Tensor) -> Tensor:
+        return value * self.scale.sum()
+
+    def resize(self, take: Any) -> None:
+        """Leave them."""
+
+
 class Keep(Transform):
     """A mask."""
 
@@ -158,6 +168,27 @@ def test_optimizer_state_is_sliced_by_the_same_cut() -> None:
         assert state[name]["exp_avg"].shape == state[name]["exp_avg_sq"].shape == parameter.shape, name
         assert state[name]["step"].dim() == 0
     assert torch.equal(state["inner.weight"]["exp_avg"], moment[1:][:, [0, 1, 4, 5]])
+
+
+def test_the_state_of_what_a_transform_keeps_is_kept() -> None:
+    """As of centers that all weights of a layer share: five numbers, whatever the layer loses."""
+    net: nn.Module = Residual()
+    attach(net, "inner.weight", "codes", Codebook(5))
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+    net(IMAGE).sum().backward()
+    optimizer.step()
+    names = {id(p): n.replace("parametrizations.weight.original", "weight") for n, p in net.named_parameters()}
+    state: dict[str, Any] = {names[id(p)]: dict(s) for p, s in optimizer.state.items()}
+    (codes,) = (name for name in state if name.endswith("codes.scale"))
+    before = state[codes]["momentum_buffer"].clone()
+    assert before.abs().sum() > 0
+
+    apply(remove_channels(net, IMAGE, {"inner": [0]}), net, state)
+    assert torch.equal(state[codes]["momentum_buffer"], before)
+    assert (
+        state["inner.weight"]["momentum_buffer"].shape
+        == net.get_parameter("inner.parametrizations.weight.original").shape
+    )
 
 
 def test_tied_weights_stay_tied_or_are_refused() -> None:

@@ -261,9 +261,11 @@ function build(rules) {
     return drawn;
   }
 
-  function inWords(method) {
-    const said = Object.entries(method.settings || {}).map(([name, value]) => `${name}=${Builder.say(value)}`).join(", ");
-    return said ? node("code", {}, ` (${said})`) : "";
+  // The settings that are given, in brackets; what the method doesn't know is struck.
+  function inWords(known, method) {
+    const said = Object.entries(method.settings || {}).flatMap(([name, value], number) =>
+      [number ? ", " : "", node(own(known.settings, name) ? "span" : "s", {}, `${name}=${Builder.say(value)}`)]);
+    return said.length ? node("code", {}, " (", ...said, ")") : "";
   }
 
   function drawSettings(known, method, path, index) {
@@ -283,7 +285,7 @@ function build(rules) {
     for (const name of Object.keys(given).filter((one) => !own(known.settings, one))) {
       fields.append(node("p", {}, node("s", {}, `${name}=${Builder.say(given[name])}`), " ", button("× remove", `${where}-${name}`, () => set(name, undefined), { ariaLabel: `Remove ${name}` })));
     }
-    const summary = node("summary", { "data-at": `${where}-summary` }, node("b", {}, method.key), inWords(method));
+    const summary = node("summary", { "data-at": `${where}-summary` }, node("b", {}, method.key), inWords(known, method));
     const more = node("p", {}, node("a", { href: `m/${method.key}.html` }, `what ${method.key} does, and what its settings mean`));
     return node("details", { "data-at": where }, summary, more, fields);
   }

@@ -21,7 +21,8 @@ function matrix(data, place) {
     rows: [...new Set(families.values())],
     cols: [...new Set(families.values())],
   };
-  const means = new Map(Object.values(data.means));
+  const signs = new Map(data.means.map(([sign, outcome]) => [sign, outcome]));
+  const means = new Map(data.means.map(([, outcome, said]) => [outcome, said]));
   // What ran, by "net kind row column".
   const ran = new Map();
   for (const net of nets) {
@@ -106,8 +107,7 @@ function matrix(data, place) {
   }
 
   function outcomeOf(text) {
-    const sign = text[0] === "o" ? "ok" : text[0];
-    return data.means[sign][0];
+    return signs.get(text[0] === "o" ? "ok" : text[0]);
   }
 
   function wanted(text) {
@@ -225,6 +225,7 @@ function matrix(data, place) {
     const cell = state.cell && named(state.cell);
     const td = cell && tdOf(cell);
     for (const other of document.querySelectorAll("td[aria-selected]")) other.removeAttribute("aria-selected");
+    const within = panel.contains(document.activeElement);
     panel.hidden = !td;
     place.classList.toggle("opened", Boolean(td));
     panel.replaceChildren();
@@ -237,7 +238,7 @@ function matrix(data, place) {
     close.addEventListener("click", shut);
     const words = { alone: "", then: " then ", with: " with " }[kind];
     const outcome = outcomeOf(td.textContent);
-    panel.append(close, make("h2", `${methods.join(words)} on ${net}`), make("p", means.get(outcome)));
+    panel.append(close, make("h2", `${methods.join(words)} on ${net}`), make("p", `${outcome}: ${means.get(outcome)}`));
     panel.append(make("p", data.nets[net].on, "note"));
 
     const note = td.textContent.match(/^[-x](\d+)/);
@@ -258,6 +259,8 @@ function matrix(data, place) {
       links.append(" · ", button);
     }
     panel.append(links);
+    // The button that led here is gone; whoever reads in the panel stays there.
+    if (within) panel.focus();
   }
 
   function rowOf({ net, kind, methods }) {
@@ -368,7 +371,6 @@ function matrix(data, place) {
 
   const moves = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
   place.addEventListener("keydown", (event) => {
-    if (event.key === "Escape" && state.cell) return shut();
     const cell = event.target.closest("td, th");
     if (!cell || event.altKey || event.metaKey) return;
     if (moves[event.key]) {
@@ -382,6 +384,9 @@ function matrix(data, place) {
       event.preventDefault();
       open(cell);
     }
+  });
+  addEventListener("keydown", (event) => {
+    if (event.key === "Escape" && state.cell) shut();
   });
   place.addEventListener("click", (event) => {
     const td = event.target.closest("td");

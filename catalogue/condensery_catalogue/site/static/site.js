@@ -80,6 +80,8 @@ function browse() {
         else found.unknown.push([name, word]);
       }
     }
+    // An anchor from elsewhere leads to a view, as it does without this script.
+    if (!found.view && views.has(location.hash.slice(1))) found.view = location.hash.slice(1);
     return found;
   }
 
@@ -101,7 +103,7 @@ function browse() {
     if (state.sort) said.push(["sort", state.sort]);
     if (state.view && state.view !== first) said.push(["view", state.view]);
     const query = said.map(([name, value]) => `${encodeURIComponent(name)}=${encodeURIComponent(value).replaceAll("%2C", ",")}`);
-    return location.pathname + (query.length ? `?${query.join("&")}` : "") + location.hash;
+    return location.pathname + (query.length ? `?${query.join("&")}` : "") + (views.has(location.hash.slice(1)) ? "" : location.hash);
   }
 
   // Typing replaces the address; a choice is a step that Back undoes.
@@ -267,8 +269,6 @@ function browse() {
       go(true);
     });
   }
-  // An anchor from elsewhere leads to a view, as it does without this script.
-  if (views.has(location.hash.slice(1)) && !state.view) state.view = location.hash.slice(1);
   addEventListener("popstate", () => { state = read(); show(); });
   keys(document.getElementById("tools"), search);
 
