@@ -10,7 +10,7 @@ from tests.core.helpers import recipe
 from tests.plugins.pruning.stages import stage_of
 from torch import Tensor, nn
 
-from condensery import Registry, Run
+from condensery import NotApplicable, Registry, Run
 from condensery.nets import BATCH_NORMS, attach, attached
 from condensery.run import Observer, Stage
 from condensery_plugins.models import vgg
@@ -120,6 +120,22 @@ def test_a_plain_net_loses_its_channels_and_computes_as_if_they_were_off() -> No
         assert torch.equal(net.get_parameter(f"{name}.weight"), scales[name][~off])
     x = torch.randn(2, 1, 8, 8)
     torch.testing.assert_close(net(x), masked(x))
+
+
+def test_norms_that_another_method_took_away_meanwhile_are_left_out() -> None:
+    """As residual-block-pruning does in the same stage; the channels of the other norms are ranked among themselves."""
+    net = small_vgg()
+    stage, method = prepared(net, ratio=0.3)
+    gone, *others = method.norms_
+    total = sum(net.get_submodule(path).get_parameter("weight").numel() for path in others)
+    net.set_submodule(gone, nn.Identity())
+    method.end_stage(stage)
+    assert method.report(stage)["channels_cut_percent"] == pytest.approx(100 * round(0.3 * total) / total)
+
+    for path in others:
+        net.set_submodule(path, nn.Identity())
+    with pytest.raises(NotApplicable, match="another method of its stage takes all batch normalizations away"):
+        method.end_stage(stage)
 
 
 class PreActivation(nn.Module):
