@@ -116,9 +116,9 @@ class Book:
         return str(self.known.get((net, "alone", (method,)), {}).get("outcome", ""))
 
 
-def name_of(cell: Planned) -> Name:
-    """Return what tells a cell from all others."""
-    return cell.net, cell.kind, cell.methods
+def name_of(cell: Planned | Cell) -> Name:
+    """Return what tells a cell from all others: of two methods in one stage, not which one comes first."""
+    return cell.net, cell.kind, tuple(sorted(cell.methods)) if cell.kind == "with" else cell.methods
 
 
 # ---------------------------------------------------------------- playing
@@ -296,9 +296,9 @@ def publish(found: Matrix, registry: Registry) -> Path:
     """
     path = next(path for path in matrix_files(registry).values() if path.resolve().is_relative_to(CHECKOUT.resolve()))
     old = read_matrix(path) if path.is_file() else Matrix()
-    new, keys = {(cell.net, cell.kind, cell.methods) for cell in found.cells}, set(registry.keys("methods"))
-    kept = [c for c in old.cells if (c.net, c.kind, c.methods) not in new]
-    kept = [c for c in kept if c.net in found.nets and keys.issuperset(c.methods)]
+    new, keys = {name_of(cell) for cell in found.cells}, set(registry.keys("methods"))
+    kept = [cell for cell in old.cells if name_of(cell) not in new]
+    kept = [cell for cell in kept if cell.net in found.nets and keys.issuperset(cell.methods)]
 
     nets = {name: net if net.before is not None else old.nets.get(name, net) for name, net in found.nets.items()}
     write_matrix(path, Matrix(nets, (*found.cells, *kept)))

@@ -122,20 +122,16 @@ def test_a_plain_net_loses_its_channels_and_computes_as_if_they_were_off() -> No
     torch.testing.assert_close(net(x), masked(x))
 
 
-def test_norms_that_another_method_took_away_meanwhile_are_left_out() -> None:
-    """As residual-block-pruning does in the same stage; the channels of the other norms are ranked among themselves."""
-    net = small_vgg()
-    stage, method = prepared(net, ratio=0.3)
-    gone, *others = method.norms_
-    total = sum(net.get_submodule(path).get_parameter("weight").numel() for path in others)
-    net.set_submodule(gone, nn.Identity())
-    method.end_stage(stage)
-    assert method.report(stage)["channels_cut_percent"] == pytest.approx(100 * round(0.3 * total) / total)
+def test_norms_that_another_method_of_the_stage_takes_away_are_left_out(tmp_path: Path) -> None:
+    """Blocks go with their norms, and the channels of the others are cut; where all norms are folded, none are left."""
+    beside = recipe([{"methods": ["network-slimming", "residual-block-pruning"]}])
+    report = Run(beside, Registry.open(), out=tmp_path / "blocks", device="cpu").execute()
+    assert report["stages"][-1]["report"]["residual-block-pruning.blocks_removed_count"] > 0
+    assert report["stages"][-1]["report"]["network-slimming.channels_cut_percent"] > 0
 
-    for path in others:
-        net.set_submodule(path, nn.Identity())
+    folded = recipe([{"methods": ["network-slimming", "jacob-integer-only"]}])
     with pytest.raises(NotApplicable, match="another method of its stage takes all batch normalizations away"):
-        method.end_stage(stage)
+        Run(folded, Registry.open(), out=tmp_path / "folded", device="cpu").check()
 
 
 class PreActivation(nn.Module):
