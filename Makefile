@@ -4,7 +4,7 @@ BIN := .venv/bin
 WORKERS ?= 2
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-all test-site fuzz test-kill lint format bench cards site tour clean
+.PHONY: demo test test-all test-site screenshots fuzz test-kill lint format bench cards site tour clean
 
 .venv/installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: Condensery needs Python 3.11 or newer, and $(PYTHON) isn't; try make PYTHON=python3.12" >&2; exit 2; }
@@ -23,10 +23,17 @@ test-all: .venv/installed
 	$(BIN)/python -m pytest -n $(WORKERS) -q
 
 # The built site in a real Chromium: search, keyboard, phone, contrast, links. About five minutes on two cores.
-test-site: .venv/installed
-	@command -v chromium > /dev/null || apt-get install -y chromium || { echo "error: this needs Debian's chromium: apt-get install chromium" >&2; exit 2; }
-	$(BIN)/python -c 'import axe_playwright_python, pytest_playwright' 2> /dev/null || $(BIN)/python -m pip install --disable-pip-version-check -e ".[site-test]"
+test-site: .venv/installed .venv/chromium
 	CONDENSERY_BROWSER=required $(BIN)/python -m pytest -n $(WORKERS) -q -m browser tests/catalogue/site
+
+.venv/chromium: .venv/installed
+	@command -v chromium > /dev/null || apt-get install -y chromium || { echo "error: this needs Debian's chromium: apt-get install chromium" >&2; exit 2; }
+	$(BIN)/python -c 'import axe_playwright_python, playwright' 2> /dev/null || $(BIN)/python -m pip install --disable-pip-version-check -e ".[site-test]"
+	@touch $@
+
+# Pictures of four of the site's pages, for the README.
+screenshots: .venv/installed .venv/chromium
+	$(BIN)/python -m condensery_catalogue.site.screenshots
 
 # Damage to everything that is read, and runs killed at any time: about a quarter of an hour each on two cores.
 fuzz: .venv/installed
@@ -72,7 +79,7 @@ tour: .venv/installed
 	$(BIN)/python -m condensery_catalogue.tour
 
 # Each figure beside what it is compared with, in runs/bench-*.json too: about a minute or two a script.
-BENCHMARKS := run desk memory codecs artifacts quantized zoo suite listing distilling
+BENCHMARKS := run desk memory codecs artifacts quantized zoo suite starting listing distilling
 
 bench: .venv/installed
 	@for name in $(BENCHMARKS); do $(BIN)/python tests/benchmarks/$$name.py || exit 1; done

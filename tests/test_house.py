@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from condensery import Registry
+from condensery_catalogue.lost_writes import lost_writes
 
 ROOT = Path(__file__).parents[1]
 CODE = sorted(
@@ -57,3 +58,15 @@ def test_no_file_is_over_four_hundred_lines() -> None:
     assert len(by_hand) < len(texts)
     long = [str(path.relative_to(ROOT)) for path, text in by_hand.items() if text.count("\n") > 400]
     assert not long
+
+
+def test_no_method_writes_where_a_write_is_lost() -> None:
+    families = ROOT / "plugins" / "condensery_plugins"
+    methods = [
+        path
+        for folder in ("pruning", "quantization", "distillation", "joint")
+        for path in CODE
+        if path.is_relative_to(families / folder)
+    ]
+    assert len(methods) > 80
+    assert [place for path in methods for place in lost_writes(path)] == []

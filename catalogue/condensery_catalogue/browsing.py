@@ -1,8 +1,9 @@
-"""What one browses by, the same on the web page and in the terminal: facets, texts to search. Imports no torch."""
+"""``browse``, and what one browses by, the same on the web page and in the terminal. Imports no torch."""
 
 from __future__ import annotations
 
 import re
+import sys
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from condensery.contract import Registry
-from condensery_catalogue.listing import FACETS, rows, words_of
+from condensery.errors import UsageError
+from condensery_catalogue.listing import FACETS, open_registry, rows, words_of
 from condensery_catalogue.results import stored_results
 from condensery_catalogue.wording import word
 
@@ -57,10 +59,14 @@ def search_text(entry: Entry, terms: Mapping[str, Sequence[str]]) -> str:
     :param terms: see :func:`chinese`.
     """
     key, card = entry["key"], entry["card"]
-    marks = [key, *(f"{facet}: {said}" for facet, words in entry["facets"].items() for said in words)]
     authors = (card.get("paper") or {}).get("authors", "")
     said = (key, entry["name"], authors, entry["year"], entry["reference"], card.get("summary", ""))
-    return " ".join([*(str(text) for text in said if text), *(t for mark in marks for t in terms.get(mark, []))])
+    return " ".join([*(str(text) for text in said if text), *(t for mark in marks(entry) for t in terms.get(mark, []))])
+
+
+def marks(entry: Entry) -> list[str]:
+    """Return what the glossary may have a term for: an entry's key, and its words, each behind its facet."""
+    return [entry["key"], *(f"{facet}: {said}" for facet, words in entry["facets"].items() for said in words)]
 
 
 def chinese() -> dict[str, list[str]]:
@@ -123,3 +129,42 @@ def plain(text: str) -> str:
 
 def _latin(letter: str) -> bool:
     return letter.isascii() or unicodedata.name(letter, "").startswith("LATIN")
+
+
+# ---------------------------------------------------------------- the command
+
+
+def browse(chosen: Mapping[str, str | None], search: str) -> None:
+    """Open the catalogue in this terminal; the command that was composed is printed at the end.
+
+    :param chosen: words by facet.
+    :raises UsageError: where there is no terminal, or no textual; for a word that nothing has, too.
+    """
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise UsageError("browse needs a terminal; condensery list and condensery show print the same")
+    try:
+        from condensery_catalogue.browser import Browser
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "textual":
+            raise
+        raise UsageError("browse needs the package 'textual': pip install 'condensery[browse]'") from None
+
+    registry = open_registry()
+    app = Browser(registry, asked(registry, chosen), search)
+    app.run()
+    if app.draft.command:
+        print(app.draft.command)
+        print(app.said, file=sys.stderr)
+
+
+def asked(registry: Registry, chosen: Mapping[str, str | None]) -> dict[str, set[str]]:
+    """Return the words that ``list`` is asked for, by facet; ``2016-2018`` is as many years as there are.
+
+    :raises UnknownKey: for a word that nothing has.
+    """
+    found = {}
+    for facet, one in chosen.items():
+        if one is not None:
+            had = {said for row in rows(registry, {facet: one}) for said in words_of(row, facet)}
+            found[facet] = had if facet == "year" else {one}
+    return found

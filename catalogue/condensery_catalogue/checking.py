@@ -3,45 +3,59 @@
 from __future__ import annotations
 
 import importlib.metadata
+import inspect
 import os
 import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING
 from pathlib import Path
+from typing import Any
 
-from condensery.contract import Registry, StageManager, build_method, name_plugin
+from condensery.contract import Registry, StageManager, build_method, name_plugin, settings_of
 from condensery.errors import CondenseryError, UnknownKey, UsageError
 from condensery.files import package_folder
+from condensery_catalogue.lost_writes import lost_writes
+from condensery_catalogue.metrics import measures
+from condensery_catalogue.publishing import lacks_of, plugin_files
+from condensery_catalogue.reproduction import card_of, load_reproduction
 
 LOADED = ("methods", "models", "tasks", "layers", "codecs", "searches")
 """Kinds whose entries point at code."""
 
 
 def check_package(package: str, *, everything: bool) -> bool:
-    """Check a package's plugins and print what was found; returns whether all is as it should be.
+    """Check a package's plugins and print what was found; returns whether nothing is wrong.
 
-    :param package: a distribution, a plugin's name, or what ``--plugin`` takes.
+    :param package: a distribution, a plugin's name, the folder of a project, or what ``--plugin`` takes.
     :param everything: also the suite's tests that are tried on one network alone otherwise.
     :raises UnknownKey: if nothing of that name is installed.
+    :raises UsageError: for a folder that announces no plugin.
     """
-    if package.endswith(".py") or os.sep in package:
-        package = name_plugin(package).name
+    words = [package]
+    if package.endswith(".py") or os.sep in package or package == os.curdir:
+        folder = Path(package).resolve()
+        files = plugin_files(folder) if (folder / "pyproject.toml").is_file() else [folder]
+        words = [name_plugin(str(file)).name for file in files]
     registry = Registry.open()
-    names = plugins_of(package, registry)
+    names = list(dict.fromkeys(name for word in words for name in plugins_of(word, registry)))
 
-    wrong = 0
+    wrong = missing = 0
     for name in names:
         faults = list(faults_of(name, registry))
-        wrong += len(faults)
         offers = {kind: offered(registry, kind, name) for kind in registry.entries}
         said = ", ".join(f"{len(keys)} {kind}" for kind, keys in offers.items() if keys) or "nothing"
         print(f"{name} offers {said}")
         for fault in faults:
             print(f"  wrong: {fault}")
-        for lack in lacks_of(offers["methods"], registry):
+        wrong += len(faults)
+
+        # What can't be loaded can't be looked at.
+        for lack in [] if faults else lacks_of(module_of(name), offers["methods"], registry):
             print(f"  missing: {lack}")
+            missing += 1
 
     tried = [name for name in names if offered(registry, "methods", name)]
     if wrong:
@@ -51,23 +65,40 @@ def check_package(package: str, *, everything: bool) -> bool:
     else:
         print("the contract suite: each method on each kind of network, trained, killed, resumed, stored, loaded")
         wrong += run_suite(tried, everything=everything)
-    print("something is wrong" if wrong else "all is as it should be")
+    print(ending(wrong, missing))
     return not wrong
+
+
+def ending(wrong: int, missing: int) -> str:
+    """Return the last line of a check."""
+    if wrong:
+        return "something is wrong"
+    if missing:
+        return f"nothing is wrong; {missing} things are missing before it is fit to be published"
+    return "all is as it should be"
 
 
 def plugins_of(package: str, registry: Registry) -> list[str]:
     """Return the names of a package's plugins.
 
+    :param package: a distribution, a plugin's name, or the module that it lies in.
     :raises UnknownKey: if there are none.
     """
     plain = re.sub(r"[-_.]+", "-", package).lower()
     points = importlib.metadata.entry_points(group="condensery")
     of_package = [p.name for p in points if p.dist and re.sub(r"[-_.]+", "-", p.dist.name).lower() == plain]
+    of_module = [p.name for p in points if p.module == package]
     installed = [plugin.name for plugin in registry.plugins]
-    found = [name for name in installed if name == package or name in of_package]
+    found = [name for name in installed if name in (package, *of_package, *of_module)]
     if not found:
         raise UnknownKey("package or plugin", package, [*installed, *{p.dist.name for p in points if p.dist}])
     return found
+
+
+def module_of(plugin: str) -> str:
+    """Return the module that a plugin lies in; one that was named goes by that name."""
+    points = importlib.metadata.entry_points(group="condensery", name=plugin)
+    return next((point.module for point in points), plugin)
 
 
 def offered(registry: Registry, kind: str, plugin: str) -> list[str]:
@@ -76,7 +107,7 @@ def offered(registry: Registry, kind: str, plugin: str) -> list[str]:
 
 
 def faults_of(name: str, registry: Registry) -> Iterator[str]:
-    """Yield what is wrong with a plugin: with its cards and hooks, and with what it points at."""
+    """Yield what is wrong with a plugin: with its cards, hooks and recipes, and with what it points at."""
     for plugin in registry.plugins:
         yield from plugin.problems if plugin.name == name else ()
 
@@ -85,22 +116,37 @@ def faults_of(name: str, registry: Registry) -> Iterator[str]:
             try:
                 target = registry.load(kind, key)
                 if kind == "methods":
+                    yield from lost_writes(Path(inspect.getfile(target)))
                     # A stage refuses a method whose hooks would never be called.
-                    StageManager("check", [(key, build_method(key, target, {}, registry.card(key) or {}))])
+                    card = registry.card(key)
+                    StageManager("check", [(key, build_method(key, target, {}, card or {}))])
+                    yield from disagreements(key, target, card) if card is not None else ()
             except CondenseryError as error:
                 yield str(error)
 
+    for key in offered(registry, "recipes", name):
+        try:
+            plan = load_reproduction(registry, key)
+            card = card_of(registry, plan)
+            for tier in plan.tiers.values():
+                known = {arm: measures(registry, recipe) for arm, recipe in tier.recipes(key).items()}
+                plan.ready(tier, card, known)
+        except CondenseryError as error:
+            yield f"reproduction {key!r}: {error}"
 
-def lacks_of(methods: list[str], registry: Registry) -> Iterator[str]:
-    """Yield what a plugin's methods would be better with."""
-    for key in methods:
-        card = registry.card(key)
-        if card is None:
-            yield f"{key} has no card: it isn't in condensery show, and the suite expects it to refuse every network"
-        elif not card.get("claims"):
-            yield f"{key}'s card has no claims, so nothing of its paper can be compared"
-        if card is not None and key not in registry.entries["recipes"]:
-            yield f"{key} has no recipe: condensery reproduce {key} has nothing to run"
+
+def disagreements(key: str, cls: type, card: Mapping[str, Any]) -> Iterator[str]:
+    """Yield where a card's hyper-parameters aren't those of its class."""
+    described, fields = card.get("hyperparameters") or {}, settings_of(cls)
+    for name in sorted(described.keys() ^ fields.keys()):
+        has, lacks = ("card", "class") if name in described else ("class", "card")
+        yield f"{key}: the {has} has the setting {name!r}, and the {lacks} hasn't"
+
+    for name in described.keys() & fields.keys():
+        field = fields[name]
+        made = field.default_factory() if field.default_factory is not MISSING else field.default
+        if described[name]["default"] != made:
+            yield f"{key}.{name}: its default is {made!r} in the class, {described[name]['default']!r} in the card"
 
 
 def run_suite(plugins: list[str], *, everything: bool) -> int:

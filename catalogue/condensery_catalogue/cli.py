@@ -50,7 +50,10 @@ def only_where_it_may(
 @app.command()
 def demo(out: Annotated[Path, typer.Option(help="Folder for what comes out.")] = Path("runs", "demo")) -> None:
     """Show what this is in a minute: a CNN and a ViT made smaller, on data that come with it."""
-    from condensery_catalogue.demo import show_demo
+    from condensery_catalogue.running import waited_for
+
+    with waited_for("starting"):
+        from condensery_catalogue.demo import show_demo
 
     show_demo(out)
 
@@ -62,6 +65,18 @@ def list_(json: Json = False, **chosen: str | None) -> None:
     from condensery_catalogue.listing import list_cards
 
     list_cards({name: chosen[name.replace("-", "_")] for name in FACETS}, as_json=json)
+
+
+@app.command("browse")
+@with_facets
+def browse_(
+    words: Annotated[str, typer.Argument(help="What to search for: name, author, year, a Chinese term, [36].")] = "",
+    **chosen: str | None,
+) -> None:
+    """Browse the catalogue in this terminal: facets, cards, and a composition that is printed at the end."""
+    from condensery_catalogue.browsing import browse
+
+    browse({name: chosen[name.replace("-", "_")] for name in FACETS}, words)
 
 
 @app.command()
@@ -142,14 +157,29 @@ def cache(
 
 @app.command()
 def check(
-    package: Annotated[str, typer.Argument(help="An installed package, a plugin's name, or a plugin's file.")],
+    package: Annotated[str, typer.Argument(help="An installed package, a plugin, or a folder.")],
     all: Annotated[bool, typer.Option("--all", help="Try what takes long on all networks, not on one.")] = False,
 ) -> None:
-    """Check a package's plugin: its cards, its hooks, and the contract suite on its methods."""
+    """Say what is wrong with a plugin, what it lacks to be published, and try its methods by the contract suite."""
     from condensery_catalogue.checking import check_package
 
     if not check_package(package, everything=all):
         raise typer.Exit(1)
+
+
+@app.command("new-method")
+def new_method(
+    key: Annotated[str, typer.Argument(help="Its key: lower-case words joined by '-'.")],
+    family: Annotated[str, typer.Option(help="pruning, quantization, distillation or joint.")] = "pruning",
+    into: Annotated[Path, typer.Option(help="The folder that the package's own will lie in.")] = Path(),
+    in_tree: Annotated[
+        bool, typer.Option("--in-tree", help="No package: four files in the checkout in the current folder.")
+    ] = False,
+) -> None:
+    """Make a package with a small method, its card, recipe and test, to put a paper's in their place."""
+    from condensery_catalogue.new_method import print_new_method
+
+    print_new_method(key, family, into, in_tree=in_tree)
 
 
 @app.command()
@@ -256,16 +286,18 @@ def reproduce(
     json: Json = False,
 ) -> None:
     """Reproduce a paper: its claim beside the figure measured here."""
-    from condensery_catalogue.running import RunOptions
+    from condensery_catalogue.running import RunOptions, waited_for
 
     if pending:
-        from condensery_catalogue.pending import run_pending
+        with waited_for("starting"):
+            from condensery_catalogue.pending import run_pending
 
         run_pending([tier] if tier else (), budget, jobs, out, device, key or ())
         return
     if len(key or ()) != 1 or budget is not None or jobs != 1:
         raise UsageError("say one reproduction; --budget, --jobs and several or no keys go with --pending")
-    from condensery_catalogue.reproduce import reproduce_paper
+    with waited_for("starting"):
+        from condensery_catalogue.reproduce import reproduce_paper
 
     options = RunOptions(device=device, out=out, as_json=json)
     reproduce_paper((key or [""])[0], tier, seeds, options, store=store)

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from condensery.contract import Contract, Method, Registry, build_method
-from condensery.errors import CondenseryError
+from condensery.errors import CondenseryError, UnknownKey
 from condensery.recipe import format_stages, parse_model, parse_recipe, parse_task
 from condensery.testing import Case
 from condensery_catalogue.listing import console, open_registry, table
 from condensery_catalogue.matrix import Kind, Matrix, stored_matrix
 from condensery_catalogue.results import stored_results
+from condensery_catalogue.running import waited_for
 
 if TYPE_CHECKING:
     from torch import nn
@@ -210,12 +211,12 @@ def print_fit(model: str, task: str | None, method: str | None, *, as_json: bool
 
     :param method: say all of this one alone.
     """
-    from condensery.errors import UnknownKey
-    from condensery.run import Progress
-
     registry = open_registry()
     if method is not None and method not in registry.entries["methods"]:
         raise UnknownKey("method", method, registry.keys("methods"))
+    with waited_for("starting"):
+        from condensery.run import Progress
+
     with Progress(quiet=as_json) as show:
         show.start(f"trying {len(registry.keys('methods'))} methods, dry", len(registry.keys("methods")))
         found = fit(model, task=task, registry=registry, told=lambda key: show.advance())

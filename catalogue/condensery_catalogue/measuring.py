@@ -14,7 +14,7 @@ from condensery.front import figure
 from condensery.recipe import ModelSpec, TaskSpec, checked, parse_model, parse_task
 from condensery_catalogue.listing import console, open_registry, table
 from condensery_catalogue.metrics import BATCHED, FIGURES
-from condensery_catalogue.running import check_device, quiet_libraries
+from condensery_catalogue.running import check_device, quiet_libraries, waited_for
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -58,21 +58,22 @@ def measure_target(
     registry = open_registry()
     quiet_libraries()
     given = None if task is None else checked(TaskSpec, parse_task(task), "task")
-    found = (_of_artifact if target.endswith(SUFFIX) else _of_model)(target, given, registry)
+    with waited_for("measuring"):
+        found = (_of_artifact if target.endswith(SUFFIX) else _of_model)(target, given, registry)
 
-    # Here, because it loads torch, which a wrong name above doesn't need.
-    from condensery.measure import measure
+        # Here, because it loads torch, which a wrong name above doesn't need.
+        from condensery.measure import measure
 
-    where = _device(device)
-    figures = measure(
-        found.task,
-        found.net.to(where),
-        where,
-        bytes=found.bytes,
-        bits=found.bits,
-        quality=found.trained,
-        batched=batched,
-    )
+        where = _device(device)
+        figures = measure(
+            found.task,
+            found.net.to(where),
+            where,
+            bytes=found.bytes,
+            bits=found.bits,
+            quality=found.trained,
+            batched=batched,
+        )
     said = {"target": target, "task": found.task.key, "device": str(where), **figures}
     if found.sizes is not None:
         said["sizes"] = dict(found.sizes)

@@ -16,8 +16,8 @@ from condensery_catalogue.judging import judge
 from condensery_catalogue.listing import console, open_registry, table
 from condensery_catalogue.points import is_drawn
 from condensery_catalogue.reproduction import card_of, load_reproduction
-from condensery_catalogue.results import publishing_place, recipe_file
-from condensery_catalogue.running import RunOptions, check_device, quiet_libraries, stoppable
+from condensery_catalogue.results import publishing_place, recipe_file, usual_tier
+from condensery_catalogue.running import RunOptions, check_device, quiet_libraries, stoppable, waited_for
 from condensery_catalogue.wording import (
     EFFECT,
     answer,
@@ -40,6 +40,7 @@ COLUMNS = (
     "non-zero: parameters that aren't zero. file: the artifact, its header included. smaller: how many times smaller "
     "it is than the file of the net that the recipe starts from; - for a net that others are compared with."
 )
+SENT = "sent: bytes of gradients that each worker sends in a step."
 """What stands under the table of arms; the metrics' names are the task's, see condensery tasks."""
 
 
@@ -55,7 +56,7 @@ def reproduce_paper(key: str, tier: str | None, seeds: int | None, options: RunO
     """
     registry = open_registry()
     plan = load_reproduction(registry, key)
-    tier = tier or plan.usual
+    tier = tier or usual_tier(registry, key)
     if tier not in plan.tiers:
         raise UnknownKey("tier", tier, plan.tiers, where=key)
     check_device(options.device)
@@ -65,8 +66,9 @@ def reproduce_paper(key: str, tier: str | None, seeds: int | None, options: RunO
     # Every name in the tier is looked up first, so that a wrong one fails before anything trains.
     folder = (options.out or Path("runs") / "reproduce" / key) / tier
     jobs = Jobs(registry, plan, plan.tiers[tier], tier, folder, None if seeds is None else range(seeds))
-    chosen = jobs.ready(card)
-    refuse_missing(jobs.chosen.recipes(key).values(), registry, f"{key}, {tier}")
+    with waited_for("starting"):
+        chosen = jobs.ready(card)
+        refuse_missing(jobs.chosen.recipes(key).values(), registry, f"{key}, {tier}")
 
     place = publishing_place(recipe_file(registry, key), tier, len(jobs.seeds)) if store else None
     with stoppable(folder, "the same command"):
@@ -121,7 +123,7 @@ def print_result(result: Mapping[str, Any]) -> None:
         out.print(EFFECT, explained(c["verdict"]["word"] for c in result["comparisons"] if c["verdict"]), markup=False)
 
     out.print(arms_table(result))
-    out.print(COLUMNS, markup=False, highlight=False)
+    out.print(COLUMNS, *[SENT] * sends(result), markup=False, highlight=False)
     for path, alike in result.get("figure", {}).get("ranks", {}).items():
         words = ", ".join(f"{name} {'-' if value is None else f'{value:.2f}'}" for name, value in alike.items())
         out.print(f"{path} ranks the arms as {result['figure']['y']} does: {words}", markup=False, highlight=False)
@@ -138,12 +140,20 @@ def arms_table(result: Mapping[str, Any]) -> Table:
     counts = {"errors": examples(first)}
     names = [f"{name} of {total:,}" if (total := counts.get(name)) else name for name in first]
 
-    arms = table("arm", *names, "non-zero", "file (bytes)", "smaller", title="After the last epoch, mean ± deviation")
+    sent = ["sent"] if sends(result) else []
+    columns = ("arm", *names, *sent, "non-zero", "file (bytes)", "smaller")
+    arms = table(*columns, title="After the last epoch, mean ± deviation")
     for arm, figures in result["arms"].items():
         gone = collapse(figures)
         said = [spread(figures["quality"][name]) for name in first]
+        said += [f"{statistics.fmean(figures['training']['sent_bytes']):,.0f}" for _ in sent]
         file, rate = (statistics.fmean(v) for v in (figures["storage"]["file"], figures["compression_rate"]))
         smaller = "-" if arm in plain else f"{rate:.2f}x"
         label = f"{arm}, {gone}" if gone else arm
         arms.add_row(*map(Text, (label, *said, counted(figures["nonzeros"]), f"{file:,.0f}", smaller)))
     return arms
+
+
+def sends(result: Mapping[str, Any]) -> bool:
+    """Tell whether the arms' gradients went from worker to worker."""
+    return all(None not in figures["training"].get("sent_bytes", [None]) for figures in result["arms"].values())

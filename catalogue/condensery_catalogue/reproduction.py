@@ -146,11 +146,6 @@ class Reproduction(Strict):
     tiers: dict[TierName, Tier]
     compare: list[Comparison] = []
 
-    @property
-    def usual(self) -> TierName:
-        """The tier to start with: desk where there is one, else the largest."""
-        return "desk" if "desk" in self.tiers else list(self.tiers)[-1]
-
     def comparisons(self, tier: Tier, card: Mapping[str, Any]) -> list[tuple[Comparison, Mapping[str, Any]]]:
         """Return a tier's comparisons, each with the claim it answers.
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from condensery.contract import Registry
 from condensery.errors import UnknownKey, UsageError
 from condensery.files import package_folder, read_json
+from condensery.recipe import load_yaml
 
 TierName = Literal["smoke", "desk", "paper"]
 CHECKOUT = Path("reproductions")
@@ -35,6 +37,20 @@ def recipe_file(registry: Registry, key: str) -> Path:
     if folder is None:
         raise UsageError(f"plugin {entry.plugin!r}: reproduction {key!r} can't be read: no package {package!r}")
     return folder / str(name)
+
+
+def usual_tier(registry: Registry, key: str) -> str:
+    """Return the tier of a reproduction to start with: desk where there is one, else the largest.
+
+    Read from its file alone, because what checks a recipe takes longer to load than a card to show.
+
+    :raises UsageError: if it has no tier.
+    """
+    data = load_yaml(recipe_file(registry, key))
+    tiers = data.get("tiers") if isinstance(data, Mapping) else None
+    if not isinstance(tiers, Mapping) or not tiers:
+        raise UsageError(f"reproduction {key!r}: it has no tiers")
+    return "desk" if "desk" in tiers else str(list(tiers)[-1])
 
 
 def stored_results(registry: Registry, key: str, *, sealed: bool = True) -> list[dict[str, Any]]:

@@ -128,6 +128,7 @@ the seeds (runs that differ in their random numbers), the baseline before the ar
 
 - *Tier*: `desk` takes minutes, mostly on a part of the training data; `paper` has the paper's net, data and schedule as
   far as they are here, and its *scale* says whether that is so.
+- *Claim*: its name in the paper's card; *what* it is of: metric, net, setting and data set; *seeds*: how many.
 - *Source*: `read` where it was published, in that row; `second-hand`, as another text gives it; `recalled`, from
   memory. {DOUBT}
 - *Verdict*, which answers the claim and nothing else ([the rule](verdicts.md)). {explained(EXPLAINED)} A verdict names

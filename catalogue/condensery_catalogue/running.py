@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -23,6 +23,9 @@ from condensery.recipe import apply_overrides, load_yaml, parse, parse_model, pa
 from condensery_catalogue.launching import launch
 from condensery_catalogue.listing import console, open_registry
 from condensery_catalogue.wording import collapses
+
+if TYPE_CHECKING:
+    from condensery.tasks import Task
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,18 +74,20 @@ def run_composition(composition: str, model: str | None, task: str, epochs: int 
     stages = parse(composition)
     registry = open_registry()
     task_data = parse_model(task)
-    cls = registry.load("tasks", task_data["key"])
-
-    # A stage trains half as long as the task's own base recipe, unless told otherwise.
-    train: dict[str, Any] = dict(cls.base)
-    train["epochs"] = epochs if epochs is not None else max(1, cls.base.get("epochs", 2) // 2)
+    with waited_for("starting"):
+        cls = registry.load("tasks", task_data["key"])
     data = {
         "model": parse_model(model) if model else {"key": cls.default_model},
         "task": task_data,
-        "train": train,
+        "train": training_of(cls, epochs),
         "stages": stages,
     }
     _run(data, "compose", registry, options)
+
+
+def training_of(task: type[Task], epochs: int | None) -> dict[str, Any]:
+    """Return how a stage of a composition trains: half as long as the task's own base recipe, unless told otherwise."""
+    return {**task.base, "epochs": max(1, task.base.get("epochs", 2) // 2) if epochs is None else epochs}
 
 
 def _run(data: Mapping[str, Any], name: str, registry: Registry, options: RunOptions) -> None:

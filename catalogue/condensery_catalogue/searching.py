@@ -34,6 +34,7 @@ from condensery_catalogue.running import (
     quiet_libraries,
     recipe_data,
     stoppable,
+    waited_for,
 )
 
 if TYPE_CHECKING:
@@ -65,9 +66,10 @@ def search_recipe(
     quiet_libraries()
 
     # Here, because it loads torch and optuna, which a wrong name above doesn't need.
-    import optuna
+    with waited_for("starting"):
+        import optuna
 
-    from condensery.run import Budget, Progress, RecipeTrials, TrialStore, build_search, claimed, run_search
+        from condensery.run import Budget, Progress, RecipeTrials, TrialStore, build_search, claimed, run_search
 
     for what, word, words in (("budget", budget, get_args(Budget)), ("pruner", prune or "median", PRUNERS)):
         if word not in words:

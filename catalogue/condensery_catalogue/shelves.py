@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import json
 import re
@@ -15,7 +16,9 @@ from typing import Any
 from condensery.contract import Registry
 from condensery.errors import CondenseryError, UnknownKey, UsageError
 from condensery.files import cache_dir
+from condensery_catalogue.inputs import published, recipes_weights
 from condensery_catalogue.listing import console, open_registry, table
+from condensery_catalogue.running import waited_for
 
 KINDS = {
     "nets": "nets that were trained before a recipe's first stage",
@@ -54,12 +57,15 @@ def first_line(thing: Any) -> str:
 
 def loaded(registry: Registry, kind: str) -> dict[str, Any]:
     """Return all that is offered of one kind, without what can't be imported, which is said on stderr."""
-    found = {}
-    for key in registry.keys(kind):
-        try:
-            found[key] = registry.load(kind, key)
-        except CondenseryError as error:
-            print(f"warning: {error}", file=sys.stderr)
+    found, wrong = {}, []
+    with waited_for(f"loading {kind}"):
+        for key in registry.keys(kind):
+            try:
+                found[key] = registry.load(kind, key)
+            except CondenseryError as error:
+                wrong.append(error)
+    for fault in wrong:
+        print(f"warning: {fault}", file=sys.stderr)
     return found
 
 
@@ -89,27 +95,50 @@ def list_tasks(*, as_json: bool) -> None:
 
 
 def list_data(*, as_json: bool) -> None:
-    """Print which data each task needs, where they were looked for, whether they are there, and who has them."""
-    rows = []
-    for key, cls in loaded(open_registry(), "tasks").items():
+    """Print which data tasks and recipes need, where they were looked for, whether they are there, and who has them."""
+    rows, registry = [], open_registry()
+    for key, cls in loaded(registry, "tasks").items():
         data = cls.data_set
         if data is None:
             continue
         folder = data.find()
         places = [{"folder": str(place), "absent": data.absent(place)} for place in data.folders()]
         kept = _decoded(key, data.name)
-        row = {"task": key, "data": data.name, "files": dict(data.files), "hub": data.hub, "source": data.source}
+        row = {"task": key, "data": data.name, "files": dict(data.files), "source": data.source}
+        row["hub"] = data.hub and dataclasses.asdict(data.hub)
         rows.append({**row, "there": folder and str(folder), "looked": places, "decoded": kept})
     for row in rows:
         row["state"] = "here" if row["there"] else "kept" if row["decoded"] else "absent"
         row["where"] = "\n".join(_places(row))
+    rows += [trained(source, keys) for source, keys in recipes_weights(registry).items()]
 
     last = (
         "here: a folder has all files. kept: the unpacked copy in the cache is enough. absent: put the files into one "
         "of the folders, or pip install 'condensery[hub]', which fetches the hub's copy when a task first needs it. "
-        "$CONDENSERY_DATA is looked in first. Tasks that aren't named need no data."
+        "$CONDENSERY_DATA is looked in first. Tasks that aren't named need no data. The files of weights are trained "
+        "nets that recipes start from."
     )
-    say(rows, {"task": "task", "state": "state", "where": "where"}, last, as_json=as_json)
+    say(rows, {"task": "task or weights", "state": "state", "where": "where"}, last, as_json=as_json)
+
+
+def trained(source: str, keys: Sequence[str]) -> dict[str, Any]:
+    """Return what is said of a file of trained weights.
+
+    :param source: as recipes write it.
+    :param keys: of the reproductions that start from it.
+    """
+    from condensery.storage import weights_file
+
+    folder, _, name = source.rpartition("/")
+    origin = published(source).origin
+    row = {"task": name.partition(".")[0], "weights": source, "origin": origin, "needed_by": list(keys)}
+    try:
+        where = str(weights_file(source))
+        return {**row, "state": "here", "there": where, "where": where}
+    except UsageError:
+        few = ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if keys[3:] else "")
+        lines = [f"no {name} in {folder}", origin, f"for the reproductions of {few}"]
+        return {**row, "state": "absent", "there": None, "where": "\n".join(filter(None, lines))}
 
 
 def _decoded(task: str, data: str) -> list[str]:
@@ -129,7 +158,7 @@ def _places(row: Mapping[str, Any]) -> list[str]:
         lines.append(f"looked in {place['folder']}: {lacks}")
     lines += [f"unpacked before: {folder}" for folder in row["decoded"]]
     if row["hub"]:
-        lines.append(f"from: Hugging Face Hub, {row['hub']}")
+        lines.append(f"from: Hugging Face Hub, {row['hub']['name']}, revision {row['hub']['revision'][:12]}, pinned")
     if row["source"]:
         lines.append(f"files from: {row['source']}")
     return lines

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from condensery.errors import UnknownKey
-from condensery.recipe import format_stages
 from condensery_catalogue.listing import console, open_registry, table
-from condensery_catalogue.reproduction import load_reproduction
-from condensery_catalogue.results import stored_results
+from condensery_catalogue.results import stored_results, usual_tier
 from condensery_catalogue.wording import answer, claimed, effect, measured, reference, source, subject
 
 if TYPE_CHECKING:
     from rich.table import Table
+    from rich.text import Text
+
+    from condensery.contract import Registry
 
 BOUNDS = (("gt", ">"), ("ge", ">="), ("lt", "<"), ("le", "<="))
 
@@ -30,38 +31,50 @@ def show_card(key: str, *, as_json: bool) -> None:
     if key not in known:
         raise UnknownKey("method or paper", key, known)
 
-    card = dict(registry.card(key) or {"key": key, "name": key, "status": "no card"})
-    card["runs"] = key in registry.entries["methods"]
-    has = key in registry.entries["recipes"]
-    card["reproduction"] = load_reproduction(registry, key).usual if has else None
-    card["results"] = stored_results(registry, key) if card["reproduction"] else []
-
+    card = read_card(registry, key)
     if as_json:
         print(json.dumps(card, indent=1, ensure_ascii=False))
     else:
         _print_card(card)
 
 
+def read_card(registry: Registry, key: str) -> dict[str, Any]:
+    """Return a card with what the catalogue knows of it beside: whether it runs, its usual tier, its results."""
+    card = dict(registry.card(key) or {"key": key, "name": key, "status": "no card"})
+    card["runs"] = key in registry.entries["methods"]
+    has = key in registry.entries["recipes"]
+    card["reproduction"] = usual_tier(registry, key) if has else None
+    card["results"] = stored_results(registry, key) if card["reproduction"] else []
+    return card
+
+
 def _print_card(card: Mapping[str, Any]) -> None:
     from rich.text import Text
 
     out = console()
-    kind = " · ".join(str(word) for word in (card["key"], card.get("family"), card["status"]) if word)
-    out.print(Text.assemble((f"{card['name']} {reference(card)}".strip(), "bold"), f"  {kind}"))
-    for line in _about(card):
+    out.print(title(card))
+    for line in about(card):
         out.print(_wrapped(line, out.width), markup=False, highlight=False, soft_wrap=True)
 
     if card.get("hyperparameters"):
-        out.print(_hyperparameters(card["hyperparameters"]))
-    for title, lines in (
-        ("Claims of the paper", list(_claims(card.get("claims") or []))),
-        ("Measured here", list(_results(card["results"]))),
-        ("Use", list(_usage(card))),
+        out.print(settings_table(card["hyperparameters"]))
+    for name, lines in (
+        ("Claims of the paper", [line for claim in card.get("claims") or [] for line in claim_lines(claim)]),
+        ("Measured here", [line for r in card["results"] for c in r["comparisons"] for line in result_lines(r, c)]),
+        ("Use", list(usage(card))),
     ):
         if lines:
-            out.print(Text(f"\n{title}", "bold"))
+            out.print(Text(f"\n{name}", "bold"))
         for line in lines:
             out.print(_wrapped(line, out.width), markup=False, highlight=False, soft_wrap=True)
+
+
+def title(card: Mapping[str, Any]) -> Text:
+    """Return what stands above a card: name and number in bold, then key, family and status."""
+    from rich.text import Text
+
+    kind = " · ".join(str(word) for word in (card["key"], card.get("family"), card["status"]) if word)
+    return Text.assemble((f"{card['name']} {reference(card)}".strip(), "bold"), f"  {kind}")
 
 
 def _wrapped(line: str, width: int) -> str:
@@ -72,7 +85,7 @@ def _wrapped(line: str, width: int) -> str:
     return wrapper.fill(line.strip())
 
 
-def _about(card: Mapping[str, Any]) -> Iterator[str]:
+def about(card: Mapping[str, Any]) -> Iterator[str]:
     """Return the lines above the tables: paper, summary, what the survey says, taxonomy."""
     if paper := card.get("paper"):
         yield f"{paper['authors']}: {paper['title']}. {_published(paper)}"
@@ -92,10 +105,12 @@ def _about(card: Mapping[str, Any]) -> Iterator[str]:
         yield "taxonomy  " + " · ".join(words)
 
 
-def _usage(card: Mapping[str, Any]) -> Iterator[str]:
-    """Return the lines below the tables: departures from the paper, and what to type."""
+def usage(card: Mapping[str, Any]) -> Iterator[str]:
+    """Return the lines below the tables: departures from the paper, pitfalls, and what to type."""
     for text in card.get("departures") or []:
         yield f"departs from the paper: {text}"
+    for text in card.get("pitfalls") or []:
+        yield f"beware: {text}"
     if card.get("composition") or card["runs"]:
         yield f"spelt: {spelling(card)}"
     if card["reproduction"]:
@@ -121,7 +136,11 @@ def spelling(card: Mapping[str, Any]) -> str:
     own = bare(card, ", ".join(f"{n}={json.dumps(h['default'])}" for n, h in shown))
 
     before = (card.get("contract") or {}).get("before")
-    return f"{format_stages(before)} -> {own}" if before else own
+    if not before:
+        return own
+    from condensery.recipe import format_stages  # here, because what few methods need takes long to load
+
+    return f"{format_stages(before)} -> {own}"
 
 
 def bare(card: Mapping[str, Any], settings: str = "") -> str:
@@ -130,7 +149,8 @@ def bare(card: Mapping[str, Any], settings: str = "") -> str:
     return f"{card['key']}({settings}){roles}" if settings else f"{card['key']}{roles}"
 
 
-def _hyperparameters(settings: Mapping[str, Mapping[str, Any]]) -> Table:
+def settings_table(settings: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Return the hyper-parameters of a card as a table."""
     from rich.markup import escape
 
     said = table("setting", "type", "default", "range", "meaning", title="Hyper-parameters")
@@ -147,18 +167,18 @@ def setting_words(setting: Mapping[str, Any]) -> tuple[str, str, str]:
     return json.dumps(setting["default"]), span, setting["meaning"] + unit
 
 
-def _claims(claims: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """Yield what a paper claims, three lines a claim: a table of as many columns fits no terminal."""
-    for c in claims:
-        yield f" {c['id']}: {claimed(c)}"
-        yield f"   {subject(c)}"
-        yield f"   {source(c)}"
+def claim_lines(claim: Mapping[str, Any]) -> list[str]:
+    """Return what a paper claims, in three lines: a table of as many columns fits no terminal."""
+    return [f" {claim['id']}: {claimed(claim)}", f"   {subject(claim)}", f"   {source(claim)}"]
 
 
-def _results(results: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """Yield what was measured here, three lines a comparison."""
-    for result in results:
-        for c in result["comparisons"]:
-            yield f" {c['claim']['id']}: {answer(result, c)}"
-            yield f"   measured {measured(c)}; effect {effect(c)}"
-            yield f"   {result['tier']} tier, {len(result['seeds'])} seeds, {result['date']}"
+def result_lines(result: Mapping[str, Any], c: Mapping[str, Any]) -> list[str]:
+    """Return what was measured for a claim, in three lines.
+
+    :param c: one of the result's comparisons.
+    """
+    return [
+        f" {c['claim']['id']}: {answer(result, c)}",
+        f"   measured {measured(c)}; effect {effect(c)}",
+        f"   {result['tier']} tier, {len(result['seeds'])} seeds, {result['date']}",
+    ]

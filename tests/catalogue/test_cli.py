@@ -97,6 +97,7 @@ def test_show_marks_recalled_claims(monkeypatch: pytest.MonkeyPatch) -> None:
     out = " ".join(condensery("show", "lsq").stdout.split())
     assert "70.5 (second-hand)" in out
     assert "(recalled, not read)" in condensery("show", "obs").stdout
+    assert "beware: The step must stay positive and have no weight decay." in out
     assert "guess" in out
     assert "It could also be: " in out
     card = json.loads(condensery("show", "lsq", "--json").stdout)

@@ -55,7 +55,10 @@ def axes_of(result: dict[str, Any]) -> tuple[Figure, Axes]:
     """Draw a figure as :func:`draw` does and return it laid out."""
     made = Figure(layout="constrained")
     with matplotlib.rc_context(drawing.STYLE):
-        (draw_rows if at_one_x(result) else draw_points)(made, result)
+        if "figure" in result:
+            (draw_rows if at_one_x(result) else draw_points)(made, result)
+        else:
+            drawing.draw_claims(made, result)
         made.draw_without_rendering()
     return made, made.axes[0]
 
@@ -98,6 +101,24 @@ def test_stored_results_are_drawn_the_same_each_time(result: dict[str, Any]) -> 
         names = [arm for arm in result["arms"] if arm != result["figure"]["baseline_arm"]]
     for name in names:
         assert f'id="arm-{name}' in text
+
+
+@pytest.mark.parametrize("result", STORED, ids=lambda result: result["key"])
+def test_axes_of_stored_results_stretch_no_noise_and_bars_end_in_range(result: dict[str, Any]) -> None:
+    """Of percentages: an axis shows two points at least, and what lies between 0 and 100 has its bars there."""
+    shown = 0
+    for axes in axes_of(result)[0].axes:
+        for side, label in enumerate((axes.get_xlabel(), axes.get_ylabel())):
+            if "(%)" not in label:
+                continue
+            low, high = sorted((axes.get_xlim, axes.get_ylim)[side]())
+            assert high - low >= 2 - 1e-9
+            bars = [part for c in axes.containers if isinstance(c, ErrorbarContainer) for part in c.lines[2]]
+            ends = [float(end[side]) for part in bars for segment in part.get_segments() for end in segment]
+            assert all(-1e-9 <= end <= 100 + 1e-9 for end in ends)
+            shown += 1
+    words = [str(result.get("figure")), *(c["claim"]["unit"] for c in comparable(result))]
+    assert shown or not any("%" in said for said in words)
 
 
 @pytest.mark.parametrize("arms", [TWO, CROWD], ids=["points", "rows"])

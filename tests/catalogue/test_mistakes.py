@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import pty
 import re
 import shlex
 import signal
@@ -11,11 +13,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest import mock
 
+import numpy as np
 import pytest
 from tests.catalogue.commands import condensery
 
 from condensery.run import Progress
+from condensery.tasks import stored_arrays
 from condensery_catalogue.showing import show_card
 
 ON_DIGITS = (
@@ -66,6 +71,10 @@ MISTAKES = [
         "unknown model 'google/vit-base'.*; a published net is timm/vit-base or hf/google/vit-base",
     ),
     ("compose 'lsq -> lsq' ...", "lsq is not applicable"),
+    (
+        "compose 'qkd -> qkd(phase=co-study){name=b, teacher=original} -> qkd(phase=tutor){teacher=b.teacher}' ...",
+        "qkd is not applicable: in co-study the teacher trains too: add players={teacher={train=true}} to the stage's",
+    ),
     ("compose huffman ...", "there is nothing to code; put a method before it that prunes or shares weights"),
     ("list --family prunning", "did you mean 'pruning'"),
     ("show magnitud", "did you mean 'magnitude'"),
@@ -166,6 +175,58 @@ def test_lines_in_a_pipe_are_few(capsys: pytest.CaptureFixture[str]) -> None:
             lines = capsys.readouterr().err.splitlines()
             assert len(lines) == 10
             assert f"epoch {epochs}/{epochs}" in lines[-1]
+
+
+@pytest.mark.parametrize(
+    "line", ["compose magnitude --task cifar10", "reproduce lsq", "measure resnet20", "fit resnet20", "demo", "data"]
+)
+def test_the_first_sign_of_life_comes_before_torch_is_loaded(line: str, tmp_path: Path) -> None:
+    """Loading torch takes seconds. Here another module of that name says that it is loaded, and ends the command."""
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").write_text("import os\nos.write(2, b'LOADED')\nos._exit(0)\n")
+    job, terminal = pty.fork()
+    if job == 0:
+        os.chdir(tmp_path)
+        os.environ["PYTHONPATH"] = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+        os.execv(sys.executable, [sys.executable, "-m", "condensery_catalogue.cli", *line.split()])
+    said = b""
+    with contextlib.suppress(OSError):  # which is how a terminal ends
+        while more := os.read(terminal, 1000):
+            said += more
+    os.waitpid(job, 0)
+    os.close(terminal)
+    assert re.fullmatch(rb"(starting|measuring|loading tasks)\.\.\.\r.*LOADED", said), said
+
+
+@pytest.mark.slow
+def test_long_work_says_how_many_steps_it_has_and_how_long_they_take(tmp_path: Path) -> None:
+    """Half of the base's 60 epochs come on top of them; each has 50,000 / 128 = 391 steps, in all 35,190."""
+    with mock.patch.dict(os.environ, {"CONDENSERY_CACHE": str(tmp_path / "cache")}):
+        arrays = {
+            f"{split}_{what}": np.zeros((size, *shape), np.uint8)
+            for split, size in (("train", 50_000), ("test", 10_000))
+            for what, shape in (("images", (3, 32, 32)), ("labels", ()))
+        }
+        stored_arrays("cifar10", list(arrays), lambda: arrays)
+    job = subprocess.Popen(
+        [sys.executable, "-m", "condensery_catalogue.cli", "compose", "magnitude", "--task", "cifar10"],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "CONDENSERY_DATA": ""},
+    )
+    assert job.stderr is not None
+    said = []
+    for line in job.stderr:
+        said.append(line.strip())
+        if re.match(r"about .* (minutes|hours) in all", line):
+            break
+    job.send_signal(signal.SIGINT)
+    rest = job.communicate(timeout=120)[1]
+    assert said[0].startswith("model resnet20, task cifar10, on ")
+    assert "about 35,190 steps in all; a few of them tell how long they take" in said
+    assert job.returncode == 130
+    assert rest.splitlines()[-1].startswith("stopped: ")
 
 
 def test_ctrl_c_at_once_is_one_line_and_exit_130(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def test_the_compositions_are_of_known_methods() -> None:
 
 
 @pytest.mark.slow
-def test_the_python_example_runs(tmp_path: Path) -> None:
+def test_the_python_example_runs_and_runs_again(tmp_path: Path) -> None:
     (example,) = re.findall(r"```python\n(.+?)```", TEXT, flags=re.DOTALL)
     environment = {**os.environ, "CONDENSERY_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", example]
@@ -66,3 +66,5 @@ def test_the_python_example_runs(tmp_path: Path) -> None:
     before, after = map(float, done.stdout.split())
     assert 10 < after <= 100
     assert 50 < before <= 100
+    again = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert again.stdout == done.stdout

@@ -157,3 +157,15 @@ def test_a_table_of_arms_explains_itself(capsys: pytest.CaptureFixture[str], mon
     assert better.split()[-1].endswith("x")
     for column in ("non-zero", "smaller"):
         assert f"{column}: " in out
+
+
+def test_a_table_says_what_was_sent(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where all arms' workers sent gradients each has the mean of its seeds; where none did there is no column."""
+    monkeypatch.setenv("COLUMNS", "200")
+    made = plan(compare=[])
+    for sent, column in (({"sent_bytes": 1000}, True), ({"sent_bytes": None}, False)):
+        told = [{**report(0), "training": sent}, {**report(0), "training": {"sent_bytes": 2001} if column else sent}]
+        print_result(judge(made, made.tiers["smoke"], "smoke", CARD, {"plain": told, "better": told}))
+        out = capsys.readouterr().out
+        assert (" 1,500 " in out) is column
+        assert ("sent: " in out) is column

@@ -12,7 +12,8 @@ import pytest
 from tests.catalogue.commands import condensery
 
 from condensery import Registry
-from condensery_catalogue.shelves import KINDS
+from condensery_catalogue.inputs import recipes_weights
+from condensery_catalogue.shelves import KINDS, trained
 
 REGISTRY = Registry.open()
 
@@ -75,13 +76,30 @@ def test_data_says_what_is_missing_where_and_who_has_it(cache: Path) -> None:
     ]
     assert found["mnist"]["looked"] == [{"folder": str(cache / "data" / "mnist"), "absent": list(files)[1:]}]
     assert found["fashion-mnist"]["there"] == str(cache / "data" / "fashion-mnist")
-    assert (found["cifar10"]["hub"], found["spoken-digits"]["hub"]) == ("uoft-cs/cifar10", None)
+    hub = found["cifar10"]["hub"]
+    assert (hub["name"], sorted(hub["files"])) == ("uoft-cs/cifar10", ["plain_text/test", "plain_text/train"])
+    assert found["spoken-digits"]["hub"] is None
     assert "digits" not in found
-    assert all(row["source"] for row in found.values())
+    assert all(row["source"] for row in found.values() if "data" in row)
 
     out = " ".join(condensery("data").stdout.split())
-    assert "uoft-cs/cifar10" in out
+    assert f"uoft-cs/cifar10, revision {hub['revision'][:12]}, pinned" in out
     assert "files: labels.npz, train_0.zip" in out
+
+
+def test_data_names_the_trained_nets_that_recipes_start_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One net is there, two are not."""
+    monkeypatch.setenv("CONDENSERY_DATA", str(tmp_path))
+    here = put(tmp_path / "ckpt_cifar10_resnet" / "resnet20.safetensors", 1)
+    sources = recipes_weights(REGISTRY)
+    assert [source.rpartition("/")[2] for source in sources] == [f"resnet{n}.safetensors" for n in (20, 32, 56)]
+    found = [trained(source, keys) for source, keys in sources.items()]
+    assert [row["state"] for row in found] == ["here", "absent", "absent"]
+    assert found[0]["where"] == str(here)
+    assert "thinet" in found[2]["needed_by"]
+    lacks, origin, _ = found[2]["where"].splitlines()
+    assert lacks == "no resnet56.safetensors in $CONDENSERY_DATA/ckpt_cifar10_resnet"
+    assert "akamaster/pytorch_resnet_cifar10" in origin
 
 
 def test_the_cache_is_counted_by_kind(cache: Path) -> None:

@@ -13,22 +13,29 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader
+from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 
 from condensery.contract import Registry
 from condensery.errors import UsageError
+from condensery_catalogue.browsing import BROWSED
 from condensery_catalogue.drawing import draw
 from condensery_catalogue.generated import write_text
 from condensery_catalogue.listing import open_registry
-from condensery_catalogue.points import is_drawn
+from condensery_catalogue.points import comparable, lanes
+from condensery_catalogue.reproduction import load_reproduction
 from condensery_catalogue.results import commit, commit_date
 from condensery_catalogue.showing import setting_words
+from condensery_catalogue.site.builder import as_files, rules
+from condensery_catalogue.site.formulas import mathml
 from condensery_catalogue.site.gathering import bibtex, gather
+from condensery_catalogue.site.matrix_page import Page
 from condensery_catalogue.site.prose import guide, hooks, html, inline
 from condensery_catalogue.site.result_pages import WORDS, index, page_name, recipes, sections
-from condensery_catalogue.wording import DOUBT, EFFECT, EXPLAINED, VERDICTS, heading
+from condensery_catalogue.site.svg import curve, dumbbell
+from condensery_catalogue.wording import DOUBT, EFFECT, EXPLAINED, VERDICTS, heading, spread
 
-STATIC = ("site.css", "site.js")
+STATIC = ("site.css", "site.js", "builder.css", "builder.js", "builder_page.js", "matrix.css", "matrix.js")
 STATES = {
     "covered": "with a method that runs",
     "card only": "with a card, but no method",
@@ -37,7 +44,9 @@ STATES = {
     "unseen": "not in the text that we have",
 }
 """How the catalogue stands to a work that the survey cites."""
-DATA = ("key", "ref", "name", "plugin", "runs", "line", "card", "claims", "cell", "partners")
+COMPARED = tuple(facet for facet in BROWSED if facet not in ("verdict", "year", "status", "identity"))
+"""Facets that two methods are compared by."""
+DATA = ("key", "ref", "name", "plugin", "runs", "line", "card", "cell", "partners")
 """What of a method goes into the file with everything in it."""
 
 
@@ -65,6 +74,7 @@ def pages(registry: Registry) -> dict[str, str]:
     for result in shown["results"]:
         said = {title: html(text) for title, text in sections(result).items()}
         drawn = {"picture": picture(result), "heading": heading(result), "recipes": recipes(result)}
+        drawn["notes"] = load_reproduction(registry, result["key"]).notes
         write.page(f"r/{page_name(result)}.html", "result.html", result=result, sections=said, **drawn)
 
     prose = guide()
@@ -74,16 +84,28 @@ def pages(registry: Registry) -> dict[str, str]:
     write.page("hooks.html", "hooks.html", contracts=hooks())
 
     write.page("results.html", "results.html", index=html(index(shown["results"])))
+    write.page("best.html", "best.html")
+    write.page("figures.html", "figures.html")
+    write.page("compare.html", "compare.html", compared=[facet for facet in shown["facets"] if facet in COMPARED])
     write.page("coverage.html", "coverage.html", states=STATES)
-    said = {"effect": EFFECT, "explained": EXPLAINED, "verdict_names": VERDICTS, "committed": commit_date()}
-    write.page("about.html", "about.html", **said)
+    words = {"effect": EFFECT, "explained": EXPLAINED, "verdict_names": VERDICTS, "committed": commit_date()}
+    write.page("about.html", "about.html", **words)
     write.page("404.html", "404.html")
     write.page("index.html", "index.html")
 
+    known = rules(registry, shown["results"])
+    write.page("build.html", "build.html", rules=known)
+
+    matrix = Page.of(registry)
+    write.page("matrix.html", "matrix.html", page=matrix)
+
     methods = [{name: entry[name] for name in DATA} for entry in shown["methods"]]
-    data = json.dumps({"methods": methods, "results": shown["results"]}, ensure_ascii=False, sort_keys=True)
+    whole = {"methods": methods, "results": shown["results"]}
+    data = json.dumps(whole, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
     static = {name: (Path(__file__).parent / "static" / name).read_text(encoding="utf-8") for name in STATIC}
-    return {**write.written, "data/catalogue.json": data + "\n", **static}
+    papers = "\n\n".join(bibtex(entry["paper"], entry["key"]) for entry in shown["methods"] if entry["paper"])
+    own = {"data/matrix.js": matrix.data, "data/catalogue.json": data + "\n", "data/catalogue.bib": papers + "\n"}
+    return {**write.written, **as_files(known), **own, **static}
 
 
 class Writer:
@@ -95,7 +117,7 @@ class Writer:
     def __init__(self, shown: Mapping[str, Any]) -> None:
         loader = PackageLoader("condensery_catalogue.site")
         self.environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-        own = (bibtex, inline, setting_words, chosen_words)
+        own = (bibtex, inline, setting_words, chosen_words, mathml, dumbbell, curve, spread)
         self.environment.filters |= {filled.__name__: filled for filled in own}
         said = {"words": WORDS, "doubt": DOUBT, "version": version("condensery"), "commit": commit()}
         self.environment.globals |= {**shown, **said}
@@ -107,15 +129,18 @@ class Writer:
         self.written[path] = made.render(root="../" * path.count("/"), here=path, **more) + "\n"
 
 
-def chosen_words(facets: Mapping[str, Sequence[str]]) -> str:
-    """Return the words of a method by facet, for the script; facets of which it says nothing are left out."""
-    return json.dumps({facet: words for facet, words in facets.items() if words}, ensure_ascii=False)
+def chosen_words(facets: Mapping[str, Sequence[str]]) -> Markup:
+    """Return a row's words by facet, for the script and within single quotes; facets without words are left out."""
+    return htmlsafe_json_dumps({facet: words for facet, words in facets.items() if words})
 
 
 def picture(result: Mapping[str, Any]) -> Markup:
     """Return a result's picture, to stand in the page itself; empty where there is nothing to draw."""
-    # What a file of its own needs before its first element has no place within a page.
-    return Markup(re.sub(r"\A.*?(?=<svg)", "", draw(result), flags=re.DOTALL)) if is_drawn(result) else Markup()
+    if "figure" in result:
+        # What a file of its own needs before its first element has no place within a page.
+        return Markup(re.sub(r"\A.*?(?=<svg)", "", draw(result), flags=re.DOTALL))
+    found = [(comparison["claim"]["id"], dumbbell(lanes(comparison))) for comparison in comparable(result)]
+    return Markup("\n").join(Markup("<p><code>{}</code>{}</p>").format(*each) for each in found)
 
 
 # ---------------------------------------------------------------- the commands

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -9,13 +10,19 @@ from typing import Any
 
 from condensery.contract import Method, Registry, build_method
 from condensery.errors import CondenseryError, UsageError
-from condensery_catalogue.browsing import BROWSED, CITATIONS, Entry, browsed
+from condensery_catalogue.browsing import BROWSED, CITATIONS, Entry, browsed, chinese, marks
 from condensery_catalogue.claims_list import Standing, standing, standings
 from condensery_catalogue.fitting import Partners
+from condensery_catalogue.matrix import stored_matrix
+from condensery_catalogue.points import comparable, lanes
 from condensery_catalogue.reproduction import load_reproduction
 from condensery_catalogue.results import stored_results
 from condensery_catalogue.showing import spelling
+from condensery_catalogue.site.answers import answered
+from condensery_catalogue.site.arms import arms_of, best_of, curves, ranking
 from condensery_catalogue.site.result_pages import page_name
+from condensery_catalogue.site.survey import figures, tree
+from condensery_catalogue.site.works_on import works_on
 from condensery_catalogue.wording import answer, claimed, effect, measured, source, subject, word
 
 CELLS = {
@@ -25,6 +32,8 @@ CELLS = {
     "joint": ("combination", "coupling"),
 }
 """Facets by which two methods of a family are in the same cell of the survey's taxonomy."""
+SIMULATED = {"quantized-weights", "quantized-activations"}
+"""Words that say of a method that its levels are held in floats, until a layer that computes with codes takes over."""
 BACKGROUND = range(1, 4)
 """Other surveys of compression, which it only sets itself apart from."""
 UNSEEN = range(90, CITATIONS + 1)
@@ -42,13 +51,26 @@ def gather(registry: Registry) -> dict[str, Any]:
 
     partners = _partners(registry)
     plans = [load_reproduction(registry, key) for key in registry.keys("recipes")]
+    arms, terms, matrix = arms_of(results, registry), chinese(), stored_matrix(registry)
     for entry in methods:
+        own = (arms, entry["key"], entry["card"].get("composed_of") or ())
+        entry["curves"], entry["best"] = curves(*own), best_of(*own)
+        entry["works_on"] = works_on(matrix, entry["key"])
+        entry["source"] = source_of(registry, entry["key"])
+        entry["terms"] = {mark: terms[mark] for mark in marks(entry) if mark in terms}
         entry["plans"] = [plan for plan in plans if plan.card == entry["key"]]
         entry["cell"] = [other["key"] for other in methods if other is not entry and same_cell(entry, other)]
         entry["partners"] = partners.get(entry["key"])
+    # A method of words that can't be known is in no table of them.
+    left = {entry["key"]: {*entry["partners"]["leaves"]} for entry in methods if entry["partners"]}
     return {
         "methods": methods,
         "results": results,
+        "best": ranking(arms, [key for key, words in left.items() if words & SIMULATED]),
+        "answered": answered(results),
+        "cells": sum(cell.made is not None for cell in matrix.cells),
+        "tree": tree(methods, CELLS),
+        "figures": figures(methods),
         "facets": facets(methods),
         "citations": citations(methods),
         "verdicts": Counter(word(c) for result in results for c in result["comparisons"] if c["verdict"]),
@@ -77,6 +99,7 @@ def _claim(claim: Mapping[str, Any], results: Sequence[Mapping[str, Any]], place
             "effect": effect(c),
             "verdict": word(c),
             "answer": answer(result, c),
+            "lanes": lanes(c) if c in comparable(result) else [],
         }
         for result in results
         for c in result["comparisons"]
@@ -89,6 +112,19 @@ def _claim(claim: Mapping[str, Any], results: Sequence[Mapping[str, Any]], place
         stands, where = "not compared", "its card doesn't say why"
     said = {"what": subject(claim), "claimed": claimed(claim), "source": source(claim)}
     return {"id": claim["id"], **said, "stands": stands, "where": where, "here": here}
+
+
+def source_of(registry: Registry, key: str) -> Entry | None:
+    """Return where a method's class is written and how long it is; ``None`` of a paper, and of what can't be loaded."""
+    if key not in registry.entries["methods"]:
+        return None
+    try:
+        cls = registry.load("methods", key)
+        lines, first = inspect.getsourcelines(cls)
+    except (CondenseryError, OSError, TypeError):
+        return None
+    file = f"{cls.__module__.replace('.', '/')}.py"
+    return {"file": file, "name": cls.__qualname__, "first": first, "lines": len(lines)}
 
 
 # ---------------------------------------------------------------- methods among each other

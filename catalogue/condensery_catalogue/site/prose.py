@@ -19,6 +19,8 @@ from condensery.errors import UsageError
 
 DOCS = Path(__file__).parents[2] / "docs"
 """The guide's pages; they lie in a checkout of the project, not in the installed package."""
+ELSEWHERE = {"results": ("../results.html", "all results"), "claims": ("../results.html#claims", "all claims answered")}
+"""Pages of the guide that the site has in a form of its own: their names only lead on."""
 FIELD = re.compile(r"^:(?:(param|raises|returns)) ?([^:]*):\s*", re.MULTILINE)
 
 
@@ -61,6 +63,8 @@ def guide() -> list[Page]:
         title = re.search(r"^# (.+)$", text, re.MULTILINE)
         # A generated page says so in a comment, which is for those who edit it.
         body = html(re.sub(r"\A<!--.*?-->\s*", "", text), among_guides=True)
+        if path.stem in ELSEWHERE:
+            body = Markup('<h1>{}</h1>\n<p><a href="{}">{}</a></p>').format(title and title[1], *ELSEWHERE[path.stem])
         pages.append(Page(path.stem, title[1] if title else path.stem, body))
     return pages
 

@@ -35,6 +35,8 @@ RATES = (
     ("file (bytes)", "storage.file", "{:,.0f}"),
     ("file, before over after", "compression_rate", "{:.2f}x"),
     ("as papers count it", "storage_rate", "{:.2f}x"),
+    ("bytes sent a step", "training.sent_bytes", "{:,.0f}"),
+    ("gradients, before over after", "training.sent_ratio", "{:.2f}x"),
     ("seconds a seed", "wall_s", "{:,.0f}"),
 )
 """Title, where an arm holds the values of its seeds, and how their mean is said."""

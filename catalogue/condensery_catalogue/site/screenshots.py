@@ -26,15 +26,15 @@ if TYPE_CHECKING:
 
 FOLDER = Path("catalogue", "docs", "pictures")
 SHOTS = {
-    "browse": "index.html?family=joint",
+    "browse": "index.html?sort=verdict",
     "method": "m/qkd.html",
     "builder": "build.html?c=magnitude(sparsity%3D0.8)+-%3E+lsq+%2B+hinton-kd{teacher%3Doriginal}",
     "matrix": "matrix.html",
 }
 """Address by the name of the picture."""
 WINDOW = {"width": 1280, "height": 800}
-COLOURS = 48
-"""Enough for letters on a plain ground, and a third of the bytes of all colours."""
+COLOURS = 256
+"""As many as a byte holds: with fewer the green and the red of the verdicts turn brown."""
 LIMIT = 150_000
 """Bytes that a picture may have: each clone of the project holds all of them."""
 

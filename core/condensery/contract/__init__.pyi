@@ -2,6 +2,7 @@ from .cards import Card as Card
 from .cards import Contract as Contract
 from .cards import Network as Network
 from .cards import Taxonomy as Taxonomy
+from .facts import WORDS as WORDS
 from .facts import Facts as Facts
 from .facts import check_words as check_words
 from .hookspecs import PER_PLAYER_HOOKS as PER_PLAYER_HOOKS

@@ -279,6 +279,8 @@ class Card(Worded):
     :param class_: ``class`` in the file: the method in the Python file beside the card; none for a paper without one.
     :param layers: transforms and registered layers that the method leaves in a net, by key; ``codecs`` likewise.
     :param composition: how a joint method is spelt as a composition.
+    :param formula: what the method computes as it is built here, in LaTeX, one formula a line.
+    :param pitfalls: what goes wrong for those who use the method or read its figures, a sentence or two each.
     :param contract: where the contract suite must treat the method differently, see :mod:`condensery.testing`.
     """
 
@@ -296,7 +298,9 @@ class Card(Worded):
     domain: list[Domain] = []
     hyperparameters: dict[str, Hyperparameter] = {}
     composition: str | None = None
+    formula: Text | None = None
     departures: list[str] = []
+    pitfalls: list[Text] = []
     identity: Identity = Identity()
     cited_as: list[Citation] = []
     status: Literal["draft", "tested", "reproduced"] = "draft"

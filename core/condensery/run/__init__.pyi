@@ -1,6 +1,7 @@
 from .engine import Checked as Checked
 from .engine import Run as Run
 from .folder import claimed as claimed
+from .opening import methods_of as methods_of
 from .players import Outputs as Outputs
 from .players import Player as Player
 from .processes import Processes as Processes

@@ -60,7 +60,8 @@ class Told(Observer):
 class Progress:
     """Shows stages and epochs. Use as a context.
 
-    On a terminal and in a notebook it draws a rich bar, else it prints one line an epoch, or for every tenth of many.
+    On a terminal and in a notebook it draws a rich bar, at first one that says that the work is being prepared; else it
+    prints one line an epoch, or for every tenth of many.
 
     :param quiet: show nothing.
     """
@@ -68,37 +69,48 @@ class Progress:
     def __init__(self, *, quiet: bool = False) -> None:
         self.quiet = quiet
         self._bar: Any = None
+        self._preparing: Any = None
         self._task: Any = None
         self._started = time.monotonic()
 
     def __enter__(self) -> Self:
         if not self.quiet and (sys.stderr.isatty() or "ipykernel" in sys.modules):
             from rich.console import Console
-            from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
             from rich.progress import Progress as Bar
 
             self._bar = Bar(
                 TextColumn("[bold]{task.description}"),
                 BarColumn(),
-                TextColumn("{task.completed:.0f}/{task.total:.0f} steps"),
+                MofNCompleteColumn(),
+                TextColumn("steps"),
                 TimeElapsedColumn(),
                 TimeRemainingColumn(),
                 TextColumn("{task.fields[note]}"),
                 console=Console(stderr=True),
             )
             self._bar.start()
+            self._preparing = self._bar.add_task("preparing", total=None, note="")
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._bar is not None:
+            self._prepared()
             self._bar.stop()
             self._bar = None
+
+    def _prepared(self) -> None:
+        """Take the first bar away, once there is something to count, or an error to be read."""
+        if self._preparing is not None:
+            self._bar.remove_task(self._preparing)
+            self._preparing = None
 
     def start(self, title: str, steps: int) -> None:
         """Begin a stage of some steps."""
         if self._bar is not None:
+            self._prepared()
             self._task = self._bar.add_task(title, total=max(steps, 1), note="")
         else:
             self.line(f"{title}: {steps} steps")

@@ -1,8 +1,8 @@
 from .batches import Batch as Batch
 from .data import Arrays as Arrays
 from .data import DataSet as DataSet
+from .data import check_content as check_content
 from .data import check_sha256 as check_sha256
-from .data import hub_reachable as hub_reachable
 from .data import is_stored as is_stored
 from .data import read_gzip as read_gzip
 from .data import stored_arrays as stored_arrays
@@ -15,6 +15,8 @@ from .given import GIVEN as GIVEN
 from .given import GivenTask as GivenTask
 from .given import Loader as Loader
 from .given import given_task as given_task
+from .hub import Hub as Hub
+from .hub import hub_reachable as hub_reachable
 from .metrics import ACCURACY as ACCURACY
 from .metrics import Accumulated as Accumulated
 from .metrics import Answers as Answers

@@ -6,10 +6,6 @@ import dataclasses
 import hashlib
 import logging
 import os
-import socket
-import threading
-import urllib.parse
-import urllib.request
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +16,7 @@ from numpy.typing import NDArray
 
 from condensery.errors import FileError, UsageError
 from condensery.files import cache_dir, cached_json, inflate, size_limit, write_atomic, write_json
+from condensery.tasks.hub import Hub, hub_reachable
 
 Arrays = Mapping[str, NDArray[Any]]
 SUMS = "sums.json"
@@ -38,13 +35,13 @@ class DataSet:
     :param name: of the folder.
     :param files: that a local folder must hold, each with the sha256 that is pinned, empty where none is: whether it is
         the file's or its content's is the task's to say.
-    :param hub: the hub's copy, ``owner/name``, whose revision is not pinned; ``None``: it has none.
+    :param hub: the hub's copy; ``None``: it has none.
     :param source: where a user gets the files, in a few words.
     """
 
     name: str
     files: Mapping[str, str]
-    hub: str | None = None
+    hub: Hub | None = None
     source: str = ""
 
     def folders(self) -> list[Path]:
@@ -72,34 +69,51 @@ class DataSet:
         """
         places = [f"${FOLDER}/{self.name}" if os.environ.get(FOLDER) else f"${FOLDER} (not set)"]
         places.append(str(self.folders()[-1]))
-        hub = f"Hugging Face Hub {self.hub!r}" + (f" ({reason})" if reason else "")
-        places.append(hub if self.hub else "(no hub copy)")
+        if self.hub:
+            places.append(f"Hugging Face Hub {self.hub.name!r}" + (f" ({reason})" if reason else ""))
+        else:
+            places.append("(no hub copy)")
         wanted = ", ".join([*self.files][:3]) + (", ..." if len(self.files) > 3 else "")
         return UsageError(
             f"data set {self.name!r} not found ({wanted}); looked in: {'; '.join(places)}; condensery data tells more"
         )
 
-    def rows(self, split: str, config: str | None = None) -> Any:
-        """Return one split of the hub's copy: a sequence of rows, each a mapping of columns.
+    def columns(self, file: str) -> dict[str, list[Any]]:
+        """Return the columns of one file of the hub's copy, once its bytes were found to be those that are pinned.
 
-        Needs the package ``datasets``. A hub that can't be reached is noticed within two seconds; where
-        ``HF_HUB_OFFLINE`` or ``HF_DATASETS_OFFLINE`` is set only ``datasets``' own cache is looked at.
+        Needs the package ``pyarrow``. A hub that can't be reached is noticed within two seconds; where
+        ``HF_HUB_OFFLINE`` is set only the hub's own cache is looked at.
 
-        :raises UsageError: the one error of :meth:`missing`, with the reason.
+        :param file: one of the copy's ``files``.
+        :returns: by name; an image is a dictionary, whose ``bytes`` are those of a PNG.
+        :raises UsageError: the one error of :meth:`missing`, with the reason; or naming the file if it is another one.
         """
         if self.hub is None:
             raise self.missing()
         try:
-            import datasets  # type: ignore[import-not-found, unused-ignore]
+            from pyarrow import parquet  # type: ignore[import-not-found, unused-ignore]
         except ImportError:
-            raise self.missing("needs the package 'datasets': pip install 'condensery[hub]'") from None
+            raise self.missing("needs the package 'pyarrow': pip install 'condensery[hub]'") from None
         if not hub_reachable():
             raise self.missing("can't be reached")
         try:
-            return datasets.load_dataset(self.hub, config, split=split)
+            path = self.hub.fetch(file)
         except Exception as error:  # a download fails in many ways, each with a class of its own
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             raise self.missing(reason[:200]) from error
+
+        check_sha256(path, {path.name: self.hub.files[file]})
+        found: dict[str, list[Any]] = parquet.read_table(path).to_pydict()
+        return found
+
+
+def check_content(source: object, content: bytes, want: str) -> None:
+    """Compare what was read with its pinned sha256.
+
+    :param source: of the content, for the message.
+    :raises UsageError: naming the source if the content is not what was pinned.
+    """
+    _compare(source, hashlib.sha256(content).hexdigest(), want)
 
 
 def check_sha256(path: Path, expected: Mapping[str, str]) -> None:
@@ -117,9 +131,9 @@ def check_sha256(path: Path, expected: Mapping[str, str]) -> None:
     _compare(path, digest.hexdigest(), want)
 
 
-def _compare(path: Path, digest: str, want: str) -> None:
+def _compare(source: object, digest: str, want: str) -> None:
     if digest != want:
-        raise UsageError(f"{path}: damaged or another version (sha256 {digest[:12]}..., expected {want[:12]}...)")
+        raise UsageError(f"{source}: damaged or another version (sha256 {digest[:12]}..., expected {want[:12]}...)")
 
 
 def read_gzip(path: Path, expected: Mapping[str, str]) -> bytes:
@@ -133,7 +147,7 @@ def read_gzip(path: Path, expected: Mapping[str, str]) -> bytes:
     except (OSError, ValueError) as error:
         raise UsageError(f"{path}: damaged or not gzip ({error})") from None
     if want := expected.get(path.name):
-        _compare(path, hashlib.sha256(content).hexdigest(), want)
+        check_content(path, content, want)
     return content
 
 
@@ -180,33 +194,3 @@ def _sum(path: Path) -> list[int]:
         while chunk := handle.read(1 << 22):
             found = zlib.crc32(chunk, found)
         return [handle.tell(), found]
-
-
-def hub_reachable(timeout: float = 1.5) -> bool:
-    """Tell whether the Hugging Face Hub, or the proxy in front of it, takes connections; true in its offline mode.
-
-    :param timeout: seconds, name lookup included.
-    """
-    if any(
-        os.environ.get(v, "").upper() in {"1", "ON", "YES", "TRUE"} for v in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")
-    ):
-        return True
-    endpoint = urllib.parse.urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
-    proxy = urllib.request.getproxies().get(endpoint.scheme)
-    if proxy and not urllib.request.proxy_bypass(endpoint.hostname or ""):
-        endpoint = urllib.parse.urlsplit(proxy if "//" in proxy else f"//{proxy}")
-    address = (endpoint.hostname or "", endpoint.port or (80 if endpoint.scheme == "http" else 443))
-    answered = threading.Event()
-
-    def knock() -> None:
-        try:
-            socket.create_connection(address, timeout=timeout).close()
-            answered.set()
-        except OSError:
-            pass
-
-    # A thread, because a name lookup has no timeout of its own.
-    thread = threading.Thread(target=knock, daemon=True)
-    thread.start()
-    thread.join(timeout)
-    return answered.is_set()

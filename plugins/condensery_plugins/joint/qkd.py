@@ -131,9 +131,12 @@ class QKD(Method):
             return
 
         trains = stage.players["teacher"].trains
-        if trains != (self.phase == "co-study"):
-            wanted = "train" if self.phase == "co-study" else "be frozen"
-            raise NotApplicable(self.key, f"in {self.phase} the teacher must {wanted}: players.teacher.train")
+        if self.phase == "co-study" and not trains:
+            raise NotApplicable(
+                self.key, "in co-study the teacher trains too: add players={teacher={train=true}} to the stage's braces"
+            )
+        if self.phase == "tutor" and trains:
+            raise NotApplicable(self.key, "in tutor the teacher is frozen: take train=true out of players.teacher")
 
     @hookimpl
     def loss_terms(self, outputs: Mapping[str, Outputs], player: Player) -> dict[str, Tensor] | None:

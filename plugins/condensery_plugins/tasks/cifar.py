@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from condensery import UsageError
-from condensery.tasks import Arrays, DataSet, Split, TaskFacts, check_sha256
-from condensery_plugins.tasks.images import IMAGENET_MEAN, IMAGENET_STD, StoredImages, sgd
+from condensery.tasks import Arrays, DataSet, Hub, Split, TaskFacts, check_sha256
+from condensery_plugins.tasks.images import IMAGENET_MEAN, IMAGENET_STD, StoredImages, sgd, unpack_png
 
 ZIPS: dict[Split, tuple[str, ...]] = {"train": ("train_0.zip", "train_1.zip"), "test": ("test.zip",)}
 REPACKED = "the hub's copy is the one to take; the local files are a repacking of it, lossless strips of WebP"
@@ -23,14 +22,15 @@ class CifarTask(StoredImages):
     """50,000 + 10,000 images of 32x32 pixels; random crops out of a border of 4, and flips.
 
     Krizhevsky: "Learning Multiple Layers of Features from Tiny Images", 2009. Local files are ``labels.npz`` and zips
-    of lossless WebP strips of 100 images each; they are pinned and decoded once. On the Hugging Face Hub the revision
-    is not pinned.
+    of lossless WebP strips of 100 images each; they are pinned and decoded once, as the files of the hub's copy are.
 
     :param normalize: ``own`` takes the training set's mean and deviation; ``imagenet`` those of ImageNet, as many
         published nets do.
     :param augment: whether training images are cropped and flipped.
     """
 
+    hub_config: ClassVar[str]
+    """Under which the hub's copy has its splits."""
     hub_label: ClassVar[str]
     own: ClassVar[tuple[tuple[float, ...], tuple[float, ...]]]
     """Mean and standard deviation of the training set, per channel."""
@@ -62,10 +62,11 @@ class CifarTask(StoredImages):
 
     def fetch(self, split: Split) -> Arrays:
         """Return one split of the hub's copy."""
-        rows = self.data_set.rows(split)
-        labels = np.asarray(list(rows[self.hub_label]), np.uint8)
+        columns = self.data_set.columns(f"{self.hub_config}/{split}")
+        labels = np.asarray(columns[self.hub_label], np.uint8)
+        images = np.stack([unpack_png(cell, "RGB") for cell in columns["img"]]).transpose(0, 3, 1, 2)
         order = self.hub_order(labels)
-        return {f"{split}_images": channels_first(rows["img"])[order], f"{split}_labels": labels[order]}
+        return {f"{split}_images": images[order], f"{split}_labels": labels[order]}
 
     @staticmethod
     def hub_order(labels: NDArray[np.uint8]) -> NDArray[np.int64]:
@@ -83,7 +84,7 @@ class Cifar10(CifarTask):
     """
 
     key = "cifar10"
-    hub_label = "label"
+    hub_config, hub_label = "plain_text", "label"
     data_set = DataSet(
         key,
         {
@@ -92,7 +93,14 @@ class Cifar10(CifarTask):
             "train_1.zip": "3b2d1b987a73fd7671ab5d7d0d07745e00b5d54350be6eab878d9a0aae4b4779",
             "test.zip": "73a99dc814237937684a4251c0f5eada6dbb1f9a2c55635bcf3415c127f19113",
         },
-        hub="uoft-cs/cifar10",
+        Hub(
+            "uoft-cs/cifar10",
+            "0b2714987fa478483af9968de7c934580d0bb9a2",
+            {
+                "plain_text/train": "8428b53a88a11ac374111006708df51469e315a22ac6d66470afd9c78d2ae883",
+                "plain_text/test": "841389e6f2d64f28bf17310e430aebac20ec3ba611a3c5e231dc93c645ce84de",
+            },
+        ),
         source=REPACKED,
     )
     default_model = "resnet20"
@@ -105,7 +113,7 @@ class Cifar10(CifarTask):
 class Cifar100(CifarTask):
     """A hundred fine classes, in an order in which each run of 100 images holds every class once."""
 
-    key = "cifar100"
+    key = hub_config = "cifar100"
     hub_label = "fine_label"
     data_set = DataSet(
         key,
@@ -115,7 +123,14 @@ class Cifar100(CifarTask):
             "train_1.zip": "9b3864d9f9fdc19b006a9a470c5110f5fb64df0581d4d2bd9fbefdac7fc2e55a",
             "test.zip": "078afce2f8297e84f47c35676f9b6f545cc6170e7ba0570050a966838e7027d6",
         },
-        hub="uoft-cs/cifar100",
+        Hub(
+            "uoft-cs/cifar100",
+            "aadb3af77e9048adbea6b47c21a81e47dd092ae5",
+            {
+                "cifar100/train": "694865d6b990e234804f01268586c41e88bcbbb75e20858432c05ad4081aca23",
+                "cifar100/test": "98776c529bb146a9c791229df74a5cf076be9b43d82dbbd334b6a7788d73dc68",
+            },
+        ),
         source=REPACKED,
     )
     default_model = "resnet56"
@@ -149,8 +164,3 @@ def unpack_strips(path: Path) -> NDArray[np.uint8]:
             side = pixels.shape[1]
             parts.append(pixels.reshape(-1, side, side, 3).transpose(0, 3, 1, 2))
     return np.concatenate(parts)
-
-
-def channels_first(images: Iterable[Any]) -> NDArray[np.uint8]:
-    """Stack RGB images (PIL, or arrays of shape ``(side, side, 3)``) to ``(images, 3, side, side)``."""
-    return np.ascontiguousarray(np.stack([np.asarray(i, np.uint8) for i in images]).transpose(0, 3, 1, 2))

@@ -24,7 +24,11 @@ class Sst2(Glue):
         {
             "SST-2_train.tsv.gz": "48eac26399f8456935f81dd9e3a745c1430adb6c62e233ccfe22db4a0d15d1d1",
             "SST-2_dev.tsv.gz": "54a9c12c77e402fc14d6a66a506f24d999f596b0176eb777c972cccc2f9cc4b0",
-        }
+        },
+        {
+            "sst2/train": "66a253e67968acfabcbe49dbe9da964b42ac1c851c40ab760e8c8942efdb3229",
+            "sst2/validation": "a1371f3b3a7b0bcefa8388799a9359dc3ce76c349cc0079507a7991364fd2a9b",
+        },
     )
 
 
@@ -44,7 +48,11 @@ class Cola(Glue):
         {
             "CoLA_train.tsv.gz": "cb368ebeb9f27d7ad03720d27ddc95687a311bdb100781a2fe59a5f5b1bc0624",
             "CoLA_dev.tsv.gz": "8c013e21dc39957cac37378d87bebe225b694a0d5fe13eded66c2856628833fd",
-        }
+        },
+        {
+            "cola/train": "2e7538afa2000e63f5343f16a758d75c452661a384208399d2035cd2fce45c33",
+            "cola/validation": "c14b7219a7d9f9fe3dd291fd000f6623ee413805eb108c9c49578ed50873e4ba",
+        },
     )
 
     def meter(self) -> Joined:
@@ -69,7 +77,11 @@ class Mrpc(Glue):
         {
             "MRPC_train.tsv.gz": "f178bcc72ab4c2c1c778b480912e0c8e1dba3ead150dc1d490d70682ab888c1e",
             "MRPC_dev.tsv.gz": "9e8f284788040f7c9ecde2e1b3c07237c756f926bd9ef8548ef5d34b56f69f17",
-        }
+        },
+        {
+            "mrpc/train": "61fd41301e0e244b0420c4350a170c8e7cf64740335fc875a4af2d79af0df0af",
+            "mrpc/validation": "33c007dbf5bfa8463d87a13e6226df8c0fcf2596c2cd39d0f3bb79754e00f50f",
+        },
     )
 
     def meter(self) -> Joined:
@@ -94,7 +106,11 @@ class Rte(Glue):
         {
             "RTE_train.tsv.gz": "41e3a9b063433392343fad9e962cf2f58b681c78d8f71592f4186f0837246c5c",
             "RTE_dev.tsv.gz": "80230dfa1347282e7b532b06a1004a76a710087541189bf874223ddf0e3819fb",
-        }
+        },
+        {
+            "rte/train": "a6252ab17015d718f6de1effe0980f7b158df63e3d16207cd8bd396b608e5147",
+            "rte/validation": "fb2aa2e04f551133ba663617a15ae133dc22b0f6a969bc0629b5ea6003ee9cf8",
+        },
     )
 
 
@@ -118,7 +134,11 @@ class Stsb(Glue):
         {
             "STS-B_train.tsv.gz": "41c4d978b6162abdcada7e49a982211954cca5459c228db478af333124b257a2",
             "STS-B_dev.tsv.gz": "fe7dc0632a5033562f3cadff991f6e8d9b9b6311861660e78c3c82eb7db67f59",
-        }
+        },
+        {
+            "stsb/train": "bbd93bbb988fd18437e02185fe3b2bd9a18350376c392e7820de9df1b247ed1f",
+            "stsb/validation": "152de7cf1fa34ee4df1c243bd209b02ade21a1d5c4fb3b7da5240f78e4000aa9",
+        },
     )
 
     def loss(self, outputs: Tensor, batch: Batch) -> Tensor | None:

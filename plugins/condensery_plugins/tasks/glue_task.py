@@ -12,7 +12,7 @@ import torch
 
 from condensery import UsageError
 from condensery.recipe import fingerprint
-from condensery.tasks import Arrays, DataSet, Split, TaskFacts, read_gzip
+from condensery.tasks import Arrays, DataSet, Hub, Split, TaskFacts, read_gzip
 from condensery_plugins.tasks.tensors import Stored, local_or_hub
 from condensery_plugins.tasks.text import TextTask
 from condensery_plugins.tasks.tokenizers import Encoder, PretrainedEncoder, WordEncoder
@@ -20,12 +20,14 @@ from condensery_plugins.tasks.tokenizers import Encoder, PretrainedEncoder, Word
 HUB_SPLITS: dict[Split, str] = {"train": "train", "test": "validation"}
 
 
-def glue(files: Mapping[str, str]) -> DataSet:
+def glue(files: Mapping[str, str], hub_files: Mapping[str, str]) -> DataSet:
     """Return where the data of one task come from.
 
     :param files: the sha256 of their content, by name.
+    :param hub_files: the sha256 of the hub's files, by ``<task>/<split>``.
     """
-    return DataSet("glue", files, hub="nyu-mll/glue", source="gluebenchmark.com, each file gzip'd")
+    hub = Hub("nyu-mll/glue", "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c", hub_files)
+    return DataSet("glue", files, hub, source="gluebenchmark.com, each file gzip'd")
 
 
 class Example(NamedTuple):
@@ -41,7 +43,7 @@ class Glue(TextTask):
 
     Wang, Singh, Michael, Hill, Levy, Bowman: "GLUE: A Multi-Task Benchmark and Analysis Platform for Natural Language
     Understanding", ICLR 2019, arXiv:1804.07461. Local files are ``glue/<TASK>_train.tsv.gz`` and ``_dev.tsv.gz``; their
-    content is pinned. On the Hugging Face Hub (``nyu-mll/glue``) the revision is not pinned.
+    content is pinned, as the files of the hub's copy are.
 
     :param tokenizer: folder or hub id of a pretrained tokenizer, for a net that comes with one. Without it the
         vocabulary is the most frequent lower-case words and punctuation marks of the training sentences, see
@@ -131,9 +133,11 @@ class Glue(TextTask):
 
     def fetch(self, split: Split) -> list[Example]:
         """Return the rows of the hub's copy."""
-        rows = self.data_set.rows(HUB_SPLITS[split], self.key)
+        columns = self.data_set.columns(f"{self.key}/{HUB_SPLITS[split]}")
         first, second = self.hub_columns
-        return [Example(row[first], None if second is None else row[second], row["label"]) for row in rows]
+        labels = columns["label"]
+        seconds = [None] * len(labels) if second is None else columns[second]
+        return [Example(*row) for row in zip(columns[first], seconds, labels, strict=True)]
 
     def _encode(self, read: Callable[[Split], list[Example]]) -> Arrays:
         """Return the arrays of both splits, by split and what they are.

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from condensery.tasks import Arrays, DataSet, Split, TaskFacts
@@ -22,6 +25,18 @@ def sgd(lr: float) -> dict[str, Any]:
     :param lr: learning rate.
     """
     return {"name": "sgd", "lr": lr, "weight_decay": 5e-4, "options": {"momentum": 0.9, "nesterov": True}}
+
+
+def unpack_png(cell: Mapping[str, bytes], mode: str) -> NDArray[np.uint8]:
+    """Return the pixels of an image of the hub's.
+
+    :param cell: as a column holds it, see :meth:`condensery.tasks.DataSet.columns`.
+    :param mode: Pillow's: ``L`` gives ``(height, width)``, ``RGB`` ``(height, width, 3)``.
+    """
+    from PIL import Image
+
+    with Image.open(io.BytesIO(cell["bytes"])) as image:
+        return np.asarray(image.convert(mode))
 
 
 class ImageTask(TensorTask):

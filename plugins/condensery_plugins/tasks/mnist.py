@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import struct
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from condensery import UsageError
-from condensery.tasks import Arrays, DataSet, Split, TaskFacts, read_gzip
-from condensery_plugins.tasks.images import StoredImages, sgd
+from condensery.tasks import Arrays, DataSet, Hub, Split, TaskFacts, check_content, read_gzip
+from condensery_plugins.tasks.images import StoredImages, sgd, unpack_png
 
 FILES: dict[Split, tuple[str, str]] = {
     "train": ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"),
@@ -24,10 +24,11 @@ class IdxTask(StoredImages):
 
     Training images are shifted by up to ``jitter`` pixels, by default not at all.
 
-    The files' *content* is pinned, so the authors' files and any repacking of them are both right. On the Hugging Face
-    Hub the revision is not pinned.
+    The files' *content* is pinned, so the authors' files, any repacking of them and the hub's copy are all right.
     """
 
+    hub_config: ClassVar[str]
+    """Under which the hub's copy has its splits."""
     default_model = "lenet-5"
     base = {
         "epochs": 10,
@@ -51,11 +52,13 @@ class IdxTask(StoredImages):
 
     def fetch(self, split: Split) -> Arrays:
         """Return one split of the hub's copy."""
-        rows = self.data_set.rows(split)
-        return {
-            f"{split}_images": np.stack([np.asarray(image, np.uint8) for image in rows["image"]]),
-            f"{split}_labels": np.asarray(list(rows["label"]), np.uint8),
-        }
+        columns = self.data_set.columns(f"{self.hub_config}/{split}")
+        images = np.stack([unpack_png(cell, "L") for cell in columns["image"]])
+        labels = np.asarray(columns["label"], np.uint8)
+
+        for file, array in zip(FILES[split], (images, labels), strict=True):
+            check_content(f"the hub's {self.key}, {split}", idx_bytes(array), self.data_set.files[file])
+        return {f"{split}_images": images, f"{split}_labels": labels}
 
 
 class Mnist(IdxTask):
@@ -64,7 +67,7 @@ class Mnist(IdxTask):
     LeCun, Bottou, Bengio, Haffner: "Gradient-Based Learning Applied to Document Recognition", Proc. IEEE 86(11), 1998.
     """
 
-    key = "mnist"
+    key = hub_config = "mnist"
     data_set = DataSet(
         key,
         {
@@ -73,7 +76,14 @@ class Mnist(IdxTask):
             "t10k-images-idx3-ubyte.gz": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
             "t10k-labels-idx1-ubyte.gz": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
         },
-        hub="ylecun/mnist",
+        Hub(
+            "ylecun/mnist",
+            "77f3279092a1c1579b2250db8eafed0ad422088c",
+            {
+                "mnist/train": "f2c01285a9f89399335b00ee4e8d499dc4e46db5e39c74903ce5618d895eb3bf",
+                "mnist/test": "d49fcf556ce25b002b302e318ce4a11098bbfe5d4499c3f35d7c72297c52374b",
+            },
+        ),
         source="the authors' four files, in any gzip packing",
     )
 
@@ -88,7 +98,7 @@ class FashionMnist(IdxTask):
     arXiv:1708.07747. The pinned content is that of Debian's package ``dataset-fashion-mnist``.
     """
 
-    key = "fashion-mnist"
+    key, hub_config = "fashion-mnist", "fashion_mnist"
     data_set = DataSet(
         key,
         {
@@ -97,7 +107,11 @@ class FashionMnist(IdxTask):
             "t10k-images-idx3-ubyte.gz": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
             "t10k-labels-idx1-ubyte.gz": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
         },
-        hub="zalando-datasets/fashion_mnist",
+        Hub(
+            "zalando-datasets/fashion_mnist",
+            "531be5e2ccc9dba0c201ad3ae567a4f3d16ecdd2",
+            {"fashion_mnist/train": "", "fashion_mnist/test": ""},
+        ),
         source="the authors' four files; Debian and Ubuntu: the package dataset-fashion-mnist",
     )
 
@@ -119,3 +133,8 @@ def parse_idx(path: Path, content: bytes) -> NDArray[Any]:
     if not shape or len(content) - head != int(np.prod(shape)):
         raise UsageError(f"{path}: damaged, its header doesn't fit its length of {len(content)} bytes")
     return np.frombuffer(content, np.uint8, offset=head).reshape(shape)
+
+
+def idx_bytes(array: NDArray[np.uint8]) -> bytes:
+    """Return an array as the content of an IDX file: what :func:`parse_idx` reads."""
+    return b"\0\0\x08" + struct.pack(f">B{array.ndim}I", array.ndim, *array.shape) + array.tobytes()

@@ -35,14 +35,15 @@ def local_or_hub(
 ) -> Arrays:
     """Return arrays from local files, the cache or the hub; what is made once is kept in the cache.
 
-    :param name: in the cache; what comes from the hub, whose revision isn't pinned, is kept under another one.
+    :param name: in the cache; what comes from the hub is kept under another one, with the revision.
     :param keys: of the arrays.
     :param read: returns the arrays of a local folder.
     :param fetch: returns those of the hub.
     """
     folder = data.find()
     if folder is None and not is_stored(name, keys):
-        return stored_arrays(f"{name}-hub", keys, fetch)
+        revision = data.hub.revision[:12] if data.hub else ""
+        return stored_arrays(f"{name}-{revision}", keys, fetch)
 
     def build() -> Arrays:
         assert folder is not None  # else the arrays are stored already

@@ -30,7 +30,7 @@ class Answers:
         self.asked.append(cell)
         found: list[float] | dict[str, Any] | None = self.said.get(cell.methods, [90.0] * cell.seeds)
         if not isinstance(found, list):
-            return found
+            return dict(found) if found is not None else None
         sizes = {"bytes": 10, "bytes_before": 40, "seconds": 0.5, "collapsed": []}
         return {"outcome": "ran", "quality": found, "before": 92.0, "line": cell.title.partition(": ")[2], **sizes}
 

@@ -21,13 +21,16 @@ from tests.catalogue.site.addresses import promised
 from condensery import Registry
 from condensery.contract import hookimpl
 from condensery.errors import UsageError
+from condensery.files import SEAL
+from condensery.recipe import parse
 from condensery_catalogue.browsing import chinese
 from condensery_catalogue.claims_list import claim_rows
 from condensery_catalogue.listing import own_registry, rows
 from condensery_catalogue.results import recipe_file
-from condensery_catalogue.site.building import build_site, pages, serve
+from condensery_catalogue.site.building import STATIC, build_site, pages, serve
 from condensery_catalogue.site.gathering import bibtex
 from condensery_catalogue.site.prose import html, slug
+from condensery_catalogue.wording import spread
 
 WHOLE, PAGE, FRONT = 3_000_000, 400_000, 120_000
 """Bytes that the site, one page of it and its front may have."""
@@ -115,6 +118,7 @@ def test_figures_are_those_of_the_stored_results(read: Mapping[str, Read]) -> No
 def test_each_link_and_anchor_leads_somewhere(site: Mapping[str, str], read: Mapping[str, Read]) -> None:
     words = {(box["name"], box["value"]) for box in _boxes(site["index.html"])}
     assert ("family", "pruning") in words
+    keys = {row["key"] for row in rows(own_registry())}
     links = 0
     for path, page in read.items():
         assert len(set(page.ids)) == len(page.ids), path
@@ -127,7 +131,13 @@ def test_each_link_and_anchor_leads_somewhere(site: Mapping[str, str], read: Map
             target = posixpath.normpath(posixpath.join(posixpath.dirname(path), parts.path)) if parts.path else path
             assert target in site, (path, address)
             assert not parts.fragment or unquote(parts.fragment) in read[target].ids, (path, address)
-            assert set(parse_qsl(parts.query)) <= words, (path, address)
+            asked = parse_qsl(parts.query)
+            if target == "compare.html":
+                assert {key for _, chosen in asked for key in chosen.split(",")} <= keys, (path, address)
+            elif target == "build.html":
+                assert all(name == "c" and parse(line) for name, line in asked), (path, address)
+            else:
+                assert set(asked) <= words, (path, address)
     assert links > 1000
 
 
@@ -158,9 +168,15 @@ def test_nothing_is_asked_of_another_place(site: Mapping[str, str], read: Mappin
         for address in page.loads:
             local = not urlsplit(address).scheme and not address.startswith("//")
             assert local or address == "data:,", (path, address)
-    assert "url(" not in site["site.css"]
-    assert "@import" not in site["site.css"]
-    assert not [word for word in ("fetch(", "XMLHttpRequest", "import(", "http") if word in site["site.js"]]
+    for path in STATIC:
+        asking = ("url(", "@import") if path.endswith(".css") else ("fetch(", "XMLHttpRequest", "import(", "http")
+        assert not [word for word in asking if word in site[path]], path
+
+
+def test_each_page_keeps_its_rows_words_whole(read: Mapping[str, Read]) -> None:
+    rows = {path: [row["data-facets"] for row in page.data if "data-facets" in row] for path, page in read.items()}
+    assert {"index.html", "build.html", "results.html"} <= {path for path, found in rows.items() if found}
+    assert all(json.loads(words) for found in rows.values() for words in found)
 
 
 def test_it_is_small(site: Mapping[str, str]) -> None:
@@ -178,6 +194,29 @@ def test_rows_are_found_by_what_the_survey_calls_them(read: Mapping[str, Read]) 
     assert "Kim" in found["qkd"]["data-search"]
     assert json.loads(found["qkd"]["data-facets"])["combination"] == ["KD+Q"]
     assert "滤波器剪枝" in chinese()["granularity: filter"]
+
+
+def test_a_method_s_page_holds_formula_pitfalls_source_and_the_survey_s_words(site: Mapping[str, str]) -> None:
+    page = site["m/ssl.html"]
+    assert '<math display="block">' in page.split('id="run"')[0]
+    assert "There is no factor for a group&#39;s size" in page.split('id="pitfalls"')[1].split("<h2")[0]
+    source = page.split('id="source"')[1].split("<h2")[0]
+    assert "condensery_plugins/pruning/ssl.py" in source
+    assert "StructuredSparsityLearning" in source
+    assert "滤波器剪枝</span> (granularity: filter)" in page.split('id="survey"')[1].split("<h2")[0]
+
+
+def test_accuracy_over_compression_colours_the_method_and_leads_to_results(site: Mapping[str, str]) -> None:
+    drawn = site["m/obd.html"].split('id="curves"')[1].split("<h2")[0]
+    result = stored()["obs-paper"]
+    own = [name for name, recipe in result["recipes"].items() if "'key': 'obd'" in str(recipe["stages"])]
+    assert len(own) >= 4
+    for name in own:
+        spoken = f'aria-label="{name}: {spread(result["arms"][name]["quality"]["accuracy"])} at '
+        assert f'<a class="own" href="../r/obs-paper.html#arms" {spoken}' in drawn
+    assert '<a class="other"' in drawn
+    assert '<line class="dense"' in drawn
+    assert 'id="curves"' not in site["m/twn.html"]
 
 
 def test_a_method_says_what_may_not_follow_it(site: Mapping[str, str]) -> None:
@@ -218,15 +257,23 @@ def test_what_a_stranger_writes_stays_text() -> None:
     evil = "<script>alert(1)</script><img src=//a.b/c>"
     paper = {**CARD["paper"], "title": evil, "authors": evil}
     cited = [{"section": "1", "role": evil, "slip": evil}]
-    site = pages(brought(name=evil, summary=evil, departures=[evil], paper=paper, cited_as=cited))
+    written = {
+        "name": evil,
+        "summary": evil,
+        "departures": [evil],
+        "pitfalls": [evil],
+        "paper": paper,
+        "cited_as": cited,
+    }
+    site = pages(brought(**written))
     assert "m/made-up.html" in site
     for path, text in site.items():
         if path.endswith(".html"):
             page = Read(text)
-            assert page.tags.count("script") == (2 if path == "404.html" else 1), path
+            assert page.tags.count("script") == {"404.html": 2, "build.html": 4, "matrix.html": 3}.get(path, 1), path
             assert "img" not in page.tags, path
     assert "its card doesn't say why" in site["m/made-up.html"]
-    assert site == pages(brought(name=evil, summary=evil, departures=[evil], paper=paper, cited_as=cited))
+    assert site == pages(brought(**written))
 
 
 def test_prose_holds_no_foreign_elements() -> None:
@@ -272,3 +319,44 @@ def test_it_is_served_to_this_machine_alone(
     serve(tmp_path / "site", 0)
     assert said == [b"Hello"]
     assert "http://127.0.0.1:" in capsys.readouterr().out
+
+
+def test_rows_of_results_and_of_the_best_hold_the_stored_figures(read: Mapping[str, Read]) -> None:
+    results = stored()
+    answers = [cell for cell in read["results.html"].data if "data-v" in cell]
+    assert len(answers) == sum(bool(c["verdict"]) for result in results.values() for c in result["comparisons"])
+    for cell in answers:
+        means = [
+            comparison["measured"]["mean"]
+            for comparison in results[cell["data-page"]]["comparisons"]
+            if comparison["claim"]["id"] == cell["data-claim"]
+        ]
+        assert float(cell["data-v"]) in means, cell
+
+    ranked = [cell for cell in read["best.html"].data if cell.get("class") == "figure"]
+    assert len(ranked) >= 40
+    for cell in ranked:
+        arm = results[cell["data-page"]]["arms"][cell["data-arm"]]
+        assert float(cell["data-v"]) == arm["quality"][cell["data-metric"]]["mean"], cell
+
+
+def test_all_views_are_there_without_the_script(site: Mapping[str, str], read: Mapping[str, Read]) -> None:
+    keys = {row["data-key"] for row in read["index.html"].data if row["tag"] == "tr"}
+    tree = site["index.html"].split('<section id="tree"')[1].split("</section>")[0]
+    assert {row["data-row"] for row in Read(tree).data if "data-row" in row} == keys
+    assert 'href="build.html?c=magnitude%20-%3E%20hinton-kd%7Bteacher%3Doriginal%7D"' in site["figures.html"]
+    assert {row["data-key"] for row in read["compare.html"].data if "data-key" in row} == keys
+    assert " hidden" not in tree
+    counts = Read(site["index.html"].split('<ul class="counts">')[1].split("</ul>")[0]).links
+    assert counts == ["index.html", "results.html#claims", "matrix.html", "coverage.html"]
+
+
+def test_the_file_with_everything_holds_cards_and_results(site: Mapping[str, str]) -> None:
+    whole = json.loads(site["data/catalogue.json"])
+    files = stored()
+    assert {f"{result['key']}-{result['tier']}" for result in whole["results"]} == files.keys()
+    for result in whole["results"]:
+        own = files[f"{result['key']}-{result['tier']}"]
+        assert result == {name: value for name, value in own.items() if name != SEAL}
+    assert next(m for m in whole["methods"] if m["key"] == "qkd")["card"]["claims"]
+    assert site["data/catalogue.bib"].count("@misc{") == len(whole["methods"])

@@ -10,6 +10,7 @@ import types
 from collections.abc import Iterator
 from pathlib import Path
 
+import huggingface_hub
 import numpy as np
 import pytest
 
@@ -17,6 +18,8 @@ from condensery.errors import UsageError
 from condensery.files import cache_dir, write_atomic
 from condensery.tasks import (
     DataSet,
+    Hub,
+    check_content,
     check_sha256,
     hub_reachable,
     is_stored,
@@ -26,13 +29,14 @@ from condensery.tasks import (
 
 NOWHERE = "http://127.0.0.1:9"
 """Nothing listens on the discard port."""
+HUB = Hub("owner/set", "0123456789abcdef" * 2 + "01234567", {"plain/train": hashlib.sha256(b"rows").hexdigest()})
 
 
 @pytest.fixture(autouse=True)
 def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("CONDENSERY_DATA", str(tmp_path / "data"))
     monkeypatch.setenv("CONDENSERY_CACHE", str(tmp_path / "cache"))
-    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy"):
+    for name in ("HF_HUB_OFFLINE", "HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy"):
         monkeypatch.delenv(name, raising=False)
     return tmp_path
 
@@ -69,7 +73,7 @@ def test_the_cache_is_where_the_user_says(places: Path, monkeypatch: pytest.Monk
 
 
 def test_missing_data_names_files_and_places(places: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = str(DataSet("set", dict.fromkeys("abcd", ""), "owner/set").missing("why"))
+    text = str(DataSet("set", dict.fromkeys("abcd", ""), HUB).missing("why"))
     for part in ("'set'", "(a, b, c, ...)", "$CONDENSERY_DATA/set", f"{places}/cache/data/set", "'owner/set' (why)"):
         assert part in text
     monkeypatch.delenv("CONDENSERY_DATA")
@@ -180,10 +184,47 @@ def test_a_name_lookup_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_the_hub_without_its_package_or_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(UsageError, match=r"'owner/set' \(needs the package 'datasets': pip install"):
-        DataSet("set", {"a": ""}, "owner/set").rows("train")
-    monkeypatch.setitem(sys.modules, "datasets", types.ModuleType("datasets"))
+    data = DataSet("set", {"a": ""}, HUB)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(UsageError, match=r"'owner/set' \(needs the package 'pyarrow': pip install"):
+        data.columns("plain/train")
+    monkeypatch.setitem(sys.modules, "pyarrow", types.SimpleNamespace(parquet=None))
     monkeypatch.setenv("HF_ENDPOINT", NOWHERE)
     with pytest.raises(UsageError, match=r"'owner/set' \(can't be reached\)"):
-        DataSet("set", {"a": ""}, "owner/set").rows("train")
+        data.columns("plain/train")
+
+
+@pytest.mark.parametrize("content", [b"rows", b"Rows"])
+def test_the_hubs_file_is_asked_for_by_revision_and_must_be_the_pinned_one(
+    content: bytes, places: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, read = [], []
+
+    def download(*words: str, **named: str) -> str:
+        asked.append((*words, named))
+        return str(put(places / "train-00000-of-00001.parquet", content))
+
+    def read_table(path: Path) -> object:
+        read.append(path.read_bytes())
+        return types.SimpleNamespace(to_pydict=lambda: {"label": [1]})
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    parquet = types.SimpleNamespace(read_table=read_table)
+    monkeypatch.setitem(sys.modules, "pyarrow", types.SimpleNamespace(parquet=parquet))
+
+    data = DataSet("set", {"a": ""}, HUB)
+    if content == b"rows":
+        assert data.columns("plain/train") == {"label": [1]}
+    else:
+        with pytest.raises(UsageError, match=r"train-00000-of-00001\.parquet: damaged or another version"):
+            data.columns("plain/train")
+        assert read == [], "what isn't pinned is not parsed"
+    how = {"repo_type": "dataset", "revision": HUB.revision}
+    assert asked == [("owner/set", "plain/train-00000-of-00001.parquet", how)]
+
+
+def test_content_is_compared_with_its_pin() -> None:
+    check_content("it", b"content", hashlib.sha256(b"content").hexdigest())
+    with pytest.raises(UsageError, match=r"^it: damaged or another version"):
+        check_content("it", b"content", hashlib.sha256(b"Content").hexdigest())

@@ -1,10 +1,21 @@
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import io
+import json
 import os
-from collections.abc import Callable
+import sys
+import types
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
+
+from condensery.tasks import Hub, Task
 
 
 @pytest.fixture(scope="session")
@@ -37,3 +48,43 @@ def need_data() -> Callable[[str], Path]:
         return Path(root) / name
 
     return need
+
+
+Offer = Callable[[type[Task], Mapping[str, Mapping[str, Sequence[Any]]]], None]
+
+
+@pytest.fixture
+def offer(own_places: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Offer:
+    """Return what puts columns of a task's data on a hub of this test: by file, then by name.
+
+    Neither a network nor pyarrow is needed: the files are JSON, and images are named by how they were drawn.
+    """
+    parquet = types.SimpleNamespace(read_table=lambda path: types.SimpleNamespace(to_pydict=lambda: _columns(path)))
+    monkeypatch.setitem(sys.modules, "pyarrow", types.SimpleNamespace(parquet=parquet))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(Hub, "fetch", lambda self, file: tmp_path / f"{file.replace('/', '-')}.json")
+
+    def put(task: type[Task], files: Mapping[str, Mapping[str, Sequence[Any]]]) -> None:
+        pins = {}
+        for file, columns in files.items():
+            content = json.dumps(columns).encode()
+            (tmp_path / f"{file.replace('/', '-')}.json").write_bytes(content)
+            pins[file] = hashlib.sha256(content).hexdigest()
+        assert task.data_set is not None
+        assert task.data_set.hub is not None
+        hub = dataclasses.replace(task.data_set.hub, files=pins)
+        monkeypatch.setattr(task, "data_set", dataclasses.replace(task.data_set, hub=hub))
+
+    return put
+
+
+def _columns(path: Path) -> dict[str, list[Any]]:
+    """Return the columns of a file; what is a list of numbers is drawn as a PNG."""
+    columns: dict[str, list[Any]] = json.loads(path.read_bytes())
+    return {name: [_png(cell) if isinstance(cell, list) else cell for cell in cells] for name, cells in columns.items()}
+
+
+def _png(pixels: list[Any]) -> dict[str, bytes]:
+    drawn = io.BytesIO()
+    Image.fromarray(np.array(pixels, np.uint8)).save(drawn, "png")
+    return {"bytes": drawn.getvalue()}

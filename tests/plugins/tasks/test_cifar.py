@@ -13,6 +13,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from tests.plugins.tasks.conftest import Offer
 
 from condensery import Registry
 from condensery.errors import UsageError
@@ -23,7 +24,6 @@ from condensery_plugins.tasks.cifar import (
     Cifar10,
     Cifar100,
     CifarTask,
-    channels_first,
     unpack_strips,
 )
 
@@ -96,10 +96,12 @@ def test_the_hubs_order_becomes_the_local_order() -> None:
     assert Cifar10.hub_order(labels).tolist() == [0, 1, 2, 3, 4, 5]
 
 
-def test_the_hubs_images_are_stacked_channels_first() -> None:
+def test_the_hubs_images_are_stacked_channels_first_in_the_local_order(offer: Offer) -> None:
     images = np.random.default_rng(1).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
-    stacked = channels_first([Image.fromarray(image) for image in images])
-    assert np.array_equal(stacked, images.transpose(0, 3, 1, 2))
+    offer(Cifar100, {"cifar100/test": {"img": images.tolist(), "fine_label": [7, 7, 2]}})
+    inputs, labels = Cifar100().split("test")
+    assert labels.tolist() == [2, 7, 7]
+    assert np.array_equal(inputs["images"].numpy(), images[[2, 0, 1]].transpose(0, 3, 1, 2))
 
 
 @pytest.mark.data

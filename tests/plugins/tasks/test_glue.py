@@ -3,11 +3,13 @@ from __future__ import annotations
 import gzip
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from sklearn import metrics
+from tests.plugins.tasks.conftest import Offer
 from torch import Tensor
 
 from condensery.errors import UsageError
@@ -41,7 +43,7 @@ def files(own_places: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = own_places / "glue"
     folder.mkdir(parents=True)
     for task, lines in LINES.items():
-        monkeypatch.setattr(task, "data_set", glue(dict.fromkeys(task.data_set.files, "")))
+        monkeypatch.setattr(task, "data_set", glue(dict.fromkeys(task.data_set.files, ""), {}))
         for name, end in ((f"{task.file}_train", "\n"), (f"{task.file}_dev", "\r\n")):
             (folder / f"{name}.tsv.gz").write_bytes(gzip.compress((end.join(lines) + end).encode()))
     return folder
@@ -51,6 +53,17 @@ def files(own_places: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_rows_are_read_as_glue_writes_them(task: type[Glue], files: Path) -> None:
     assert task().read(files, "train") == EXAMPLES[task]
     assert task().read(files, "test") == EXAMPLES[task]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_hubs_rows_are_the_same(task: type[Glue], offer: Offer) -> None:
+    rows = EXAMPLES[task]
+    first, second = task.hub_columns
+    columns: dict[str, list[Any]] = {first: [row.first for row in rows], "label": [row.label for row in rows]}
+    if second is not None:
+        columns[second] = [str(row.second) for row in rows]
+    offer(task, {f"{task.key}/train": columns, f"{task.key}/validation": columns})
+    assert task().fetch("train") == task().fetch("test") == rows
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -90,7 +103,7 @@ def test_a_broken_row_is_named(files: Path) -> None:
 
 
 def test_other_content_than_the_pinned_is_refused(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Sst2, "data_set", glue(dict.fromkeys(Sst2.data_set.files, "0" * 64)))
+    monkeypatch.setattr(Sst2, "data_set", glue(dict.fromkeys(Sst2.data_set.files, "0" * 64), {}))
     with pytest.raises(UsageError, match=r"SST-2_train\.tsv\.gz: damaged or another version"):
         Sst2().split("train")
 

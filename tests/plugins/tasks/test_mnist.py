@@ -3,30 +3,26 @@ from __future__ import annotations
 import dataclasses
 import gzip
 import hashlib
-import struct
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from tests.plugins.tasks.conftest import Offer
 
 from condensery.errors import UsageError
-from condensery.tasks import DataSet, Split
-from condensery_plugins.tasks.mnist import FILES, FashionMnist, IdxTask, Mnist, parse_idx
+from condensery.tasks import DataSet, Hub, Split
+from condensery_plugins.tasks.mnist import FILES, FashionMnist, IdxTask, Mnist, idx_bytes, parse_idx
 
 SPLITS: tuple[Split, ...] = ("train", "test")
-
-
-def idx(array: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> bytes:
-    return b"\0\0\x08" + bytes([array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
 
 
 class Tiny(IdxTask):
     """Three images to train on and two to test on; their content is pinned by the fixture."""
 
-    key = "tiny"
-    data_set = DataSet("tiny", dict.fromkeys(Mnist.data_set.files, ""), "nobody/tiny")
+    key = hub_config = "tiny"
+    data_set = DataSet("tiny", dict.fromkeys(Mnist.data_set.files, ""), Hub("nobody/tiny", "0" * 40, {}))
 
     def __init__(self) -> None:
         super().__init__(0.5, 0.25, jitter=0)
@@ -39,7 +35,7 @@ def tiny(own_places: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     pins = {}
     for split, examples in (("train", 3), ("test", 2)):
         images = np.arange(examples * 784, dtype=np.uint32).astype(np.uint8).reshape(examples, 28, 28)
-        contents = (idx(images), idx(np.arange(examples, dtype=np.uint8)))
+        contents = (idx_bytes(images), idx_bytes(np.arange(examples, dtype=np.uint8)))
         for file, content in zip(FILES[split], contents, strict=True):  # type: ignore[index]
             (folder / file).write_bytes(gzip.compress(content))
             pins[file] = hashlib.sha256(content).hexdigest()
@@ -49,10 +45,38 @@ def tiny(own_places: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_parse_idx() -> None:
     array = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
-    assert np.array_equal(parse_idx(Path("x"), idx(array)), array)
-    for content, word in ((idx(array)[:-1], "damaged"), (b"\0\0\x0d\x01\0\0\0\0", "not an IDX"), (b"", "not an IDX")):
+    assert np.array_equal(parse_idx(Path("x"), idx_bytes(array)), array)
+    for content, word in (
+        (idx_bytes(array)[:-1], "damaged"),
+        (b"\0\0\x0d\x01\0\0\0\0", "not an IDX"),
+        (b"", "not an IDX"),
+    ):
         with pytest.raises(UsageError, match=f"x: {word}"):
             parse_idx(Path("x"), content)
+
+
+def test_an_idx_file_begins_with_its_shape() -> None:
+    content = idx_bytes(np.array([[1, 2, 3]], np.uint8))
+    assert content == bytes([0, 0, 8, 2, 0, 0, 0, 1, 0, 0, 0, 3, 1, 2, 3])
+
+
+@pytest.mark.parametrize("as_pinned", [True, False])
+def test_the_hubs_copy_must_hold_what_the_files_hold(tiny: Path, as_pinned: bool, offer: Offer) -> None:
+    """Two test images of 28 x 28 pixels, numbered on from 0; the last pixel of the second is 1567 % 256 = 31."""
+    images = (np.arange(2 * 784) % 256).reshape(2, 28, 28)
+    if not as_pinned:
+        images[1, 27, 27] += 1
+    offer(Tiny, {"tiny/test": {"image": images.tolist(), "label": [0, 1]}})
+    for file in FILES["test"]:
+        (tiny / file).unlink()
+    if not as_pinned:
+        with pytest.raises(UsageError, match="the hub's tiny, test: damaged or another version"):
+            Tiny().split("test")
+        return
+    inputs, labels = Tiny().split("test")
+    assert labels.tolist() == [0, 1]
+    assert inputs["images"].shape == (2, 1, 28, 28)
+    assert (inputs["images"][0, 0, 0, :3].tolist(), inputs["images"][1, 0, 27, 27].item()) == ([0, 1, 2], 31)
 
 
 def test_files_are_read_and_then_kept_in_the_cache(tiny: Path) -> None:
@@ -82,7 +106,7 @@ def test_a_damaged_file_is_named(tiny: Path, how: str) -> None:
     elif how == "flipped":
         raw[len(raw) // 2] ^= 0xFF
     elif how == "other":
-        raw = bytearray(gzip.compress(idx(np.zeros((3, 28, 28), np.uint8))))
+        raw = bytearray(gzip.compress(idx_bytes(np.zeros((3, 28, 28), np.uint8))))
     else:
         raw = bytearray(b"<html>")
     path.write_bytes(raw)

@@ -36,9 +36,9 @@ if (missed) {
   missed.append("The nearest: ", links.get(nearest(asked, links.keys())).cloneNode(true), ".");
 }
 
-// ---------------------------------------------------------------- what the browse page holds
+// ---------------------------------------------------------------- what a page to browse holds
 
-const table = document.getElementById("methods");
+const table = document.querySelector("table.browsed");
 if (table) browse();
 
 function browse() {
@@ -50,7 +50,8 @@ function browse() {
     element,
     place,
     facets: JSON.parse(element.dataset.facets),
-    search: plain(element.dataset.search),
+    // What a row says of itself is searched too, but isn't there twice.
+    search: plain(`${element.dataset.search} ${element.querySelector("details p")?.textContent ?? ""}`),
     name: element.querySelector("th a").textContent,
   }));
 
@@ -59,15 +60,18 @@ function browse() {
     if (!known.has(box.name)) known.set(box.name, new Set());
     known.get(box.name).add(box.value);
   }
+  const views = new Map([...document.querySelectorAll("[data-view]")].map((view) => [view.id, view]));
+  const [first] = views.keys();
   let state = read();
 
   // -------------------------------------------------------------- the address
 
-  // {q, sort, chosen: facet -> set of words, unknown: [name, word] that mean nothing here and stay all the same}
+  // {q, view, sort, chosen: facet -> set of words, unknown: [name, word] that mean nothing here and stay all the same}
   function read() {
-    const found = { q: "", sort: "", chosen: new Map(), unknown: [] };
+    const found = { q: "", view: "", sort: "", chosen: new Map(), unknown: [] };
     for (const [name, value] of new URLSearchParams(location.search)) {
       if (name === "q") found.q = value;
+      else if (name === "view" && views.has(value)) found.view = value;
       else if (name === "sort" && sorts.includes(value.replace(/^-/, ""))) found.sort = value;
       else if (!known.has(name)) found.unknown.push([name, value]);
       else for (const word of known.get(name).has(value) ? [value] : value.split(",")) {
@@ -76,6 +80,8 @@ function browse() {
         else found.unknown.push([name, word]);
       }
     }
+    // An anchor from elsewhere leads to a view, as it does without this script.
+    if (!found.view && views.has(location.hash.slice(1))) found.view = location.hash.slice(1);
     return found;
   }
 
@@ -95,8 +101,9 @@ function browse() {
     }
     said.push(...state.unknown);
     if (state.sort) said.push(["sort", state.sort]);
+    if (state.view && state.view !== first) said.push(["view", state.view]);
     const query = said.map(([name, value]) => `${encodeURIComponent(name)}=${encodeURIComponent(value).replaceAll("%2C", ",")}`);
-    return location.pathname + (query.length ? `?${query.join("&")}` : "") + location.hash;
+    return location.pathname + (query.length ? `?${query.join("&")}` : "") + (views.has(location.hash.slice(1)) ? "" : location.hash);
   }
 
   // Typing replaces the address; a choice is a step that Back undoes.
@@ -153,13 +160,14 @@ function browse() {
       box.checked = state.chosen.get(box.name)?.has(box.value) || false;
     }
 
-    let count = 0;
+    const here = new Set();
     for (const row of rows) {
       row.element.hidden = !kept(row);
-      if (!row.element.hidden) count += 1;
+      if (!row.element.hidden) here.add(row.element.dataset.key);
     }
+    showViews(here);
     table.tBodies[0].append(...ordered().map((row) => row.element));
-    document.getElementById("shown").textContent = `${count} of ${rows.length}`;
+    document.getElementById("shown").textContent = `${here.size} of ${rows.length}`;
     for (const head of table.querySelectorAll("[data-sort]")) {
       const way = { [head.dataset.sort]: "ascending", [`-${head.dataset.sort}`]: "descending" };
       head.querySelector("button").ariaPressed = Boolean(way[state.sort]);
@@ -174,6 +182,22 @@ function browse() {
       }
     }
     chips();
+  }
+
+  // The views show the same rows: what is in none of them is out of the tree and the figures as well.
+  function showViews(here) {
+    for (const [name, view] of views) view.hidden = name !== (state.view || first);
+    for (const link of document.querySelectorAll(".views a")) {
+      link.ariaCurrent = link.hash === `#${state.view || first}` ? "true" : null;
+    }
+    for (const row of document.querySelectorAll("[data-row]")) row.hidden = !here.has(row.dataset.row);
+
+    for (const group of document.querySelectorAll("[data-group]")) {
+      const inside = new Set([...group.querySelectorAll("[data-row]:not([hidden])")].map((row) => row.dataset.row));
+      group.hidden = !inside.size;
+      group.querySelector("output").textContent = inside.size;
+      if (state.q || state.chosen.size) group.open = true;
+    }
   }
 
   function chips() {
@@ -206,6 +230,7 @@ function browse() {
   }
 
   function doubt(name, word) {
+    if (name === "view" || name === "sort") return `no such ${name}: ${word}; nearest: ${nearest(word, name === "view" ? views.keys() : sorts)}`;
     if (!known.has(name)) return `no such facet: ${name}; nearest: ${nearest(name, known.keys())}`;
     return `no such ${name}: ${word}; nearest: ${nearest(word, known.get(name))}`;
   }
@@ -237,31 +262,31 @@ function browse() {
       go(true);
     });
   }
+  for (const link of document.querySelectorAll(".views a")) {
+    link.addEventListener("click", (event) => {
+      event.preventDefault();
+      state.view = link.hash.slice(1);
+      go(true);
+    });
+  }
   addEventListener("popstate", () => { state = read(); show(); });
-  keys(document.getElementById("tools"), search, () => ordered().map((row) => row.element).filter((row) => !row.hidden));
+  keys(document.getElementById("tools"), search);
 
   // -------------------------------------------------------------- the view to take along
 
   function view() {
     return ordered().filter((row) => !row.element.hidden).map((row) => {
-      const { key, ref, year, claims } = row.element.dataset;
-      return { key, ref, name: row.name, year, claims, ...row.facets };
+      const { search: _, facets: __, ...told } = row.element.dataset;
+      return { ...told, name: row.name, ...row.facets };
     });
   }
 
   function csv() {
-    const columns = ["key", "ref", "name", "claims", ...known.keys()];
+    const own = Object.keys(rows[0].element.dataset).filter((name) => name !== "search" && name !== "facets");
+    const columns = [...new Set([...own, "name", ...known.keys()])];
     const cell = (value) => `"${String([value ?? ""].flat().join("; ")).replaceAll('"', '""')}"`;
     return [columns, ...view().map((row) => columns.map((column) => row[column]))]
       .map((cells) => cells.map(cell).join(",")).join("\r\n") + "\r\n";
-  }
-
-  function save(name, type, text) {
-    const link = document.createElement("a");
-    link.href = URL.createObjectURL(new Blob([text], { type }));
-    link.download = name;
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), 1000);
   }
 
   document.getElementById("link").addEventListener("click", (event) => copy(event.target, location.href));
@@ -270,15 +295,118 @@ function browse() {
   show();
 }
 
+// ---------------------------------------------------------------- methods side by side
+
+const compared = document.getElementById("compared");
+if (compared) compare(4);
+
+function compare(most) {
+  const rows = new Map([...compared.tBodies[0].rows].map((row) => [row.dataset.key, row]));
+  const heads = [...compared.tHead.rows[0].cells].map((cell) => cell.textContent);
+  const beside = document.getElementById("beside");
+  const picker = document.getElementById("picker");
+
+  const selects = [...Array(most).keys()].map((place) => {
+    const label = document.createElement("label");
+    const select = document.createElement("select");
+    select.append(new Option("none", ""), ...[...rows.keys()].map((key) => new Option(key, key)));
+    select.addEventListener("change", () => go(selects.map((one) => one.value).filter(Boolean)));
+    label.append(`${place + 1} `, select);
+    picker.firstElementChild.append(label, " ");
+    return select;
+  });
+  picker.hidden = false;
+  picker.addEventListener("submit", (event) => event.preventDefault());
+  addEventListener("popstate", show);
+  show();
+
+  function asked() {
+    return (new URLSearchParams(location.search).get("m") || "").split(",").filter(Boolean);
+  }
+
+  function go(keys) {
+    history.pushState(null, "", location.pathname + (keys.length ? `?m=${keys.map(encodeURIComponent).join(",")}` : ""));
+    show();
+  }
+
+  function show() {
+    const keys = [...new Set(asked())];
+    const known = keys.filter((key) => rows.has(key)).slice(0, most);
+    selects.forEach((select, place) => { select.value = known[place] || ""; });
+
+    const chips = document.getElementById("chips");
+    chips.replaceChildren();
+    for (const key of keys.filter((one) => !known.includes(one))) {
+      const [struck, whole] = [document.createElement("s"), document.createElement("span")];
+      whole.className = "chip unknown";
+      struck.textContent = key;
+      whole.append(struck, rows.has(key) ? ` no more than ${most} fit` : ` no such method; nearest: ${nearest(key, rows.keys())}`);
+      chips.append(whole);
+    }
+
+    beside.hidden = !known.length;
+    document.getElementById("every").hidden = Boolean(known.length);
+    beside.replaceChildren(...(known.length ? [table(known)] : []));
+  }
+
+  // The cells of the whole table, turned: a row for each thing that is said, a column for each method.
+  function table(keys) {
+    const made = document.createElement("table");
+    const body = made.createTBody();
+    heads.forEach((head, place) => {
+      const row = (place ? body : made.createTHead()).insertRow();
+      row.append(headOf(head, place ? "row" : "col"));
+      const cells = keys.map((key) => rows.get(key).cells[place]);
+      const differ = place && new Set(cells.map((cell) => cell.textContent.trim())).size > 1;
+      for (const cell of cells) {
+        const copied = place ? document.createElement("td") : headOf("", "col");
+        copied.append(...[...cell.childNodes].map((node) => node.cloneNode(true)));
+        if (differ && !cell.querySelector(".run")) copied.className = "differs";
+        row.append(copied);
+      }
+    });
+    mark([...made.rows].map((row) => [...row.cells].slice(1)));
+    return made;
+  }
+
+  function headOf(text, scope) {
+    const head = document.createElement("th");
+    head.scope = scope;
+    head.textContent = text;
+    return head;
+  }
+
+  // Each figure against the first method's on the same net in the same tier, by a word and a colour.
+  function mark(lines) {
+    for (const [reference, ...others] of lines) {
+      const first = new Map([...reference.querySelectorAll(".run")].map((run) => [run.dataset.place, run.dataset]));
+      for (const run of others.flatMap((cell) => [...cell.querySelectorAll(".run")])) {
+        const told = first.has(run.dataset.place) ? against(run.dataset, first.get(run.dataset.place)) : "nothing to compare with";
+        run.classList.add(told.replaceAll(" ", "-"));
+        run.append(` (${told})`);
+      }
+    }
+  }
+
+  function against(one, other) {
+    if (!one.std || !other.std) return "unknown";
+    const apart = one.v - other.v;
+    if (Math.abs(apart) <= Number(one.std) + Number(other.std)) return "within noise";
+    return apart > 0 === (one.higher === "1") ? "better" : "worse";
+  }
+}
+
 // ---------------------------------------------------------------- keys
 
-// j and k move through the rows that are seen. Enter needs nothing of ours: what has the focus is a link.
-function keys(place, search, seen) {
+// j and k move through the rows that are seen, whichever view they are in. Enter needs nothing of ours: what has the
+// focus is a link.
+function keys(place, search) {
+  const row = "tr[data-key], [data-row]";
   const move = (by) => {
-    const rows = seen();
-    const at = rows.indexOf(document.activeElement.closest("tr"));
+    const rows = [...document.querySelectorAll(row)].filter((one) => one.checkVisibility());
+    const at = rows.indexOf(document.activeElement.closest(row));
     const next = rows[at < 0 ? 0 : Math.min(Math.max(at + by, 0), rows.length - 1)];
-    next?.querySelector("th a").focus();
+    next?.querySelector("a").focus();
   };
   const known = {
     "/": ["search", () => search.focus()],
@@ -324,6 +452,16 @@ function helpOf(known) {
   dialog.append(list, form);
   document.body.append(dialog);
   return dialog;
+}
+
+// ---------------------------------------------------------------- files to take along
+
+function save(name, type, text) {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob([text], { type }));
+  link.download = name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 1000);
 }
 
 // ---------------------------------------------------------------- words

@@ -70,11 +70,11 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
+def started() -> Iterator[Browser]:
     """Start Chromium. Not for the whole session: as long as it runs, no other test can start an event loop."""
     try:
-        with chromium() as started:
-            yield started
+        with chromium() as browser:
+            yield browser
     except UsageError as error:
         if os.environ.get("CONDENSERY_BROWSER") == "required":
             pytest.fail(str(error))
@@ -116,7 +116,7 @@ class Visits:
         """
         home = self.places[place]
         page = self.browser.new_context(base_url=home, **options).new_page()
-        page.set_default_timeout(20_000)
+        page.set_default_timeout(90_000)
         page.on("console", lambda said: self.faults.append(f"{page.url}: console: {said.text}"))
         page.on("pageerror", lambda error: self.faults.append(f"{page.url}: error: {error}"))
         page.on("request", lambda request: self._asked(page, home, request))
@@ -129,15 +129,15 @@ class Visits:
             self.faults.append(f"{page.url}: asks {request.url}")
 
     def _answered(self, answer: Response) -> None:
-        if not answer.ok:
+        if answer.status >= 400:
             self.faults.append(f"{answer.status}: {answer.url}")
 
 
 @pytest.fixture
-def visit(browser: Browser, places: Mapping[str, str]) -> Iterator[Visits]:
+def visit(started: Browser, places: Mapping[str, str]) -> Iterator[Visits]:
     """Open watched pages, and fail if any of them did what it shouldn't."""
-    visits = Visits(browser, places)
+    visits = Visits(started, places)
     yield visits
-    for context in browser.contexts:
+    for context in started.contexts:
         context.close()
     assert visits.faults == []

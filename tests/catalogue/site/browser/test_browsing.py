@@ -226,6 +226,13 @@ def test_the_keys_move_through_the_rows(visit: Visits) -> None:
     page.keyboard.press("Enter")
     page.wait_for_url(f"**/m/{keys[0]}.html")
 
+    page.goto("index.html?view=figures")
+    page.keyboard.press("j")
+    page.keyboard.press("j")
+    rows = page.locator("#figures [data-row]:visible")
+    places = rows.evaluate_all("rows => rows.map((row) => row.contains(document.activeElement))")
+    assert places[:2] == [False, True]
+
 
 def test_a_question_mark_shows_the_keys(visit: Visits) -> None:
     page = visit()

@@ -37,8 +37,8 @@ def home(site: Path) -> Iterator[str]:
 
 
 @pytest.mark.parametrize(("lost", "nearest"), [("m/lsqq.html", "m/lsq.html"), ("kqd.html?x#y", "m/qkd.html")])
-def test_a_lost_reader_is_led_on(browser: Browser, home: str, lost: str, nearest: str) -> None:
-    visits = Visits(browser, {"server": home})
+def test_a_lost_reader_is_led_on(started: Browser, home: str, lost: str, nearest: str) -> None:
+    visits = Visits(started, {"server": home})
     page = visits()
     answer = page.goto(lost)
     assert answer is not None

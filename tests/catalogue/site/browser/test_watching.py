@@ -24,8 +24,8 @@ pytestmark = pytest.mark.browser
         ("<script src='missing.js'></script>", "404: "),
     ],
 )
-def test_each_fault_is_seen(browser: Browser, places: Mapping[str, str], site: Path, body: str, fault: str) -> None:
-    visits = Visits(browser, places)
+def test_each_fault_is_seen(started: Browser, places: Mapping[str, str], site: Path, body: str, fault: str) -> None:
+    visits = Visits(started, places)
     page = visits("server")
     page.route("**/made-up.html", lambda route: route.fulfill(body=f"<!doctype html>{body}", content_type="text/html"))
     page.goto("made-up.html")

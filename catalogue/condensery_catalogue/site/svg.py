@@ -1,0 +1,193 @@
+"""Small pictures in the page itself, as SVG: a claim beside what was measured, and accuracy over compression.
+
+Colours and fonts are those of the page, by class, so that a dark page has dark pictures. What a picture shows stands
+in words beside it, or in what it links to.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup, escape
+
+from condensery_catalogue.points import Lane
+from condensery_catalogue.wording import spread
+
+Summary = Mapping[str, Any]
+"""``mean``, ``std`` (``None`` of one seed) and ``values`` of a figure over the seeds."""
+STEPS = (1, 2, 5, 10)
+"""What ticks lie apart, times a power of ten."""
+WIDTH, HEIGHT, LEFT, BOTTOM = 640, 260, 52, 34
+"""Pixels of a curve, and of its margins with the numbers of its axes."""
+LANE, GAP = 22, 14
+"""Pixels of a row of a dumbbell, and between two names one above the other."""
+
+
+@dataclass(frozen=True)
+class Axis:
+    """An axis, from the pixel ``start`` at ``low`` to ``end`` at ``high``."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+
+    @classmethod
+    def over(cls, values: Iterable[float], start: float, end: float) -> Axis:
+        """Return an axis on which all values have room."""
+        found = list(values)
+        low, high = min(found), max(found)
+        room = 0.08 * (high - low) or 0.05 * abs(high) or 1.0
+        return cls(low - room, high + room, start, end)
+
+    def __call__(self, value: float) -> str:
+        """Return the pixel of a value, to a tenth."""
+        share = (value - self.low) / (self.high - self.low)
+        return f"{self.start + share * (self.end - self.start):.1f}".removesuffix(".0")
+
+    def ticks(self, most: int) -> list[float]:
+        """Return round numbers on the axis, evenly spaced, ``most`` at most."""
+        least = (self.high - self.low) / most
+        power = 10.0 ** math.floor(math.log10(least))
+        step = next(step * power for step in STEPS if step * power >= least * (1 - 1e-9))
+        first, last = math.ceil(self.low / step), math.floor(self.high / step)
+        return [number * step for number in range(first, last + 1)]
+
+
+@dataclass(frozen=True)
+class Dot:
+    """One arm of a curve.
+
+    :param own: it is what the picture is about.
+    :param x: summary over the seeds, with ``mean`` and ``std``; so is ``y``.
+    :param href: where more is said of it.
+    """
+
+    name: str
+    own: bool
+    x: Summary
+    y: Summary
+    href: str
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The arms of one result on one net, for the page of a method.
+
+    :param lines: quality of the nets that nothing compresses, by the arm's name.
+    """
+
+    page: str
+    net: str
+    tier: str
+    seeds: int
+    x_label: str
+    y_label: str
+    dots: list[Dot]
+    lines: dict[str, Summary]
+
+
+def dumbbell(lanes: Sequence[Lane]) -> Markup:
+    """Return a claim's figures, hollow, joined to those measured here, on one scale: the arm above its baseline."""
+    values = [value for lane in lanes for value in (*_ends(lane.here), *_claimed(lane))]
+    x = Axis.over(values, 8, 212)
+    height = LANE * len(lanes) + 16
+    drawn = [_line("axis", 8, height - 15, 212, height - 15)]
+    for tick in x.ticks(3):
+        drawn.append(_text(x(tick), height - 3, _short(tick), "middle"))
+
+    for row, lane in enumerate(lanes):
+        y = LANE * row + LANE // 2
+        here = lane.here["mean"]
+        drawn += [_line("apart", x(said), y, x(here), y) for said in _claimed(lane)]
+        drawn.append(_noise(lane.here, x, y))
+        drawn += [f'<circle class="paper" cx="{x(said)}" cy="{y}" r="5"/>' for said in _claimed(lane)]
+        drawn.append(f'<circle class="{"here" if row == 0 else "base"}" cx="{x(here)}" cy="{y}" r="4"/>')
+    words = "; ".join(f"{lane.name}: {lane.words}" for lane in lanes)
+    return _svg("dumbbell", 220, height, f'role="img" aria-label="{escape(words)}"', drawn)
+
+
+def curve(shown: Curve) -> Markup:
+    """Return arms as dots that are links, and nets without compression as lines across."""
+    x = Axis.over([end for dot in shown.dots for end in _ends(dot.x)], LEFT, WIDTH - 12)
+    heights = [*(dot.y for dot in shown.dots), *shown.lines.values()]
+    y = Axis.over([end for height in heights for end in _ends(height)], HEIGHT - BOTTOM, 8)
+
+    drawn = []
+    for tick in y.ticks(5):
+        drawn += [
+            _line("grid", LEFT, y(tick), WIDTH, y(tick)),
+            _text(LEFT - 6, float(y(tick)) + 4, _short(tick), "end"),
+        ]
+    for tick in x.ticks(7):
+        drawn.append(_text(x(tick), HEIGHT - BOTTOM + 16, _short(tick), "middle"))
+    drawn += [_text(WIDTH - 12, HEIGHT - 3, shown.x_label, "end"), _text(LEFT + 4, 14, shown.y_label, "start")]
+
+    for name, height in shown.lines.items():
+        drawn.append(_line("dense", LEFT, y(height["mean"]), WIDTH, y(height["mean"])))
+        drawn.append(_text(WIDTH - 12, float(y(height["mean"])) - 4, name, "end"))
+    # What the picture is about lies above the others.
+    drawn += [_dot(dot, x, y) for dot in sorted(shown.dots, key=lambda dot: (dot.own, dot.name))]
+    drawn += _names([(dot.name, float(x(dot.x["mean"])), float(y(dot.y["mean"]))) for dot in shown.dots if dot.own])
+    words = escape(f"{shown.y_label} over {shown.x_label}")
+    return _svg("curve", WIDTH, HEIGHT, f'role="group" aria-label="{words}"', drawn)
+
+
+# ---------------------------------------------------------------- what they are drawn with
+
+
+def _dot(dot: Dot, x: Axis, y: Axis) -> str:
+    """Return an arm with its noise both ways, as a link."""
+    at, kind = (x(dot.x["mean"]), y(dot.y["mean"])), "own" if dot.own else "other"
+    words = escape(f"{dot.name}: {spread(dot.y)} at {spread(dot.x)}")
+    marks = [_noise(dot.x, x, at[1]), _noise(dot.y, y, at[0], upright=True)]
+    marks.append(f'<circle cx="{at[0]}" cy="{at[1]}" r="{5 if dot.own else 3.5}"/>')
+    inner = "".join(marks)
+    return f'<a class="{kind}" href="{escape(dot.href)}" aria-label="{words}"><title>{words}</title>{inner}</a>'
+
+
+def _names(dots: Iterable[tuple[str, float, float]]) -> list[str]:
+    """Return names beside their dots; one that would lie on another is left to its dot's own words."""
+    drawn, taken = [], list[tuple[float, float]]()
+    for name, x, y in dots:
+        if all(abs(y - other) > GAP or abs(x - beside) > GAP * 8 for beside, other in taken):
+            left = x > WIDTH * 0.7
+            drawn.append(_text(round(x + (-9 if left else 9), 1), round(y + 4, 1), name, "end" if left else "start"))
+            taken.append((x, y))
+    return drawn
+
+
+def _noise(summary: Summary, axis: Axis, at: Any, *, upright: bool = False) -> str:
+    """Return a bar from mean - deviation to mean + deviation; nothing where one seed tells none."""
+    low, high = (axis(end) for end in _ends(summary))
+    if low == high:
+        return ""
+    return _line("noise", at, low, at, high) if upright else _line("noise", low, at, high, at)
+
+
+def _ends(summary: Summary) -> tuple[float, float]:
+    deviation = summary["std"] or 0.0
+    return summary["mean"] - deviation, summary["mean"] + deviation
+
+
+def _claimed(lane: Lane) -> list[float]:
+    return [] if lane.claim is None else [lane.claim["value"]]
+
+
+def _short(value: float) -> str:
+    return f"{value:.6g}"
+
+
+def _line(kind: str, *ends: Any) -> str:
+    return '<line class="{}" x1="{}" y1="{}" x2="{}" y2="{}"/>'.format(kind, *ends)
+
+
+def _text(x: Any, y: Any, words: str, anchor: str) -> str:
+    return f'<text x="{x}" y="{y}" text-anchor="{anchor}">{escape(words)}</text>'
+
+
+def _svg(kind: str, width: int, height: int, role: str, drawn: Iterable[str]) -> Markup:
+    return Markup(f'<svg class="{kind}" viewBox="0 0 {width} {height}" {role}>{"".join(drawn)}</svg>')

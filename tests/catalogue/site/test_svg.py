@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from condensery_catalogue.listing import own_registry
+from condensery_catalogue.points import Lane
+from condensery_catalogue.site.arms import Arm, arms_of, curves, ranked
+from condensery_catalogue.site.svg import Axis, Curve, Dot, curve, dumbbell
+
+
+def summary(mean: float, std: float | None = None) -> dict[str, float | None]:
+    return {"mean": mean, "std": std}
+
+
+def test_an_axis_leaves_room_and_has_round_ticks() -> None:
+    axis = Axis.over([0, 100], 0, 580)
+    assert (axis.low, axis.high) == (-8, 108)
+    assert axis(0) == "40"
+    assert axis(100) == "540"
+    assert axis.ticks(5) == [0, 50, 100]
+    assert Axis(0.91, 0.99, 0, 1).ticks(4) == pytest.approx([0.92, 0.94, 0.96, 0.98])
+    assert Axis.over([7, 7], 0, 10)(7) == "5"
+
+
+def test_a_claim_is_joined_to_what_was_measured_on_one_scale() -> None:
+    drawn = dumbbell([Lane("arm", summary(60, 10), {"value": 100, "source": "read"}), Lane("plain", summary(0), None)])
+    x = Axis.over([0, 50, 70, 100], 8, 212)
+    assert f'<circle class="paper" cx="{x(100)}" cy="11" r="5"/>' in drawn
+    assert f'<circle class="here" cx="{x(60)}" cy="11" r="4"/>' in drawn
+    assert f'<line class="apart" x1="{x(100)}" y1="11" x2="{x(60)}" y2="11"/>' in drawn
+    assert f'<line class="noise" x1="{x(50)}" y1="11" x2="{x(70)}" y2="11"/>' in drawn
+    assert f'<circle class="base" cx="{x(0)}" cy="33" r="4"/>' in drawn
+    assert 'aria-label="arm: here 60.00 ± 10.00, paper 100; plain: here 0.00"' in drawn
+
+
+def test_names_that_would_meet_are_left_out() -> None:
+    dots = [Dot(name, True, summary(x), summary(90), "#") for name, x in (("one", 1), ("two", 1.001), ("three", 9))]
+    drawn = curve(Curve("p", "net", "desk", 1, "x", "y", [*dots, Dot("<b>", False, summary(5), summary(5), "#")], {}))
+    assert re.findall(r'end">(\w+)</text></svg>|start">(\w+)</text>', drawn) == [("", "y"), ("", "one"), ("three", "")]
+    assert "&lt;b&gt;: 5.00 at 5.00" in drawn
+    assert "<b>" not in drawn
+
+
+def result(spread: float | None = 0.1) -> dict[str, Any]:
+    """Return a made-up result: a dense net and three arms, by which methods act in them."""
+    made = {
+        "dense": (99, 1, [{"epochs": 1}]),
+        "good": (98, 4, [{"methods": [{"key": "a"}]}]),
+        "bad": (97, 4, [{"rounds": 2, "stages": [{"methods": [{"key": "b"}, {"key": "b"}]}]}]),
+        "both": (97.5, 8, [{"methods": [{"key": "a"}]}, {"methods": [{"key": "b"}]}]),
+    }
+    model, task = {"key": "m", "hidden": [8, 4], "weights": "w"}, {"key": "digits"}
+    return {
+        "key": "r",
+        "tier": "desk",
+        "card": "c",
+        "seeds": [0, 1],
+        "arms": {
+            name: {
+                "quality": {"loss": summary(1), "accuracy": summary(accuracy, spread)},
+                "compression_rate": [rate, rate, None],
+                "storage": {"file": [10, 20]},
+            }
+            for name, (accuracy, rate, _) in made.items()
+        },
+        "recipes": {name: {"model": model, "task": task, "stages": stages} for name, (*_, stages) in made.items()},
+    }
+
+
+RESULT = result()
+
+
+def arms(spread: float | None = 0.1) -> list[Arm]:
+    return arms_of([result(spread)], own_registry())
+
+
+def test_arms_are_ranked_on_one_net_behind_the_one_that_nothing_compresses() -> None:
+    every = arms()
+    assert [arm.methods for arm in every] == [(), ("a",), ("b",), ("a", "b")]
+    ((place, found),) = ranked(every).items()
+    assert place == ("m (hidden 8-4) on digits", "desk")
+    assert [arm.name for arm in found] == ["dense", "good", "both", "bad"]
+    assert (found[1].metric, found[1].quality["mean"], found[1].bytes) == ("accuracy", 98, 15)
+    assert ranked([arm for arm in every if not arm.methods]) == {}
+
+
+def test_a_curve_is_of_the_results_in_which_a_method_acts() -> None:
+    every = arms()
+    (shown,) = curves(every, "a")
+    assert {dot.name: dot.own for dot in shown.dots} == {"good": True, "bad": False, "both": True}
+    assert shown.lines.keys() == {"dense"}
+    assert shown.dots[0].x["mean"] == 4
+    assert [dot.name for dot in curves(every, "c", ["a", "b"])[0].dots if dot.own] == ["both"]
+    assert curves(every, "other", ["a", "b"]) == []
+    assert curves(every, "z") == []
