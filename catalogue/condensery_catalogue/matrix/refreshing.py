@@ -57,10 +57,9 @@ def refresh_matrix(
         raise UsageError(f"no cell fits {only!r}; a title is like 'CNN: magnitude -> lsq'")
 
     book = Book(folder / KEPT, made_here())
-    begun = len(book.known)
     play_all(cells, book, registry, jobs, until)
     found = matrix_of(book.known, registry)
-    print_matrix(found, len(book.known) - begun, len(cells))
+    print_matrix(found, sum(not book.has(cell) for cell in cells))
     if store:
         print(f"stored: {publish(found, registry)}")
 
@@ -305,10 +304,13 @@ def publish(found: Matrix, registry: Registry) -> Path:
     return path
 
 
-def print_matrix(found: Matrix, new: int, wanted: int) -> None:
-    """Print how many cells came to what, and the faults."""
+def print_matrix(found: Matrix, left: int) -> None:
+    """Print how many cells came to what, and the faults.
+
+    :param left: how many that were asked for aren't known; some of them follow from others.
+    """
     out = console()
-    said = table("net", "what", *OUTCOMES[:-1], title=f"{new:,} cells new, {len(found.cells):,} of {wanted:,} known")
+    said = table("net", "what", *OUTCOMES[:-1], title=f"{len(found.cells):,} cells known, {left:,} left")
     for net in found.nets:
         for kind in KINDS:
             counted = found.counts(net, kind)
