@@ -101,7 +101,7 @@ class Book:
             return False
         if entry["outcome"] == "fails":
             return bool(entry["made"]["commit"] == self.made["commit"])
-        return entry["outcome"] == "refused" or entry["seeds"] >= cell.seeds
+        return bool(entry["outcome"] == "refused" or entry["seeds"] >= cell.seeds)
 
     def keep(self, cell: Planned, found: Mapping[str, Any]) -> None:
         """Keep what a cell came to; it is on the disk when this returns."""
