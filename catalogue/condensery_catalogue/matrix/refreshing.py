@@ -57,10 +57,9 @@ def refresh_matrix(
         raise UsageError(f"no cell fits {only!r}; a title is like 'CNN: magnitude -> lsq'")
 
     book = Book(folder / KEPT, made_here())
-    begun = len(book.known)
     play_all(cells, book, registry, jobs, until)
     found = matrix_of(book.known, registry)
-    print_matrix(found, len(book.known) - begun, len(cells))
+    print_matrix(found, sum(not book.has(cell) for cell in cells))
     if store:
         print(f"stored: {publish(found, registry)}")
 
@@ -116,9 +115,9 @@ class Book:
         return str(self.known.get((net, "alone", (method,)), {}).get("outcome", ""))
 
 
-def name_of(cell: Planned) -> Name:
-    """Return what tells a cell from all others."""
-    return cell.net, cell.kind, cell.methods
+def name_of(cell: Planned | Cell) -> Name:
+    """Return what tells a cell from all others: of two methods in one stage, not which one comes first."""
+    return cell.net, cell.kind, tuple(sorted(cell.methods)) if cell.kind == "with" else cell.methods
 
 
 # ---------------------------------------------------------------- playing
@@ -296,19 +295,22 @@ def publish(found: Matrix, registry: Registry) -> Path:
     """
     path = next(path for path in matrix_files(registry).values() if path.resolve().is_relative_to(CHECKOUT.resolve()))
     old = read_matrix(path) if path.is_file() else Matrix()
-    new, keys = {(cell.net, cell.kind, cell.methods) for cell in found.cells}, set(registry.keys("methods"))
-    kept = [c for c in old.cells if (c.net, c.kind, c.methods) not in new]
-    kept = [c for c in kept if c.net in found.nets and keys.issuperset(c.methods)]
+    new, keys = {name_of(cell) for cell in found.cells}, set(registry.keys("methods"))
+    kept = [cell for cell in old.cells if name_of(cell) not in new]
+    kept = [cell for cell in kept if cell.net in found.nets and keys.issuperset(cell.methods)]
 
     nets = {name: net if net.before is not None else old.nets.get(name, net) for name, net in found.nets.items()}
     write_matrix(path, Matrix(nets, (*found.cells, *kept)))
     return path
 
 
-def print_matrix(found: Matrix, new: int, wanted: int) -> None:
-    """Print how many cells came to what, and the faults."""
+def print_matrix(found: Matrix, left: int) -> None:
+    """Print how many cells came to what, and the faults.
+
+    :param left: how many that were asked for aren't known; some of them follow from others.
+    """
     out = console()
-    said = table("net", "what", *OUTCOMES[:-1], title=f"{new:,} cells new, {len(found.cells):,} of {wanted:,} known")
+    said = table("net", "what", *OUTCOMES[:-1], title=f"{len(found.cells):,} cells known, {left:,} left")
     for net in found.nets:
         for kind in KINDS:
             counted = found.counts(net, kind)

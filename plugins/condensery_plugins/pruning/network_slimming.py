@@ -79,7 +79,10 @@ class NetworkSlimming(Method):
     def end_stage(self, stage: Stage) -> None:
         """Cut the channels with the smallest scales; where they are coupled, switch them off."""
         scales = stage.weights(kinds=BATCH_NORMS).by_path
-        scores = {path: sizes(scales[path]) for path in self.norms_}
+        # Another method of the stage may have folded norms, or taken them away with the blocks that they were in.
+        scores = {path: sizes(scales[path]) for path in self.norms_ if path in scales}
+        if not scores:
+            raise NotApplicable(self.key, "another method of its stage takes all batch normalizations away")
         there = torch.cat([s[is_on(s)] for s in scores.values()])
         self.channels_, self.mean_scale_ = len(there), there.mean().item()
 

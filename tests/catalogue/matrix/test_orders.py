@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
+from pathlib import Path
 
+import pytest
 from tests.catalogue.matrix.made import MADE, cell, matrix
 
 from condensery import Registry
-from condensery_catalogue.matrix import Matrix, one_way, orders, surprises
+from condensery_catalogue.matrix import Matrix, one_way, orders, page, surprises
 from condensery_catalogue.matrix.orders import NO_DIFFERENCE, costs_less, saves_less, weaker_first, which_first
 from condensery_catalogue.matrix.page import matrix_page
 
@@ -57,10 +59,15 @@ def test_which_of_two_groups_comes_first() -> None:
 
 
 def test_the_page_says_all_of_it() -> None:
-    page = matrix_page(Registry.open(), matrix())
-    assert "| CNN | A, then B | 0 | 2 | 0 | 0 | - | - |" in page
-    assert "1 pairs ran in both orders. Of 1 the order makes a difference" in page
-    assert "| CNN | `cut -> round` | 80.0 ± 0.5 | 76.0 ± 0.5 | +4.0 |" in page
-    assert "| costs less of the main figure | 1 | 0 | 0 |" in page
-    assert f"commit {MADE.commit[:12]}" in page
-    assert "the net has no convolution" in page
+    text = matrix_page(Registry.open(), matrix())
+    assert "| CNN | A, then B | 0 | 2 | 0 | 0 | - | - |" in text
+    assert "1 pairs ran in both orders. Of 1 the order makes a difference" in text
+    assert "| CNN | `cut -> round` | 80.0 ± 0.5 | 76.0 ± 0.5 | +4.0 |" in text
+    assert "| costs less of the main figure | 1 | 0 | 0 |" in text
+    assert f"commit {MADE.commit[:12]}" in text
+    assert "the net has no convolution" in text
+
+
+def test_the_kept_page_is_up_to_date(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(__file__).parents[3])
+    assert page.main(["--check"]) == 0

@@ -60,9 +60,18 @@ def test_what_the_words_refuse_is_kept_with_the_sentence_and_not_run(tmp_path: P
     book = played(tmp_path, cells(*KEYS))
     refused = [name for name, entry in book.known.items() if entry["outcome"] == "refused"]
     both = ("lsq", "kmeans-sharing")
-    assert refused == [("CNN", "then", both), ("CNN", "then", both[::-1]), ("CNN", "with", both)]
+    assert refused == [("CNN", "then", both), ("CNN", "then", both[::-1]), ("CNN", "with", both[::-1])]
     assert "no quantizer holds them" in book.known[refused[0]]["reason"]
     assert len(Answers.asked) == len(cells(*KEYS)) - 3
+
+
+def test_two_in_one_stage_are_turned_round_where_only_that_is_allowed(tmp_path: Path) -> None:
+    """jacob-integer-only takes the batch normalizations away that network-slimming needs, so that it comes second."""
+    some = [cell for cell in cells("jacob-integer-only", "network-slimming") if cell.kind != "then"]
+    played(tmp_path, some)
+    assert [cell.title for cell in Answers.asked][2:] == ["CNN: network-slimming + jacob-integer-only"]
+    played(tmp_path, some)
+    assert len(Answers.asked) == 3
 
 
 def test_pairs_with_a_method_that_is_refused_alone_are_not_run(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from tests.core.helpers import recipe
 from tests.plugins.pruning.stages import stage_of
 from torch import Tensor, nn
 
-from condensery import Registry, Run
+from condensery import NotApplicable, Registry, Run
 from condensery.nets import BATCH_NORMS, attach, attached
 from condensery.run import Observer, Stage
 from condensery_plugins.models import vgg
@@ -120,6 +120,18 @@ def test_a_plain_net_loses_its_channels_and_computes_as_if_they_were_off() -> No
         assert torch.equal(net.get_parameter(f"{name}.weight"), scales[name][~off])
     x = torch.randn(2, 1, 8, 8)
     torch.testing.assert_close(net(x), masked(x))
+
+
+def test_norms_that_another_method_of_the_stage_takes_away_are_left_out(tmp_path: Path) -> None:
+    """Blocks go with their norms, and the channels of the others are cut; where all norms are folded, none are left."""
+    beside = recipe([{"methods": ["network-slimming", "residual-block-pruning"]}])
+    report = Run(beside, Registry.open(), out=tmp_path / "blocks", device="cpu").execute()
+    assert report["stages"][-1]["report"]["residual-block-pruning.blocks_removed_count"] > 0
+    assert report["stages"][-1]["report"]["network-slimming.channels_cut_percent"] > 0
+
+    folded = recipe([{"methods": ["network-slimming", "jacob-integer-only"]}])
+    with pytest.raises(NotApplicable, match="another method of its stage takes all batch normalizations away"):
+        Run(folded, Registry.open(), out=tmp_path / "folded", device="cpu").check()
 
 
 class PreActivation(nn.Module):
