@@ -68,7 +68,7 @@ TOOLS = ("python", "pytest", "ruff", "mypy", "lint-imports", "condensery")
 """What `make demo` puts into `.venv/bin`, as far as the steps use it."""
 UNRUN = ("make demo", "make test", "make test-all")
 """Not run here: setting up, which takes 5.7 GB, and the whole suite, of which this test is a part."""
-CENTRAL = ("show", "new-method", "reproduce", "add", "commit", "cards", "lint")
+CENTRAL = ("show", "new-method", "reproduce", "add", "commit", "matrix", "cards", "lint")
 SUITE = "tests/plugins/test_contract.py"
 MINUTES = 10
 """From the first command to a contract suite that passes, at most, on a core that does nothing else."""
@@ -141,7 +141,8 @@ def worked() -> float:
 def test_the_steps_have_their_commands() -> None:
     steps = commands_of("A paper in eight steps", "condensery ", "make ", ".venv/bin/", "git ")
     words = [word for command in steps for word in command.split() if word in (*CENTRAL, SUITE)]
-    assert words == ["show", "new-method", "show", SUITE, "reproduce", "add", "commit", "reproduce", "cards", "lint"]
+    first, then = ["show", "new-method", "show", SUITE, "reproduce"], ["reproduce", "matrix", "cards", "lint"]
+    assert words == [*first, "add", "commit", *then]
     assert len(steps) == len(words) + 1  # and the method's own test
     own = commands_of("From a package of your own", "condensery ", "cd ", "pytest")
     assert [command.split()[0] for command in own] == ["condensery", "cd", "pytest", "condensery", "condensery"]

@@ -36,7 +36,7 @@ MISTAKES = [
     ("compose 'magnitude -> hinton-kd{teacher=orginal}' ...", "unknown role 'orginal'; did you mean 'original'?"),
     ("compose 'magnitude -> hinton-kd{teacher=magnitud}' ...", "unknown role 'magnitud'; did you mean 'magnitude'?"),
     ("compose 'network-slimming(ratio=1.5)' ...", "network-slimming.ratio must be .*, got 1.5"),
-    ("compose 'magnitude -> hinton-kd{teacher=q}' ...", "unknown model 'q'; known: heat-maps"),
+    ("compose 'magnitude -> hinton-kd{teacher=q}' ...", "unknown model 'q'; known: cell-detector"),
     ("compose magnitude --task mnist", "data set 'mnist' not found .*; looked in: .*Hugging Face Hub 'ylecun/mnist'"),
     (
         "reproduce qkd --tier desk",

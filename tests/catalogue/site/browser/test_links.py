@@ -16,7 +16,8 @@ pytestmark = pytest.mark.browser
 
 SEEN = """() => ({
   ids: [...document.querySelectorAll("[id]")].map((element) => element.id),
-  links: [...document.querySelectorAll("a[href]")].map((link) => link.href),
+  links: [...document.querySelectorAll("a[href]")]
+    .map((link) => new URL(link.getAttribute("href"), document.baseURI).href),
 })"""
 
 
