@@ -171,5 +171,5 @@ def test_a_package_of_your_own(tree: Path, tmp_path: Path) -> None:
     said = run(filled(" && ".join(steps), key, "quantization"), tmp_path, tree)
     print(f"{worked() - began:6.0f} s")
     assert "nothing is wrong" in said
-    assert (tmp_path / f"condensery-{key}" / "runs" / key / "smoke" / "result.json").is_file()
+    assert (tmp_path / f"condensery-{key}" / "runs" / "reproduce" / key / "smoke" / "result.json").is_file()
     assert worked() - began < 60 * MINUTES

@@ -235,7 +235,9 @@ def test_the_site_has_its_page_where_it_is_named_or_installed(tmp_path: Path) ->
     built = command(site, "condensery_catalogue.cli", "site", "build", "--out", "b", cwd=tmp_path)
     assert built.returncode == 0, built.stderr
     for page in ("m/shown.html", "index.html"):
-        assert (tmp_path / "a" / page).read_bytes() == (tmp_path / "b" / page).read_bytes()
+        # The tree that a page is built from may get changes meanwhile, which its foot says.
+        named, installed = ((tmp_path / built / page).read_text().replace("-dirty", "") for built in "ab")
+        assert named == installed
 
 
 @pytest.mark.slow
