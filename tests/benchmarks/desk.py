@@ -56,11 +56,11 @@ def shares(folder: Path) -> dict[str, float]:
     """Run a desk-like recipe; returns its seconds by kind, and the share of measuring by images an epoch."""
     recipe = parse_recipe(
         {
-            "model": "resnet20",
+            "model": "resnet56",
             "task": "cifar10",
             "base": "none",
             "data": {"subset": {"size": IMAGES}},
-            "train": {"epochs": EPOCHS, "batch_size": 128, "channels_last": True},
+            "train": {"epochs": EPOCHS, "batch_size": 128, "channels_last": True, "autocast": "bf16"},
             "stages": ["magnitude"],
         }
     )
@@ -91,7 +91,7 @@ def main() -> None:
         return
 
     seconds = ", ".join(f"{name.removesuffix('_s')} {found[name]:.1f} s" for name in found if name.endswith("_s"))
-    print(f"resnet20 on cifar10, {EPOCHS} epochs of {IMAGES:,} images: {seconds}")
+    print(f"resnet56 on cifar10, {EPOCHS} epochs of {IMAGES:,} images: {seconds}")
     for length in (IMAGES, *LENGTHS):
         share = found[f"measuring_share_at_{length}"]
         said = "as it ran" if length == IMAGES else "worked out"
