@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+
+gc.disable()  # Nothing is garbage while modules are imported and commands declared; looking for it takes time.
+
 import importlib.metadata
 from pathlib import Path
 from typing import Annotated
@@ -383,6 +387,10 @@ def inspect_(artifact: Path, json: Json = False) -> None:
     from condensery_catalogue.inspecting import inspect_file
 
     inspect_file(artifact, as_json=json)
+
+
+gc.freeze()
+gc.enable()
 
 
 def main() -> None:
