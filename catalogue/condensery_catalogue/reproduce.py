@@ -30,6 +30,7 @@ from condensery_catalogue.wording import (
     heading,
     measured,
     of_examples,
+    sends,
     spread,
 )
 
@@ -152,8 +153,3 @@ def arms_table(result: Mapping[str, Any]) -> Table:
         label = f"{arm}, {gone}" if gone else arm
         arms.add_row(*map(Text, (label, *said, counted(figures["nonzeros"]), f"{file:,.0f}", smaller)))
     return arms
-
-
-def sends(result: Mapping[str, Any]) -> bool:
-    """Tell whether the arms' gradients went from worker to worker."""
-    return all(None not in figures["training"].get("sent_bytes", [None]) for figures in result["arms"].values())

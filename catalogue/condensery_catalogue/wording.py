@@ -173,3 +173,8 @@ def word(comparison: Mapping[str, Any]) -> str:
     """Return a comparison's verdict in one or two words that stand alone."""
     said = comparison["verdict"]
     return "-" if said is None else VERDICTS.get(said["word"], str(said["word"]))
+
+
+def sends(result: Mapping[str, Any]) -> bool:
+    """Tell whether the arms' gradients went from worker to worker."""
+    return all(any(figures["training"].get("sent_bytes", [])) for figures in result["arms"].values())

@@ -163,7 +163,7 @@ def test_a_table_says_what_was_sent(capsys: pytest.CaptureFixture[str], monkeypa
     """Where all arms' workers sent gradients each has the mean of its seeds; where none did there is no column."""
     monkeypatch.setenv("COLUMNS", "200")
     made = plan(compare=[])
-    for sent, column in (({"sent_bytes": 1000}, True), ({"sent_bytes": None}, False)):
+    for sent, column in (({"sent_bytes": 1000}, True), ({"sent_bytes": None}, False), ({"sent_bytes": 0}, False)):
         told = [{**report(0), "training": sent}, {**report(0), "training": {"sent_bytes": 2001} if column else sent}]
         print_result(judge(made, made.tiers["smoke"], "smoke", CARD, {"plain": told, "better": told}))
         out = capsys.readouterr().out

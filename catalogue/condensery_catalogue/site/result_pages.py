@@ -22,6 +22,7 @@ from condensery_catalogue.wording import (
     effect,
     explained,
     measured,
+    sends,
     source,
     spread,
     subject,
@@ -35,11 +36,14 @@ RATES = (
     ("file (bytes)", "storage.file", "{:,.0f}"),
     ("file, before over after", "compression_rate", "{:.2f}x"),
     ("as papers count it", "storage_rate", "{:.2f}x"),
-    ("bytes sent a step", "training.sent_bytes", "{:,.0f}"),
-    ("gradients, before over after", "training.sent_ratio", "{:.2f}x"),
     ("seconds a seed", "wall_s", "{:,.0f}"),
 )
 """Title, where an arm holds the values of its seeds, and how their mean is said."""
+SENT = (
+    ("bytes sent a step", "training.sent_bytes", "{:,.0f}"),
+    ("gradients, before over after", "training.sent_ratio", "{:.2f}x"),
+)
+"""The same, where gradients go from worker to worker."""
 
 
 def index(results: Sequence[Mapping[str, Any]]) -> str:
@@ -108,7 +112,7 @@ def _arms(result: Mapping[str, Any]) -> str:
     columns["non-zeros"] = [f"{counted(arm['nonzeros'])} of {counted(arm['parameters'])}" for arm in arms]
     columns["collapsed"] = [_collapse(arm) for arm in arms]
 
-    for title, key, form in RATES:
+    for title, key, form in (*RATES, *SENT * sends(result)):
         values = [[value for value in _values(arm, key) if value is not None] for arm in arms]
         columns[title] = [form.format(statistics.fmean(found)) if found else "-" for found in values]
 
