@@ -177,4 +177,4 @@ def word(comparison: Mapping[str, Any]) -> str:
 
 def sends(result: Mapping[str, Any]) -> bool:
     """Tell whether the arms' gradients went from worker to worker."""
-    return all(any(figures["training"].get("sent_bytes", [])) for figures in result["arms"].values())
+    return all(any(figures.get("training", {}).get("sent_bytes", [])) for figures in result["arms"].values())
