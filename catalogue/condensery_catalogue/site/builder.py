@@ -49,10 +49,14 @@ def rules(registry: Registry, results: Sequence[Mapping[str, Any]]) -> dict[str,
     }
 
 
+BEFORE_RULES = "window.RULES = "
+"""What stands before the JSON of the rules; a semicolon stands behind it."""
+
+
 def as_files(found: Mapping[str, Any]) -> dict[str, str]:
-    """Return the rules twice: as a script, because a page that lies on a disk can read no other file, and as data."""
+    """Return the rules as a script of JSON: a page that lies on a disk can read no other file."""
     text = json.dumps(found, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
-    return {"data/rules.js": f"window.RULES = {text};\n", "data/rules.json": text + "\n"}
+    return {"data/rules.js": f"{BEFORE_RULES}{text};\n"}
 
 
 # ---------------------------------------------------------------- methods

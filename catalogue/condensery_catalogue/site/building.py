@@ -99,13 +99,20 @@ def pages(registry: Registry) -> dict[str, str]:
     matrix = Page.of(registry)
     write.page("matrix.html", "matrix.html", page=matrix)
 
-    methods = [{name: entry[name] for name in DATA} for entry in shown["methods"]]
+    methods = [{**{name: entry[name] for name in DATA}, "card": _said(entry["card"])} for entry in shown["methods"]]
     whole = {"methods": methods, "results": shown["results"]}
     data = json.dumps(whole, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
     static = {name: (Path(__file__).parent / "static" / name).read_text(encoding="utf-8") for name in STATIC}
     papers = "\n\n".join(bibtex(entry["paper"], entry["key"]) for entry in shown["methods"] if entry["paper"])
     own = {"data/matrix.js": matrix.data, "data/catalogue.json": data + "\n", "data/catalogue.bib": papers + "\n"}
     return {**write.written, **as_files(known), **own, **static}
+
+
+def _said(value: Any) -> Any:
+    """Return plain data without the fields that say nothing."""
+    if isinstance(value, Mapping):
+        return {name: _said(each) for name, each in value.items() if each not in (None, "", [], {})}
+    return [_said(each) for each in value] if isinstance(value, list) else value
 
 
 class Writer:

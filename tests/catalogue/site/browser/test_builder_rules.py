@@ -23,6 +23,7 @@ from condensery.run import Run, opening
 from condensery.run.cast import give_teachers
 from condensery_catalogue.listing import own_registry
 from condensery_catalogue.running import training_of
+from condensery_catalogue.site.builder import BEFORE_RULES
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -61,7 +62,8 @@ def registry() -> Registry:
 
 @pytest.fixture(scope="module")
 def rules(site: Path) -> dict[str, Any]:
-    return dict(json.loads((site / "data" / "rules.json").read_text(encoding="utf-8")))
+    text = (site / "data" / "rules.js").read_text(encoding="utf-8")
+    return dict(json.loads(text.removeprefix(BEFORE_RULES).removesuffix(";\n")))
 
 
 @pytest.fixture(autouse=True)
