@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from condensery.contract import Facts, Registry
-from condensery.errors import CondenseryError, UsageError
-from condensery.recipe import ModelSpec, Unit, format_stages, parse, parse_recipe, unroll
+from condensery.errors import CondenseryError, NotApplicable, UsageError
+from condensery.recipe import ModelSpec, Recipe, Unit, format_stages, parse, parse_recipe, unroll
 from condensery_catalogue.showing import bare
 
 OF_A_NET = frozenset({"float-weights", "dense-shape", "batch-norm", "attention", "classifier-logits"})
@@ -22,17 +22,30 @@ def refusal(stages: Sequence[Any], registry: Registry) -> str:
 
     :param stages: plain data, as :func:`condensery.recipe.parse` returns it.
     """
-    from condensery.run import methods_of  # imports torch
-
     try:
         recipe = parse_recipe({"model": "any", "task": "any", "stages": copy.deepcopy(list(stages))})
-        facts = Facts(OF_A_NET)
+        return refused_by_words(recipe, registry)
+    except CondenseryError as error:
+        return str(error)
+
+
+def refused_by_words(recipe: Recipe, registry: Registry) -> str:
+    """Return why the words of its methods refuse a recipe, in the sentence that a run of it would give; empty if not.
+
+    All holds at the start that may hold on some net: each of the methods can be run on the recipe's own.
+
+    :raises CondenseryError: for a method that can't be built.
+    """
+    from condensery.run import methods_of  # imports torch
+
+    facts = Facts(OF_A_NET)
+    try:
         for unit in _units(recipe.stages):
             if isinstance(unit.spec.student, ModelSpec):
                 facts = Facts(OF_A_NET)  # another net goes on from here
             # A stage that names no teacher gets the net at the start for one.
             facts.enter(unit.spec.name, methods_of(unit, registry), ["teacher"])
-    except CondenseryError as error:
+    except NotApplicable as error:
         return str(error)
     return ""
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from unittest import mock
+
+import pytest
 
 from condensery_catalogue.cli import main
 
@@ -37,3 +40,15 @@ def condensery(*arguments: str, cwd: Path | None = None) -> Done:
         except SystemExit as ended:
             code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
     return Done(code, out.getvalue(), err.getvalue())
+
+
+def started(monkeypatch: pytest.MonkeyPatch, code: int) -> list[list[str]]:
+    """Start no processes: each command only goes into the list that is returned, and ends with this code."""
+    called: list[list[str]] = []
+
+    def run(command: list[str], **how: Any) -> subprocess.CompletedProcess[str]:
+        called.append(command)
+        return subprocess.CompletedProcess(command, code)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    return called

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.catalogue.commands import condensery
+from tests.catalogue.commands import condensery, started
 
 STRANGERS = Path(__file__).parent / "strangers"
 
@@ -21,14 +21,7 @@ def stranger(name: str) -> str:
 @pytest.fixture
 def suite(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What pytest was started with; it says that a test failed."""
-    called: list[Any] = []
-
-    def run(command: list[str], **how: Any) -> subprocess.CompletedProcess[str]:
-        called.append(command)
-        return subprocess.CompletedProcess(command, 1)
-
-    monkeypatch.setattr(subprocess, "run", run)
-    return called
+    return started(monkeypatch, 1)
 
 
 def test_the_suite_tries_the_plugins_methods_and_decides(suite: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.catalogue.commands import condensery
+from tests.catalogue.commands import condensery, started
 from tests.catalogue.sites import command
 
 from condensery import Registry
@@ -35,14 +35,7 @@ def named(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def suite(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What the contract suite was started with; it says that all tests passed."""
-    called: list[Any] = []
-
-    def run(command: list[str], **how: Any) -> subprocess.CompletedProcess[str]:
-        called.append(command)
-        return subprocess.CompletedProcess(command, 0)
-
-    monkeypatch.setattr(subprocess, "run", run)
-    return called
+    return started(monkeypatch, 0)
 
 
 def made(folder: Path, key: str, family: str) -> Path:

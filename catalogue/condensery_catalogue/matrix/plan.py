@@ -9,9 +9,8 @@ import random
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from condensery.contract import Facts, Method, Registry, build_method
-from condensery.errors import NotApplicable
-from condensery.recipe import MethodSpec, Recipe, flat, format_stages, merge, parse_recipe
+from condensery.contract import Registry
+from condensery.recipe import Recipe, flat, format_stages, merge, parse_recipe
 from condensery.testing import NETWORKS, Case
 from condensery_catalogue.matrix.cells import JOINED, Kind, NetFacts
 
@@ -195,28 +194,6 @@ def in_one_line(recipe: Recipe) -> str:
     for stage in stages:
         stage.epochs = None if stage.epochs == EPOCHS else stage.epochs
     return format_stages(stages)
-
-
-def refused_by_words(recipe: Recipe, registry: Registry) -> str:
-    """Return why the words of its methods refuse a recipe, in the sentence that a run of it would give; empty if not.
-
-    Each of the methods can be run on the net: what they need holds at the start, unless one of them is to leave it.
-    """
-    stages = [
-        (stage.name, [(item.key, _built(item, registry)) for item in stage.methods]) for stage in flat(recipe.stages)
-    ]
-    words = [method.words() for _, methods in stages for _, method in methods]
-    facts = Facts({need for each in words for need in each.needs} - {left for each in words for left in each.leaves})
-    try:
-        for name, methods in stages:
-            facts.enter(name, methods, ["teacher"])
-    except NotApplicable as error:
-        return str(error)
-    return ""
-
-
-def _built(item: MethodSpec, registry: Registry) -> Method:
-    return build_method(item.key, registry.load("methods", item.key), item.settings)
 
 
 def facts_of(net: str, registry: Registry) -> NetFacts:

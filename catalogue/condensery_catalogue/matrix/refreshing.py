@@ -13,6 +13,7 @@ from typing import Any
 from condensery.contract import Registry
 from condensery.errors import UsageError
 from condensery.files import append_lines, read_lines
+from condensery_catalogue.drafting import refused_by_words
 from condensery_catalogue.listing import console, open_registry, table
 from condensery_catalogue.matrix.cells import (
     KINDS,
@@ -26,7 +27,7 @@ from condensery_catalogue.matrix.cells import (
     read_matrix,
     write_matrix,
 )
-from condensery_catalogue.matrix.plan import NETS, Planned, cell_recipe, chosen, facts_of, planned, refused_by_words
+from condensery_catalogue.matrix.plan import NETS, Planned, cell_recipe, chosen, facts_of, planned
 from condensery_catalogue.matrix.playing import Player, planned_cell
 from condensery_catalogue.pending import seconds_in
 from condensery_catalogue.results import CHECKOUT, changed_files, commit
@@ -186,7 +187,9 @@ def _side_by_side(shared: _Shared, jobs: int, until: float | None) -> None:
                 if player is None:
                     player = Player()
                     players.append(player)
+
                 found = player.play(cell)
+                # A process that ended without having been asked to broke on its cell.
                 if found is None and not stop.is_set():
                     found = {"outcome": "fails", "reason": f"its process ended with status {player.ended}"}
                     player = None

@@ -64,6 +64,7 @@ def _arm(result: Mapping[str, Any], name: str, mains: Mapping[str, Metric]) -> A
     found, recipe = result["arms"][name], result["recipes"][name]
     main = mains[recipe["task"]["key"]]
     spec = result.get("figure")
+
     return Arm(
         page=page_name(result),
         card=result["card"],
@@ -187,6 +188,7 @@ def _rows(members: Sequence[Arm], simulated: Collection[str]) -> list[dict[str, 
     first = members[0]
     rows, rank = [], 0
     for arm in members:
+        # A net to compare with stands among the others, and takes no rank from them.
         rank += bool(arm.methods)
         marks = {
             "simulated": bool(set(arm.methods) & set(simulated)),

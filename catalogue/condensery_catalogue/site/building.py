@@ -23,7 +23,6 @@ from condensery_catalogue.drawing import draw
 from condensery_catalogue.generated import write_text
 from condensery_catalogue.listing import open_registry
 from condensery_catalogue.points import comparable, lanes
-from condensery_catalogue.reproduction import load_reproduction
 from condensery_catalogue.results import commit, commit_date
 from condensery_catalogue.showing import setting_words
 from condensery_catalogue.site.builder import as_files, rules
@@ -74,7 +73,7 @@ def pages(registry: Registry) -> dict[str, str]:
     for result in shown["results"]:
         said = {title: html(text) for title, text in sections(result).items()}
         drawn = {"picture": picture(result), "heading": heading(result), "recipes": recipes(result)}
-        drawn["notes"] = load_reproduction(registry, result["key"]).notes
+        drawn["notes"] = shown["plans"][result["key"]].notes
         write.page(f"r/{page_name(result)}.html", "result.html", result=result, sections=said, **drawn)
 
     prose = guide()

@@ -50,7 +50,7 @@ def gather(registry: Registry) -> dict[str, Any]:
     methods = [_entry(row, places) for row in browsed(registry)]
 
     partners = _partners(registry)
-    plans = [load_reproduction(registry, key) for key in registry.keys("recipes")]
+    plans = {key: load_reproduction(registry, key) for key in registry.keys("recipes")}
     arms, terms, matrix = arms_of(results, registry), chinese(), stored_matrix(registry)
     for entry in methods:
         own = (arms, entry["key"], entry["card"].get("composed_of") or ())
@@ -58,7 +58,7 @@ def gather(registry: Registry) -> dict[str, Any]:
         entry["works_on"] = works_on(matrix, entry["key"])
         entry["source"] = source_of(registry, entry["key"])
         entry["terms"] = {mark: terms[mark] for mark in marks(entry) if mark in terms}
-        entry["plans"] = [plan for plan in plans if plan.card == entry["key"]]
+        entry["plans"] = [plan for plan in plans.values() if plan.card == entry["key"]]
         entry["cell"] = [other["key"] for other in methods if other is not entry and same_cell(entry, other)]
         entry["partners"] = partners.get(entry["key"])
     # A method of words that can't be known is in no table of them.
@@ -66,6 +66,7 @@ def gather(registry: Registry) -> dict[str, Any]:
     return {
         "methods": methods,
         "results": results,
+        "plans": plans,
         "best": ranking(arms, [key for key, words in left.items() if words & SIMULATED]),
         "answered": answered(results),
         "cells": sum(cell.made is not None for cell in matrix.cells),

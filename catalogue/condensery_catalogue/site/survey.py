@@ -92,6 +92,8 @@ def figures(methods: Sequence[Entry]) -> list[Figure]:
             found.append(Figure(int(head[1]), head[2], []))
         elif not line.startswith("| |"):
             continue
+
+        # A figure's first line has its cells behind the figure's name, the others have nothing there.
         name, said, made = cells[-3:]
         refs = _numbers(said)
         members = [entry for entry in methods if entry["ref"] in refs]

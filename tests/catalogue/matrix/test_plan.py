@@ -6,6 +6,7 @@ import pytest
 
 from condensery import Registry
 from condensery.recipe import flat
+from condensery_catalogue.drafting import refused_by_words
 from condensery_catalogue.matrix.plan import (
     FIRST,
     NETS,
@@ -19,7 +20,6 @@ from condensery_catalogue.matrix.plan import (
     in_one_line,
     pairs,
     planned,
-    refused_by_words,
     representatives,
     taxonomy_cell,
 )

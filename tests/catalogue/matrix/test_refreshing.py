@@ -180,13 +180,19 @@ def test_works_and_worse_by_hand(tmp_path: Path) -> None:
     assert (pair.halves, pair.before, pair.bytes, pair.bytes_before) == ((80.0, 92.0), 92.0, 10, 40)
 
 
-def test_publishing_keeps_what_is_not_new_and_drops_what_is_gone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the file of a checkout that cells are published into; the checkout is the current folder."""
     path = tmp_path / "reproductions" / "matrix.json"
     path.parent.mkdir()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(refreshing, "matrix_files", lambda registry: {"package": path})
+    return path
+
+
+def test_publishing_keeps_what_is_not_new_and_drops_what_is_gone(
+    published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = played(tmp_path / "one", cells("magnitude", "lsq"))
     publish(matrix_of(first.known, REGISTRY), REGISTRY)
 
@@ -194,21 +200,15 @@ def test_publishing_keeps_what_is_not_new_and_drops_what_is_gone(
     second = played(tmp_path / "two", cells("lsq"))
     monkeypatch.delitem(REGISTRY.entries["methods"], "magnitude")
     publish(matrix_of(second.known, REGISTRY), REGISTRY)
-    (cell,) = read_matrix(path).cells
+    (cell,) = read_matrix(published).cells
     assert (cell.methods, cell.quality) == (("lsq",), (50.0,))
 
 
-def test_publishing_a_few_cells_keeps_what_is_known_of_the_nets_of_others(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "reproductions" / "matrix.json"
-    path.parent.mkdir()
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(refreshing, "matrix_files", lambda registry: {"package": path})
+def test_publishing_a_few_cells_keeps_what_is_known_of_the_nets_of_others(published: Path, tmp_path: Path) -> None:
     for net in ("CNN", "ViT"):
         book = played(tmp_path / net, [Planned(net, "alone", ("lsq",))])
         publish(matrix_of(book.known, REGISTRY), REGISTRY)
-    stored = read_matrix(path)
+    stored = read_matrix(published)
     assert {name: net.before for name, net in stored.nets.items() if net.before} == {"CNN": 92.0, "ViT": 92.0}
     assert {cell.net for cell in stored.cells} == {"CNN", "ViT"}
 

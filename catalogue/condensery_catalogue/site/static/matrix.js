@@ -446,8 +446,7 @@ function matrix(data, place) {
 
   function csv() {
     const rows = view();
-    const said = (value) => `"${String(value ?? "").replaceAll('"', '""')}"`;
-    return [Object.keys(rows[0] || { net: "" }), ...rows.map(Object.values)].map((cells) => cells.map(said).join(",")).join("\r\n") + "\r\n";
+    return toCsv([Object.keys(rows[0] || { net: "" }), ...rows.map(Object.values)]);
   }
 
   document.getElementById("csv").addEventListener("click", () => save("condensery-matrix.csv", "text/csv", csv()));

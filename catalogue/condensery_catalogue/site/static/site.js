@@ -284,9 +284,7 @@ function browse() {
   function csv() {
     const own = Object.keys(rows[0].element.dataset).filter((name) => name !== "search" && name !== "facets");
     const columns = [...new Set([...own, "name", ...known.keys()])];
-    const cell = (value) => `"${String([value ?? ""].flat().join("; ")).replaceAll('"', '""')}"`;
-    return [columns, ...view().map((row) => columns.map((column) => row[column]))]
-      .map((cells) => cells.map(cell).join(",")).join("\r\n") + "\r\n";
+    return toCsv([columns, ...view().map((row) => columns.map((column) => row[column]))]);
   }
 
   document.getElementById("link").addEventListener("click", (event) => copy(event.target, location.href));
@@ -455,6 +453,12 @@ function helpOf(known) {
 }
 
 // ---------------------------------------------------------------- files to take along
+
+// Several values of one cell are parted by semicolons.
+function toCsv(rows) {
+  const cell = (value) => `"${[value ?? ""].flat().join("; ").replaceAll('"', '""')}"`;
+  return rows.map((cells) => cells.map(cell).join(",")).join("\r\n") + "\r\n";
+}
 
 function save(name, type, text) {
   const link = document.createElement("a");

@@ -11,6 +11,7 @@ import functools
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -88,17 +89,24 @@ class Quiet(SimpleHTTPRequestHandler):
         pass
 
 
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """Serve a folder to this machine while the block runs; gives its address, without a slash at the end."""
+    handler = functools.partial(Quiet, directory=str(folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
 @pytest.fixture(scope="session")
 def places(site: Path) -> Iterator[Mapping[str, str]]:
     """Return the address of the site on disk and on a server, below which all its pages lie."""
     root = site.parents[len(Path(PREFIX).parts) - 1]
-    handler = functools.partial(Quiet, directory=str(root))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = Thread(target=server.serve_forever)
-        thread.start()
-        yield {"disk": f"{site.as_uri()}/", "server": f"http://127.0.0.1:{server.server_port}/{PREFIX}/"}
-        server.shutdown()
-        thread.join()
+    with served(root) as address:
+        yield {"disk": f"{site.as_uri()}/", "server": f"{address}/{PREFIX}/"}
 
 
 class Visits:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import csv
-import functools
 import json
 from collections.abc import Iterator, Mapping
-from http.server import ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.catalogue.site.browser.conftest import Quiet, Visits
+from tests.catalogue.site.browser.conftest import Visits, served
 from tests.catalogue.site.matrices import METHODS, small
 
 from condensery_catalogue.site import building
@@ -49,13 +46,8 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, st
         text = (Path(building.__file__).parent / "static" / name).read_text(encoding="utf-8")
         (folder / name).write_text(text, encoding="utf-8")
 
-    handler = functools.partial(Quiet, directory=str(folder))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = Thread(target=server.serve_forever)
-        thread.start()
-        yield {"disk": f"{folder.as_uri()}/", "server": f"http://127.0.0.1:{server.server_port}/"}
-        server.shutdown()
-        thread.join()
+    with served(folder) as address:
+        yield {"disk": f"{folder.as_uri()}/", "server": f"{address}/"}
 
 
 @pytest.fixture
