@@ -123,7 +123,18 @@ def _summary(values: Sequence[float | None]) -> Summary | None:
 # ---------------------------------------------------------------- accuracy over compression
 
 
-def curves(arms: Sequence[Arm], key: str, parts: Sequence[str] = ()) -> list[Curve]:
+@dataclass(frozen=True)
+class Shown:
+    """The arms of one result on one net, for the page of a method."""
+
+    page: str
+    net: str
+    tier: str
+    seeds: int
+    curve: Curve
+
+
+def curves(arms: Sequence[Arm], key: str, parts: Sequence[str] = ()) -> list[Shown]:
     """Return a curve for each result and net on which a method was run.
 
     :param parts: keys of the methods that make it up, where a composition does; only its own results count then.
@@ -136,7 +147,7 @@ def curves(arms: Sequence[Arm], key: str, parts: Sequence[str] = ()) -> list[Cur
         if any(dot.own for dot in dots):
             lines = {arm.name: _place(arm)[1] for arm in members if not arm.methods}
             one = members[0]
-            found.append(Curve(page, net, one.tier, one.seeds, *one.labels, dots, lines))
+            found.append(Shown(page, net, one.tier, one.seeds, Curve(*one.labels, dots, lines)))
     return found
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import re
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -19,16 +18,15 @@ from markupsafe import Markup
 from condensery.contract import Registry
 from condensery.errors import UsageError
 from condensery_catalogue.browsing import BROWSED
-from condensery_catalogue.drawing import draw
 from condensery_catalogue.generated import write_text
 from condensery_catalogue.listing import open_registry
-from condensery_catalogue.points import comparable, lanes
 from condensery_catalogue.results import commit, commit_date
 from condensery_catalogue.showing import setting_words
 from condensery_catalogue.site.builder import as_files, rules
 from condensery_catalogue.site.formulas import mathml
 from condensery_catalogue.site.gathering import bibtex, gather
 from condensery_catalogue.site.matrix_page import Page
+from condensery_catalogue.site.pictures import picture
 from condensery_catalogue.site.prose import guide, hooks, html, inline
 from condensery_catalogue.site.result_pages import WORDS, index, page_name, recipes, sections
 from condensery_catalogue.site.svg import curve, dumbbell
@@ -138,15 +136,6 @@ class Writer:
 def chosen_words(facets: Mapping[str, Sequence[str]]) -> Markup:
     """Return a row's words by facet, for the script and within single quotes; facets without words are left out."""
     return htmlsafe_json_dumps({facet: words for facet, words in facets.items() if words})
-
-
-def picture(result: Mapping[str, Any]) -> Markup:
-    """Return a result's picture, to stand in the page itself; empty where there is nothing to draw."""
-    if "figure" in result:
-        # What a file of its own needs before its first element has no place within a page.
-        return Markup(re.sub(r"\A.*?(?=<svg)", "", draw(result), flags=re.DOTALL))
-    found = [(comparison["claim"]["id"], dumbbell(lanes(comparison))) for comparison in comparable(result)]
-    return Markup("\n").join(Markup("<p><code>{}</code>{}</p>").format(*each) for each in found)
 
 
 # ---------------------------------------------------------------- the commands

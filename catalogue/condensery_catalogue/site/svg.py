@@ -13,7 +13,7 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from condensery_catalogue.points import Lane
+from condensery_catalogue.points import Lane, Point
 from condensery_catalogue.wording import spread
 
 Summary = Mapping[str, Any]
@@ -22,8 +22,10 @@ STEPS = (1, 2, 5, 10)
 """What ticks lie apart, times a power of ten."""
 WIDTH, HEIGHT, LEFT, BOTTOM = 640, 260, 52, 34
 """Pixels of a curve, and of its margins with the numbers of its axes."""
-LANE, GAP = 22, 14
-"""Pixels of a row of a dumbbell, and between two names one above the other."""
+LANE, ROOM = 22, 120
+"""Pixels of a row of a dumbbell, and those that a row's figure takes beside it."""
+LETTER = 7
+"""Pixels that a letter takes, with some room."""
 
 
 @dataclass(frozen=True)
@@ -36,10 +38,15 @@ class Axis:
     end: float
 
     @classmethod
-    def over(cls, values: Iterable[float], start: float, end: float) -> Axis:
-        """Return an axis on which all values have room."""
+    def over(cls, values: Iterable[float], start: float, end: float, *, least: float = 0.0) -> Axis:
+        """Return an axis on which all values have room.
+
+        :param least: range that the axis has at least, so that noise doesn't look like a cliff.
+        """
         found = list(values)
         low, high = min(found), max(found)
+        more = max(0.0, least - (high - low)) / 2
+        low, high = low - more, high + more
         room = 0.08 * (high - low) or 0.05 * abs(high) or 1.0
         return cls(low - room, high + room, start, end)
 
@@ -75,19 +82,19 @@ class Dot:
 
 @dataclass(frozen=True)
 class Curve:
-    """The arms of one result on one net, for the page of a method.
+    """The arms of one result on one net, as a picture.
 
     :param lines: quality of the nets that nothing compresses, by the arm's name.
+    :param published: figures of papers, which are named beside the picture.
+    :param joined: the dots of each series, which a line joins.
     """
 
-    page: str
-    net: str
-    tier: str
-    seeds: int
     x_label: str
     y_label: str
-    dots: list[Dot]
-    lines: dict[str, Summary]
+    dots: Sequence[Dot]
+    lines: Mapping[str, Summary]
+    published: Sequence[Dot] = ()
+    joined: Sequence[Sequence[Dot]] = ()
 
 
 def dumbbell(lanes: Sequence[Lane]) -> Markup:
@@ -112,9 +119,10 @@ def dumbbell(lanes: Sequence[Lane]) -> Markup:
 
 def curve(shown: Curve) -> Markup:
     """Return arms as dots that are links, and nets without compression as lines across."""
-    x = Axis.over([end for dot in shown.dots for end in _ends(dot.x)], LEFT, WIDTH - 12)
-    heights = [*(dot.y for dot in shown.dots), *shown.lines.values()]
-    y = Axis.over([end for height in heights for end in _ends(height)], HEIGHT - BOTTOM, 8)
+    everything = [*shown.dots, *shown.published]
+    x = Axis.over([end for dot in everything for end in _ends(dot.x)], LEFT, WIDTH - 12)
+    heights = [*(dot.y for dot in everything), *shown.lines.values()]
+    y = Axis.over([end for height in heights for end in _ends(height)], HEIGHT - BOTTOM, 8, least=least(shown.y_label))
 
     drawn = []
     for tick in y.ticks(5):
@@ -129,35 +137,95 @@ def curve(shown: Curve) -> Markup:
     for name, height in shown.lines.items():
         drawn.append(_line("dense", LEFT, y(height["mean"]), WIDTH, y(height["mean"])))
         drawn.append(_text(WIDTH - 12, float(y(height["mean"])) - 4, name, "end"))
+    for series in shown.joined:
+        ends = sorted((dot.x["mean"], dot.y["mean"]) for dot in series)
+        places = " ".join(f"{x(over)},{y(height)}" for over, height in ends)
+        drawn.append(f'<polyline points="{places}"/>')
+
     # What the picture is about lies above the others.
-    drawn += [_dot(dot, x, y) for dot in sorted(shown.dots, key=lambda dot: (dot.own, dot.name))]
+    drawn += [_dot(dot, "paper", x, y) for dot in shown.published]
+    order = sorted(shown.dots, key=lambda dot: (dot.own, dot.name))
+    drawn += [_dot(dot, "own" if dot.own else "other", x, y) for dot in order]
     drawn += _names([(dot.name, float(x(dot.x["mean"])), float(y(dot.y["mean"]))) for dot in shown.dots if dot.own])
     words = escape(f"{shown.y_label} over {shown.x_label}")
     return _svg("curve", WIDTH, HEIGHT, f'role="group" aria-label="{words}"', drawn)
 
 
+def rows(found: Sequence[Point], label: str) -> Markup:
+    """Return one row for each arm and published figure, from left to right by what the others are compared in.
+
+    :param label: of that; for arms which share what they would otherwise stand over.
+    """
+    names = [point.label for point in found]
+    left = min(WIDTH // 2, 16 + LETTER * max(map(len, names)))
+    x = Axis.over([end for p in found for end in _ends(p.y)], left, WIDTH - ROOM, least=least(label))
+    height = LANE * len(found) + BOTTOM
+
+    drawn = []
+    for tick in x.ticks(5):
+        drawn.append(_line("grid", x(tick), 0, x(tick), height - BOTTOM))
+        drawn.append(_text(x(tick), height - BOTTOM + 14, _short(tick), "middle"))
+    drawn.append(_text(WIDTH - ROOM, height - 4, label, "end"))
+
+    for row, (name, point) in enumerate(zip(names, found, strict=True)):
+        y = LANE * row + LANE // 2
+        kind = {"arm": "here", "baseline": "base", "published": "paper"}[point.kind]
+        drawn += [_text(left - 8, y + 4, _fitting(name, left), "end"), _noise(point.y, x, y)]
+        drawn.append(f'<circle class="{kind}" cx="{x(point.y["mean"])}" cy="{y}" r="4.5"/>')
+        drawn.append(_text(WIDTH - ROOM + 8, y + 4, point.height, "start"))
+    words = escape("; ".join(f"{name}: {point.height}" for name, point in zip(names, found, strict=True)))
+    return _svg("rows", WIDTH, height, f'role="img" aria-label="{words}"', drawn)
+
+
+def least(label: str) -> float:
+    """Return the least range that an axis shows: two points of a percentage."""
+    return 2.0 if "(%)" in label else 0.0
+
+
 # ---------------------------------------------------------------- what they are drawn with
 
 
-def _dot(dot: Dot, x: Axis, y: Axis) -> str:
+def _dot(dot: Dot, kind: str, x: Axis, y: Axis) -> str:
     """Return an arm with its noise both ways, as a link."""
-    at, kind = (x(dot.x["mean"]), y(dot.y["mean"])), "own" if dot.own else "other"
+    at = (x(dot.x["mean"]), y(dot.y["mean"]))
     words = escape(f"{dot.name}: {spread(dot.y)} at {spread(dot.x)}")
     marks = [_noise(dot.x, x, at[1]), _noise(dot.y, y, at[0], upright=True)]
-    marks.append(f'<circle cx="{at[0]}" cy="{at[1]}" r="{5 if dot.own else 3.5}"/>')
+    marks.append(f'<circle cx="{at[0]}" cy="{at[1]}" r="{3.5 if kind == "other" else 5}"/>')
     inner = "".join(marks)
     return f'<a class="{kind}" href="{escape(dot.href)}" aria-label="{words}"><title>{words}</title>{inner}</a>'
 
 
-def _names(dots: Iterable[tuple[str, float, float]]) -> list[str]:
-    """Return names beside their dots; one that would lie on another is left to its dot's own words."""
-    drawn, taken = [], list[tuple[float, float]]()
+def _names(dots: Sequence[tuple[str, float, float]]) -> list[str]:
+    """Return names beside their dots, or above or below; one without room is left to its dot's own words."""
+    drawn = []
+    taken = [(x - 6, y - 6, x + 6, y + 6) for _, x, y in dots]
     for name, x, y in dots:
-        if all(abs(y - other) > GAP or abs(x - beside) > GAP * 8 for beside, other in taken):
-            left = x > WIDTH * 0.7
-            drawn.append(_text(round(x + (-9 if left else 9), 1), round(y + 4, 1), name, "end" if left else "start"))
-            taken.append((x, y))
+        wide = LETTER * len(name)
+        for anchor, start, base in (
+            ("start", x + 9, y + 4),
+            ("end", x - 9 - wide, y + 4),
+            ("middle", x - wide / 2, y - 9),
+            ("middle", x - wide / 2, y + 18),
+        ):
+            box = (start, base - 10, start + wide, base + 3)
+            inside = box[0] >= LEFT and box[2] <= WIDTH and box[3] <= HEIGHT - BOTTOM
+            if inside and not any(_meet(box, other) for other in taken):
+                at = {"start": start, "end": start + wide, "middle": x}[anchor]
+                drawn.append(_text(round(at, 1), round(base, 1), name, anchor))
+                taken.append(box)
+                break
     return drawn
+
+
+def _meet(one: Sequence[float], two: Sequence[float]) -> bool:
+    """Tell whether two boxes, each left, top, right and bottom, share a place."""
+    return one[0] < two[2] and two[0] < one[2] and one[1] < two[3] and two[1] < one[3]
+
+
+def _fitting(name: str, wide: float) -> str:
+    """Return as much of a name as has room; the whole stands in the picture's words."""
+    most = int((wide - 8) / LETTER)
+    return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
 def _noise(summary: Summary, axis: Axis, at: Any, *, upright: bool = False) -> str:

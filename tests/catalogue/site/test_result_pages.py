@@ -6,12 +6,14 @@ from statistics import fmean
 from typing import Any
 
 import yaml
+from markupsafe import escape
 from tests.catalogue.made_up import result
 
 from condensery import Registry
 from condensery_catalogue.generated import markdown_table
+from condensery_catalogue.points import points
 from condensery_catalogue.results import stored_results
-from condensery_catalogue.site.building import picture
+from condensery_catalogue.site.pictures import picture
 from condensery_catalogue.site.result_pages import index, recipes, sections
 from condensery_catalogue.wording import counted, measured
 
@@ -76,6 +78,17 @@ def test_a_result_without_claims_or_picture_has_a_page() -> None:
     assert "Arms" in sections(bare)
     assert picture(bare) == ""
     assert '<code>mnist-student</code><svg class="dumbbell"' in picture(stored("hinton-kd"))
+
+
+def test_a_picture_shows_every_point_of_its_figure() -> None:
+    for key in ("gradient-codes", "haq", "structured-magnitude-vit", "pruning-at-2x"):
+        made = stored(key)
+        drawn = picture(made)
+        for point in points(made):
+            shown = escape(f"{point.label}: {point.height}")
+            assert shown in drawn or (point.kind == "baseline" and f">{point.label}</text>" in drawn)
+    assert drawn.count('<circle class="paper"') == 5
+    assert "Hollow: published, with other training, from another base. 93.77 at 2.13: DepGraph" in drawn
 
 
 def test_a_page_tells_what_each_arm_tried_and_chose() -> None:

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from condensery_catalogue.listing import own_registry
-from condensery_catalogue.points import Lane
+from condensery_catalogue.points import Lane, Point
 from condensery_catalogue.site.arms import Arm, arms_of, curves, ranked
-from condensery_catalogue.site.svg import Axis, Curve, Dot, curve, dumbbell
+from condensery_catalogue.site.svg import Axis, Curve, Dot, curve, dumbbell, least, rows
 
 
 def summary(mean: float, std: float | None = None) -> dict[str, float | None]:
@@ -36,12 +36,53 @@ def test_a_claim_is_joined_to_what_was_measured_on_one_scale() -> None:
     assert 'aria-label="arm: here 60.00 ± 10.00, paper 100; plain: here 0.00"' in drawn
 
 
-def test_names_that_would_meet_are_left_out() -> None:
-    dots = [Dot(name, True, summary(x), summary(90), "#") for name, x in (("one", 1), ("two", 1.001), ("three", 9))]
-    drawn = curve(Curve("p", "net", "desk", 1, "x", "y", [*dots, Dot("<b>", False, summary(5), summary(5), "#")], {}))
-    assert re.findall(r'end">(\w+)</text></svg>|start">(\w+)</text>', drawn) == [("", "y"), ("", "one"), ("three", "")]
+def test_noise_is_no_cliff() -> None:
+    axis = Axis.over([93.1, 93.3], 0, 100, least=2.0)
+    assert (axis.low, axis.high) == pytest.approx((92.04, 94.36))
+    assert least("accuracy (%)") == 2.0
+    assert least("loss (nats)") == 0.0
+
+
+def test_names_find_a_place_beside_their_dots() -> None:
+    dots = [Dot(name, True, summary(x), summary(90), "#") for name, x in (("one", 1), ("two", 1.1), ("three", 9))]
+    drawn = curve(Curve("x", "y", [*dots, Dot("<b>", False, summary(5), summary(5), "#")], {}))
+    # On the right of one there is the other dot.
+    assert re.findall(r'(\w+)">(one|two|three)</text>', drawn) == [
+        ("end", "one"),
+        ("start", "two"),
+        ("start", "three"),
+    ]
     assert "&lt;b&gt;: 5.00 at 5.00" in drawn
     assert "<b>" not in drawn
+
+
+def test_a_name_without_room_is_left_to_its_dot() -> None:
+    dots = [Dot("a" * 90, True, summary(1), summary(90), "#"), Dot("b", True, summary(2), summary(80), "#")]
+    drawn = curve(Curve("x", "y", dots, {}))
+    assert "aaa</text>" not in drawn
+    assert f"<title>{'a' * 90}: 90.00 at 1.00</title>" in drawn
+
+
+def test_a_series_is_joined_from_left_to_right_and_what_papers_say_is_hollow() -> None:
+    one, two = (Dot(name, True, summary(at), summary(at), "#") for name, at in (("one", 1), ("two", 2)))
+    paper = Dot("paper", False, summary(0), summary(3), "#claims")
+    drawn = curve(Curve("x", "y", [two, one], {}, [paper], [[two, one]]))
+    places = {at: re.search(f'{at}: .*?<circle cx="([^"]+)" cy="([^"]+)"', drawn) for at in ("one", "two")}
+    joined = " ".join(",".join(found.groups()) for found in places.values() if found)
+    assert f'<polyline points="{joined}"/>' in drawn
+    assert '<a class="paper" href="#claims" aria-label="paper: 3.00 at 0.00">' in drawn
+
+
+def test_rows_say_each_figure_beside_it() -> None:
+    arm = Point("arm", "arm", summary(2), summary(60, 10), collapsed="collapsed in 1 of 2 seeds")
+    base = Point("b" * 90, "baseline", summary(1), summary(90))
+    drawn = rows([base, arm, Point("paper", "published", summary(2), summary(93.5))], "accuracy (%)")
+    x = Axis.over([50, 93.5], 320, 520)
+    assert f'<circle class="base" cx="{x(90)}" cy="11" r="4.5"/>' in drawn
+    assert f'<line class="noise" x1="{x(50)}" y1="33" x2="{x(70)}" y2="33"/>' in drawn
+    assert f'<circle class="paper" cx="{x(93.5)}" cy="55" r="4.5"/>' in drawn
+    assert f"{'b' * 43}…</text>" in drawn
+    assert f'aria-label="{"b" * 90}: 90.00; arm, collapsed in 1 of 2 seeds: 60.00 ± 10.00; paper: 93.5"' in drawn
 
 
 def result(spread: float | None = 0.1) -> dict[str, Any]:
@@ -90,9 +131,9 @@ def test_arms_are_ranked_on_one_net_behind_the_one_that_nothing_compresses() -> 
 def test_a_curve_is_of_the_results_in_which_a_method_acts() -> None:
     every = arms()
     (shown,) = curves(every, "a")
-    assert {dot.name: dot.own for dot in shown.dots} == {"good": True, "bad": False, "both": True}
-    assert shown.lines.keys() == {"dense"}
-    assert shown.dots[0].x["mean"] == 4
-    assert [dot.name for dot in curves(every, "c", ["a", "b"])[0].dots if dot.own] == ["both"]
+    assert {dot.name: dot.own for dot in shown.curve.dots} == {"good": True, "bad": False, "both": True}
+    assert shown.curve.lines.keys() == {"dense"}
+    assert shown.curve.dots[0].x["mean"] == 4
+    assert [dot.name for dot in curves(every, "c", ["a", "b"])[0].curve.dots if dot.own] == ["both"]
     assert curves(every, "other", ["a", "b"]) == []
     assert curves(every, "z") == []
