@@ -23,7 +23,8 @@ from condensery.recipe import ModelSpec
 from condensery.storage.bounds import in_words
 from condensery.storage.structure import build_layer, restructure, structure_of
 
-CHECKPOINT_FORMAT = 3
+CHECKPOINT_FORMAT = 4
+"""Of what runs save and go on from; another number whenever an earlier version's code couldn't go on from it."""
 _TENSOR, _TUPLE, _PAIRS = "$tensor", "$tuple", "$pairs"
 """Keys of what stands in JSON for what JSON doesn't know; the last one for a dict whose keys aren't all texts."""
 

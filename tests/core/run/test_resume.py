@@ -17,7 +17,8 @@ from condensery import Registry, Run, hookimpl
 from condensery.errors import PluginError
 from condensery.nets import attached
 from condensery.run import Player, Stage
-from condensery.storage import as_saved
+from condensery.run.folder import RunFolder
+from condensery.storage import CHECKPOINT_FORMAT, as_saved
 
 STATE: dict[str, Any] = {
     "one": {("student", 0): torch.ones(2), 3: "three", None: [(1, 2.5), {"a": True}]},
@@ -98,6 +99,25 @@ def test_a_method_may_say_itself_what_is_saved(tmp_path: Path) -> None:
             self.drawn_.set_state(state["drawn"])
 
     run_also_killed(recipe([{"methods": ["keeps"], "epochs": 2}]), registry(keeps=Keeps), tmp_path)
+
+
+HELD = {
+    "original.safetensors": {"net", "stages"},
+    "net.safetensors": {"spec", "tensors", "structure", "transforms", "optimizer", "run"},
+    "progress.safetensors": {
+        *("unit", "snapshots", "epoch", "step", "players", "methods", "exchanged", "rng", "history"),
+    },
+}
+"""What the files of a running run hold in format 4."""
+
+
+def test_what_is_saved_has_the_number_of_its_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that an earlier version began is refused by that number, so a field more or less is another format."""
+    held: dict[str, set[str]] = {}
+    save = RunFolder.save
+    monkeypatch.setattr(RunFolder, "save", lambda *a: (held.__setitem__(a[1], set(a[2])), save(*a)))
+    run(recipe([{"epochs": 1}]), registry(), tmp_path)
+    assert (CHECKPOINT_FORMAT, held) == (4, HELD), "write the new fields down here, and raise CHECKPOINT_FORMAT"
 
 
 def test_all_generators_are_seeded_saved_and_left_alone_by_a_dry_run(tmp_path: Path) -> None:
