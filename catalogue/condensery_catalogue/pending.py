@@ -24,6 +24,7 @@ from condensery_catalogue.estimates import Estimates
 from condensery_catalogue.jobs import Job, Jobs
 from condensery_catalogue.judging import judge
 from condensery_catalogue.listing import console, open_registry, table
+from condensery_catalogue.outgrown import outgrown
 from condensery_catalogue.reproduction import card_of, load_reproduction
 from condensery_catalogue.results import stored_results
 from condensery_catalogue.running import check_device, quiet_libraries
@@ -97,13 +98,13 @@ def seconds_in(budget: str) -> float:
 
 
 def pending_tiers(registry: Registry, tiers: Sequence[str], home: Path, keys: Sequence[str]) -> Iterator[Pending]:
-    """Yield the tiers for which no result is stored beside the recipe, in the order of their keys.
+    """Yield the tiers for which no result is stored beside the recipe, or one of an older recipe, in their keys' order.
 
     :raises UnknownKey: for a key that no reproduction has.
     """
     for key in keys or registry.keys("recipes"):
         plan = load_reproduction(registry, key)
-        stored = {result["tier"] for result in stored_results(registry, key)}
+        stored = {result["tier"] for result in stored_results(registry, key) if not outgrown(result, plan)}
         for tier, chosen in plan.tiers.items():
             if tier in tiers and tier not in stored:
                 jobs = Jobs(registry, plan, chosen, tier, home / key / tier)

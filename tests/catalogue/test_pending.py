@@ -94,7 +94,7 @@ def test_a_base_that_the_cache_has_is_not_counted(tmp_path: Path, monkeypatch: p
 def test_what_has_a_stored_result_is_not_pending(tmp_path: Path) -> None:
     waiting = pending_tiers(REGISTRY, ("desk", "paper"), tmp_path, ())
     found = {(item.jobs.plan.key, item.jobs.tier) for item in waiting}
-    assert ("deep-compression", "paper") not in found
+    assert ("obs", "paper") not in found
     assert ("network-slimming", "paper") in found
     assert all(tier != "smoke" for _, tier in found)
 

@@ -20,6 +20,7 @@ from condensery.errors import UsageError
 from condensery_catalogue.browsing import BROWSED
 from condensery_catalogue.generated import write_text
 from condensery_catalogue.listing import open_registry
+from condensery_catalogue.outgrown import in_words, outgrown
 from condensery_catalogue.results import commit, commit_date
 from condensery_catalogue.showing import setting_words
 from condensery_catalogue.site.builder import as_files, rules
@@ -71,7 +72,8 @@ def pages(registry: Registry) -> dict[str, str]:
     for result in shown["results"]:
         said = {title: html(text) for title, text in sections(result).items()}
         drawn = {"picture": picture(result), "heading": heading(result), "recipes": recipes(result)}
-        drawn["notes"] = shown["plans"][result["key"]].notes
+        plan = shown["plans"][result["key"]]
+        drawn |= {"notes": plan.notes, "changed": in_words(outgrown(result, plan))}
         write.page(f"r/{page_name(result)}.html", "result.html", result=result, sections=said, **drawn)
 
     prose = guide()
@@ -80,7 +82,7 @@ def pages(registry: Registry) -> dict[str, str]:
         write.page(f"guide/{page.name}.html", "guide.html", page=page)
     write.page("hooks.html", "hooks.html", contracts=hooks())
 
-    write.page("results.html", "results.html", index=html(index(shown["results"])))
+    write.page("results.html", "results.html", index=html(index(shown["results"], shown["plans"])))
     write.page("best.html", "best.html")
     write.page("figures.html", "figures.html")
     write.page("compare.html", "compare.html", compared=[facet for facet in shown["facets"] if facet in COMPARED])

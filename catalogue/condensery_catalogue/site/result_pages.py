@@ -11,6 +11,8 @@ from typing import Any
 import yaml
 
 from condensery_catalogue.generated import markdown_table
+from condensery_catalogue.outgrown import outgrown
+from condensery_catalogue.reproduction import Reproduction
 from condensery_catalogue.wording import (
     EFFECT,
     EXPLAINED,
@@ -46,8 +48,11 @@ SENT = (
 """The same, where gradients go from worker to worker."""
 
 
-def index(results: Sequence[Mapping[str, Any]]) -> str:
-    """Return the table of all results, as Markdown."""
+def index(results: Sequence[Mapping[str, Any]], plans: Mapping[str, Reproduction]) -> str:
+    """Return the table of all results, as Markdown.
+
+    :param plans: the reproductions as they are now, by key.
+    """
     rows = []
     for result in results:
         verdicts = Counter(_short(c) for c in result["comparisons"] if c["verdict"])
@@ -57,7 +62,10 @@ def index(results: Sequence[Mapping[str, Any]]) -> str:
         effects = (
             "; ".join(f"`{c['claim']['id']}` {effect(c)}" for c in result["comparisons"] if effect(c) != "-") or "-"
         )
-        rows.append([link, result["tier"], result["scale"], seeds, said, effects, _device(result), result["date"]])
+        since = ", recipe changed since" if outgrown(result, plans[result["key"]]) else ""
+        rows.append(
+            [link, result["tier"], result["scale"], seeds, said, effects, _device(result), result["date"] + since]
+        )
     return markdown_table(("result", "tier", "scale", "seeds", "verdicts", "effects", "device", "date"), rows)
 
 
@@ -127,9 +135,19 @@ def _grid(result: Mapping[str, Any]) -> str:
         for entry in found["tried"]:
             settings = ", ".join(f"`{path}` {value}" for path, value in entry["values"].items())
             score = "diverged" if entry["score"] is None else f"{entry['score']:.2f} {found['metric']}"
-            rows.append([f"`{arm}`", settings, score, "yes" if entry["values"] == found["chosen"] else ""])
+            chosen = "yes" + ", at the grid's end" * at_the_end(found) if entry["values"] == found["chosen"] else ""
+            rows.append([f"`{arm}`", settings, score, chosen])
     columns = ("arm", "settings", "on held-out training data, one seed", "chosen")
     return markdown_table(columns, rows) if rows else ""
+
+
+def at_the_end(found: Mapping[str, Any]) -> bool:
+    """Tell whether an arm chose the smallest or the largest number of those it tried, so that more might be better."""
+    for path, value in found["chosen"].items():
+        tried = {entry["values"][path] for entry in found["tried"]}
+        if len(tried) > 1 and isinstance(value, (int, float)) and value in (min(tried), max(tried)):
+            return True
+    return False
 
 
 def _values(arm: Mapping[str, Any], path: str) -> Sequence[float | None]:

@@ -12,9 +12,10 @@ from tests.catalogue.made_up import result
 from condensery import Registry
 from condensery_catalogue.generated import markdown_table
 from condensery_catalogue.points import points
+from condensery_catalogue.reproduction import Reproduction
 from condensery_catalogue.results import stored_results
 from condensery_catalogue.site.pictures import picture
-from condensery_catalogue.site.result_pages import index, recipes, sections
+from condensery_catalogue.site.result_pages import at_the_end, index, recipes, sections
 from condensery_catalogue.wording import counted, measured
 
 REGISTRY = Registry.open()
@@ -95,20 +96,35 @@ def test_a_page_tells_what_each_arm_tried_and_chose() -> None:
     tried = [{"values": {"lr": 0.1}, "score": 91.5}, {"values": {"lr": 9}, "score": None}]
     grid = {"alone": {"metric": "accuracy", "tried": tried, "chosen": {"lr": 0.1}}}
     page = page_of({**stored("hinton-kd"), "grid": grid})
-    assert "| `alone` | `lr` 0.1 | 91.50 accuracy | yes |" in page
+    assert "| `alone` | `lr` 0.1 | 91.50 accuracy | yes, at the grid's end |" in page
     assert "| `alone` | `lr` 9 | diverged |  |" in page
     assert "Settings tried" not in page_of(result("paper", {"plain": [6.0], "better": [4.6]}))
 
 
 def test_the_index_counts_verdicts_and_tells_effects() -> None:
     errors = {"plain": [6.0, 6.2, 6.1], "better": [4.4, 4.6, 4.5]}
-    table = index([result("paper", errors), result("desk", errors)])
+    arm = {"model": "mlp", "task": "digits", "stages": []}
+    tiers = {name: {"seeds": [0, 1, 2], "arms": {"plain": arm}} for name in ("paper", "desk")}
+    plan = Reproduction.model_validate({"key": "made-up", "card": "made-up", "tiers": tiers})
+    table = index([result("paper", errors), result("desk", errors)], {"made-up": plan})
     gains = "`error` +1.6 claimed, +1.6 here (+1.37 to +1.83)"
     assert "| [made-up](r/made-up-paper.html) | paper | paper | 3 | 1 partly reproduced, 1 reproduced | " in table
     assert (
         f"| [made-up](r/made-up-desk.html) | desk | scaled-down | 3 | 1 scaled-down (gains) | {gains} | cpu, C |"
         in table
     )
+    assert ", recipe changed since |" in table
+
+
+def test_a_choice_at_the_end_of_its_grid_is_marked() -> None:
+    def at(*rates: float | str, chosen: float | str) -> bool:
+        return at_the_end({"tried": [{"values": {"lr": rate}} for rate in rates], "chosen": {"lr": chosen}})
+
+    assert at(0.1, 0.01, 1.0, chosen=0.01)
+    assert at(0.1, 0.01, 1.0, chosen=1.0)
+    assert not at(0.1, 0.01, 1.0, chosen=0.1)
+    assert not at(0.1, chosen=0.1)
+    assert not at("adam", "sgd", chosen="adam")
 
 
 def test_a_cell_ends_where_it_should() -> None:
