@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -53,6 +55,39 @@ def test_every_tier_is_a_recipe_and_every_comparison_a_claim(key: str) -> None:
                 (higher,) = (m.higher_is_better for m in metrics if item.metric == f"after.quality.{m.name}")
                 assert claims[item.claim]["better"] == ("higher" if higher else "lower"), item.claim
     assert "smoke" in plan.tiers
+
+
+ONE_RATE = {
+    "diswot-similarity": "what is compared is how scores rank the students, which all train alike",
+    "gong-vq": "nothing trains after the codes",
+    "haq": "nothing trains",
+    "ptq": "nothing trains",
+}
+"""Desk tiers whose arms try no rates, and why."""
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_each_arm_at_the_desk_has_its_own_best_rate(key: str) -> None:
+    """A rate that suits the method makes its baseline look worse than it is."""
+    desk = load_reproduction(REGISTRY, key).tiers.get("desk")
+    if desk is None:
+        return
+    rates = desk.grid.get("train.optimizer.lr", [])
+    assert (len(rates) < 2) == (key in ONE_RATE)
+    for arm, recipe in desk.recipes(key).items():
+        own = ["lr" in stage.train.get("optimizer", {}) for stage in played(recipe.stages)]
+        assert not rates or not own or not all(own), (
+            f"{arm}: each stage has its own rate, so that the grid changes nothing"
+        )
+
+
+def played(stages: Iterable[Any]) -> Iterator[Any]:
+    """Yield stages with those in rounds."""
+    for stage in stages:
+        if hasattr(stage, "stages"):
+            yield from played(stage.stages)
+        else:
+            yield stage
 
 
 @pytest.mark.parametrize("key", KEYS)

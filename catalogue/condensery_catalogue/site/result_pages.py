@@ -138,7 +138,9 @@ def _grid(result: Mapping[str, Any]) -> str:
             chosen = "yes" + ", at the grid's end" * at_the_end(found) if entry["values"] == found["chosen"] else ""
             rows.append([f"`{arm}`", settings, score, chosen])
     columns = ("arm", "settings", "on held-out training data, one seed", "chosen")
-    return markdown_table(columns, rows) if rows else ""
+    trained = any(recipe["model"].get("weights") for recipe in result["recipes"].values())
+    seen = "\n\nThe nets start from trained weights, which have seen the held-out data too." if trained else ""
+    return markdown_table(columns, rows) + seen if rows else ""
 
 
 def at_the_end(found: Mapping[str, Any]) -> bool:

@@ -98,6 +98,8 @@ def test_a_page_tells_what_each_arm_tried_and_chose() -> None:
     page = page_of({**stored("hinton-kd"), "grid": grid})
     assert "| `alone` | `lr` 0.1 | 91.50 accuracy | yes, at the grid's end |" in page
     assert "| `alone` | `lr` 9 | diverged |  |" in page
+    assert "have seen the held-out data" not in page
+    assert "have seen the held-out data too." in page_of(stored("gradient-codes"))
     assert "Settings tried" not in page_of(result("paper", {"plain": [6.0], "better": [4.6]}))
 
 
