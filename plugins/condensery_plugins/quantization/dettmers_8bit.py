@@ -45,7 +45,7 @@ class Dettmers8Bit(Method):
     @hookimpl
     def prepare(self, stage: Stage) -> None:
         """Let what passes between dense layers, and weights, go through the codes."""
-        self.error_, self.sent_, self.plain_, self.count_ = torch.zeros((), dtype=torch.float64), 0, 0, 0
+        self.error_, self.count_ = torch.zeros((), dtype=torch.float64), 0
 
         if self.activations:
             first = stage.edges()[0]
@@ -72,21 +72,17 @@ class Dettmers8Bit(Method):
         return received.mean(0)
 
     def _count(self, bucket: Bucket, received: Tensor) -> None:
-        """Add up bytes, and the mean relative error of what isn't zero."""
+        """Add up the mean relative error of what isn't zero."""
         sizes = bucket.values.abs()
         errors = (bucket.own(received) - bucket.values).abs() / torch.where(sizes > 0, sizes, 1)
         self.error_ = self.error_.to(errors.device) + errors.sum() / (sizes > 0).sum().clamp_min(1)
         self.count_ += 1
-        self.sent_ += bucket.sent
-        self.plain_ += bucket.values[0].numel() * bucket.values.element_size()
 
     @hookimpl
     def report(self, stage: Stage) -> dict[str, float]:
-        """Return the mean relative error of gradients, the bytes that a worker sent, and how many times fewer."""
+        """Return the mean relative error of gradients."""
         held = [w for w in stage.weights() if w.stack is not None and self.key in w.stack.transforms]
         return {
             "gradient_error_percent": 100 * float(self.error_) / max(1, self.count_),
-            "sent_bytes": float(self.sent_),
-            "sent_ratio": self.plain_ / max(1, self.sent_),
             **(stage.reached(held) if self.weights else {}),
         }
