@@ -1,10 +1,12 @@
-"""What all commands have in common: the options that each of them takes, and what completes a key in a shell."""
+"""What all commands have in common: the options that each of them takes, a sign of life, what completes a key."""
 
 from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Annotated, Any, get_args
 
 import typer
@@ -31,6 +33,19 @@ class App(typer.Typer):
         """Return the decorator that makes a function a command."""
         register = super().command(name, **settings)
         return lambda command: register(_with_options(_prepared(command), COMMON))
+
+
+@contextmanager
+def waited_for(what: str) -> Iterator[None]:
+    """Show a word on a terminal while something takes seconds; it goes again, so that an error stays one line."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    print(f"{what}...", end="\r", file=sys.stderr, flush=True)
+    try:
+        yield
+    finally:
+        print(" " * len(f"{what}..."), end="\r", file=sys.stderr, flush=True)
 
 
 def _prepared(command: Callable[..., None]) -> Callable[..., None]:

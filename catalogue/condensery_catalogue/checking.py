@@ -17,6 +17,7 @@ from typing import Any
 from condensery.contract import Registry, StageManager, build_method, name_plugin, settings_of
 from condensery.errors import CondenseryError, UnknownKey, UsageError
 from condensery.files import package_folder
+from condensery_catalogue.app import waited_for
 from condensery_catalogue.lost_writes import lost_writes
 from condensery_catalogue.metrics import measures
 from condensery_catalogue.publishing import lacks_of, plugin_files
@@ -44,7 +45,8 @@ def check_package(package: str, *, everything: bool) -> bool:
 
     wrong = missing = 0
     for name in names:
-        faults = list(faults_of(name, registry))
+        with waited_for(f"loading {name}"):
+            faults = list(faults_of(name, registry))
         offers = {kind: offered(registry, kind, name) for kind in registry.entries}
         said = ", ".join(f"{len(keys)} {kind}" for kind, keys in offers.items() if keys) or "nothing"
         print(f"{name} offers {said}")

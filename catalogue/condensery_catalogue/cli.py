@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from condensery.errors import UnknownKey, UsageError
-from condensery_catalogue.app import App, keys_of, with_facets
+from condensery_catalogue.app import App, keys_of, waited_for, with_facets
 from condensery_catalogue.endings import run_app
 from condensery_catalogue.listing import FACETS
 
@@ -50,8 +50,6 @@ def only_where_it_may(
 @app.command()
 def demo(out: Annotated[Path, typer.Option(help="Folder for what comes out.")] = Path("runs", "demo")) -> None:
     """Show what this is in a minute: a CNN and a ViT made smaller, on data that come with it."""
-    from condensery_catalogue.running import waited_for
-
     with waited_for("starting"):
         from condensery_catalogue.demo import show_demo
 
@@ -286,7 +284,7 @@ def reproduce(
     json: Json = False,
 ) -> None:
     """Reproduce a paper: its claim beside the figure measured here."""
-    from condensery_catalogue.running import RunOptions, waited_for
+    from condensery_catalogue.running import RunOptions
 
     if pending:
         with waited_for("starting"):
@@ -313,7 +311,8 @@ def matrix(
     store: Annotated[bool, typer.Option("--store", help="Publish what is known into this checkout.")] = False,
 ) -> None:
     """Run every method alone and pairs of them on small nets: what works, what doesn't, and why not."""
-    from condensery_catalogue.matrix.refreshing import refresh_matrix
+    with waited_for("starting"):
+        from condensery_catalogue.matrix.refreshing import refresh_matrix
 
     refresh_matrix(budget, jobs, only, seed, out, store=store)
 
@@ -346,7 +345,8 @@ Site = Annotated[Path, typer.Option("--out", help="Folder of the site; it works 
 @site_app.command("build")
 def build_(out: Site) -> None:
     """Write the site; a damaged result stops it before anything is written."""
-    from condensery_catalogue.site.building import print_build
+    with waited_for("starting"):
+        from condensery_catalogue.site.building import print_build
 
     print_build(out)
 
@@ -357,7 +357,8 @@ def serve_(
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
 ) -> None:
     """Write the site, and serve it to this machine alone."""
-    from condensery_catalogue.site.building import serve
+    with waited_for("starting"):
+        from condensery_catalogue.site.building import serve
 
     serve(out, port)
 

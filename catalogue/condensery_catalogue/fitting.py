@@ -14,10 +14,10 @@ from condensery.contract import Contract, Method, Registry, build_method
 from condensery.errors import CondenseryError, UnknownKey
 from condensery.recipe import format_stages, parse_model, parse_recipe, parse_task
 from condensery.testing import Case
+from condensery_catalogue.app import waited_for
 from condensery_catalogue.listing import console, open_registry, table
 from condensery_catalogue.matrix import Kind, Matrix, stored_matrix
 from condensery_catalogue.results import stored_results
-from condensery_catalogue.running import waited_for
 
 if TYPE_CHECKING:
     from torch import nn

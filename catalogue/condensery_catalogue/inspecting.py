@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from condensery.contract import Registry
+from condensery_catalogue.app import waited_for
 from condensery_catalogue.listing import console, open_registry, table
 from condensery_catalogue.wording import collapses
 
@@ -20,7 +21,8 @@ def inspect_file(path: Path, *, as_json: bool) -> None:
 
     :raises ArtifactError: for a file that is missing, damaged, or no artifact.
     """
-    found = describe(path, open_registry())
+    with waited_for("reading"):
+        found = describe(path, open_registry())
     if as_json:
         print(json.dumps(found, indent=1))
     else:

@@ -12,9 +12,10 @@ from condensery.contract import Registry
 from condensery.errors import UsageError
 from condensery.front import figure
 from condensery.recipe import ModelSpec, TaskSpec, checked, parse_model, parse_task
+from condensery_catalogue.app import waited_for
 from condensery_catalogue.listing import console, open_registry, table
 from condensery_catalogue.metrics import BATCHED, FIGURES
-from condensery_catalogue.running import check_device, quiet_libraries, waited_for
+from condensery_catalogue.running import check_device, quiet_libraries
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -20,6 +20,7 @@ from condensery.errors import UnknownKey, UsageError
 from condensery.files import unwritable
 from condensery.front import figure, report_table
 from condensery.recipe import apply_overrides, load_yaml, parse, parse_model, parse_recipe
+from condensery_catalogue.app import waited_for
 from condensery_catalogue.launching import launch
 from condensery_catalogue.listing import console, open_registry
 from condensery_catalogue.wording import collapses
@@ -134,19 +135,6 @@ def check_device(device: str) -> None:
         raise UsageError(f"unknown device {device!r}; did you mean 'cuda'?")
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
         raise UnknownKey("device", device, ("auto", "cpu", "cuda", "cuda:0"))
-
-
-@contextmanager
-def waited_for(what: str) -> Iterator[None]:
-    """Show a word on a terminal while something takes seconds; it goes again, so that an error stays one line."""
-    if not sys.stderr.isatty():
-        yield
-        return
-    print(f"{what}...", end="\r", file=sys.stderr, flush=True)
-    try:
-        yield
-    finally:
-        print(" " * len(f"{what}..."), end="\r", file=sys.stderr, flush=True)
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from condensery.recipe import (
     parse_recipe,
     set_values,
 )
+from condensery_catalogue.app import waited_for
 from condensery_catalogue.generated import write_text
 from condensery_catalogue.listing import console, open_registry, table
 from condensery_catalogue.metrics import measures
@@ -34,7 +35,6 @@ from condensery_catalogue.running import (
     quiet_libraries,
     recipe_data,
     stoppable,
-    waited_for,
 )
 
 if TYPE_CHECKING:

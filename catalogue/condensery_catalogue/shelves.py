@@ -16,9 +16,9 @@ from typing import Any
 from condensery.contract import Registry
 from condensery.errors import CondenseryError, UnknownKey, UsageError
 from condensery.files import cache_dir
+from condensery_catalogue.app import waited_for
 from condensery_catalogue.inputs import published, recipes_weights
 from condensery_catalogue.listing import console, open_registry, table
-from condensery_catalogue.running import waited_for
 
 KINDS = {
     "nets": "nets that were trained before a recipe's first stage",

@@ -178,12 +178,17 @@ def test_lines_in_a_pipe_are_few(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["compose magnitude --task cifar10", "reproduce lsq", "measure resnet20", "fit resnet20", "demo", "data"]
+    "line",
+    [
+        *("compose magnitude --task cifar10", "reproduce lsq", "measure resnet20", "fit resnet20", "demo", "data"),
+        *("inspect torch/net.safetensors", "matrix", "check builtin", "site build --out site"),
+    ],
 )
 def test_the_first_sign_of_life_comes_before_torch_is_loaded(line: str, tmp_path: Path) -> None:
     """Loading torch takes seconds. Here another module of that name says that it is loaded, and ends the command."""
     (tmp_path / "torch").mkdir()
     (tmp_path / "torch" / "__init__.py").write_text("import os\nos.write(2, b'LOADED')\nos._exit(0)\n")
+    (tmp_path / "torch" / "net.safetensors").write_bytes(b"no artifact")
     job, terminal = pty.fork()
     if job == 0:
         os.chdir(tmp_path)
@@ -195,7 +200,7 @@ def test_the_first_sign_of_life_comes_before_torch_is_loaded(line: str, tmp_path
             said += more
     os.waitpid(job, 0)
     os.close(terminal)
-    assert re.fullmatch(rb"(starting|measuring|loading tasks)\.\.\.\r.*LOADED", said), said
+    assert re.fullmatch(rb"(starting|measuring|reading|loading tasks|loading builtin)\.\.\.\r.*LOADED", said), said
 
 
 @pytest.mark.slow

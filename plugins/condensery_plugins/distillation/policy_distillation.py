@@ -39,8 +39,8 @@ class PolicyDistillation(Method):
 
     When: in ``distil`` the teacher plays ``moves`` more moves of each game before each epoch, epsilon-greedily. They go
     into the memory from which batches are drawn, each from one game in turn. In ``dqn`` the net itself plays four moves
-    before each step; its epsilon falls from 1 in the first half of the stage. An epoch has as many batches as one of
-    the task's data.
+    before each step; its epsilon falls from 1 in the first ``explore`` of the stage. An epoch has as many batches as
+    one of the task's data.
 
     Raises NotApplicable without a teacher or class scores, and where the teacher has other classes; in ``dqn`` on a
     task that is no game.
@@ -55,6 +55,7 @@ class PolicyDistillation(Method):
     moves: int = 1000
     memory: int = 50_000
     sync: int = 200
+    explore: float = 0.15
 
     def words(self) -> Words:
         """Return what the phase needs."""
@@ -107,7 +108,7 @@ class PolicyDistillation(Method):
             game = step % len(task.games)
             seen = tables[game].seen
             with evaluating(net):
-                actions = task.choose(net, game, seen, max(self.epsilon, 1 - 2 * stage.progress), draw)
+                actions = task.choose(net, game, seen, max(self.epsilon, 1 - stage.progress / self.explore), draw)
             moved = tables[game].move(actions)
             self.memories[game].add(
                 seen=task.shown(game, seen),
