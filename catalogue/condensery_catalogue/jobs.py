@@ -125,14 +125,23 @@ class Jobs:
     def play(self, job: Job, device: str, show: Progress | None = None) -> Report:
         """Run a job from where an earlier call left it, unless it has ended; return its report.
 
-        A trial that diverges has a report too, which says so: it isn't tried again.
+        A trial never sees the test data. One that diverges has a report too, which says so: it isn't tried again.
         """
         from condensery.run import Run
 
         # One that has ended is only read, and what a kill left beside its report is removed.
         ended, recipe = self.report(job), self.recipe(job)
         begun = ended is not None or (job.folder / "recipe.json").is_file()
-        run = Run(recipe, self.registry, out=job.folder, device=device, resume=begun, tier=self.tier, show=show)
+        run = Run(
+            recipe,
+            self.registry,
+            out=job.folder,
+            device=device,
+            resume=begun,
+            tier=self.tier,
+            show=show,
+            budget=None if job.trial is None else "full",
+        )
         try:
             return run.execute()
         except NonFiniteLoss as error:

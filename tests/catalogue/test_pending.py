@@ -173,6 +173,14 @@ def test_a_tier_is_concluded_with_what_each_arm_tried_and_chose(gridded: Path) -
         assert result["recipes"][arm]["train"]["optimizer"]["lr"] == 0.1
 
 
+def test_a_trial_never_sees_the_test_data(gridded: Path) -> None:
+    (item,) = pending_tiers(Registry.open(), ("smoke",), gridded / "out", (KEY,))
+    report = item.jobs.play(item.left[0], "cpu")
+    assert report["validation"]
+    assert not report["before"].get("quality")
+    assert not report["after"].get("quality")
+
+
 def test_a_trial_that_diverged_is_not_tried_again(gridded: Path) -> None:
     (item,) = pending_tiers(Registry.open(), ("smoke",), gridded / "out", (KEY,))
     trial = item.left[2]
