@@ -39,14 +39,16 @@ def standings(registry: Registry) -> dict[tuple[str, str], list[Standing]]:
 
         for tier, spec in plan.tiers.items():
             made = {c["claim"]["id"]: c for c in stored.get(tier, {"comparisons": []})["comparisons"]}
-            for _, claim in plan.comparisons(spec, card) if tier != "smoke" else ():
+            gone = stored.get(tier, {}).get("diverged", {})
+            for item, claim in plan.comparisons(spec, card) if tier != "smoke" else ():
                 place, smaller = f"`{key}`, {tier}", "" if spec.scale == "paper" else " scaled-down"
                 if claim["id"] in made:
                     said = made[claim["id"]]
                     why = f": {said['verdict']['why']}" if said["verdict"] else ""
                     standing = (f"compared{smaller}", f"{place}: {word(said)}{why}")
                 else:
-                    standing = ("pending", f"{place}{smaller}: {spec.takes or 'no estimate'}")
+                    why = "an arm diverged" if gone.keys() & set(item.arms) else spec.takes or "no estimate"
+                    standing = ("pending", f"{place}{smaller}: {why}")
                 whose, _, own = claim["id"].rpartition(":")
                 found.setdefault((whose or plan.card, own), []).append(standing)
     return found

@@ -106,16 +106,15 @@ class Jobs:
     def recipe(self, job: Job) -> Recipe:
         """Return the recipe of a job, with its seed and the names that a report keeps.
 
-        A trial holds out a share of the training data; a run that counts has the values that did best on it.
-
-        :raises UsageError: if all trials of its arm diverged.
+        A trial holds out a share of the training data; a run that counts has the values that did best on it, or its own
+        where all trials diverged.
         """
         names: dict[str, Any] = {"seed": job.seed, "paper": self.plan.card, "name": f"{self.plan.key}:{job.arm}"}
         if job.trial is not None:
             names["validation"] = self.chosen.held_out
             values = self._combinations[job.trial]
         else:
-            values = self.choice(self.chosen.leader(job.arm))["chosen"] if self._combinations else {}
+            values = (self.choice(self.chosen.leader(job.arm))["chosen"] or {}) if self._combinations else {}
         return self.chosen.recipe(self.plan.key, job.arm, values).model_copy(update=names)
 
     def report(self, job: Job) -> Report | None:
@@ -125,7 +124,8 @@ class Jobs:
     def play(self, job: Job, device: str, show: Progress | None = None) -> Report:
         """Run a job from where an earlier call left it, unless it has ended; return its report.
 
-        A trial never sees the test data. One that diverges has a report too, which says so: it isn't tried again.
+        A trial never sees the test data. What diverges has a report too, which says so: it isn't tried again, and the
+        other arms don't wait for it.
         """
         from condensery.run import Run
 
@@ -142,25 +142,35 @@ class Jobs:
             show=show,
             budget=None if job.trial is None else "full",
         )
-        try:
-            return run.execute()
-        except NonFiniteLoss as error:
-            if job.trial is None:
-                raise
-            report = {"recipe": recipe.dump(), "versions": versions(), "validation": None, "diverged": str(error)}
-            run.folder.finish(report)
-            return report
+        why = "" if ended is not None or self._has_values(job) else "every setting of the grid diverged"
+        if not why:
+            try:
+                return run.execute()
+            except NonFiniteLoss as error:
+                why = str(error)
+        report = {
+            "recipe": recipe.dump(),
+            "seed": job.seed,
+            "versions": versions(),
+            "validation": None,
+            "diverged": why,
+        }
+        run.folder.finish(report)
+        return report
+
+    def _has_values(self, job: Job) -> bool:
+        """Tell whether a job has values to run with: one that counts has none where all trials diverged."""
+        if job.trial is not None or not self._combinations:
+            return True
+        return self.choice(self.chosen.leader(job.arm))["chosen"] is not None
 
     def choice(self, arm: str) -> dict[str, Any]:
-        """Return what an arm's trials came to, and which values it gets; all of them must have ended.
-
-        :raises UsageError: if all diverged.
-        """
+        """Return what an arm's trials came to, and which values it gets, if any; all of them must have ended."""
         task = self.chosen.recipe(self.plan.key, arm).task.key
         metric = self.registry.load("tasks", task).metrics[0]
         said = [(self.report(trial) or {})["validation"] for trial in self.trials(arm)]
         scores = [None if found is None else found[metric.name] for found in said]
-        return choose(f"{self.plan.key}:{arm}", self.chosen.grid, metric, scores)
+        return choose(self.chosen.grid, metric, scores)
 
     def choices(self) -> dict[str, dict[str, Any]]:
         """Return the choice of every arm that has trials."""

@@ -49,8 +49,13 @@ def judge(
 
     :param chosen: the tier, its figure's labels filled in.
     :param choices: of each arm, what was tried of the tier's grid and what was chosen, where it has one.
-    :raises UsageError: for a metric that the reports don't have.
+    :raises UsageError: for a metric that the reports don't have, or where every arm diverged.
     """
+    gone = {arm: said for arm, found in reports.items() if (said := _diverged(found))}
+    reports = {arm: found for arm, found in reports.items() if arm not in gone}
+    if not reports:
+        raise UsageError(f"{plan.key}, {tier}: every arm diverged; {next(iter(gone.values()))['why']}")
+
     runs = [run for arm in reports.values() for run in arm]
     result = {
         "key": plan.key,
@@ -71,6 +76,8 @@ def judge(
         "recipes": {arm: found[0]["recipe"] for arm, found in reports.items()},
     }
 
+    if gone:
+        result["diverged"] = gone
     if choices:
         result["grid"] = dict(choices)
     if chosen.figure is not None:
@@ -80,9 +87,19 @@ def judge(
                 axis: summary([dig(run, path) for run in found]) for axis, path in axes.items()
             }
         published = [{"claim": claim, "at": item.at} for item, claim in plan.published(chosen, card)]
-        result["figure"] = chosen.figure.model_dump(mode="json") | {"published": published}
+        series = {name: [a for a in arms if a in reports] for name, arms in chosen.figure.series.items()}
+        result["figure"] = chosen.figure.model_dump(mode="json") | {"published": published, "series": series}
         result["figure"]["ranks"] = {path: ranked_alike(reports, path, chosen.figure.y) for path in chosen.figure.ranks}
     return result
+
+
+def _diverged(runs: Sequence[Report]) -> dict[str, Any]:
+    """Return which seeds of an arm diverged, and why the first did; nothing where none did.
+
+    An arm has no figures then: those of the seeds that happened to end would make it look better than it is.
+    """
+    gone = [run for run in runs if "diverged" in run]
+    return {"seeds": [run["seed"] for run in gone], "of": len(runs), "why": gone[0]["diverged"]} if gone else {}
 
 
 def ranked_alike(reports: Reports, one: str, other: str) -> dict[str, float | None]:
@@ -121,8 +138,11 @@ Asked = Sequence[tuple[Comparison, Mapping[str, Any]]]
 def compare(asked: Asked, scale: str, reports: Reports) -> list[dict[str, Any]]:
     """Return what was measured in the place of each claim, and how it answers the claim.
 
+    A comparison with an arm that has no reports, as it diverged, is left out.
+
     :raises UsageError: for a metric that the reports don't have.
     """
+    asked = [(item, claim) for item, claim in asked if all(arm in reports for arm in item.arms)]
     answers = [_judge(item, claim, scale, reports) for item, claim in asked]
     beside = {(item.claim, item.arm): answer for (item, _), answer in zip(asked, answers, strict=True)}
 

@@ -23,8 +23,9 @@ def outgrown(result: Mapping[str, Any], plan: Reproduction) -> list[str]:
         return ["the tier is gone"]
 
     # An arm that has since come or gone says what changed by itself.
-    found = [f"arm {arm} is new" for arm in tier.arms if arm not in result["recipes"]]
-    found += [f"arm {arm} is gone" for arm in result["recipes"] if arm not in tier.arms]
+    known = {*result["recipes"], *result.get("diverged", {})}
+    found = [f"arm {arm} is new" for arm in tier.arms if arm not in known]
+    found += [f"arm {arm} is gone" for arm in known if arm not in tier.arms]
     if len(result["seeds"]) != len(tier.seeds):
         found.append(f"{len(tier.seeds)} seeds")
     if _tried(result) != {path: _in_order(values) for path, values in tier.grid.items()}:

@@ -25,6 +25,7 @@ from condensery_catalogue.wording import (
     claimed,
     collapse,
     counted,
+    diverged,
     effect,
     examples,
     explained,
@@ -104,7 +105,9 @@ def run_arms(jobs: Jobs, options: RunOptions) -> tuple[dict[str, Any], dict[str,
     with Foretold(left, jobs.registry, quiet=options.as_json) as progress:
         for job in jobs:
             progress.line(f"-- {job.title}{f': done before, in {job.folder}' if job.has_ended else ''}")
-            jobs.play(job, options.device, progress)
+            report = jobs.play(job, options.device, progress)
+            if "diverged" in report:
+                progress.line(f"{job.title} diverged: {report['diverged']}")
     return jobs.choices(), jobs.reports()
 
 
@@ -125,6 +128,8 @@ def print_result(result: Mapping[str, Any]) -> None:
         out.print(EFFECT, explained(c["verdict"]["word"] for c in result["comparisons"] if c["verdict"]), markup=False)
 
     out.print(arms_table(result))
+    for arm, words in diverged(result).items():
+        out.print(f"{arm}, {words}", markup=False, highlight=False)
     out.print(COLUMNS, *[SENT] * sends(result), markup=False, highlight=False)
     for path, alike in result.get("figure", {}).get("ranks", {}).items():
         words = ", ".join(f"{name} {'-' if value is None else f'{value:.2f}'}" for name, value in alike.items())

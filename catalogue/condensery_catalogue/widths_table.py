@@ -16,6 +16,7 @@ from condensery_catalogue.generated import keep, markdown_table, play
 from condensery_catalogue.listing import own_registry
 from condensery_catalogue.reproduction import Comparison, Tier, card_of, load_reproduction
 from condensery_catalogue.results import TierName, stored_results
+from condensery_catalogue.tuning import at_the_end
 from condensery_catalogue.wording import EFFECT, answer, claimed, collapse, effect, measured, spread, subject
 
 KEY = "few-bits"
@@ -50,19 +51,21 @@ def width_rows(tier: Tier, asked: Asked, result: Mapping[str, Any] | None) -> tu
     for method, arms in methods.items():
         papers = [f"{claimed(c)}, {subject(c)}" for item, c in asked if item.arm in arms.values() and not _order(item)]
         cells = [_cell(result, arms[width]) if width in arms else "-" for width in widths]
-        rows.append([f"`{method}`", *cells, _chosen(result, tier, list(arms.values())), "; ".join(papers) or "-"])
+        rows.append([f"`{method}`", *cells, _chosen(result, list(arms.values())), "; ".join(papers) or "-"])
     return ["method", *(f"{width} bit{'s' * (width > 1)}" for width in widths), "rate", "the papers say"], rows
 
 
 def order_rows(asked: Asked, result: Mapping[str, Any] | None) -> Iterator[list[str]]:
     """Yield a row for each claim that compares two methods at the same width."""
-    found = [] if result is None else result["comparisons"]
-    for place, (item, claim) in enumerate(asked):
+    found = {} if result is None else {(c["claim"]["id"], c["arm"]): c for c in result["comparisons"]}
+    for item, claim in asked:
         if _order(item):
             said = [f"`{claim['id']}`", f"`{item.arm}` against `{item.baseline_arm}`", claimed(claim), subject(claim)]
             here = ["-", "-", PENDING]
-            if result is not None:
-                here = [measured(found[place]), effect(found[place]), answer(result, found[place])]
+            if (made := found.get((claim["id"], item.arm))) is not None and result is not None:
+                here = [measured(made), effect(made), answer(result, made)]
+            elif result is not None:
+                here = ["-", "-", "an arm diverged"]
             yield [*said, *here]
 
 
@@ -75,20 +78,20 @@ def _cell(result: Mapping[str, Any] | None, arm: str) -> str:
     """Return an arm's quality, and whether its net collapsed."""
     if result is None:
         return PENDING
+    if arm in result.get("diverged", {}):
+        return "diverged"
     figures = result["arms"][arm]
     quality = spread(next(iter(figures["quality"].values())))
     return f"{quality}, {gone}" if (gone := collapse(figures)) else quality
 
 
-def _chosen(result: Mapping[str, Any] | None, tier: Tier, arms: Sequence[str]) -> str:
+def _chosen(result: Mapping[str, Any] | None, arms: Sequence[str]) -> str:
     """Return which values of the grid a method has, and where a better one may lie beyond the grid's end."""
     grid: Mapping[str, Any] = {} if result is None else result.get("grid", {})
-    choice: Mapping[str, Any] = next((grid[arm]["chosen"] for arm in arms if arm in grid), {})
-    said = []
-    for path, value in choice.items():
-        at_end = value in (min(tier.grid[path]), max(tier.grid[path]))
-        said.append(f"{value:g}{', an end of the grid' if at_end else ''}")
-    return "; ".join(said) or "-"
+    found = next((grid[arm] for arm in arms if arm in grid), None)
+    if found is None or found["chosen"] is None:
+        return "-"
+    return "; ".join(f"{value:g}" for value in found["chosen"].values()) + ", at the grid's end" * at_the_end(found)
 
 
 def widths_page(registry: Registry) -> str:

@@ -175,6 +175,14 @@ def word(comparison: Mapping[str, Any]) -> str:
     return "-" if said is None else VERDICTS.get(said["word"], str(said["word"]))
 
 
+def diverged(result: Mapping[str, Any]) -> dict[str, str]:
+    """Return by arm in how many seeds it diverged, and where the first did; such an arm has no figures."""
+    return {
+        arm: f"diverged in {len(said['seeds'])} of {said['of']} seeds: {said['why']}"
+        for arm, said in result.get("diverged", {}).items()
+    }
+
+
 def sends(result: Mapping[str, Any]) -> bool:
     """Tell whether the arms' gradients went from worker to worker."""
     return all(any(figures.get("training", {}).get("sent_bytes", [])) for figures in result["arms"].values())

@@ -167,3 +167,18 @@ def test_ranks_by_hand() -> None:
     assert ranked_alike(reports, "x", "x") == {"kendall": 1.0, "spearman": 1.0}
     flat = {arm: [{"x": 1.0, "y": 2.0 * n}] for n, arm in enumerate(reports)}
     assert ranked_alike(flat, "x", "y") == {"kendall": None, "spearman": None}
+
+
+def test_an_arm_of_which_a_seed_diverged_has_no_figures() -> None:
+    made = plan()
+    runs = {arm: [report(seed, error=5.0 + seed) for seed in range(3)] for arm in ("plain", "better")}
+    runs["better"][1] = {"seed": 1, "diverged": "stage 's', epoch 1, step 3: student.task is not finite"}
+    found = judge(made, made.tiers["desk"], "desk", CARD, runs)
+    assert list(found["arms"]) == ["plain"]
+    assert found["comparisons"] == []
+    assert found["diverged"]["better"] == {"seeds": [1], "of": 3, "why": runs["better"][1]["diverged"]}
+    assert rejudged(found, made, CARD) == found
+
+    runs["plain"] = runs["better"]
+    with pytest.raises(UsageError, match=r"every arm diverged; stage 's', epoch 1, step 3"):
+        judge(made, made.tiers["desk"], "desk", CARD, runs)

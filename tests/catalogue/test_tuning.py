@@ -6,16 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.catalogue.made_up import KEY, SMALL, TIER, plan
+from tests.catalogue.made_up import CARD, KEY, SMALL, TIER, plan
 
 from condensery import Registry, UsageError
 from condensery.tasks import Metric
 from condensery_catalogue.jobs import Jobs
 from condensery_catalogue.judging import judge
-from condensery_catalogue.reproduce import run_arms
+from condensery_catalogue.reproduce import print_result, run_arms
 from condensery_catalogue.reproduction import card_of
 from condensery_catalogue.running import RunOptions
-from condensery_catalogue.tuning import choose, combinations
+from condensery_catalogue.site.result_pages import sections
+from condensery_catalogue.tuning import at_the_end, choose, combinations
 
 REGISTRY = Registry.open()
 ACCURACY, ERROR = Metric("figure", "%", higher_is_better=True), Metric("figure", "%", higher_is_better=False)
@@ -32,12 +33,22 @@ def test_a_grid_has_every_combination_in_order() -> None:
 
 
 def test_the_first_of_the_best_is_chosen_and_what_diverged_never() -> None:
-    found = choose("arm", RATES, ACCURACY, [90.0, 95.0, 95.0, None])
+    found = choose(RATES, ACCURACY, [90.0, 95.0, 95.0, None])
     assert found["chosen"] == {"lr": 0.2}
     assert [entry["score"] for entry in found["tried"]] == [90.0, 95.0, 95.0, None]
-    assert choose("arm", RATES, ERROR, [9.0, None, 5.0, 6.0])["chosen"] == {"lr": 0.3}
-    with pytest.raises(UsageError, match="arm: every setting of the grid diverged"):
-        choose("arm", RATES, ACCURACY, [None] * 4)
+    assert choose(RATES, ERROR, [9.0, None, 5.0, 6.0])["chosen"] == {"lr": 0.3}
+    assert choose(RATES, ACCURACY, [None] * 4)["chosen"] is None
+
+
+def test_a_choice_at_the_end_of_its_grid_is_marked() -> None:
+    def at(*rates: float | str, chosen: float | str) -> bool:
+        return at_the_end({"tried": [{"values": {"lr": rate}} for rate in rates], "chosen": {"lr": chosen}})
+
+    assert at(0.1, 0.01, 1.0, chosen=0.01)
+    assert at(0.1, 0.01, 1.0, chosen=1.0)
+    assert not at(0.1, 0.01, 1.0, chosen=0.1)
+    assert not at(0.1, chosen=0.1)
+    assert not at("adam", "sgd", chosen="adam")
 
 
 def test_each_arm_runs_with_its_own_choice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,3 +120,27 @@ def test_a_claim_of_another_card_stands_beside_the_own_ones(monkeypatch: pytest.
     assert [c["id"] for c in other["claims"]] == ["error"]
     with pytest.raises(UsageError, match="it compares a claim of 'nobody', which has no card"):
         card_of(REGISTRY, plan(compare=[{"claim": "nobody:error", "metric": "m", "arm": "plain"}]))
+
+
+def test_an_arm_that_diverges_costs_the_others_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One arm's own rate lets every trial diverge, so that it has no values to run with."""
+    monkeypatch.setenv("CONDENSERY_CACHE", str(tmp_path / "cache"))
+    wild = {"name": "wild", "train": {"optimizer": {"lr": 1e30}}}
+    arms = {"plain": {"stages": [{"name": "longer"}]}, "better": {"stages": [wild]}}
+    made = plan(tiers={"smoke": {**TIER, "arms": arms, "grid": {"train.optimizer.lr": [0.01, 0.1]}}})
+    jobs = Jobs(REGISTRY, made, made.tiers["smoke"], "smoke", tmp_path / "out", [0, 1])
+    tuned, reports = run_arms(jobs, RunOptions(device="cpu"))
+    assert "seed 1, better diverged: every setting of the grid diverged\n" in capsys.readouterr().err
+    assert tuned["better"]["chosen"] is None
+    assert tuned["plain"]["chosen"] is not None
+    assert run_arms(jobs, RunOptions(device="cpu", as_json=True)) == (tuned, reports)
+
+    result = judge(made, jobs.chosen, "smoke", CARD, reports, tuned)
+    why = "every setting of the grid diverged"
+    assert result["diverged"] == {"better": {"seeds": [0, 1], "of": 2, "why": why}}
+    assert (list(result["arms"]), list(result["recipes"]), result["comparisons"]) == (["plain"], ["plain"], [])
+    assert sections(result)["Diverged"] == f"- `better`, diverged in 2 of 2 seeds: {why}"
+    print_result(result)
+    assert f"better, diverged in 2 of 2 seeds: {why}" in capsys.readouterr().out

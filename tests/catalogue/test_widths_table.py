@@ -30,7 +30,9 @@ def measured() -> dict[str, Any]:
     errors = {"float-32": [6.0, 6.0], "one-4": [6.5], "one-2": [7.0, 8.0], "other-2": [9.0, 9.0]}
     reports = {arm: [report(seed, error=e) for seed, e in enumerate(found)] for arm, found in errors.items()}
     reports["other-2"][1]["collapsed"] = [{"stage": "s", "methods": ["m"], "what": ["conv1"]}]
-    choices = {"one-2": {"chosen": {"lr": 0.2}}, "other-2": {"chosen": {"lr": 0.3}}}
+    tried = [{"values": {"lr": rate}} for rate in (0.1, 0.2, 0.3)]
+    chosen = {"one-2": 0.2, "other-2": 0.3}
+    choices = {arm: {"tried": tried, "chosen": {"lr": rate}} for arm, rate in chosen.items()}
     return judge(MADE, DESK, "desk", CARD, reports, choices)
 
 
@@ -49,7 +51,7 @@ def test_a_method_has_a_row_and_a_width_a_column() -> None:
     assert rows == [
         ["`float`", "6.00 ± 0.00", "-", "-", "-", "-"],
         ["`one`", "-", "6.50", "7.50 ± 0.71", "0.2", "6 -> 4.4 %, error: M, D"],
-        ["`other`", "-", "-", "9.00 ± 0.00, collapsed in 1 of 2 seeds", "0.3, an end of the grid", "-"],
+        ["`other`", "-", "-", "9.00 ± 0.00, collapsed in 1 of 2 seeds", "0.3, at the grid's end", "-"],
     ]
 
 
@@ -65,3 +67,14 @@ def test_two_methods_at_one_width_are_an_order_with_its_verdict() -> None:
     assert row[4] == "9.00 ± 0.00 -> 7.50 ± 0.71 error"
     assert row[6].startswith("scaled-down: ")
     assert "other-2 collapsed in 1 of 2 seeds" in row[6]
+
+
+def test_an_arm_that_diverged_is_told_so() -> None:
+    made = measured()
+    del made["arms"]["other-2"]
+    made |= {"comparisons": [], "diverged": {"other-2": {"seeds": [1], "of": 2, "why": "w"}}}
+    made["grid"]["other-2"]["chosen"] = None
+    _, rows = width_rows(DESK, ASKED, made)
+    assert rows[2] == ["`other`", "-", "-", "diverged", "-", "-"]
+    (row,) = order_rows(ASKED, made)
+    assert row[4:] == ["-", "-", "an arm diverged"]

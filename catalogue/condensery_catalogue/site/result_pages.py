@@ -13,6 +13,7 @@ import yaml
 from condensery_catalogue.generated import markdown_table
 from condensery_catalogue.outgrown import outgrown
 from condensery_catalogue.reproduction import Reproduction
+from condensery_catalogue.tuning import at_the_end
 from condensery_catalogue.wording import (
     EFFECT,
     EXPLAINED,
@@ -21,6 +22,7 @@ from condensery_catalogue.wording import (
     collapse,
     collapses,
     counted,
+    diverged,
     effect,
     explained,
     measured,
@@ -85,6 +87,7 @@ def sections(result: Mapping[str, Any]) -> dict[str, str]:
     found = {
         "Claims": _claims(result),
         "Arms": _arms(result),
+        "Diverged": _diverged(result),
         "Settings tried": _grid(result),
         "Made with": _made(result),
     }
@@ -128,6 +131,11 @@ def _arms(result: Mapping[str, Any]) -> str:
     return markdown_table(list(shown), list(zip(*shown.values(), strict=True)))
 
 
+def _diverged(result: Mapping[str, Any]) -> str:
+    """Return the arms that have no figures, because a run of theirs diverged, as a list; nothing where all have."""
+    return "\n".join(f"- `{arm}`, {words}" for arm, words in diverged(result).items())
+
+
 def _grid(result: Mapping[str, Any]) -> str:
     """Return what each arm tried and chose; nothing where the recipe gives no grid."""
     rows = []
@@ -138,18 +146,9 @@ def _grid(result: Mapping[str, Any]) -> str:
             chosen = "yes" + ", at the grid's end" * at_the_end(found) if entry["values"] == found["chosen"] else ""
             rows.append([f"`{arm}`", settings, score, chosen])
     columns = ("arm", "settings", "on held-out training data, one seed", "chosen")
-    trained = any(recipe["model"].get("weights") for recipe in result["recipes"].values())
+    trained = any(recipe.get("model", {}).get("weights") for recipe in result["recipes"].values())
     seen = "\n\nThe nets start from trained weights, which have seen the held-out data too." if trained else ""
     return markdown_table(columns, rows) + seen if rows else ""
-
-
-def at_the_end(found: Mapping[str, Any]) -> bool:
-    """Tell whether an arm chose the smallest or the largest number of those it tried, so that more might be better."""
-    for path, value in found["chosen"].items():
-        tried = {entry["values"][path] for entry in found["tried"]}
-        if len(tried) > 1 and isinstance(value, (int, float)) and value in (min(tried), max(tried)):
-            return True
-    return False
 
 
 def _values(arm: Mapping[str, Any], path: str) -> Sequence[float | None]:

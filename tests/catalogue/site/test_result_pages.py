@@ -15,7 +15,7 @@ from condensery_catalogue.points import points
 from condensery_catalogue.reproduction import Reproduction
 from condensery_catalogue.results import stored_results
 from condensery_catalogue.site.pictures import picture
-from condensery_catalogue.site.result_pages import at_the_end, index, recipes, sections
+from condensery_catalogue.site.result_pages import index, recipes, sections
 from condensery_catalogue.wording import counted, measured
 
 REGISTRY = Registry.open()
@@ -99,7 +99,8 @@ def test_a_page_tells_what_each_arm_tried_and_chose() -> None:
     assert "| `alone` | `lr` 0.1 | 91.50 accuracy | yes, at the grid's end |" in page
     assert "| `alone` | `lr` 9 | diverged |  |" in page
     assert "have seen the held-out data" not in page
-    assert "have seen the held-out data too." in page_of(stored("gradient-codes"))
+    started = {"alone": {"model": {"key": "mlp", "weights": "w.safetensors"}}}
+    assert "have seen the held-out data too." in page_of({**stored("hinton-kd"), "recipes": started})
     assert "Settings tried" not in page_of(result("paper", {"plain": [6.0], "better": [4.6]}))
 
 
@@ -116,17 +117,6 @@ def test_the_index_counts_verdicts_and_tells_effects() -> None:
         in table
     )
     assert ", recipe changed since |" in table
-
-
-def test_a_choice_at_the_end_of_its_grid_is_marked() -> None:
-    def at(*rates: float | str, chosen: float | str) -> bool:
-        return at_the_end({"tried": [{"values": {"lr": rate}} for rate in rates], "chosen": {"lr": chosen}})
-
-    assert at(0.1, 0.01, 1.0, chosen=0.01)
-    assert at(0.1, 0.01, 1.0, chosen=1.0)
-    assert not at(0.1, 0.01, 1.0, chosen=0.1)
-    assert not at(0.1, chosen=0.1)
-    assert not at("adam", "sgd", chosen="adam")
 
 
 def test_a_cell_ends_where_it_should() -> None:
