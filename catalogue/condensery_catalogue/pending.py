@@ -72,11 +72,12 @@ def run_pending(
     registry, home = open_registry(), out or Path("runs") / "pending"
 
     waiting = list(pending_tiers(registry, tiers or ("desk", "paper"), home, keys))
-    print(f"{len(waiting)} tiers lack a result; estimating how long each takes", file=sys.stderr, flush=True)
-    estimates = Estimates(home / "estimates.json", registry, device)
-    for item in waiting:
-        _estimate(item, estimates, until)
-    waiting.sort(key=lambda item: -item.worth)
+    if len(waiting) > 1:  # one alone has no order to be worked out
+        print(f"{len(waiting)} tiers lack a result; estimating how long each takes", file=sys.stderr, flush=True)
+        estimates = Estimates(home / "estimates.json", registry, device)
+        for item in waiting:
+            _estimate(item, estimates, until)
+        waiting.sort(key=lambda item: -item.worth)
 
     try:
         done = play_all(waiting, jobs, device, until)
