@@ -24,7 +24,8 @@ from condensery_catalogue.reproduction import Reproduction
 from condensery_catalogue.results import stored_results
 
 REGISTRY = Registry.open()
-STORED = [result for key in REGISTRY.keys("recipes") for result in stored_results(REGISTRY, key)]
+EVERY = [result for key in REGISTRY.keys("recipes") for result in stored_results(REGISTRY, key)]
+STORED = [result for result in EVERY if is_drawn(result)]
 CLAIMS = {claim["id"]: claim for claim in CARD["claims"]}
 FIGURE: dict[str, Any] = {"x": "ratios.macs", "y": "after.quality.accuracy"}
 WORDS = {"ratios.macs": "MACs (x)", "after.quality.accuracy": "accuracy (%)"}
