@@ -115,7 +115,12 @@ def test_what_is_saved_has_the_number_of_its_format(tmp_path: Path, monkeypatch:
     """A run that an earlier version began is refused by that number, so a field more or less is another format."""
     held: dict[str, set[str]] = {}
     save = RunFolder.save
-    monkeypatch.setattr(RunFolder, "save", lambda *a: (held.__setitem__(a[1], set(a[2])), save(*a)))
+
+    def note(folder: RunFolder, name: str, tree: Any) -> None:
+        held[name] = set(tree)
+        save(folder, name, tree)
+
+    monkeypatch.setattr(RunFolder, "save", note)
     run(recipe([{"epochs": 1}]), registry(), tmp_path)
     assert (CHECKPOINT_FORMAT, held) == (4, HELD), "write the new fields down here, and raise CHECKPOINT_FORMAT"
 
