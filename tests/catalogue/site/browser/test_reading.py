@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 from tests.catalogue.site.browser.conftest import Visits, kinds
@@ -168,11 +168,23 @@ def test_forced_colours_leave_everything_told_apart(visit: Visits) -> None:
     assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
 
 
-def test_drawn_pictures_keep_their_ground_in_forced_colours(visit: Visits) -> None:
-    page = visit(forced_colors="active", color_scheme="dark")
+@pytest.mark.parametrize("forced", ["active", "none"])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_arms_baselines_and_papers_are_told_apart_in_every_colour_scheme(
+    visit: Visits, scheme: Literal["light", "dark"], forced: Literal["active", "none"]
+) -> None:
+    page = visit(forced_colors=forced, color_scheme=scheme)
     page.goto("r/pruning-at-2x-desk.html")
-    picture = page.locator(".picture").first
-    assert picture.evaluate("(figure) => getComputedStyle(figure).backgroundColor") == "rgb(255, 255, 255)"
+    ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    colours = {ground}
+    for kind, drawn in (("here", "fill"), ("base", "fill"), ("grid", "stroke")):
+        mark = page.locator(f".picture .{kind}").first
+        colours.add(mark.evaluate("(mark, drawn) => getComputedStyle(mark)[drawn]", drawn))
+    assert len(colours) == 4
+    paper = page.locator(".picture .paper").first
+    assert paper.evaluate("(mark) => getComputedStyle(mark).stroke") not in (ground, "none")
+    words = page.locator(".picture text").first
+    assert words.evaluate("(text) => getComputedStyle(text).fill") != ground
 
 
 def test_a_page_can_be_printed(visit: Visits) -> None:
