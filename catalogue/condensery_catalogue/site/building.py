@@ -99,7 +99,8 @@ def pages(registry: Registry) -> dict[str, str]:
     write.page("matrix.html", "matrix.html", page=matrix)
 
     methods = [{**{name: entry[name] for name in DATA}, "card": _said(entry["card"])} for entry in shown["methods"]]
-    whole = {"methods": methods, "results": shown["results"]}
+    results = [_said(_told(result)) for result in shown["results"]]
+    whole = {"methods": methods, "results": results}
     data = json.dumps(whole, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
     static = {name: (Path(__file__).parent / "static" / name).read_text(encoding="utf-8") for name in STATIC}
     papers = "\n\n".join(bibtex(entry["paper"], entry["key"]) for entry in shown["methods"] if entry["paper"])
@@ -107,11 +108,25 @@ def pages(registry: Registry) -> dict[str, str]:
     return {**write.written, **as_files(known), **own, **static}
 
 
+def _told(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a result without what stands elsewhere: recipes on its page, a figure's points among the arms' own."""
+    arms = {
+        arm: {name: value for name, value in figures.items() if name != "figure"}
+        for arm, figures in result["arms"].items()
+    }
+    return {name: value for name, value in result.items() if name != "recipes"} | {"arms": arms}
+
+
 def _said(value: Any) -> Any:
-    """Return plain data without the fields that say nothing."""
+    """Return plain data without the fields that say nothing, of no seed either."""
     if isinstance(value, Mapping):
-        return {name: _said(each) for name, each in value.items() if each not in (None, "", [], {})}
+        kept = {name: _said(each) for name, each in value.items()}
+        return {name: each for name, each in kept.items() if not _empty(each)}
     return [_said(each) for each in value] if isinstance(value, list) else value
+
+
+def _empty(value: Any) -> bool:
+    return value in (None, "", {}) or (isinstance(value, list) and all(map(_empty, value)))
 
 
 class Writer:

@@ -144,8 +144,9 @@ def curve(shown: Curve) -> Markup:
 
     # What the picture is about lies above the others.
     drawn += [_dot(dot, "paper", x, y) for dot in shown.published]
-    order = sorted(shown.dots, key=lambda dot: (dot.own, dot.name))
-    drawn += [_dot(dot, "own" if dot.own else "other", x, y) for dot in order]
+    drawn += [_other(dot, x, y) for dot in shown.dots if not dot.own]
+    own = sorted((dot for dot in shown.dots if dot.own), key=lambda dot: dot.name)
+    drawn += [_dot(dot, "own", x, y) for dot in own]
     drawn += _names([(dot.name, float(x(dot.x["mean"])), float(y(dot.y["mean"]))) for dot in shown.dots if dot.own])
     words = escape(f"{shown.y_label} over {shown.x_label}")
     return _svg("curve", WIDTH, HEIGHT, f'role="group" aria-label="{words}"', drawn)
@@ -190,9 +191,14 @@ def _dot(dot: Dot, kind: str, x: Axis, y: Axis) -> str:
     at = (x(dot.x["mean"]), y(dot.y["mean"]))
     words = escape(f"{dot.name}: {spread(dot.y)} at {spread(dot.x)}")
     marks = [_noise(dot.x, x, at[1]), _noise(dot.y, y, at[0], upright=True)]
-    marks.append(f'<circle cx="{at[0]}" cy="{at[1]}" r="{3.5 if kind == "other" else 5}"/>')
+    marks.append(f'<circle cx="{at[0]}" cy="{at[1]}" r="5"/>')
     inner = "".join(marks)
-    return f'<a class="{kind}" href="{escape(dot.href)}" aria-label="{words}"><title>{words}</title>{inner}</a>'
+    return f'<a class="{kind}" href="{escape(dot.href)}"><title>{words}</title>{inner}</a>'
+
+
+def _other(dot: Dot, x: Axis, y: Axis) -> str:
+    """Return an arm that the picture isn't about: a mark alone, as there are many; the result's page names them."""
+    return f'<circle class="other" cx="{x(dot.x["mean"])}" cy="{y(dot.y["mean"])}" r="3.5"/>'
 
 
 def _names(dots: Sequence[tuple[str, float, float]]) -> list[str]:
