@@ -112,10 +112,16 @@ class Jobs:
         names: dict[str, Any] = {"seed": job.seed, "paper": self.plan.card, "name": f"{self.plan.key}:{job.arm}"}
         if job.trial is not None:
             names["validation"] = self.chosen.held_out
-            values = self._combinations[job.trial]
-        else:
-            values = (self.choice(self.chosen.leader(job.arm))["chosen"] or {}) if self._combinations else {}
-        return self.chosen.recipe(self.plan.key, job.arm, values).model_copy(update=names)
+        return self.chosen.recipe(self.plan.key, job.arm, self._values(job)).model_copy(update=names)
+
+    def _values(self, job: Job) -> dict[str, Any] | None:
+        """Return the values of the grid that a job has, ``None`` for one that counts where all trials diverged."""
+        if not self._combinations:
+            return {}
+        if job.trial is not None:
+            return self._combinations[job.trial]
+        chosen: dict[str, Any] | None = self.choice(self.chosen.leader(job.arm))["chosen"]
+        return chosen
 
     def report(self, job: Job) -> Report | None:
         """Return the report of a job that has ended; see :func:`finished`."""
@@ -142,7 +148,8 @@ class Jobs:
             show=show,
             budget=None if job.trial is None else "full",
         )
-        why = "" if ended is not None or self._has_values(job) else "every setting of the grid diverged"
+        nothing_ran = ended is None and self._values(job) is None
+        why = "every setting of the grid diverged" if nothing_ran else ""
         if not why:
             try:
                 return run.execute()
@@ -157,12 +164,6 @@ class Jobs:
         }
         run.folder.finish(report)
         return report
-
-    def _has_values(self, job: Job) -> bool:
-        """Tell whether a job has values to run with: one that counts has none where all trials diverged."""
-        if job.trial is not None or not self._combinations:
-            return True
-        return self.choice(self.chosen.leader(job.arm))["chosen"] is not None
 
     def choice(self, arm: str) -> dict[str, Any]:
         """Return what an arm's trials came to, and which values it gets, if any; all of them must have ended."""

@@ -63,8 +63,5 @@ def _changed(result: Mapping[str, Any], key: str, tier: Tier, arm: str) -> str:
         then = parse_recipe(result["recipes"][arm], f"{key}: arm {arm!r}")
     except CondenseryError:
         return "its recipe can't be read any more"
-    return ", ".join(name for name in Recipe.model_fields if name not in NAMES and _differ(now, then, name))
-
-
-def _differ(now: Recipe, then: Recipe, name: str) -> bool:
-    return bool(getattr(now, name) != getattr(then, name))
+    fields = [name for name in Recipe.model_fields if name not in NAMES]
+    return ", ".join(name for name in fields if getattr(now, name) != getattr(then, name))

@@ -203,10 +203,14 @@ def _other(dot: Dot, x: Axis, y: Axis) -> str:
 
 def _names(dots: Sequence[tuple[str, float, float]]) -> list[str]:
     """Return names beside their dots, or above or below; one without room is left to its dot's own words."""
-    drawn = []
+    # Boxes that nothing may lie on: the dots, and then the names that have found a place.
     taken = [(x - 6, y - 6, x + 6, y + 6) for _, x, y in dots]
+    drawn = []
+
     for name, x, y in dots:
         wide = LETTER * len(name)
+
+        # To the right first, then to the left, above and below.
         for anchor, start, base in (
             ("start", x + 9, y + 4),
             ("end", x - 9 - wide, y + 4),
