@@ -71,7 +71,8 @@ def pages(registry: Registry) -> dict[str, str]:
         write.page(f"m/{entry['key']}.html", "method.html", m=entry)
     for result in shown["results"]:
         said = {title: html(text) for title, text in sections(result).items()}
-        drawn = {"picture": picture(result), "heading": heading(result), "recipes": recipes(result)}
+        shared, own = recipes(result)
+        drawn = {"picture": picture(result), "heading": heading(result), "shared": shared, "recipes": own}
         plan = shown["plans"][result["key"]]
         drawn |= {"notes": plan.notes, "changed": in_words(outgrown(result, plan))}
         write.page(f"r/{page_name(result)}.html", "result.html", result=result, sections=said, **drawn)
@@ -104,21 +105,28 @@ def pages(registry: Registry) -> dict[str, str]:
     data = json.dumps(whole, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
     static = {name: (Path(__file__).parent / "static" / name).read_text(encoding="utf-8") for name in STATIC}
     papers = "\n\n".join(bibtex(entry["paper"], entry["key"]) for entry in shown["methods"] if entry["paper"])
-    own = {"data/matrix.js": matrix.data, "data/catalogue.json": data + "\n", "data/catalogue.bib": papers + "\n"}
-    return {**write.written, **as_files(known), **own, **static}
+    made = {"data/matrix.js": matrix.data, "data/catalogue.json": data + "\n", "data/catalogue.bib": papers + "\n"}
+    return {**write.written, **as_files(known), **made, **static}
 
 
 def _told(result: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a result without what stands elsewhere: recipes on its page, a figure's points among the arms' own."""
+    """Return a result without what stands elsewhere: recipes on its page, points of a figure in arms, claims in cards.
+
+    A comparison names its claim, and whose it is if it is another card's.
+    """
     arms = {
         arm: {name: value for name, value in figures.items() if name != "figure"}
         for arm, figures in result["arms"].items()
     }
-    return {name: value for name, value in result.items() if name != "recipes"} | {"arms": arms}
+    comparisons = [{**comparison, "claim": comparison["claim"]["id"]} for comparison in result["comparisons"]]
+    told = {name: value for name, value in result.items() if name != "recipes"}
+    return {**told, "arms": arms, "comparisons": comparisons}
 
 
 def _said(value: Any) -> Any:
-    """Return plain data without the fields that say nothing, of no seed either."""
+    """Return plain data without the fields that say nothing, of no seed either, and fractions to six digits."""
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
     if isinstance(value, Mapping):
         kept = {name: _said(each) for name, each in value.items()}
         return {name: each for name, each in kept.items() if not _empty(each)}

@@ -94,12 +94,25 @@ def sections(result: Mapping[str, Any]) -> dict[str, str]:
     return {title: text for title, text in found.items() if text}
 
 
-def recipes(result: Mapping[str, Any]) -> dict[str, str]:
-    """Return the recipe of each arm, as YAML."""
-    return {
-        arm: yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True, width=110)
-        for arm, recipe in result["recipes"].items()
+def recipes(result: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
+    """Return, as YAML, what the recipes of all arms have in common, and what each adds to it; both make the recipe.
+
+    What is in common is whole sections, such as the net, the data and the task, so that the two are put together
+    by writing one under the other.
+    """
+    own: Mapping[str, Mapping[str, Any]] = result["recipes"]
+    first = next(iter(own.values()))
+    shared = {
+        name: value for name, value in first.items() if all(recipe.get(name) == value for recipe in own.values())
     }
+    adds = {
+        arm: {name: value for name, value in recipe.items() if name not in shared} for arm, recipe in own.items()
+    }
+    return _yaml(shared), {arm: _yaml(recipe) for arm, recipe in adds.items()}
+
+
+def _yaml(recipe: Mapping[str, Any]) -> str:
+    return yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True, width=110) if recipe else ""
 
 
 def _claims(result: Mapping[str, Any]) -> str:

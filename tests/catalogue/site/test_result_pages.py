@@ -41,7 +41,10 @@ def test_a_page_tells_claims_arms_and_recipes() -> None:
     arm = made["arms"]["lenet-300-100"]
     assert f"| {counted(arm['nonzeros'])} of 266,610 | {fmean(arm['storage']['file']):,.0f} | " in row
     assert f"x | {fmean(arm['storage_rate']):.2f}x | " in row
-    assert {arm: yaml.safe_load(text) for arm, text in recipes(made).items()} == made["recipes"]
+    shared, own = recipes(made)
+    assert {arm: yaml.safe_load(shared + text) for arm, text in own.items()} == made["recipes"]
+    assert "key: mnist" in shared
+    assert all("key: mnist" not in text for text in own.values())
     assert made["commit"] in page
     assert f"torch {made['versions']['torch']}" in page
 
