@@ -32,6 +32,7 @@ from condensery_catalogue.wording import (
     heading,
     measured,
     of_examples,
+    ranked,
     sends,
     spread,
 )
@@ -131,9 +132,9 @@ def print_result(result: Mapping[str, Any]) -> None:
     for arm, words in diverged(result).items():
         out.print(f"{arm}, {words}", markup=False, highlight=False)
     out.print(COLUMNS, *[SENT] * sends(result), markup=False, highlight=False)
-    for path, alike in result.get("figure", {}).get("ranks", {}).items():
-        words = ", ".join(f"{name} {'-' if value is None else f'{value:.2f}'}" for name, value in alike.items())
-        out.print(f"{path} ranks the arms as {result['figure']['y']} does: {words}", markup=False, highlight=False)
+    for name, alike in ranked(result).items():
+        said = f"{name} ranks the arms as {result['figure']['y_label']} does"
+        out.print(f"{said}: {alike}", markup=False, highlight=False)
     if result["note"]:
         out.print(result["note"], markup=False, highlight=False)
 

@@ -25,6 +25,7 @@ from condensery_catalogue.wording import (
     effect,
     explained,
     measured,
+    ranked,
     reference,
     source,
     subject,
@@ -93,7 +94,9 @@ def _measured_rows(result: Mapping[str, Any]) -> Iterator[Row]:
         yield {**_claim(comparison["claim"]), **here, "verdict": answer(result, comparison)}
 
     if not result["comparisons"]:
-        yield {"measured here": f"{len(result['arms'])} arms; none answers a claim", "seeds": seeds}
+        alike = ", ".join(f"{name} ({how})" for name, how in ranked(result).items())
+        by = f", ranked as by {result['figure']['y_label']}: {alike}" if alike else ""
+        yield {"measured here": f"{len(result['arms'])} arms{by}; none answers a claim", "seeds": seeds}
     for arm, figures in result["arms"].items():
         if arm not in compared and (words := collapse(figures)):
             yield {"measured here": f"arm {arm}", "seeds": seeds, "verdict": words}

@@ -24,6 +24,9 @@ EXPLAINED = {
 }
 """What each verdict means, for the places where it stands; ``docs/verdicts.md`` has the whole rule."""
 
+COEFFICIENTS = {"kendall": "tau", "spearman": "rho"}
+"""What the numbers are called that say how alike two figures rank arms."""
+
 
 def explained(words: Iterable[str]) -> str:
     """Return what some verdicts mean, one sentence each, in the order from best to worst."""
@@ -186,3 +189,15 @@ def diverged(result: Mapping[str, Any]) -> dict[str, str]:
 def sends(result: Mapping[str, Any]) -> bool:
     """Tell whether the arms' gradients went from worker to worker."""
     return all(any(figures.get("training", {}).get("sent_bytes", [])) for figures in result["arms"].values())
+
+
+def ranked(result: Mapping[str, Any]) -> dict[str, str]:
+    """Return by figure how alike it ranks the arms as their quality does; nothing where a result ranks nothing."""
+    ranks = result.get("figure", {}).get("ranks", {})
+    return {
+        path.removeprefix("reported.").removeprefix("after."): ", ".join(
+            f"{name.capitalize()}'s {COEFFICIENTS[name]} {'-' if value is None else f'{value:.2f}'}"
+            for name, value in alike.items()
+        )
+        for path, alike in ranks.items()
+    }

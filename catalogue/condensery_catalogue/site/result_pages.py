@@ -26,6 +26,7 @@ from condensery_catalogue.wording import (
     effect,
     explained,
     measured,
+    ranked,
     sends,
     source,
     spread,
@@ -86,6 +87,7 @@ def sections(result: Mapping[str, Any]) -> dict[str, str]:
     """Return the Markdown of the page of one result, by title; what a result doesn't have is left out."""
     found = {
         "Claims": _claims(result),
+        "Ranked alike": _ranked(result),
         "Arms": _arms(result),
         "Diverged": _diverged(result),
         "Settings tried": _grid(result),
@@ -102,12 +104,8 @@ def recipes(result: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
     """
     own: Mapping[str, Mapping[str, Any]] = result["recipes"]
     first = next(iter(own.values()))
-    shared = {
-        name: value for name, value in first.items() if all(recipe.get(name) == value for recipe in own.values())
-    }
-    adds = {
-        arm: {name: value for name, value in recipe.items() if name not in shared} for arm, recipe in own.items()
-    }
+    shared = {name: value for name, value in first.items() if all(recipe.get(name) == value for recipe in own.values())}
+    adds = {arm: {name: value for name, value in recipe.items() if name not in shared} for arm, recipe in own.items()}
     return _yaml(shared), {arm: _yaml(recipe) for arm, recipe in adds.items()}
 
 
@@ -142,6 +140,16 @@ def _arms(result: Mapping[str, Any]) -> str:
 
     shown = {title: cells for title, cells in columns.items() if set(cells) != {"-"}}
     return markdown_table(list(shown), list(zip(*shown.values(), strict=True)))
+
+
+def _ranked(result: Mapping[str, Any]) -> str:
+    """Return how alike figures rank the arms as their quality does; nothing where the recipe asks for no such thing."""
+    rows = [(f"`{name}`", alike) for name, alike in ranked(result).items()]
+    if not rows:
+        return ""
+    columns = ("figure", f"ranks the arms as {result['figure']['y_label']} does")
+    said = f"By the means over the seeds of {len(result['arms'])} arms: 1 alike, 0 unrelated, -1 reversed."
+    return f"{markdown_table(columns, rows)}\n\n{said}"
 
 
 def _diverged(result: Mapping[str, Any]) -> str:

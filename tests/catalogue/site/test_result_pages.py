@@ -95,6 +95,16 @@ def test_a_picture_shows_every_point_of_its_figure() -> None:
     assert "Hollow: published, with other training, from another base. 93.77 at 2.13: DepGraph" in drawn
 
 
+def test_a_page_tells_how_alike_figures_rank_the_arms() -> None:
+    made = stored("diswot-similarity")
+    (row,) = re.findall(r"^\| `diswot-similarity.score` .*$", page_of(made), flags=re.MULTILINE)
+    alike = made["figure"]["ranks"]["reported.diswot-similarity.score"]
+    assert f"Kendall's tau {alike['kendall']:.2f}, Spearman's rho {alike['spearman']:.2f} |" in row
+    made["figure"]["ranks"] = {"after.macs": {"kendall": None, "spearman": None}}
+    assert "| `macs` | Kendall's tau -, Spearman's rho - |" in page_of(made)
+    assert "Ranked alike" not in page_of(stored("haq"))
+
+
 def test_a_page_tells_what_each_arm_tried_and_chose() -> None:
     tried = [{"values": {"lr": 0.1}, "score": 91.5}, {"values": {"lr": 9}, "score": None}]
     grid = {"alone": {"metric": "accuracy", "tried": tried, "chosen": {"lr": 0.1}}}
