@@ -57,14 +57,16 @@ def width_rows(tier: Tier, asked: Asked, result: Mapping[str, Any] | None) -> tu
 
 def order_rows(asked: Asked, result: Mapping[str, Any] | None) -> Iterator[list[str]]:
     """Yield a row for each claim that compares two methods at the same width."""
-    found = {} if result is None else {(c["claim"]["id"], c["arm"]): c for c in result["comparisons"]}
+    made = [] if result is None else result["comparisons"]
+    found = {(c["claim"]["id"], c["arm"], c["baseline_arm"]): c for c in made}
     for item, claim in asked:
         if _order(item):
             said = [f"`{claim['id']}`", f"`{item.arm}` against `{item.baseline_arm}`", claimed(claim), subject(claim)]
             here = ["-", "-", PENDING]
-            if (made := found.get((claim["id"], item.arm))) is not None and result is not None:
-                here = [measured(made), effect(made), answer(result, made)]
-            elif result is not None:
+            compared = found.get((claim["id"], item.arm, item.baseline_arm))
+            if result is not None and compared is not None:
+                here = [measured(compared), effect(compared), answer(result, compared)]
+            elif result is not None and result.get("diverged", {}).keys() & {item.arm, item.baseline_arm}:
                 here = ["-", "-", "an arm diverged"]
             yield [*said, *here]
 
@@ -76,10 +78,10 @@ def _order(item: Comparison) -> bool:
 
 def _cell(result: Mapping[str, Any] | None, arm: str) -> str:
     """Return an arm's quality, and whether its net collapsed."""
-    if result is None:
-        return PENDING
-    if arm in result.get("diverged", {}):
+    if result is not None and arm in result.get("diverged", {}):
         return "diverged"
+    if result is None or arm not in result["arms"]:
+        return PENDING
     figures = result["arms"][arm]
     quality = spread(next(iter(figures["quality"].values())))
     return f"{quality}, {gone}" if (gone := collapse(figures)) else quality

@@ -248,9 +248,10 @@ class Stage(Training):
         return order[0], order[-1]
 
     def sample(self, n: int) -> list[Batch]:
-        """Return ``n`` seeded training examples, not augmented, in batches; any hook may ask.
+        """Return ``n`` training examples, not augmented, in batches; any hook may ask.
 
-        Without labels where the stage's data has them hidden.
+        They are drawn from the stage's data, the same ones whatever the run's seed: seeds of an arm differ in how it
+        trains, not in what it is calibrated on, and an arm that trains nothing is the same for each. Without labels where the stage's data has them hidden.
 
         :param n: the method's own number; fewer where the data has fewer.
         """

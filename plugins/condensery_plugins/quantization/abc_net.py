@@ -87,7 +87,8 @@ class BinaryActivations(SumOfSigns):
         for shift, scale in zip(self.shifts, self.scales, strict=True):
             moved = value + shift
             seen = moved.detach()
-            out = out + scale * passing(torch.where(seen > 0.5, 1.0, -1.0), moved, (seen >= 0) & (seen <= 1))
+            signs = torch.where(seen.isnan(), seen, torch.where(seen > 0.5, 1.0, -1.0))
+            out = out + scale * passing(signs, moved, (seen >= 0) & (seen <= 1))
         return out
 
     def numbers(self, value: Tensor) -> Tensor:

@@ -76,10 +76,13 @@ class TrainedShifts(Powers):
         self.shift, self.sign = nn.Parameter(torch.zeros(shape)), nn.Parameter(torch.zeros(shape))
 
     def start(self, latent: Tensor, generator: torch.Generator | None = None) -> TrainedShifts:
-        """Start from a trained weight, or with a generator from drawn shifts and signs, and return self."""
+        """Start from a trained weight, or with a generator from drawn shifts and signs, and return self.
+
+        Shifts of a trained weight are whole, as the authors' conversion makes them.
+        """
         with torch.no_grad():
             if generator is None:
-                self.shift.copy_(latent.abs().clamp(2.0**self.low, 1.0).log2())
+                self.shift.copy_(latent.abs().clamp(2.0**self.low, 1.0).log2().round())
                 self.sign.copy_(latent.sign())
             else:
                 self.shift.copy_(torch.rand(latent.shape, generator=generator) * self.low)

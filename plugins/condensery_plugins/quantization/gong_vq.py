@@ -147,7 +147,9 @@ class GongVQ(Quantizer):
             return ScaledSign()
         if self.scheme == "k-means":
             bits = max(1, (self.centers - 1).bit_length())
-            return shared_weights(weight, bits, self.centers, "density", ROUNDS, seed)[0]
+            made = shared_weights(weight, bits, self.centers, "density", ROUNDS, seed)[0]
+            made.centers.requires_grad_(False)  # training them afterwards would be Deep Compression
+            return made
 
         across = self.axis == "outputs"
         rows = weight.value.T if across else weight.value

@@ -114,6 +114,7 @@ class LearnedBasis(SumOfSigns):
             rows = self.groups.split(value)
             levels, codes = self.nearest(rows)
             out = self.groups.join(levels.gather(1, codes), value)
+            out = torch.where(value.isnan(), value, out)  # what is not a number stays so, and is seen
             top = levels.max()
         if not self.activation:
             return straight_through(out, value)
@@ -129,8 +130,9 @@ class LearnedBasis(SumOfSigns):
             self._move(rows, self.nearest(rows)[1])
 
     def _move(self, rows: Tensor, codes: Tensor) -> None:
-        """Go a part of the way to the best basis."""
-        self.basis.lerp_(self.fitted(rows, codes), 1 - KEPT)
+        """Go a part of the way to the best basis; nowhere from values that aren't finite."""
+        best = self.fitted(rows, codes)
+        self.basis.lerp_(torch.where(best.isfinite(), best, self.basis), 1 - KEPT)
 
     def resize(self, take: Callable[[Tensor], Tensor]) -> None:
         """Slice each number of the basis after a cut."""

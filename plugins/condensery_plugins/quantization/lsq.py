@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 import torch
@@ -41,7 +42,9 @@ class LearnedStep(Transform):
 
     def forward(self, value: Tensor) -> Tensor:
         """Return step * round(clip(v / step)); gradients by eq. 3 and 5, that of the step times 1 / sqrt(N Qp)."""
-        numbers = value[0].numel() if self.batched else value.numel()
+        if not value.numel():
+            return value  # such as what an expert is given that no token goes to
+        numbers = prod(value.shape[1:]) if self.batched else value.numel()
         scale = (numbers * self.high) ** -0.5
         step = straight_through(self.step, self.step * scale)
 

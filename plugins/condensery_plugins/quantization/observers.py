@@ -115,7 +115,9 @@ def entropy(seen: Sequence[Tensor], scheme: Scheme) -> Ends:
     top = torch.maximum(-low, high)
     counts = _histogram(sizes, top)
 
-    levels = min(BINS, 2 ** (scheme.bits - 1 if bool((low < 0).any()) else scheme.bits))
+    # Whether a side has half of the levels is the grid's to say, so that a row's range doesn't depend on the others'.
+    halved = scheme.signed if scheme.symmetric else bool((low < 0).any())
+    levels = min(BINS, 2 ** (scheme.bits - 1 if halved else scheme.bits))
     candidates = [*range(levels, BINS, STEP), BINS]
     divergences = torch.stack([divergence(counts, bins, levels) for bins in candidates], -1)
     bins = torch.tensor(candidates, device=low.device)[divergences.argmin(-1)]

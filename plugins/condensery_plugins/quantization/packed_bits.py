@@ -142,11 +142,11 @@ def _grid_of_input(owner: nn.Module) -> Codes | None:
         return None
     scale, zero = float(codec.scale), int(codec.zero)
     grid = Codes(scale, -zero, 2**codec.bits - 1 - zero, codec.bits)
-    if quantizer.bits == 1 and scale == 1.0:
-        grid = SIGNS
-
     tried = torch.linspace(grid.low - 9.0, grid.high + 9.0, 999, device=next(owner.parameters()).device) * scale
     steps = quantizer(tried).cpu() / scale
+    # One bit is two signs only where it makes both of them; another grid of one bit has the levels 0 and 1.
+    if quantizer.bits == 1 and scale == 1.0 and bool((steps.abs() == 1).all()):
+        grid = SIGNS
     on_it = (steps - steps.round()).abs().max() < NEAR and grid.low <= steps.round().min()
     return grid if bool(on_it and steps.round().max() <= grid.high) else None
 

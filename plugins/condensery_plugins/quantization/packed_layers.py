@@ -197,16 +197,32 @@ class Packed(Layer):
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
-        """Return what the plain layer would, of its shape, float32."""
+        """Return what the plain layer would, of its shape, float32.
+
+        :raises ValueError: if an input that is to become codes is not a number, as no code says so.
+        """
+        if self.inputs is not None and bool(x.isnan().any()):
+            raise ValueError(f"{self.key}: an input is not a number")
         if self.geometry is None:
-            rows = self.encoded(x)[0].flatten(0, -2)
-            out = self.sums(rows, self._weights()[0], self._each).view(*x.shape[:-1], -1)
-            return out if self.bias is None else out + self.bias
+            return self._multiplied(x)
+        if x.dim() == len(self.shape) - 1:  # one example without a batch
+            return self.forward(x[None])[0]
+        if not len(x):
+            return x.new_zeros(0, self.shape[0], *self.geometry.outputs(self._kernel, (x.shape[2], x.shape[3])))
 
         seen = x[0].numel() * self.shape[2] * self.shape[3]  # by one example's outputs, at most
         parts = torch.split(x, max(1, AT_ONCE // max(1, seen)))
         out = torch.cat([self._convolved(part, self.geometry) for part in parts])
         return out if self.bias is None else out + self.bias.view(-1, 1, 1)
+
+    def _multiplied(self, x: Tensor) -> Tensor:
+        """Return what a linear layer would, ``(..., outputs)``, bias included."""
+        out = x.new_zeros(x.shape[:-1].numel(), self.shape[0])
+        if len(out):
+            rows = self.encoded(x.reshape(len(out), -1))[0]
+            out = self.sums(rows, self._weights()[0], self._each)
+        out = out.view(*x.shape[:-1], self.shape[0])
+        return out if self.bias is None else out + self.bias
 
     def _convolved(self, x: Tensor, how: Geometry) -> Tensor:
         """Return the convolution of some examples, without bias."""
@@ -339,8 +355,8 @@ class ShiftLayer(Packed):
         return self.codes.sign() * torch.ldexp(least.expand(self.shape), self.codes.abs().int() - 1)
 
     def encoded(self, x: Tensor) -> tuple[Tensor, float]:
-        """Return the input, or its codes."""
-        return x.float() if self.inputs is None else self.inputs.of(x), 0
+        """Return the input, or its codes, in float64: sums of many wide codes would be rounded in float32."""
+        return x.float() if self.inputs is None else self.inputs.of(x).double(), 0
 
     def prepared(self, codes: Tensor) -> list[tuple[Chosen, Chosen]]:
         """Return, by power, which inputs each output adds, and which it takes away."""

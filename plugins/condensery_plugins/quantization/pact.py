@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from condensery import NotApplicable, Stage, Transform, Weight, hookimpl, straight_through
 from condensery.nets import QUANTIZE, attached
-from condensery_plugins.quantization.calibration import SAMPLES, Plan, flat, plan_bits
+from condensery_plugins.quantization.calibration import SAMPLES, Plan, Seen, flat, plan_bits
 from condensery_plugins.quantization.observers import Scheme, mean_square, min_max
 from condensery_plugins.quantization.quantizer import BitQuantizer
 from condensery_plugins.quantization.rectifiers import Rectifiers, rectifiers
@@ -42,7 +42,8 @@ class LearnedClip(Transform):
     def forward(self, x: Tensor) -> Tensor:
         """Return the levels, of the activation's shape."""
         last = 2**self.bits - 1
-        cut = torch.where(x < self.alpha, x.relu(), self.alpha)  # clamp would give a number's end no gradient
+        # By where, as clamp would give a number's end no gradient; what is not a number stays so.
+        cut = torch.where(x >= self.alpha, self.alpha, x.relu())
         return straight_through((cut * (last / self.alpha)).round() * (self.alpha / last), cut)
 
     def settle(self, latent: Tensor | None) -> None:
@@ -60,8 +61,8 @@ class PACT(BitQuantizer):
 
     Choi, Wang, Venkataramani, Chuang, Srinivasan, Gopalakrishnan: "PACT: Parameterized Clipping Activation for
     Quantized Neural Networks", 2018 [36]. Weights are DoReFa-Net's. The first and last layer stay float unless
-    ``edge_bits`` is given, which holds for their weights and inputs; a ReLU that the last layer is called behind is one
-    of its inputs.
+    ``edge_bits`` is given, which holds for their weights and inputs: an input that is never negative on sampled data
+    has a learned clip too, any other one, such as an image, an affine grid on the range that was seen.
 
     Loss: task + decay alpha^2 / 2 for each ReLU, as weight decay; without it alpha stays where it starts.
 
@@ -70,8 +71,9 @@ class PACT(BitQuantizer):
 
     End: quantizers stay; an artifact holds a code for each weight and a codebook for each layer.
 
-    Raises NotApplicable where a layer is quantized already, and if none of the net's ReLUs is a module: what is called
-    as a function can't be reached. A call like that beside modules is named in the report.
+    Raises NotApplicable where a layer is quantized already, where no example is there to see inputs on, and if none of
+    the net's ReLUs is a module: what is called as a function can't be reached. A call like that beside modules is named
+    in the report, and so is a ReLU that no example reaches.
     """
 
     key = "pact"
@@ -98,14 +100,35 @@ class PACT(BitQuantizer):
             raise NotApplicable(self.key, _why_none(found))
         self.unreached_ = found.functions
 
-        seen = stage.record_inputs([*taken, *stage.edges()], SAMPLES)  # of the net in floats
+        edges = stage.edges() if self.edge_bits is not None else ()
+        seen = stage.record_inputs([*taken, *edges], SAMPLES)  # of the net in floats
+        if not seen:
+            raise NotApplicable(self.key, "the calibration set is empty: no layer is called on any example of it")
+
         self.quantize(stage)
         for relu, width in taken.items():
-            alpha = _best_end(flat(seen[relu]), width) if self.start is None else self.start
-            stage.attach(f"{relu}:output", self.key, LearnedClip(width, alpha, self.decay))
-        if self.edge_bits is not None:
-            for path in stage.edges():
-                stage.attach(f"{path}:input", self.key, for_input(seen[path], self.edge_bits, min_max))
+            if relu in seen:
+                stage.attach(f"{relu}:output", self.key, self._clip(seen[relu], width))
+            else:
+                stage.left_out[f"{relu}:output"] = "stays float: no float reaches it on sampled examples"
+        for path in edges:
+            if path in seen:
+                stage.attach(f"{path}:input", self.key, self._edge(seen[path], self.edge_bits or 0))
+
+    def _clip(self, seen: Seen, bits: int) -> LearnedClip:
+        """Return a clip for what reached a ReLU, or a layer."""
+        alpha = _best_end(flat(seen), bits) if self.start is None else self.start
+        return LearnedClip(bits, alpha, self.decay)
+
+    def _edge(self, seen: Seen, bits: int) -> Transform:
+        """Return a quantizer for an edge's input.
+
+        What was seen of a net with random weights says nothing of the range of what it computes later, so only what
+        it is given has a range that stands still.
+        """
+        if bool((flat(seen) < 0).any()):
+            return for_input(seen, bits, min_max, symmetric=False)
+        return self._clip(seen, bits)
 
     @hookimpl
     def report(self, stage: Stage) -> dict[str, float]:

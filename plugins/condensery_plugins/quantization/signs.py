@@ -19,8 +19,12 @@ Through = Estimator | Literal["paper", "exact"]
 
 
 def sign(x: Tensor) -> Tensor:
-    """Return -1 or 1 for each entry, of its shape; zero is 1, where ``torch.sign`` would make a third level."""
-    return torch.where(x >= 0, 1.0, -1.0).to(x.dtype)
+    """Return -1 or 1 for each entry, of its shape; zero is 1, where ``torch.sign`` would make a third level.
+
+    What is not a number stays so: a net that has diverged must not look as if it hadn't.
+    """
+    signs = torch.where(x >= 0, 1.0, -1.0).to(x.dtype)
+    return torch.where(x.isnan(), x.detach(), signs)
 
 
 class Groups(NamedTuple):

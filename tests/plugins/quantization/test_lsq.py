@@ -4,8 +4,16 @@ import pytest
 import torch
 from tests.plugins.quantization.helpers import stage_of
 
+from condensery import Transform
+from condensery_plugins.quantization.abc_net import BinaryActivations
 from condensery_plugins.quantization.calibration import plan_bits
+from condensery_plugins.quantization.deepshift import FixedPoint
+from condensery_plugins.quantization.lq_nets import LearnedBasis
 from condensery_plugins.quantization.lsq import LSQ, LearnedStep
+from condensery_plugins.quantization.observers import min_max
+from condensery_plugins.quantization.pact import LearnedClip
+from condensery_plugins.quantization.signs import ScaledSign
+from condensery_plugins.quantization.uniform import for_input, for_unit_input
 
 
 def quantizer(bits: int, step: float, *, signed: bool = True) -> LearnedStep:
@@ -41,6 +49,36 @@ def test_the_batch_is_left_out_of_the_gradient_scale() -> None:
     assert float(made.step.grad) == pytest.approx(40 * 3 / (5 * 3) ** 0.5)
 
 
+def test_an_empty_batch_stays_empty() -> None:
+    """An expert of a mixture may be given no token."""
+    for made in (LearnedStep(4), LearnedStep(4, batched=True)):
+        assert made(torch.zeros(0, 5)).shape == (0, 5)
+
+
+@pytest.mark.parametrize(
+    "quantizer",
+    [
+        LearnedStep(4, batched=True),
+        LearnedClip(4, 3.0),
+        LearnedBasis(2, [], signed=False, activation=True).start(0.5),
+        LearnedBasis(2, [], activation=True).start(0.5),
+        BinaryActivations(2),
+        ScaledSign(gradient="clip"),
+        FixedPoint(8, 4),
+        for_unit_input([torch.rand(9)], 4),
+        for_input([torch.randn(9)], 4, min_max),
+    ],
+    ids=lambda made: type(made).__name__,
+)
+def test_what_is_not_a_number_stays_so(quantizer: Transform) -> None:
+    """A net that has diverged mustn't look as if it hadn't, and leaves no trace in what follows the values."""
+    found = quantizer.train()(torch.tensor([[torch.nan, 0.7, 5.0]]))
+    assert bool(found[0, 0].isnan())
+    assert bool(found[0, 1:].isfinite().all())
+    after = quantizer(torch.tensor([[0.7, 5.0]]))
+    assert bool(after.isfinite().all())
+
+
 def test_start_and_settle() -> None:
     """2 mean|v| / sqrt(Qp) with mean 1.5 and Qp = 7."""
     made = LearnedStep(4).start(torch.tensor([1.0, -2.0]))
@@ -74,8 +112,8 @@ def test_first_and_last_layer_get_the_edge_bits(model: str, task: str, edges: se
 
 def test_steps_start_from_what_the_net_in_floats_sees() -> None:
     """Weights and inputs get a step each; an input's starts from the sampled examples, before any weight is rounded."""
-    stage = stage_of("mlp", hidden=[20])
-    seen = {path: torch.cat(calls) for path, calls in stage.record_inputs(["fc1", "fc2"], 128).items()}
+    stage = stage_of("mlp", hidden=[20, 20])
+    seen = {path: torch.cat(calls) for path, calls in stage.record_inputs(["fc1", "fc2", "fc3"], 128).items()}
     assert all(x.std() > 0 for x in seen.values())
     LSQ(weight_bits=2, activation_bits=3, edge_bits=5).prepare(stage=stage)
     for path, weight in stage.weights().by_path.items():
@@ -84,6 +122,6 @@ def test_steps_start_from_what_the_net_in_floats_sees() -> None:
         of_input = weight.module.get_submodule("condensery_input.transforms.lsq")
         assert isinstance(own, LearnedStep)
         assert isinstance(of_input, LearnedStep)
-        assert (own.bits, of_input.bits) == (5, 5)  # both layers are edges
+        assert (own.bits, of_input.bits) == ((2, 3) if path == "fc2" else (5, 5))
         torch.testing.assert_close(own.step.detach(), 2 * weight.latent.detach().abs().mean() / own.high**0.5)
         torch.testing.assert_close(of_input.step.detach(), 2 * seen[path].abs().mean() / of_input.high**0.5)

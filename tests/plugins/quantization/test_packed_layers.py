@@ -19,9 +19,10 @@ from condensery_plugins.quantization.lq_nets import LearnedBasis
 from condensery_plugins.quantization.lsq import LearnedStep
 from condensery_plugins.quantization.packed_bits import PackedBits, Prefer, packed_layer
 from condensery_plugins.quantization.packed_layers import CodesLayer, Packed, SelectLayer, ShiftLayer, XnorLayer
-from condensery_plugins.quantization.packed_words import integer_product_is_exact, whole_products
+from condensery_plugins.quantization.packed_words import whole_products
 from condensery_plugins.quantization.signs import ScaledSign, ScaledTernary
 from condensery_plugins.quantization.ttq import LearnedTernary
+from condensery_plugins.quantization.uniform import for_unit_input
 
 REGISTRY = Registry.open()
 CONVS: list[dict[str, Any]] = [
@@ -94,6 +95,7 @@ def test_signs_times_signs_are_counts_of_bits(place: int) -> None:
     ("weight", "inputs", "prefer", "kind"),
     [
         (ScaledSign(scaled=True, axis=0), ScaledSign(gradient="clip"), "bits", XnorLayer),
+        (ScaledSign(scaled=True, axis=0), "one bit", "bits", CodesLayer),
         (ScaledSign(scaled=True, axis=0), None, "bits", SelectLayer),
         (ScaledTernary(), None, "bits", SelectLayer),
         (LearnedTernary(0.3), None, "bits", SelectLayer),
@@ -114,6 +116,9 @@ def test_it_computes_what_the_simulated_layer_does(
     if isinstance(weight, LearnedTernary):
         with torch.no_grad():
             weight.positive.fill_(0.7)
+    if inputs == "one bit":  # 0 and 1, as DoReFa-Net and WRPN have them, not -1 and 1
+        x = x.abs()
+        inputs = for_unit_input([x], 1)
     if isinstance(inputs, str):
         x = x if inputs == "signed" else x.abs()
         inputs = LearnedStep(8, signed=inputs == "signed", batched=True).start(x)
@@ -200,6 +205,37 @@ def test_a_sum_of_shifts_by_hand() -> None:
     assert layer(torch.tensor([[3.0, 4.0, 9.0]])).tolist() == [[4]]
 
 
+def test_sums_of_many_wide_codes_are_whole() -> None:
+    """2,000 inputs of 99 and a half, in steps of 2^-16: their codes add up to 1.3e10, far beyond float32's 2^24."""
+    inputs = {"scale": 2.0**-16, "low": -(2**31), "high": 2**31 - 1, "bits": 32}
+    layer = ShiftLayer.filled(torch.ones(1, 2000).int(), torch.ones(2, 1), None, weight_bits=3, inputs=inputs)
+    x = 99.5 + torch.arange(2000) % 7 * 2.0**-16
+    assert layer.encoded(x[None])[0].sum().item() == 2**16 * 2000 * 99.5 + sum(n % 7 for n in range(2000))
+    assert layer(x[None]).item() == pytest.approx(x.double().sum().item(), rel=2**-23)
+
+
+@pytest.mark.parametrize("place", range(5))
+def test_shapes_that_the_plain_layer_takes(place: int) -> None:
+    """One example without a batch, and a batch of none."""
+    layer = layers()[place]
+    x = seen_by(layer)
+    inputs = LearnedStep(8, batched=True).start(x)
+    found, net = made(layer, ScaledTernary(axis=0), inputs, "bits")
+    with torch.no_grad():
+        on_grid = inputs(x)
+        close(found(on_grid[0]), net(x)[0])
+        assert found(on_grid[:0]).shape == net(x)[:0].shape
+
+
+def test_what_is_not_a_number_has_no_code() -> None:
+    layer = layers()[0]
+    x = seen_by(layer)
+    found, _ = made(layer, ScaledTernary(axis=0), LearnedStep(8, batched=True).start(x), "bits")
+    x[1, 2] = torch.nan
+    with pytest.raises(ValueError, match="codes-layer: an input is not a number"):
+        found(x)
+
+
 def test_whole_products_are_exact_at_the_ends_of_int8() -> None:
     """Where the processor's int8 product cuts off sums, another one is taken."""
     generator = torch.Generator().manual_seed(3)
@@ -207,7 +243,6 @@ def test_whole_products_are_exact_at_the_ends_of_int8() -> None:
         high = [torch.rand(n, inputs, generator=generator) < 0.9 for n in (rows, outputs)]
         left, right = (torch.where(which, 127, -128).to(torch.int8) for which in high)
         assert torch.equal(whole_products(left, right), (left.long() @ right.long().T).int())
-    assert isinstance(integer_product_is_exact(), bool)
 
 
 def test_work_is_counted() -> None:

@@ -10,6 +10,7 @@ from condensery.nets import attached
 from condensery.recipe import OptimizerSpec
 from condensery_plugins.quantization.pact import PACT, LearnedClip
 from condensery_plugins.quantization.rectifiers import rectifiers
+from condensery_plugins.quantization.uniform import Uniform
 
 
 class Mixed(nn.Module):
@@ -97,6 +98,31 @@ def test_the_relu_before_a_quantized_last_layer_is_cut_too() -> None:
     assert widths["relu:output"] == 3
     assert widths["last:output"] == 6
     assert widths["one:input"] == widths["four:input"] == 6
+
+
+def test_a_quantized_last_layer_of_an_untrained_net_is_alive() -> None:
+    """Its input has a clip that learns: a range seen of random weights would hold what it computes later at zero."""
+    stage = stage_of("resnet8", width=0.5)
+    PACT(weight_bits=2, activation_bits=2, edge_bits=2).prepare(stage=stage)
+    quantizers = {a.target: a.transform for a in attached(stage.student.module)}
+    assert isinstance(quantizers["linear:input"], LearnedClip)
+    assert isinstance(quantizers["conv1:input"], Uniform)  # what it is given has a range that stands still
+    last = quantizers["linear:input"]
+    assert last(torch.tensor([0.0, 2.0, 4.0, 9.0])).tolist() == pytest.approx([0, 10 / 3, 10 / 3, 10])
+
+
+def test_a_signed_input_of_an_edge_has_all_of_its_levels() -> None:
+    """Images from -1 to 2 at 2 bits: -1, 0, 1 and 2, where a symmetric grid has three levels."""
+    found = PACT(edge_bits=2)._edge([torch.tensor([[-1.0, 0.2, 2.0]])], 2)
+    assert found(torch.tensor([-1.0, -0.2, 0.7, 1.8])).tolist() == pytest.approx([-1, 0, 1, 2])
+
+
+def test_without_examples_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = stage_of("resnet8", width=0.5)
+    monkeypatch.setattr(type(stage), "record_inputs", lambda *args, **kwargs: {})
+    for method in (PACT(start=None), PACT(edge_bits=8)):
+        with pytest.raises(NotApplicable, match="the calibration set is empty"):
+            method.prepare(stage=stage)
 
 
 def test_a_net_whose_relus_are_functions_is_refused_by_name() -> None:

@@ -48,6 +48,10 @@ def test_one_bit_is_the_sign_times_the_filters_mean_size() -> None:
     sizes = weight.latent.detach().abs().mean((1, 2, 3), keepdim=True)
     assert sizes.min() > 0
     torch.testing.assert_close(weight.value, sizes * weight.latent.detach().sign())
+    # The gradient passes within -1 and 1, where the net's starting weights are.
+    weight.module.weight.sum().backward()  # type: ignore[operator]
+    assert weight.latent.grad is not None
+    assert torch.equal(weight.latent.grad, torch.ones_like(weight.latent))
 
 
 def test_usual_weights_would_all_be_zero_without_the_division() -> None:
@@ -61,6 +65,12 @@ def test_usual_weights_would_all_be_zero_without_the_division() -> None:
     assert zeros[1] == pytest.approx(46, abs=3)  # |w| < 1.224 / 2 deviations, of normal weights
 
 
-def test_a_wide_net_has_four_times_the_parameters() -> None:
-    counts = [sum(w.latent.numel() for w in stage_of("resnet8", width=width).weights()) for width in (1.0, 2.0)]
-    assert counts[1] / counts[0] == pytest.approx(4, rel=0.05)
+def test_activations_are_cut_off_at_0_and_1() -> None:
+    """Two bits: thirds; the gradient stops outside. The width of the net is what a recipe's student says."""
+    quantizer = WRPN().input_quantizer([torch.rand(9)], 2)
+    x = torch.tensor([-0.2, 0.1, 0.4, 0.9, 2.0], requires_grad=True)
+    found = quantizer(x)
+    assert found.tolist() == pytest.approx([0, 0, 1 / 3, 1, 1])
+    found.sum().backward()
+    assert x.grad is not None
+    assert x.grad.tolist() == [0, 1, 1, 1, 0]
