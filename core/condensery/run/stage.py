@@ -251,7 +251,8 @@ class Stage(Training):
         """Return ``n`` training examples, not augmented, in batches; any hook may ask.
 
         They are drawn from the stage's data, the same ones whatever the run's seed: seeds of an arm differ in how it
-        trains, not in what it is calibrated on, and an arm that trains nothing is the same for each. Without labels where the stage's data has them hidden.
+        trains, not in what it is calibrated on, and an arm that trains nothing is the same for each. Without labels
+        where the stage's data has them hidden.
 
         :param n: the method's own number; fewer where the data has fewer.
         """

@@ -71,6 +71,17 @@ def test_a_look_at_a_net_leaves_its_batch_statistics_and_modes(look: Callable[[S
         assert look(stage)
 
 
+def test_a_sample_is_the_same_for_each_seed() -> None:
+    """And it is drawn from the data, whose first examples it isn't."""
+    inputs = []
+    for seed in (0, 1):
+        stage = Stage(StageSpec(name="s"), Digits(), TrainSpec(batch_size=4), seed=seed, device=torch.device("cpu"))
+        inputs.append(torch.cat([batch.inputs for batch in stage.sample(10)]))
+    assert torch.equal(*inputs)
+    first = torch.cat([batch.inputs for batch in Digits().batches("train", batch_size=10)])[:10]
+    assert not torch.equal(inputs[0], first)
+
+
 def test_a_method_that_asks_for_quality_looks_at_examples_that_nothing_trains_on(tmp_path: Path) -> None:
     """A tenth of the training data is held out for it; a dry run looks at eight examples and keeps no file."""
     seen: list[tuple[bool, Path | None]] = []

@@ -32,6 +32,19 @@ def test_lenet_5_is_what_caffe_defines() -> None:
     torch.testing.assert_close(net(x), hidden @ state["ip2.weight"].T + state["ip2.bias"])
 
 
+def test_lenet_5_may_have_relus_behind_its_convolutions() -> None:
+    """As PyTorch's own example has them; the weights are the same."""
+    torch.manual_seed(0)
+    plain, made = (lenet.build(MNIST, "lenet-5", rectified=rectified).eval() for rectified in (False, True))
+    made.load_state_dict(plain.state_dict())
+    inputs = x = torch.randn(2, 1, 28, 28)
+    for layer in ("conv1", "conv2"):
+        x = nn.functional.max_pool2d(made.get_submodule(layer)(x).relu(), 2)
+    expected = made.get_submodule("ip2")(made.get_submodule("ip1")(x.flatten(1)).relu())
+    torch.testing.assert_close(made(inputs), expected)
+    assert not torch.equal(plain(inputs), made(inputs))
+
+
 @pytest.mark.parametrize(("size", "inputs"), [(16, 50), (28, 800), (32, 1250), (33, 1250)])
 def test_lenet_5_fits_its_first_linear_layer_to_the_image(size: int, inputs: int) -> None:
     net = lenet.build(TaskFacts("image", outputs=4, channels=3, size=size), "lenet-5")
