@@ -287,6 +287,8 @@ def reproduce(
     from condensery_catalogue.running import RunOptions
 
     if pending:
+        if seeds is not None or store or json:
+            raise UsageError("--seeds, --store and --json go with one reproduction, not with --pending")
         with waited_for("starting"):
             from condensery_catalogue.pending import run_pending
 
@@ -297,8 +299,7 @@ def reproduce(
     with waited_for("starting"):
         from condensery_catalogue.reproduce import reproduce_paper
 
-    options = RunOptions(device=device, out=out, as_json=json)
-    reproduce_paper((key or [""])[0], tier, seeds, options, store=store)
+    reproduce_paper((key or [""])[0], tier, seeds, RunOptions(device=device, out=out, as_json=json), store=store)
 
 
 @app.command()

@@ -76,7 +76,7 @@ def fit(
     :param net: your own, with ``train`` and what else :func:`condensery.compress` takes of ``loss`` and ``rows``; or a
         model of the catalogue, with a ``task`` of it.
     :param told: is told each method's key before it is tried.
-    :raises CondenseryError: if the net doesn't fit its data.
+    :raises CondenseryError: if there is no such net or task, or the net doesn't fit its data.
     """
     registry = registry or Registry.open()
     if isinstance(net, str):
@@ -86,6 +86,8 @@ def fit(
 
         made, registry = given_recipe(net, registry, train=train or (), **how)
 
+    # The net alone comes first: what is wrong with it is no method's fault.
+    _play(made, [{"name": "fit", "epochs": 1}], registry)
     found = {}
     for key in registry.keys("methods"):
         told(key)
@@ -97,17 +99,22 @@ def fit(
     return sorted(fits, key=_rank)
 
 
-def tried(key: str, made: Mapping[str, Any], registry: Registry) -> tuple[str, Method | None]:
-    """Play one method dry on a net; returns why it can't be run, empty where it can, and the method."""
+def _play(made: Mapping[str, Any], stages: Sequence[Any], registry: Registry) -> None:
+    """Play stages dry on a net."""
     from condensery.run import Run
 
+    recipe = parse_recipe({**made, "base": "none", "stages": list(stages)})
+    with tempfile.TemporaryDirectory() as folder:
+        Run(recipe, registry, out=Path(folder) / "fit", device="cpu").check()
+
+
+def tried(key: str, made: Mapping[str, Any], registry: Registry) -> tuple[str, Method | None]:
+    """Play one method dry on a net; returns why it can't be run, empty where it can, and the method."""
     card = registry.card(key) or {}
     try:
         method = build_method(key, registry.load("methods", key), {}, card)
         stages = Case(key, "CNN", card).stages(registry, name="fit", epochs=1)
-        recipe = parse_recipe({**made, "base": "none", "stages": stages})
-        with tempfile.TemporaryDirectory() as folder:
-            Run(recipe, registry, out=Path(folder) / "fit", device="cpu").check()
+        _play(made, stages, registry)
     except CondenseryError as error:
         return str(error).removeprefix(f"{key} is not applicable: "), None
     return "", method

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +58,8 @@ class Jobs:
     """All jobs of one tier, below one folder: iterate over them in the order in which they can be played.
 
     :param tier: the tier's name, and ``chosen`` the tier itself.
-    :param seeds: of the runs that count; ``None``: the tier's. Trials have the first one.
+    :param seeds: how many runs of an arm count; ``None``: as many as the tier says. The tier's own seeds come first, as
+        it may have reasons for them, then those above. Trials have the first one.
     """
 
     def __init__(
@@ -67,10 +69,11 @@ class Jobs:
         chosen: Tier,
         tier: str,
         folder: Path,
-        seeds: Sequence[int] | None = None,
+        seeds: int | None = None,
     ) -> None:
         self.registry, self.plan, self.chosen, self.tier, self.folder = registry, plan, chosen, tier, folder
-        self.seeds = list(chosen.seeds if seeds is None else seeds)
+        above = chain(chosen.seeds, count(max(chosen.seeds) + 1))
+        self.seeds = list(islice(above, len(chosen.seeds) if seeds is None else seeds))
         self._combinations = combinations(chosen.grid) if chosen.grid else []
 
     def __iter__(self) -> Iterator[Job]:

@@ -1,7 +1,8 @@
 """``results export`` and ``results import``: carry what a queue has finished from one machine to another.
 
 An export is one zip file of the reports and results below a folder, with the SHA-256 of each. An import checks every
-hash, and the checksum that each file brings, before it writes anything, and overwrites nothing.
+name before it reads a file, every hash, and the checksum that each file brings, before it writes anything, and
+overwrites nothing.
 """
 
 from __future__ import annotations
@@ -18,6 +19,10 @@ LIST = "contents.json"
 CARRIED = ("report.json", "result.json", "recipe.json", "estimates.json")
 LARGEST = 32 * 2**20
 """Bytes of one carried file at most: reports are far smaller."""
+ALL = 256 * 2**20
+"""Bytes of all files of an export at most, as they are held to their hashes in memory."""
+NAME = 255
+"""Bytes of a file's name at most, as file systems have it."""
 
 
 def export_results(folder: Path, target: Path) -> int:
@@ -69,14 +74,14 @@ def _checked(source: Path) -> dict[str, bytes]:
             names = set(packed.namelist()) - {LIST}
             if not isinstance(listed, dict) or names != set(listed):
                 raise ArtifactError(f"{source}: damaged: its files are not those that it lists")
+            _check_names(names, source)
+            if sum(entry.file_size for entry in packed.infolist()) > ALL:
+                raise ArtifactError(f"{source}: its files have more than {ALL} bytes")
             contents = {name: _read(packed, name, source) for name in sorted(names)}
     except (OSError, zipfile.BadZipFile, ValueError, KeyError, RuntimeError, NotImplementedError) as error:
         raise ArtifactError(f"{source}: not an export of results, or damaged ({in_line(error)})") from None
 
     for name, data in contents.items():
-        path = PurePosixPath(name)
-        if path.is_absolute() or ".." in path.parts or "\\" in name or path.name not in CARRIED:
-            raise ArtifactError(f"{source}: {name!r} is no file of an export")
         if hashlib.sha256(data).hexdigest() != listed[name]:
             raise ArtifactError(f"{source}: damaged: {name!r} has changed")
         try:
@@ -84,6 +89,16 @@ def _checked(source: Path) -> dict[str, bytes]:
         except ValueError as error:
             raise ArtifactError(f"{source}: damaged: {name!r}: {in_line(error)}") from None
     return contents
+
+
+def _check_names(names: set[str], source: Path) -> None:
+    """Refuse names that no export has: beyond its folder, too long, or of a file that is a folder of others too."""
+    for name in names:
+        path = PurePosixPath(name)
+        beyond = path.is_absolute() or ".." in path.parts or "\\" in name or path.name not in CARRIED
+        long = any(len(part.encode()) > NAME for part in path.parts)
+        if beyond or long or any(str(parent) in names for parent in path.parents):
+            raise ArtifactError(f"{source}: {name!r} is no file of an export")
 
 
 def _read(packed: zipfile.ZipFile, name: str, source: Path) -> bytes:

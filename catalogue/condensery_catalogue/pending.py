@@ -16,9 +16,10 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import get_args
 
 from condensery.contract import Registry
-from condensery.errors import CondenseryError, UsageError
+from condensery.errors import CondenseryError, UnknownKey, UsageError
 from condensery.files import write_json
 from condensery_catalogue.estimates import Estimates
 from condensery_catalogue.jobs import Job, Jobs
@@ -26,7 +27,7 @@ from condensery_catalogue.judging import judge
 from condensery_catalogue.listing import console, open_registry, table
 from condensery_catalogue.outgrown import outgrown
 from condensery_catalogue.reproduction import card_of, load_reproduction
-from condensery_catalogue.results import stored_results
+from condensery_catalogue.results import TierName, stored_results
 from condensery_catalogue.running import check_device, quiet_libraries
 
 POLL_S, GRACE_S = 0.2, 20.0
@@ -64,8 +65,12 @@ def run_pending(
     :param budget: ``25m``, ``2h``, ``90s``; ``None``: no end but the work's.
     :param jobs: processes side by side.
     :param keys: only these reproductions, all if empty.
+    :raises UnknownKey: for a tier that there isn't.
     :raises UsageError: for a budget or device that can't be read.
     """
+    for tier in tiers:
+        if tier not in get_args(TierName):
+            raise UnknownKey("tier", tier, get_args(TierName))
     until = None if budget is None else time.monotonic() + seconds_in(budget)
     check_device(device)
     quiet_libraries()

@@ -69,7 +69,7 @@ def reproduce_paper(key: str, tier: str | None, seeds: int | None, options: RunO
 
     # Every name in the tier is looked up first, so that a wrong one fails before anything trains.
     folder = (options.out or Path("runs") / "reproduce" / key) / tier
-    jobs = Jobs(registry, plan, plan.tiers[tier], tier, folder, None if seeds is None else range(seeds))
+    jobs = Jobs(registry, plan, plan.tiers[tier], tier, folder, seeds)
     with waited_for("starting"):
         chosen = jobs.ready(card)
         refuse_missing(jobs.chosen.recipes(key).values(), registry, f"{key}, {tier}")

@@ -69,6 +69,19 @@ def stored_results(registry: Registry, key: str, *, sealed: bool = True) -> list
     return [result for result in found if result["key"] == key]
 
 
+def results_on(registry: Registry, card: str) -> list[dict[str, Any]]:
+    """Return the stored results that answer claims of a card, whatever reproduction made them.
+
+    Comparisons of other cards' claims are left out. A result of a reproduction of the card itself is there in any case.
+    """
+    found = []
+    for result in (result for key in registry.keys("recipes") for result in stored_results(registry, key)):
+        own = [c for c in result["comparisons"] if (c["claim"]["id"].rpartition(":")[0] or result["card"]) == card]
+        if own or result["card"] == card:
+            found.append({**result, "comparisons": own})
+    return found
+
+
 def publishing_place(recipe: Path, tier: str, seeds: int) -> Path:
     """Return the file that a result is published in, beside its recipe in the checkout in the current folder.
 

@@ -13,6 +13,7 @@ from typing import Any
 from condensery.contract import Registry
 from condensery_catalogue.generated import keep, markdown_table, play
 from condensery_catalogue.listing import own_registry
+from condensery_catalogue.outgrown import outgrown
 from condensery_catalogue.reproduction import Reproduction, card_of, load_reproduction
 from condensery_catalogue.results import stored_results
 from condensery_catalogue.wording import (
@@ -27,6 +28,7 @@ from condensery_catalogue.wording import (
     measured,
     ranked,
     reference,
+    seeds_of,
     source,
     subject,
 )
@@ -64,13 +66,17 @@ def claim_rows(registry: Registry) -> list[Row]:
         stored = {result["tier"]: result for result in stored_results(registry, key)}
 
         for tier, spec in plan.tiers.items():
+            since = ""
             if tier in stored:
                 found = list(_measured_rows(stored[tier]))
+                since = ", recipe changed since" if outgrown(stored[tier], plan) else ""
             elif tier != "smoke":
                 found = list(_pending_rows([claim for _, claim in plan.comparisons(spec, card)]))
             else:
                 continue
-            rows += [{"reproduction": _name(plan, card), "tier": tier, "scale": spec.scale} | row for row in found]
+            rows += [
+                {"reproduction": _name(plan, card), "tier": tier + since, "scale": spec.scale} | row for row in found
+            ]
     return rows
 
 
@@ -90,7 +96,7 @@ def _measured_rows(result: Mapping[str, Any]) -> Iterator[Row]:
     compared = set()
     for comparison in result["comparisons"]:
         compared |= {comparison["arm"], comparison["baseline_arm"]}
-        here = {"measured here": measured(comparison), "seeds": seeds, "effect": effect(comparison)}
+        here = {"measured here": measured(comparison), "seeds": str(seeds_of(comparison)), "effect": effect(comparison)}
         yield {**_claim(comparison["claim"]), **here, "verdict": answer(result, comparison)}
 
     if not result["comparisons"]:

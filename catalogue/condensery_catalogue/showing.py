@@ -7,10 +7,10 @@ import textwrap
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from condensery.errors import UnknownKey
+from condensery.errors import UnknownKey, UsageError
 from condensery_catalogue.listing import console, open_registry, table
-from condensery_catalogue.results import stored_results, usual_tier
-from condensery_catalogue.wording import answer, claimed, effect, measured, reference, source, subject
+from condensery_catalogue.results import results_on, usual_tier
+from condensery_catalogue.wording import answer, claimed, effect, measured, reference, seeds_of, source, subject
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -29,6 +29,11 @@ def show_card(key: str, *, as_json: bool) -> None:
     registry = open_registry()
     known = {*registry.keys("papers"), *registry.keys("methods")}
     if key not in known:
+        if key in registry.keys("recipes"):
+            from condensery_catalogue.reproduction import load_reproduction
+
+            whose = load_reproduction(registry, key).card
+            raise UsageError(f"{key!r} is a reproduction, of {whose!r}: condensery show {whose}")
         raise UnknownKey("method or paper", key, known)
 
     card = read_card(registry, key)
@@ -44,7 +49,7 @@ def read_card(registry: Registry, key: str) -> dict[str, Any]:
     card["runs"] = key in registry.entries["methods"]
     has = key in registry.entries["recipes"]
     card["reproduction"] = usual_tier(registry, key) if has else None
-    card["results"] = stored_results(registry, key) if card["reproduction"] else []
+    card["results"] = results_on(registry, key)
     return card
 
 
@@ -180,5 +185,5 @@ def result_lines(result: Mapping[str, Any], c: Mapping[str, Any]) -> list[str]:
     return [
         f" {c['claim']['id']}: {answer(result, c)}",
         f"   measured {measured(c)}; effect {effect(c)}",
-        f"   {result['tier']} tier, {len(result['seeds'])} seeds, {result['date']}",
+        f"   {result['key']}, {result['tier']} tier, {seeds_of(c)} seed{'s' * (seeds_of(c) > 1)}, {result['date']}",
     ]

@@ -17,8 +17,9 @@ count     this number, as printed                                  any other num
 Everything is turned so that more is better. The effect is value minus baseline, in the paper and here; here it has a
 95 % interval over the seeds (Welch's for a difference). The words:
 
-- **reproduced**: three seeds at least, the interval contains what the paper says (within the rounding of its printed
-  digits; for a loss a smaller one is as good) and excludes the null;
+- **reproduced**: three seeds at least, of the baseline too (one for a count, which no seed changes), the interval
+  contains what the paper says (within the rounding of its printed digits; for a loss a smaller one is as good) and
+  excludes the null;
 - **inconclusive**: the interval contains what the paper says and doesn't exclude the null; so many seeds would do;
 - **partly**: on the claimed side of the null, but not what the paper says;
 - **not**: none of these, or a net that collapsed;
@@ -40,6 +41,7 @@ Word = Literal["reproduced", "partly", "not", "inconclusive", "scaled-down"]
 Says = Literal["gain", "loss", "level", "bound", "count"]
 SEEDS = 3
 """Fewer seeds say nothing of the noise."""
+ONE_SEED = "one seed tells no direction"
 LEVEL = 0.95
 """Of the intervals; one end lies wrong in at most 2.5 % of all cases."""
 POINTS = 0.5
@@ -186,7 +188,10 @@ def judge(
     :param measured: of the arm with the method, one for each seed; ``baseline`` of the arm without.
     :param scale: ``paper``, or anything else for a smaller run.
     :param collapsed: core found a dead layer or constant outputs in some seed.
+    :raises ValueError: for a gain or a loss without a baseline, and for figures that aren't finite.
     """
+    if not all(map(math.isfinite, [*measured, *(baseline or ())])):
+        raise ValueError("a figure that isn't finite answers no claim")
     turned = [claim.sign * v for v in measured]
     against = None if baseline is None else [claim.sign * v for v in baseline]
     if claim.says in ("gain", "loss") and against is None:
@@ -196,10 +201,11 @@ def judge(
     if collapsed:
         return Judgement("not" if scale == "paper" else "scaled-down", "the net collapsed", interval, explained=True)
     found = _RULES[claim.says](claim, interval, turned)
+    seeds = min(len(turned), len(turned if against is None else against))
     if scale != "paper":
-        return Judgement("scaled-down", _direction(claim, interval), interval)
-    if len(measured) < SEEDS and claim.says != "count":
-        return Judgement("inconclusive", f"{len(measured)} of at least {SEEDS} seeds", interval, SEEDS)
+        return Judgement("scaled-down", _direction(claim, interval) if seeds > 1 else ONE_SEED, interval)
+    if seeds < SEEDS and claim.says != "count":
+        return Judgement("inconclusive", f"{seeds} of at least {SEEDS} seeds", interval, SEEDS)
     if found.word == "inconclusive":
         return dataclasses.replace(found, seeds_needed=seeds_needed(claim, turned, against))
     if found.word != "reproduced":
@@ -266,7 +272,7 @@ def _bound(claim: Claimed, found: Interval, values: Sequence[float]) -> Judgemen
         return Judgement("reproduced", "reached", found)
     if reaches:
         return Judgement("inconclusive", f"{claim.margin:g} short of it isn't excluded", found)
-    short = 100 * (claim.effect - found.mean) / abs(claim.effect)
+    short = 100 * (claim.effect - found.mean) / abs(claim.effect) if claim.effect else math.inf
     return Judgement("partly" if short <= 100 * NEARLY else "not", f"missed by {short:.1f} %", found)
 
 
@@ -343,8 +349,8 @@ def _sign(claim: Mapping[str, Any]) -> int:
 
 
 def _decimals(figure: float) -> int:
-    """Return how many digits stand behind the point of a figure as it is printed."""
+    """Return how many digits stand behind the point of a figure as it is printed: one of 64.0, none of 64."""
     text = repr(figure)
     if "e" in text:
         return max(0, -int(text.partition("e")[2]))
-    return len(text.partition(".")[2].rstrip("0"))
+    return len(text.partition(".")[2])

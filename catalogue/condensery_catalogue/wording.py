@@ -172,6 +172,11 @@ def answer(result: Mapping[str, Any], comparison: Mapping[str, Any]) -> str:
     return "; ".join(parts)
 
 
+def seeds_of(comparison: Mapping[str, Any]) -> int:
+    """Return over how many seeds a comparison's arm was measured; some arms play one where others play three."""
+    return len(comparison["measured"]["values"])
+
+
 def word(comparison: Mapping[str, Any]) -> str:
     """Return a comparison's verdict in one or two words that stand alone."""
     said = comparison["verdict"]

@@ -13,10 +13,11 @@ from rich.padding import Padding
 from tests.catalogue.commands import condensery
 
 from condensery import Registry
+from condensery.errors import UsageError
 from condensery_catalogue.browser import HINT, Browser, card_text
 from condensery_catalogue.browsing import asked, browsed, counts, kept
 from condensery_catalogue.listing import own_registry, rows
-from condensery_catalogue.showing import read_card
+from condensery_catalogue.showing import read_card, show_card
 
 Play = Callable[[Browser, Any], Awaitable[None]]
 
@@ -121,6 +122,17 @@ def test_typing_searches_and_enter_goes_to_what_was_found(registry: Registry) ->
         assert app.draft.command == ""
 
     play(registry, played)
+
+
+def test_a_card_has_what_any_reproduction_measured_for_its_claims(registry: Registry) -> None:
+    """few-bits is a reproduction of LSQ's card, and answers claims of others too."""
+    for key, claim in (("xnor-net", "xnor-net:resnet18"), ("lsq", "resnet18-w4a4")):
+        (made,) = (result for result in read_card(registry, key)["results"] if result["key"] == "few-bits")
+        said = [c["claim"]["id"] for c in made["comparisons"]]
+        assert claim in said
+        assert not [one for one in said if ":" in one and not one.startswith(f"{key}:")]
+    with pytest.raises(UsageError, match="'few-bits' is a reproduction, of 'lsq': condensery show lsq"):
+        show_card("few-bits", as_json=False)
 
 
 def test_a_card_shows_claims_beside_results_and_how_to_run_it(registry: Registry) -> None:

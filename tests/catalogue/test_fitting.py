@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from tests.catalogue.matrix.made import cell, matrix
@@ -96,6 +97,21 @@ def test_a_net_of_ones_own() -> None:
     found = fit(Plain(), train, registry=few("network-slimming", "structured-magnitude"), told=told.append)
     assert [(one.key, one.applies) for one in found] == [("network-slimming", True), ("structured-magnitude", False)]
     assert told == ["network-slimming", "structured-magnitude"]
+
+
+@pytest.mark.parametrize(
+    ("net", "task", "said"),
+    [
+        ("resnet21", "digits", "unknown model 'resnet21'; did you mean 'resnet20'"),
+        ("resnet8(width=abc)", "digits", "width"),
+        ("resnet8", "digit", "unknown task 'digit'; did you mean 'digits'"),
+    ],
+)
+def test_a_wrong_net_or_task_is_no_methods_fault(net: str, task: str, said: str) -> None:
+    told: list[str] = []
+    with pytest.raises(CondenseryError, match=re.escape(said)):
+        fit(net, task=task, registry=few("magnitude"), told=told.append)
+    assert told == []
 
 
 def test_the_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

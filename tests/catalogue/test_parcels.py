@@ -42,6 +42,7 @@ def test_a_file_that_differs_is_named_and_nothing_is_written(finished: Path, tmp
     assert not (there / "result.json").exists()
 
 
+FOLDED = {"a/report.json": b"{}", "a/report.json/report.json": b"{}"}
 EDITED = json_text({"seed": 0, "accuracy": 90.5}).replace("90.5", "99.5").encode()
 
 
@@ -50,6 +51,15 @@ def test_an_edited_report_is_not_exported(finished: Path, tmp_path: Path) -> Non
     with pytest.raises(ArtifactError, match=r"result\.json: damaged .*its checksum doesn't fit"):
         export_results(finished, tmp_path / "out.zip")
     assert not (tmp_path / "out.zip").exists()
+
+
+def test_what_would_fill_the_memory_is_refused_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A zip of a megabyte may claim to hold gigabytes: what it lists is added up before a file is read."""
+    monkeypatch.setattr("condensery_catalogue.parcels.ALL", 1000)
+    files = {f"{number}/report.json": b" " * 400 for number in range(3)}
+    source = _packed(tmp_path / "in.zip", files, dict.fromkeys(files, "0"))
+    with pytest.raises(ArtifactError, match="its files have more than 1000 bytes"):
+        import_results(source, tmp_path / "there")
 
 
 def _packed(path: Path, files: dict[str, bytes], listed: object) -> Path:
@@ -68,6 +78,8 @@ def _packed(path: Path, files: dict[str, bytes], listed: object) -> Path:
         ({"../report.json": b"{}"}, {"../report.json": "0"}, "is no file of an export"),
         ({"/report.json": b"{}"}, {"/report.json": "0"}, "is no file of an export"),
         ({"evil.py": b""}, {"evil.py": "0"}, "is no file of an export"),
+        ({f"{'a' * 300}/report.json": b"{}"}, {f"{'a' * 300}/report.json": "0"}, "is no file of an export"),
+        (FOLDED, dict.fromkeys(FOLDED, "0"), "'a/report.json/report.json' is no file of an export"),
         ({}, [], "not those that it lists"),
         ({"report.json": EDITED}, {"report.json": sha256(EDITED).hexdigest()}, "its checksum doesn't fit"),
     ],

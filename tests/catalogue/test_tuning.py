@@ -51,6 +51,13 @@ def test_a_choice_at_the_end_of_its_grid_is_marked() -> None:
     assert not at("adam", "sgd", chosen="adam")
 
 
+def test_fewer_and_more_seeds_than_the_tiers_own() -> None:
+    """A tier may leave seeds out for a reason, and it isn't for a number to bring them back."""
+    made = plan(tiers={"smoke": {**TIER, "seeds": [1, 2, 4]}})
+    for asked, expected in ((None, [1, 2, 4]), (2, [1, 2]), (5, [1, 2, 4, 5, 6])):
+        assert Jobs(REGISTRY, made, made.tiers["smoke"], "smoke", Path("out"), asked).seeds == expected
+
+
 def test_each_arm_runs_with_its_own_choice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At a rate of 1e-9 nothing is learnt, at 0.1 something."""
     monkeypatch.setenv("CONDENSERY_CACHE", str(tmp_path / "cache"))
@@ -59,7 +66,7 @@ def test_each_arm_runs_with_its_own_choice(tmp_path: Path, monkeypatch: pytest.M
     arms = {"plain": {"stages": [{"name": "longer", "epochs": 4}]}, "better": {"stages": [{"name": "l", "epochs": 6}]}}
     grid = {"grid": {"train.optimizer.lr": [1e-9, 0.1]}, "held_out": 0.2}
     tier = made.tiers["smoke"].model_copy(update={**grid, "defaults": {**SMALL, **changed}, "arms": arms})
-    jobs = Jobs(REGISTRY, made, tier, "smoke", tmp_path / "out", [0, 1])
+    jobs = Jobs(REGISTRY, made, tier, "smoke", tmp_path / "out", 2)
     tuned, reports = run_arms(jobs, RunOptions(device="cpu", as_json=True))
     assert [tuned[arm]["metric"] for arm in ("plain", "better")] == ["accuracy"] * 2
     assert [tuned[arm]["chosen"] for arm in ("plain", "better")] == [{"train.optimizer.lr": 0.1}] * 2
@@ -79,8 +86,8 @@ def test_an_arm_that_follows_has_the_values_of_another_and_plays_the_seeds_that_
     stages = {"stages": [{"name": "longer"}]}
     more = {"arms": dict.fromkeys(("wide-2", "wide-4", "still"), stages), "grid": {"train.optimizer.lr": [1e-9, 0.1]}}
     more |= {"follows": {"wide-2": ["wide-4", "st*"]}, "once": ["*-4"]}
-    made = plan(tiers={"smoke": {**TIER, **more}}, compare=[])
-    jobs = Jobs(REGISTRY, made, made.tiers["smoke"], "smoke", tmp_path / "out", [3, 4])
+    made = plan(tiers={"smoke": {**TIER, **more, "seeds": [3, 4]}}, compare=[])
+    jobs = Jobs(REGISTRY, made, made.tiers["smoke"], "smoke", tmp_path / "out")
     trials, played = [j for j in jobs if j.trial is not None], [(j.seed, j.arm) for j in jobs if j.trial is None]
     assert [(j.arm, j.seed, j.trial) for j in trials] == [("wide-2", 3, 0), ("wide-2", 3, 1)]
     assert played == [(3, "wide-2"), (3, "wide-4"), (3, "still"), (4, "wide-2"), (4, "still")]
@@ -130,7 +137,7 @@ def test_an_arm_that_diverges_costs_the_others_nothing(
     wild = {"name": "wild", "train": {"optimizer": {"lr": 1e30}}}
     arms = {"plain": {"stages": [{"name": "longer"}]}, "better": {"stages": [wild]}}
     made = plan(tiers={"smoke": {**TIER, "arms": arms, "grid": {"train.optimizer.lr": [0.01, 0.1]}}})
-    jobs = Jobs(REGISTRY, made, made.tiers["smoke"], "smoke", tmp_path / "out", [0, 1])
+    jobs = Jobs(REGISTRY, made, made.tiers["smoke"], "smoke", tmp_path / "out", 2)
     tuned, reports = run_arms(jobs, RunOptions(device="cpu"))
     assert "seed 1, better diverged: every setting of the grid diverged\n" in capsys.readouterr().err
     assert tuned["better"]["chosen"] is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
 from typing import Any
@@ -150,6 +151,35 @@ def test_a_scaled_down_run_tells_its_direction_in_the_claims_own_sense() -> None
     assert judge(claim("loss", -0.1), around(89.8), around(90.0), **options).why == "loses no more than allowed"
     assert judge(claim("loss", -0.1), around(88.0), around(90.0), **options).why == "loses more than allowed"
     assert judge(claim("gain", 1.0), around(90.2), around(90.0), **options).why == "gains"
+
+
+def test_one_seed_tells_no_direction_and_the_baselines_seeds_count_too() -> None:
+    options: dict[str, Any] = {"scale": "scaled-down"}
+    for given in (claim("gain", 1.0), claim("loss", -0.1), claim("level", 90.0)):
+        assert judge(given, [29.3], [91.5, 91.6, 91.7], **options).why == "one seed tells no direction"
+    assert word(claim("gain", 1.0), around(91.0), [90.0, 90.01]) == "inconclusive"
+    assert word(claim("gain", 1.0), around(91.0), [90.0]) == "inconclusive"
+    assert word(claim("count", 1000), [1000.0]) == "reproduced"
+
+
+@pytest.mark.parametrize("says", ["gain", "loss", "level", "bound", "count"])
+def test_what_is_not_finite_answers_nothing(says: Any) -> None:
+    for wrong in (math.nan, math.inf):
+        with pytest.raises(ValueError, match="isn't finite"):
+            judge(claim(says, 1.0), [1.0, wrong, 1.0], around(1.0), scale="paper")
+
+
+def test_a_bound_of_nothing_is_missed_by_anything() -> None:
+    assert judge(claim("bound", 0.0), [-2.0, -2.1, -2.2], scale="paper").word == "not"
+
+
+def test_a_printed_zero_is_a_digit() -> None:
+    """64.0 is printed to a tenth, so 63.55 is another number; 64 is printed to one, and 63.55 is it."""
+    for value, expected in ((64.0, "partly"), (64, "reproduced")):
+        said = {"kind": "count", "value": {"value": value, "source": "read"}, "unit": "%", "better": "higher"}
+        found = claimed(said)
+        assert found is not None
+        assert word(found, [63.55] * 3) == expected
 
 
 def test_a_size_is_tied_to_the_quality_it_was_claimed_at() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from condensery_catalogue.site.result_pages import page_name
-from condensery_catalogue.wording import RECALLED, answer, claimed, effect, measured, subject, word
+from condensery_catalogue.wording import RECALLED, answer, claimed, effect, measured, seeds_of, subject, word
 
 FACETS = ("verdict", "tier", "scale", "method", "kind", "caveat")
 """What the list is filtered by."""
@@ -39,17 +39,18 @@ def _row(result: Mapping[str, Any], comparison: Mapping[str, Any]) -> dict[str, 
         "effect": effect(comparison),
         "verdict": verdict,
         "answer": answer(result, comparison),
-        "facets": {**facets, "caveat": caveats(result, claim)},
+        "facets": {**facets, "caveat": caveats(comparison)},
     }
 
 
-def caveats(result: Mapping[str, Any], claim: Mapping[str, Any]) -> list[str]:
+def caveats(comparison: Mapping[str, Any]) -> list[str]:
     """Return what weakens an answer: a claim that nobody here has read, figures of others, a single seed."""
+    claim = comparison["claim"]
     source = claim["value"]["source"]
     found = {
         "claim recalled": source == RECALLED,
         "claim second-hand": source == "second-hand",
         "by a third party": claim.get("by") == "third party",
-        "1 seed": len(result["seeds"]) == 1,
+        "1 seed": seeds_of(comparison) == 1,
     }
     return [said for said, holds in found.items() if holds]

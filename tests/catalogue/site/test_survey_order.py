@@ -68,6 +68,7 @@ def test_what_is_within_noise_is_neither_better_nor_worse() -> None:
 
 def test_an_answer_says_what_weakens_it() -> None:
     claim = {"value": {"source": "recalled"}, "by": "third party"}
-    assert caveats({"seeds": [0]}, claim) == ["claim recalled", "by a third party", "1 seed"]
-    assert caveats({"seeds": [0, 1]}, {"value": {"source": "read"}}) == []
+    one, two = ({"values": [1.0] * seeds} for seeds in (1, 2))
+    assert caveats({"claim": claim, "measured": one}) == ["claim recalled", "by a third party", "1 seed"]
+    assert caveats({"claim": {"value": {"source": "read"}}, "measured": two}) == []
     assert answered([{**RESULT, "comparisons": [{"verdict": None}]}]) == {"rows": [], "facets": {}}
