@@ -97,20 +97,41 @@ def sections(result: Mapping[str, Any]) -> dict[str, str]:
 
 
 def recipes(result: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
-    """Return, as YAML, what the recipes of all arms have in common, and what each adds to it; both make the recipe.
-
-    What is in common is whole sections, such as the net, the data and the task, so that the two are put together
-    by writing one under the other.
-    """
+    """Return, as YAML, what the recipes of all arms have in common, and what each adds to it; both make the recipe."""
     own: Mapping[str, Mapping[str, Any]] = result["recipes"]
-    first = next(iter(own.values()))
-    shared = {name: value for name, value in first.items() if all(recipe.get(name) == value for recipe in own.values())}
-    adds = {arm: {name: value for name, value in recipe.items() if name not in shared} for arm, recipe in own.items()}
-    return _yaml(shared), {arm: _yaml(recipe) for arm, recipe in adds.items()}
+    shared = _common(list(own.values()))
+    return _yaml(shared), {arm: _yaml(_beyond(recipe, shared)) for arm, recipe in own.items()}
+
+
+def _common(recipes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what all mappings have alike, mappings below them included."""
+    found: dict[str, Any] = {}
+    for name, value in recipes[0].items():
+        values = [recipe.get(name) for recipe in recipes]
+        if all(each == value for each in values):
+            found[name] = value
+            continue
+        below = [each for each in values if isinstance(each, Mapping)]
+        if len(below) == len(values) and (alike := _common(below)):
+            found[name] = alike
+    return found
+
+
+def _beyond(recipe: Mapping[str, Any], shared: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a mapping adds to what it has in common with others."""
+    found = {}
+    for name, value in recipe.items():
+        if name not in shared:
+            found[name] = value
+        elif value != shared[name]:
+            found[name] = _beyond(value, shared[name])
+    return found
 
 
 def _yaml(recipe: Mapping[str, Any]) -> str:
-    return yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True, width=110) if recipe else ""
+    """Return a recipe as one would write it: what holds no further mappings stands on one line."""
+    dumped: str = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True, width=110, default_flow_style=None)
+    return dumped if recipe else ""
 
 
 def _claims(result: Mapping[str, Any]) -> str:

@@ -29,6 +29,13 @@ def page_of(result: Mapping[str, Any]) -> str:
     return "\n".join(f"## {title}\n\n{text}" for title, text in sections(result).items())
 
 
+def merged(shared: dict[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a mapping with what another adds to it, at any depth."""
+    for name, value in own.items():
+        shared[name] = merged(shared[name], value) if name in shared else value
+    return shared
+
+
 def test_a_page_tells_claims_arms_and_recipes() -> None:
     made = stored("deep-compression", "paper")
     page = page_of(made)
@@ -42,9 +49,10 @@ def test_a_page_tells_claims_arms_and_recipes() -> None:
     assert f"| {counted(arm['nonzeros'])} of 266,610 | {fmean(arm['storage']['file']):,.0f} | " in row
     assert f"x | {fmean(arm['storage_rate']):.2f}x | " in row
     shared, own = recipes(made)
-    assert {arm: yaml.safe_load(shared + text) for arm, text in own.items()} == made["recipes"]
-    assert "key: mnist" in shared
-    assert all("key: mnist" not in text for text in own.values())
+    whole = {arm: merged(yaml.safe_load(shared), yaml.safe_load(text)) for arm, text in own.items()}
+    assert whole == made["recipes"]
+    assert "mnist" in shared
+    assert all("mnist" not in text for text in own.values())
     assert made["commit"] in page
     assert f"torch {made['versions']['torch']}" in page
 
