@@ -18,13 +18,14 @@ from torch.overrides import TorchFunctionMode
 from condensery.errors import Misuse, UnknownKey, UsageError
 from condensery.nets.roles import MAP_ROLES, MODULE_ROLES, ROLES, is_attention, resolve
 from condensery.nets.transforms import first_argument
-from condensery.tasks import head
+from condensery.tasks import full_precision, head
 
 
 class TapValues(Mapping[str, Any]):
     """What the taps of one player read in one forward pass.
 
-    A module path gives its output tensor, ``path:input`` its input; a role gives a list in the net's order. Attention
+    A module path gives its output tensor, ``path:input`` its input; a role gives a list in the net's order. What is in
+    half precision, as autocast leaves it, comes as float32: what is built or compared on it is no half either. Attention
     probabilities and scores have shape ``(batch, heads, queries, keys)``; scores are before the softmax, masks added.
     """
 
@@ -39,7 +40,8 @@ class TapValues(Mapping[str, Any]):
         for tensor, version in zip(tensors, self._versions[target], strict=True):
             if tensor._version != version:
                 raise UsageError(f"tap {target!r}: the value was overwritten in place after it was read")
-        return list(tensors) if target in self._roles else tensors[0]
+        found = full_precision(list(tensors))
+        return found if target in self._roles else found[0]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._values)

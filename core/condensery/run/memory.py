@@ -6,6 +6,7 @@ so that they are no part of a recipe.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -95,7 +96,10 @@ def _bytes(tree: Any) -> int:
 
 def _tidy(mine: Path, limit: int) -> None:
     """Drop files beside one, those that weren't used for longest first, until all of them fit into a limit."""
-    sizes = {file: file.stat() for file in mine.parent.glob("*.safetensors")}
+    sizes = {}
+    for file in mine.parent.glob("*.safetensors"):
+        with contextlib.suppress(FileNotFoundError):  # another run may tidy here too
+            sizes[file] = file.stat()
     total = sum(found.st_size for found in sizes.values())
     for file in sorted(sizes, key=lambda file: sizes[file].st_mtime):
         if total > limit and file != mine:

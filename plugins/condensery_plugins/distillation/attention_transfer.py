@@ -15,6 +15,9 @@ from condensery_plugins.distillation.adapters import aligned, unpadded
 from condensery_plugins.distillation.layer_maps import LayerMap, fitting, tapped_pairs, tapped_values
 from condensery_plugins.distillation.pairs import warnings_of
 
+BETA = 1000.0
+"""The authors' weight of squared distances, and of distances times the number of positions."""
+
 
 @dataclass(eq=False, kw_only=True)
 class AttentionTransfer(Method):
@@ -26,10 +29,11 @@ class AttentionTransfer(Method):
 
     Loss: task + the distance of attentions, summed over the pairs of layers. As in the authors' code (``variant:
     code``) beta times the squared distance, the mean over examples and positions; as in the paper (``paper``) beta / 2
-    times the distance itself, not squared, the mean over examples. With ``by: gradient`` there is one distance, that of
-    the gradients of the task's loss by the inputs, each example's own: the loss is a mean, so it is taken times the
-    batch's size. The code has no gradients; in its variant they are squared as the attentions are. A text's padding is
-    no position.
+    times the distance itself, not squared, the mean over examples. The paper's beta is 1000 divided by positions and
+    batch, beside a sum over examples; beside their mean it is 1000 divided by the positions of the pair. With
+    ``by: gradient`` there is one distance, that of the gradients of the task's loss by the inputs, whose numbers count
+    as positions, each example's own: the loss is a mean, so it is taken times the batch's size. The code has no
+    gradients; in its variant they are squared as the attentions are. A text's padding is no position.
 
     When: at every step; by gradient each step differentiates twice.
 
@@ -102,10 +106,10 @@ class AttentionTransfer(Method):
 
         :param share: of the positions that aren't padding, in each example.
         """
-        beta = self.beta if self.beta is not None else {"code": 1000.0, "paper": 0.1}[self.variant]
+        real = share.mean() if isinstance(share, Tensor) else share
         if self.variant == "code":
-            real = share.mean() if isinstance(share, Tensor) else share
-            return beta * (mine - theirs).square().mean() / real
+            return (BETA if self.beta is None else self.beta) * (mine - theirs).square().mean() / real
+        beta = BETA / (mine.shape[1] * real) if self.beta is None else self.beta
         return beta / 2 * torch.linalg.vector_norm(mine - theirs, dim=1).mean()  # type: ignore[no-any-return]
 
 

@@ -72,7 +72,8 @@ class DisWOT(Method):
         player.tap(path)
 
         # Its own draws, as of dropout, leave those of the run as they are.
-        with torch.enable_grad(), torch.random.fork_rng(devices=[]):
+        gpus = [stage.device] if stage.device.type == "cuda" else []
+        with torch.enable_grad(), torch.random.fork_rng(devices=gpus):
             torch.manual_seed(draw)
             outputs = player.play(stage.task, batch)
             loss = stage.task.loss(outputs.tree, batch)

@@ -46,6 +46,8 @@ def paired(kind: LayerMap, students: int, teachers: int) -> list[tuple[int, int]
     :raises UsageError: for ``one-to-one`` where they aren't as many.
     """
     if kind == "many-to-one":
+        if students > teachers:  # the last layers meet here too
+            return [(-(-(number + 1) * students // teachers) - 1, number) for number in range(teachers)]
         return [(number * students // teachers, number) for number in range(teachers)]
     if kind == "one-to-one" and students != teachers:
         raise UsageError(f"one-to-one: the student has {students} stages and the teacher {teachers}; say skip")

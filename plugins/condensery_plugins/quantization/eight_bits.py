@@ -72,7 +72,8 @@ def encoded(x: Tensor, kind: Kind, offset: int = 0) -> tuple[Tensor, Tensor]:
     if kind in ("tree", "linear"):
         scale = x.abs().amax(1, keepdim=True) if x.shape[1] else x.new_zeros(len(x), 1)
     else:
-        scale = x.new_ones(len(x), 1)
+        # No code says that a number isn't finite, so the scale does; the largest number does it for the others.
+        scale = torch.where(x.isfinite().all(1, keepdim=True), 1.0, torch.nan).to(x)
     shares = x / torch.where(scale > 0, scale, 1)
     return torch.bucketize(shares, _halfway(kind, offset).to(x.device), out_int32=True).to(torch.uint8), scale
 

@@ -137,7 +137,8 @@ class ScaledSign(Signed):
         within -1 and 1, otherwise 0. With a scale a of n entries also ``paper``: g (1/n + a 1(|w| <= 1)), and
         ``exact``: the chain rule through the mean, sign(w) / n times the sum of g sign(w), + a g 1(|w| <= 1).
     :param limited: the latent is kept within -1 and 1.
-    :param centred: after each step the latent's mean over the inputs, dimension 1, is taken away.
+    :param centred: after each step the latent's mean over the inputs is taken away, over dimension 1, or 0 where
+        ``axis`` is 1; where there is one input alone, as in a depthwise convolution, nothing would be left: it stays.
     :param stochastic: in training the sign is drawn, 1 with probability clip((w + 1) / 2, 0, 1).
     :param real: out of training the latent itself is used, so that nothing is quantized in the end.
     """
@@ -200,8 +201,9 @@ class ScaledSign(Signed):
 
     def settle(self, latent: Tensor | None) -> None:
         """Centre the latent weight and keep it within -1 and 1, where that is asked for."""
-        if latent is not None and self.centred:
-            latent.sub_(latent.mean(1, keepdim=True))
+        inputs = 0 if self.groups.axis == 1 else 1
+        if latent is not None and self.centred and latent.shape[inputs] > 1:
+            latent.sub_(latent.mean(inputs, keepdim=True))
         if latent is not None and self.limited:
             latent.clamp_(-1, 1)
 

@@ -120,7 +120,8 @@ class Thresholds(Transform):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return -1, 0 and 1, of the shape of the sums."""
-        return (x > self.high).to(x.dtype) - (x < self.low).to(x.dtype)
+        fired = (x > self.high).to(x.dtype) - (x < self.low).to(x.dtype)
+        return torch.where(x.isnan(), x, fired)  # what is not a number stays so
 
     def config(self) -> dict[str, Any]:
         """Return the shape of the thresholds."""

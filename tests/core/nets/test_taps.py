@@ -40,6 +40,21 @@ def test_a_tap_before_an_inplace_activation() -> None:
         taps.collect()["linear"]
 
 
+def test_taps_are_no_half_precision_under_autocast() -> None:
+    """What a method builds or compares on them would be half as well, where a small step changes nothing."""
+    taps = Taps(clone(nn.Sequential(nn.Linear(4, 4), nn.ReLU())))
+    taps.add("0")
+    with torch.autocast("cpu", torch.bfloat16), taps.reading():
+        out = taps.model(torch.randn(8, 4))
+    seen = taps.collect()["0"]
+    assert out.dtype == torch.bfloat16
+    assert seen.dtype == torch.float32
+    seen.square().sum().backward()
+    gradient = taps.model.get_parameter("0.weight").grad
+    assert gradient is not None
+    assert float(gradient.abs().sum()) > 0
+
+
 def test_taps_of_packed_and_named_outputs() -> None:
     class Named(nn.Module):
         def forward(self, x: Tensor) -> dict[str, Tensor]:

@@ -42,8 +42,19 @@ def test_an_attention_by_hand() -> None:
 def test_both_variants_by_hand() -> None:
     """Two positions: the code's mean is half of the squared distance; the paper takes half of the distance itself."""
     assert float(term(AttentionTransfer(), MINE, THEIRS)) == pytest.approx(1000 * FAR / 2)
-    assert float(term(AttentionTransfer(variant="paper"), MINE, THEIRS)) == pytest.approx(0.1 / 2 * math.sqrt(FAR))
+    assert float(term(AttentionTransfer(variant="paper"), MINE, THEIRS)) == pytest.approx(1000 / 2 / 2 * math.sqrt(FAR))
     assert float(term(AttentionTransfer(variant="paper", beta=4.0), MINE, THEIRS)) == pytest.approx(2 * math.sqrt(FAR))
+
+
+@pytest.mark.parametrize("variant", ["code", "paper"])
+def test_a_batch_weighs_as_one_example(variant: Any) -> None:
+    """Both are means over examples: the paper's one over the batch's size is in its beta."""
+    method = AttentionTransfer(variant=variant)
+    alone = term(method, MINE, THEIRS)
+    same = term(method, torch.cat([MINE] * 3), torch.cat([THEIRS] * 3))
+    half = term(method, torch.cat([MINE, THEIRS.expand_as(MINE)]), torch.cat([THEIRS] * 2))
+    assert float(same) == pytest.approx(float(alone))
+    assert float(half) == pytest.approx(float(alone) / 2)
 
 
 @pytest.mark.parametrize("method", [AttentionTransfer(beta=3.0), AttentionTransfer(variant="paper")])

@@ -20,6 +20,7 @@ from condensery_plugins.distillation.layer_maps import LayerMap, paired, stages_
         ("skip", 4, 2, [(0, 0), (1, 0), (2, 1), (3, 1)]),  # a deeper student
         ("many-to-one", 2, 4, [(0, 0), (0, 1), (1, 2), (1, 3)]),
         ("many-to-one", 2, 3, [(0, 0), (0, 1), (1, 2)]),
+        ("many-to-one", 4, 2, [(1, 0), (3, 1)]),
     ],
 )
 def test_pairs_by_hand(kind: LayerMap, students: int, teachers: int, pairs: list[tuple[int, int]]) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from tests.plugins.quantization.helpers import stage_of
@@ -66,6 +68,15 @@ def test_each_row_has_its_own_scale_and_zeros_stay() -> None:
     assert decoded(codes, scale, "tree")[1].tolist() == [0.0, 0.0, 0.0]
     assert decoded(codes, scale, "tree")[2].tolist() == pytest.approx([1e-8, -1e-8 * half, 0.0], abs=1e-12)
     assert encoded(torch.zeros(2, 0), "tree")[1].tolist() == [[0.0], [0.0]]
+
+
+@pytest.mark.parametrize("kind", ["tree", "linear", "mantissa", "static-tree"])
+def test_a_row_that_is_not_finite_is_so_behind_the_wire(kind: Any) -> None:
+    """No code says that a gradient has exploded, so its row's scale does."""
+    x = torch.tensor([[0.1, torch.nan, -0.2], [0.1, 0.3, -0.2]])
+    found = decoded(*encoded(x, kind), kind)
+    assert bool(found[0].isnan().all())
+    assert bool(found[1].isfinite().all())
 
 
 def test_workers_average_what_they_decode() -> None:

@@ -110,6 +110,15 @@ def test_latent_weights_are_centred_over_the_inputs_and_kept() -> None:
     assert latent.abs().max() == 9  # kept by nothing
 
 
+def test_centring_leaves_what_has_one_input_and_knows_the_axis_of_a_transposed_convolution() -> None:
+    depthwise = torch.full((4, 1, 3, 3), 0.5)
+    ScaledSign(scaled=True, axis=0, centred=True).start(depthwise)
+    assert torch.equal(depthwise, torch.full((4, 1, 3, 3), 0.5))
+    transposed = torch.tensor([[1.0, 3.0], [2.0, 7.0]])  # (inputs, outputs)
+    ScaledSign(scaled=True, axis=1, centred=True).start(transposed)
+    assert transposed.tolist() == [[-0.5, -2.0], [0.5, 2.0]]
+
+
 def test_ternary_by_hand() -> None:
     """Mean size 1, threshold 0.7: 1.5, -2 and 1 stay, and their mean size is 1.5; 0.7 itself is zero."""
     values = torch.tensor([[0.1, 0.7, 1.5], [-2.0, 1.0, -0.7]])
