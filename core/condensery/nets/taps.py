@@ -25,7 +25,7 @@ class TapValues(Mapping[str, Any]):
     """What the taps of one player read in one forward pass.
 
     A module path gives its output tensor, ``path:input`` its input; a role gives a list in the net's order. What is in
-    half precision, as autocast leaves it, comes as float32: what is built or compared on it is no half either. Attention
+    half precision, as autocast leaves it, comes as float32, and so is what is built or compared on it. Attention
     probabilities and scores have shape ``(batch, heads, queries, keys)``; scores are before the softmax, masks added.
     """
 
