@@ -191,7 +191,7 @@ def test_what_is_known_of_the_same_methods_is_linked(page: Page) -> None:
     known = page.locator("#known li").first
     assert known.inner_text().startswith("the same stages: qkd-desk, qkd on resnet20, cifar10: accuracy ")
     assert known.locator("a").first.get_attribute("href") == "r/qkd-desk.html"
-    go(page, c="ttq")
+    go(page, c="bnn")
     assert page.inner_text("#known ul") == "no stored result of these methods"
 
 
