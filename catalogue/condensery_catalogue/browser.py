@@ -183,7 +183,7 @@ class Browser(App[None]):
         if key is None:
             text.update("Nothing has all of this; c clears the filters.")
         else:
-            text.update(card_text({**read_card(self.registry, key), "results": self.entries[key]["results"]}))
+            text.update(card_text(read_card(self.registry, key, self.entries[key]["results"])))
             self.query_one("#card").scroll_home(animate=False)
 
     # ------------------------------------------------------------ the composition

@@ -17,7 +17,7 @@ from condensery_catalogue.generated import keep, markdown_table, play
 from condensery_catalogue.listing import own_registry
 from condensery_catalogue.reproduction import card_of, load_reproduction
 from condensery_catalogue.results import stored_results
-from condensery_catalogue.wording import DOUBT, claimed, reference, source, subject, word
+from condensery_catalogue.wording import DOUBT, claimed, reference, source, subject, whose, word
 
 PAGE = Path("catalogue/docs/claims.md")
 MODULE = "condensery_catalogue.claims_list"
@@ -49,8 +49,7 @@ def standings(registry: Registry) -> dict[tuple[str, str], list[Standing]]:
                 else:
                     why = "an arm diverged" if gone.keys() & set(item.arms) else spec.takes or "no estimate"
                     standing = ("pending", f"{place}{smaller}: {why}")
-                whose, _, own = claim["id"].rpartition(":")
-                found.setdefault((whose or plan.card, own), []).append(standing)
+                found.setdefault(whose(plan.card, claim), []).append(standing)
     return found
 
 

@@ -11,6 +11,7 @@ from condensery.contract import Registry
 from condensery.errors import UnknownKey, UsageError
 from condensery.files import package_folder, read_json
 from condensery.recipe import load_yaml
+from condensery_catalogue.wording import whose
 
 TierName = Literal["smoke", "desk", "paper"]
 CHECKOUT = Path("reproductions")
@@ -76,7 +77,7 @@ def results_on(registry: Registry, card: str) -> list[dict[str, Any]]:
     """
     found = []
     for result in (result for key in registry.keys("recipes") for result in stored_results(registry, key)):
-        own = [c for c in result["comparisons"] if (c["claim"]["id"].rpartition(":")[0] or result["card"]) == card]
+        own = [c for c in result["comparisons"] if whose(result["card"], c["claim"])[0] == card]
         if own or result["card"] == card:
             found.append({**result, "comparisons": own})
     return found

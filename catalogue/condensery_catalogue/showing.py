@@ -43,13 +43,16 @@ def show_card(key: str, *, as_json: bool) -> None:
         _print_card(card)
 
 
-def read_card(registry: Registry, key: str) -> dict[str, Any]:
-    """Return a card with what the catalogue knows of it beside: whether it runs, its usual tier, its results."""
+def read_card(registry: Registry, key: str, results: list[dict[str, Any]] | None = None) -> dict[str, Any]:
+    """Return a card with what the catalogue knows of it beside: whether it runs, its usual tier, its results.
+
+    :param results: those of a caller that has read them; by default all that answer its claims are read.
+    """
     card = dict(registry.card(key) or {"key": key, "name": key, "status": "no card"})
     card["runs"] = key in registry.entries["methods"]
     has = key in registry.entries["recipes"]
     card["reproduction"] = usual_tier(registry, key) if has else None
-    card["results"] = results_on(registry, key)
+    card["results"] = results_on(registry, key) if results is None else results
     return card
 
 

@@ -172,6 +172,15 @@ def answer(result: Mapping[str, Any], comparison: Mapping[str, Any]) -> str:
     return "; ".join(parts)
 
 
+def whose(card: str, claim: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the card that a compared claim is of, and its id there: one of another card says whose it is.
+
+    :param card: of the reproduction that compares it.
+    """
+    other, _, own = claim["id"].rpartition(":")
+    return other or card, own
+
+
 def seeds_of(comparison: Mapping[str, Any]) -> int:
     """Return over how many seeds a comparison's arm was measured; some arms play one where others play three."""
     return len(comparison["measured"]["values"])

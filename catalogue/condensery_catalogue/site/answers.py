@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from condensery_catalogue.site.result_pages import page_name
-from condensery_catalogue.wording import RECALLED, answer, claimed, effect, measured, seeds_of, subject, word
+from condensery_catalogue.wording import RECALLED, answer, claimed, effect, measured, seeds_of, subject, whose, word
 
 FACETS = ("verdict", "tier", "scale", "method", "kind", "caveat")
 """What the list is filtered by."""
@@ -22,15 +22,14 @@ def answered(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _row(result: Mapping[str, Any], comparison: Mapping[str, Any]) -> dict[str, Any]:
     claim, verdict = comparison["claim"], word(comparison)
-    # A claim of another card says whose it is.
-    whose, _, own = claim["id"].rpartition(":")
+    card, own = whose(result["card"], claim)
     words = (verdict, result["tier"], result["scale"], result["card"], claim["kind"])
     facets = {facet: [said] for facet, said in zip(FACETS, words, strict=False)}
     return {
         "page": page_name(result),
         "method": result["card"],
         "claim": claim["id"],
-        "whose": whose or result["card"],
+        "whose": card,
         "own": own,
         "what": subject(claim),
         "claimed": claimed(claim),

@@ -40,7 +40,7 @@ class TapValues(Mapping[str, Any]):
         for tensor, version in zip(tensors, self._versions[target], strict=True):
             if tensor._version != version:
                 raise UsageError(f"tap {target!r}: the value was overwritten in place after it was read")
-        found = full_precision(list(tensors))
+        found = [full_precision(tensor) for tensor in tensors]
         return found if target in self._roles else found[0]
 
     def __iter__(self) -> Iterator[str]:

@@ -45,15 +45,19 @@ def paired(kind: LayerMap, students: int, teachers: int) -> list[tuple[int, int]
     :param teachers: how many the teacher has.
     :raises UsageError: for ``one-to-one`` where they aren't as many.
     """
-    if kind == "many-to-one":
-        if students > teachers:  # the last layers meet here too
-            return [(-(-(number + 1) * students // teachers) - 1, number) for number in range(teachers)]
+    if kind == "many-to-one" and students <= teachers:
         return [(number * students // teachers, number) for number in range(teachers)]
+    if kind == "many-to-one":
+        return [(_up_to(number, teachers, students), number) for number in range(teachers)]
     if kind == "one-to-one" and students != teachers:
         raise UsageError(f"one-to-one: the student has {students} stages and the teacher {teachers}; say skip")
 
-    # Rounded up, so that the last layers meet, and each layer of a deeper student has a teacher.
-    return [(number, -(-(number + 1) * teachers // students) - 1) for number in range(students)]
+    return [(number, _up_to(number, students, teachers)) for number in range(students)]
+
+
+def _up_to(number: int, these: int, those: int) -> int:
+    """Return which of some layers goes with one of others: rounded up, so that the last ones meet."""
+    return -(-(number + 1) * those // these) - 1
 
 
 def tapped_pairs(stage: Stage, key: str, chosen: Mapping[str, str], kind: LayerMap) -> list[tuple[str, str]]:

@@ -96,7 +96,7 @@ def quantize_layers(
         examples = stage.sample(SAMPLES) if examples is None else examples
         chosen = stage.layers(plan.layer_inputs, f"{method}.layer_activation_bits")
         input_bits = plan_bits(stage, plan.inputs, plan.edges) | chosen
-        inputs = _inputs(stage, method, bits, examples)  # of the net in floats
+        inputs = recorded(stage, method, bits, examples)  # of the net in floats
         count = sum(batch.size for batch in examples)
         for path in [path for path in bits if path not in inputs]:
             if path in _several(stage):
@@ -117,8 +117,8 @@ def quantize_layers(
             attach(f"{path}:input", method, input_quantizer(calls, input_bits[path]))
 
 
-def _inputs(stage: Stage, method: str, paths: Iterable[str], examples: Sequence[Batch]) -> dict[str, Seen]:
-    """Return what reaches each layer on some examples; several inputs of one layer aren't looked at.
+def recorded(stage: Stage, method: str, paths: Iterable[str], examples: Sequence[Batch]) -> dict[str, Seen]:
+    """Return what reaches each module on some examples; several inputs of one layer aren't looked at.
 
     :raises NotApplicable: if there are no examples.
     """

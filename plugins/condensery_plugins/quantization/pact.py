@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from condensery import NotApplicable, Stage, Transform, Weight, hookimpl, straight_through
 from condensery.nets import QUANTIZE, attached
-from condensery_plugins.quantization.calibration import SAMPLES, Plan, Seen, flat, plan_bits
+from condensery_plugins.quantization.calibration import SAMPLES, Plan, Seen, flat, plan_bits, recorded
 from condensery_plugins.quantization.observers import Scheme, mean_square, min_max
 from condensery_plugins.quantization.quantizer import BitQuantizer
 from condensery_plugins.quantization.rectifiers import Rectifiers, rectifiers
@@ -101,10 +101,7 @@ class PACT(BitQuantizer):
         self.unreached_ = found.functions
 
         edges = stage.edges() if self.edge_bits is not None else ()
-        seen = stage.record_inputs([*taken, *edges], SAMPLES)  # of the net in floats
-        if not seen:
-            raise NotApplicable(self.key, "the calibration set is empty: no layer is called on any example of it")
-
+        seen = recorded(stage, self.key, [*taken, *edges], stage.sample(SAMPLES))  # of the net in floats
         self.quantize(stage)
         for relu, width in taken.items():
             if relu in seen:
@@ -113,7 +110,7 @@ class PACT(BitQuantizer):
                 stage.left_out[f"{relu}:output"] = "stays float: no float reaches it on sampled examples"
         for path in edges:
             if path in seen:
-                stage.attach(f"{path}:input", self.key, self._edge(seen[path], self.edge_bits or 0))
+                stage.attach(f"{path}:input", self.key, self._edge(seen[path], bits[path]))
 
     def _clip(self, seen: Seen, bits: int) -> LearnedClip:
         """Return a clip for what reached a ReLU, or a layer."""
