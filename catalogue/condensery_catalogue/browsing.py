@@ -13,7 +13,7 @@ from typing import Any
 from condensery.contract import Registry
 from condensery.errors import UsageError
 from condensery_catalogue.listing import FACETS, open_registry, rows, words_of
-from condensery_catalogue.results import stored_results
+from condensery_catalogue.results import all_results, results_on
 from condensery_catalogue.wording import word
 
 BROWSED = ("verdict", *FACETS, "identity")
@@ -29,12 +29,12 @@ Chosen = Mapping[str, Iterable[str]]
 
 def browsed(registry: Registry) -> list[Entry]:
     """Return the rows of ``list`` in the survey's order, each with its card, results, facets and text to search."""
-    results = [result for key in registry.keys("recipes") for result in stored_results(registry, key)]
+    results = all_results(registry)
     terms = chinese()
     found = []
     for row in rows(registry):
         card = {"name": row["key"], "status": "no card", **(registry.card(row["key"]) or {}), "key": row["key"]}
-        own = [result for result in results if result["card"] == row["key"]]
+        own = results_on(results, row["key"])
         entry = {**row, "card": card, "results": own, "verdict": answered(card, own)}
         entry["facets"] = {facet: words_of(entry, facet) for facet in BROWSED}
         found.append(entry | {"search": search_text(entry, terms)})

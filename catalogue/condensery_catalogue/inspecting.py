@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
 from condensery.contract import Registry
+from condensery.tasks import GIVEN
 from condensery_catalogue.app import waited_for
 from condensery_catalogue.listing import console, open_registry, table
 from condensery_catalogue.wording import collapses
@@ -17,12 +19,19 @@ BAR = 16
 
 
 def inspect_file(path: Path, *, as_json: bool) -> None:
-    """Print where the bytes of an artifact are.
+    """Print where the bytes of an artifact are, once its net has been built of them.
 
-    :raises ArtifactError: for a file that is missing, damaged, or no artifact.
+    :raises ArtifactError: for a file that is missing, damaged, no artifact, or that describes no net.
     """
     with waited_for("reading"):
-        found = describe(path, open_registry())
+        from condensery.storage import open_artifact
+
+        registry = open_registry()
+        found = describe(path, registry)
+        if found["model"]["key"] == GIVEN:
+            print("a net of somebody's own, which isn't here: its shapes aren't checked against it", file=sys.stderr)
+        else:
+            open_artifact(path, registry)
     if as_json:
         print(json.dumps(found, indent=1))
     else:
@@ -31,8 +40,13 @@ def inspect_file(path: Path, *, as_json: bool) -> None:
 
 def describe(path: Path, registry: Registry) -> dict[str, Any]:
     """Return an artifact's tensors and sizes as plain data, checked but without building the net."""
+    from torch import nn
+
+    from condensery.nets import Given
     from condensery.storage import ROOT, coding_of, cost_of, read
 
+    # A net of somebody's own isn't needed to tell its bytes: any stands for it.
+    registry = registry.extended(GIVEN, Given(nn.Identity()))
     manifest, _, sizes = read(path, registry)
 
     tensors = []

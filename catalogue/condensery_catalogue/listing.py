@@ -136,9 +136,9 @@ def _having(found: Sequence[Mapping[str, Any]], facet: str, word: str) -> list[A
     """
     first, dash, last = word.partition("-")
     if facet == "year" and first.isdigit() and (last if dash else first).isdigit():
-        return [row for row in found if row["year"] and int(first) <= row["year"] <= int(last if dash else first)]
-
-    kept = [row for row in found if word in words_of(row, facet)]
+        kept = [row for row in found if row["year"] and int(first) <= row["year"] <= int(last if dash else first)]
+    else:
+        kept = [row for row in found if word in words_of(row, facet)]
     if not kept:
         raise UnknownKey(facet.replace("-", " "), word, {w for row in found for w in words_of(row, facet)})
     return kept
@@ -183,10 +183,8 @@ def list_cards(chosen: Mapping[str, str | None], *, as_json: bool) -> None:
 
     letters = {kind for row in found for kind in row["network"]}
     out.print("on: " + ", ".join(f"{LETTERS[kind]} {kind}" for kind in LETTERS if kind in letters) + f". {DOUBT}")
-    out.print(
-        f"{len(found)} entries. condensery show KEY tells more, condensery fit MODEL what a net can take.",
-        highlight=False,
-    )
+    count = f"{len(found)} {'entry' if len(found) == 1 else 'entries'}"
+    out.print(f"{count}. condensery show KEY tells more, condensery fit MODEL what a net can take.", highlight=False)
 
 
 def list_plugins(*, as_json: bool) -> None:

@@ -20,7 +20,8 @@ from typing import get_args
 
 from condensery.contract import Registry
 from condensery.errors import CondenseryError, UnknownKey, UsageError
-from condensery.files import write_json
+from condensery.files import unwritable, write_json
+from condensery.run import find_device
 from condensery_catalogue.estimates import Estimates
 from condensery_catalogue.jobs import Job, Jobs
 from condensery_catalogue.judging import judge
@@ -66,15 +67,22 @@ def run_pending(
     :param jobs: processes side by side.
     :param keys: only these reproductions, all if empty.
     :raises UnknownKey: for a tier that there isn't.
-    :raises UsageError: for a budget or device that can't be read.
+    :raises UsageError: for a budget that can't be read, and a device that isn't there; at the end, where something
+        stood in a tier's way.
+    :raises FileError: if ``out`` can't be written.
     """
     for tier in tiers:
         if tier not in get_args(TierName):
             raise UnknownKey("tier", tier, get_args(TierName))
     until = None if budget is None else time.monotonic() + seconds_in(budget)
     check_device(device)
+    find_device(device)  # each job would find out for itself that there is none
     quiet_libraries()
     registry, home = open_registry(), out or Path("runs") / "pending"
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritable(home, error) from None
 
     waiting = list(pending_tiers(registry, tiers or ("desk", "paper"), home, keys))
     if len(waiting) > 1:  # one alone has no order to be worked out
@@ -90,6 +98,8 @@ def run_pending(
         for item in waiting:
             conclude(item)
     print_queue(waiting, done)
+    if left := [item for item in waiting if item.why]:
+        raise UsageError(f"{len(left)} of {len(waiting)} tiers are left, the first because of: {left[0].why}")
 
 
 def seconds_in(budget: str) -> float:

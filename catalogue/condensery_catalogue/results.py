@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -70,14 +70,21 @@ def stored_results(registry: Registry, key: str, *, sealed: bool = True) -> list
     return [result for result in found if result["key"] == key]
 
 
-def results_on(registry: Registry, card: str) -> list[dict[str, Any]]:
-    """Return the stored results that answer claims of a card, whatever reproduction made them.
+def all_results(registry: Registry) -> list[dict[str, Any]]:
+    """Return the stored results of all reproductions, in the order of their keys."""
+    return [result for key in registry.keys("recipes") for result in stored_results(registry, key)]
 
-    Comparisons of other cards' claims are left out. A result of a reproduction of the card itself is there in any case.
+
+def results_on(results: Iterable[Mapping[str, Any]], card: str) -> list[dict[str, Any]]:
+    """Return those results that answer claims of a card, whatever reproduction made them.
+
+    Comparisons of other cards' claims are left out, and the card's own have the ids that it gives them. A result of a
+    reproduction of the card itself is there in any case.
     """
     found = []
-    for result in (result for key in registry.keys("recipes") for result in stored_results(registry, key)):
-        own = [c for c in result["comparisons"] if whose(result["card"], c["claim"])[0] == card]
+    for result in results:
+        claims = [(c, *whose(result["card"], c["claim"])) for c in result["comparisons"]]
+        own = [{**c, "claim": {**c["claim"], "id": id}} for c, of, id in claims if of == card]
         if own or result["card"] == card:
             found.append({**result, "comparisons": own})
     return found

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from condensery.errors import UnknownKey, UsageError
 from condensery_catalogue.listing import console, open_registry, table
-from condensery_catalogue.results import results_on, usual_tier
+from condensery_catalogue.results import all_results, results_on, usual_tier
 from condensery_catalogue.wording import answer, claimed, effect, measured, reference, seeds_of, source, subject
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def read_card(registry: Registry, key: str, results: list[dict[str, Any]] | None
     card["runs"] = key in registry.entries["methods"]
     has = key in registry.entries["recipes"]
     card["reproduction"] = usual_tier(registry, key) if has else None
-    card["results"] = results_on(registry, key) if results is None else results
+    card["results"] = results_on(all_results(registry), key) if results is None else results
     return card
 
 

@@ -67,6 +67,14 @@ def test_list_by_any_facet(facet: str, word: str, has: str, lacks: str) -> None:
     assert lacks not in keys
 
 
+def test_a_year_without_an_entry_is_named() -> None:
+    for word in ("2050", "2050-2060", "1900"):
+        done = condensery("list", "--year", word)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.startswith(f"error: unknown year '{word}'; did you mean '")
+    assert condensery("list", "--year", "1989").stdout.splitlines()[-1].startswith("1 entry. condensery show KEY")
+
+
 def test_facets_are_the_taxonomys() -> None:
     fields = {name.replace("_", "-") for name in Taxonomy.model_fields}
     assert fields < set(FACETS)

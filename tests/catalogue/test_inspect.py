@@ -1,17 +1,20 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from tests.catalogue.commands import condensery
+from tests.core.storage.test_artifact import rewritten
 
 from condensery import Registry
-from condensery.nets import attach, build_net
+from condensery.errors import ArtifactError
+from condensery.nets import Given, attach, build_net
 from condensery.recipe import ModelSpec, TaskSpec
 from condensery.storage import bake, save_artifact
-from condensery.tasks import build_task
+from condensery.tasks import GIVEN, TaskFacts, build_task
 from condensery_catalogue.inspecting import describe, inspect_file, print_sizes
 from condensery_plugins.codecs.entropy_coded import EntropyCoded
 from condensery_plugins.pruning.masks import Mask
@@ -63,6 +66,27 @@ def test_what_people_see(path: Path, capsys: pytest.CaptureFixture[str], monkeyp
     assert max(map(len, said.splitlines())) <= 120
     inspect_file(path, as_json=True)
     assert json.loads(capsys.readouterr().out)["model"]["key"] == "mlp"
+
+
+def test_a_manifest_that_describes_no_net_is_refused(path: Path, tmp_path: Path) -> None:
+    """Shapes that the model of that name doesn't have are what a reader of the table would believe."""
+    lying = tmp_path / "lying.safetensors"
+    shutil.copy(path, lying)
+    rewritten(lying, lambda m, _: m["model"].update(hidden=[21]))
+    with pytest.raises(ArtifactError, match=r"'fc1\.bias' has shape \(20,\), not \(21,\)"):
+        inspect_file(lying, as_json=True)
+
+
+def test_a_net_of_somebodys_own_is_shown_unchecked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its 4 x 3 weights are 48 bytes, its bias 16."""
+    net, registry = torch.nn.Linear(3, 4), Registry.open()
+    given = Given(net)
+    facts = TaskFacts(kind="given", outputs=4)
+    save_artifact(tmp_path / "own.safetensors", bake(net, registry), given.spec, facts, registry.extended(GIVEN, given))
+    inspect_file(tmp_path / "own.safetensors", as_json=True)
+    said = capsys.readouterr()
+    assert {row["tensor"]: row["payload"] for row in json.loads(said.out)["tensors"]} == {"weight": 48, "bias": 16}
+    assert said.err == "a net of somebody's own, which isn't here: its shapes aren't checked against it\n"
 
 
 def test_what_collapsed_is_shown(path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,13 +9,16 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 from tests.catalogue import made_up
 from tests.catalogue.made_up import KEY, SMALL, install
 
 from condensery import Registry, Run, UsageError
+from condensery.errors import FileError
 from condensery.recipe import parse_recipe
 from condensery_catalogue.estimates import OVERHEAD, Estimates, Foretold, Stopwatch
 from condensery_catalogue.jobs import Jobs
@@ -171,6 +174,25 @@ def test_a_tier_is_concluded_with_what_each_arm_tried_and_chose(gridded: Path) -
         assert low < high
         assert diverged is None
         assert result["recipes"][arm]["train"]["optimizer"]["lr"] == 0.1
+
+
+def test_what_stands_in_the_way_ends_the_queue_with_an_error(
+    gridded: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A job that fails leaves its tier; a device that isn't there and a file in the folder's place come first."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UsageError, match="device 'cuda': no CUDA device here"):
+        run_pending(("smoke",), None, 1, gridded / "out", "cuda", (KEY,))
+    file = gridded / "file"
+    file.touch()
+    with pytest.raises(FileError, match=r"file/out can't be written \(Not a directory\); give another folder"):
+        run_pending(("smoke",), None, 1, file / "out", "cpu", (KEY,))
+    assert not (gridded / "out").exists()
+
+    monkeypatch.setattr(subprocess, "Popen", partial(subprocess.Popen, executable="/bin/false"))
+    with pytest.raises(UsageError, match=r"1 of 1 tiers are left, the first because of: stopped"):
+        run_pending(("smoke",), None, 1, gridded / "out", "cpu", (KEY,))
+    assert "stopped" in capsys.readouterr().out
 
 
 def test_a_trial_never_sees_the_test_data(gridded: Path) -> None:

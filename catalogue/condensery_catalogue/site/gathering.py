@@ -16,7 +16,7 @@ from condensery_catalogue.fitting import Partners
 from condensery_catalogue.matrix import stored_matrix
 from condensery_catalogue.points import comparable, lanes
 from condensery_catalogue.reproduction import load_reproduction
-from condensery_catalogue.results import stored_results
+from condensery_catalogue.results import all_results
 from condensery_catalogue.showing import spelling
 from condensery_catalogue.site.answers import answered
 from condensery_catalogue.site.arms import arms_of, best_of, curves, ranking
@@ -45,7 +45,7 @@ def gather(registry: Registry) -> dict[str, Any]:
 
     Methods come in the order of their numbers in the survey, then by key.
     """
-    results = [result for key in registry.keys("recipes") for result in stored_results(registry, key)]
+    results = all_results(registry)
     places = standings(registry)
     methods = [_entry(row, places) for row in browsed(registry)]
 

@@ -26,6 +26,7 @@ from .layers import Layer as Layer
 from .layers import StandIn as StandIn
 from .layers import put_stand_ins as put_stand_ins
 from .layers import replace as replace
+from .models import TENSORS as TENSORS
 from .models import build_net as build_net
 from .models import build_unfilled as build_unfilled
 from .models import copy_from as copy_from

@@ -17,6 +17,9 @@ from condensery.nets.unfilled import Unfilled
 from condensery.recipe import ModelSpec, derive_seed
 from condensery.tasks import TaskFacts, map_tensors
 
+TENSORS = 8_000
+"""That a net may be made of; each takes a while, however small it is, and the largest of timm has 3,000."""
+
 
 def build_net(spec: ModelSpec, facts: TaskFacts, registry: Registry, seed: int) -> nn.Module:
     """Build a net with random weights, or its builder's published ones; a file of weights isn't read here.
@@ -58,6 +61,11 @@ def _built(spec: ModelSpec, facts: TaskFacts, registry: Registry, seed: int) -> 
         config["width"] = spec.width
     if spec.layers is not None:
         config["depth"] = len(spec.layers)
+    # A builder may list what each layer gets before it makes the first one.
+    if isinstance(depth := config.get("depth"), int) and depth > TENSORS:
+        raise UsageError(
+            f"model {spec.key!r}: depth {depth:,} is more than the {TENSORS:,} tensors that a net may have"
+        )
     if spec.weights == "hub":
         config["pretrained"] = True
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from condensery.errors import UsageError, short
 from condensery.recipe.checking import checked, merge
 from condensery.recipe.formula import setting_at
-from condensery.recipe.train_spec import OptimizerSpec, Strict, TrainSpec, merge_train
+from condensery.recipe.train_spec import Count, OptimizerSpec, Seed, Strict, TrainSpec, merge_train
 from condensery.recipe.yaml_files import load_yaml
 
 NAME = r"^([^./\\\x00-\x1f][^/\\\x00-\x1f]{0,99})?$"
@@ -21,8 +21,8 @@ NAME = r"^([^./\\\x00-\x1f][^/\\\x00-\x1f]{0,99})?$"
 class SubsetSpec(Strict):
     """A fixed part of the training split, see :class:`condensery.tasks.Subset`."""
 
-    size: int | None = Field(default=None, ge=1)
-    per_class: int | None = Field(default=None, ge=1)
+    size: Count | None = None
+    per_class: Count | None = None
     without: list[int] = []
 
 
@@ -122,9 +122,11 @@ class BaseSpec(TrainSpec):
 
     # Left out of what is dumped where there are none: nets in the cache are known by that.
     methods: list[Annotated[MethodSpec, BeforeValidator(_method)]] = Field(default=[], exclude_if=lambda some: not some)
-    seed: int | None = Field(default=None, ge=0)
+    seed: Seed | None = None
 
 
+STAGES = 100_000
+"""That a recipe may come to, its rounds unrolled."""
 ROLE_WORDS = ("previous", "input", "original")
 
 
@@ -226,7 +228,7 @@ class RoundSpec(Strict):
     """
 
     stages: list[Annotated[StageSpec | RoundSpec, BeforeValidator(_item)]] = Field(min_length=1)
-    repeat: int = Field(default=1, ge=1)
+    repeat: Count = 1
     until: str | None = None
     over: Literal["layers"] | None = None
 
@@ -245,7 +247,7 @@ class Recipe(Strict):
     paper: str | None = None
     model: Model
     task: TaskField
-    seed: int = Field(default=0, ge=0)
+    seed: Seed = 0
     data: DataSpec = DataSpec()
     validation: float = Field(default=0.0, ge=0, lt=1)
     base: dict[str, Any] | Literal["none"] = {}
@@ -263,6 +265,13 @@ class Recipe(Strict):
         for stage in flat(self.stages):
             stage.name = stage.name or automatic_name([m.key for m in stage.methods], taken)
             taken.add(stage.name)
+        return self
+
+    @model_validator(mode="after")
+    def _few_enough(self) -> Recipe:
+        """Refuse rounds in rounds that come to more stages than are ever played; all of them are walked through."""
+        if (count := _unrolled(self.stages)) > STAGES:
+            raise ValueError(f"its rounds come to {count:,} stages; {STAGES:,} at most")
         return self
 
     @property
@@ -297,6 +306,11 @@ def flat(items: Sequence[StageSpec | RoundSpec]) -> Iterator[StageSpec]:
             yield from flat(item.stages)
         else:
             yield item
+
+
+def _unrolled(items: Sequence[StageSpec | RoundSpec]) -> int:
+    """Return how many stages are played; a round over layers counts once, for the net says how many it has."""
+    return sum(item.repeat * _unrolled(item.stages) if isinstance(item, RoundSpec) else 1 for item in items)
 
 
 def automatic_name(methods: Sequence[str], taken: Container[str]) -> str:

@@ -9,6 +9,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from condensery.recipe.checking import merge
 
+Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
+"""Epochs, steps, examples: more than 32 bits can count are a slip of the keyboard, and what counts them overflows."""
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
+"""As numpy takes them, the narrowest of the generators that a run seeds."""
+WORKERS = 1024
+"""Each has a share of the batch and a residual of its own, so that many more than were ever used only fill memory."""
+
 
 class Strict(BaseModel):
     """A model that refuses unknown fields."""
@@ -50,13 +57,13 @@ class TrainSpec(Strict):
     :param carry_optimizer: keep momentum from the stage before, by parameter name.
     """
 
-    epochs: int = Field(default=1, ge=0)
-    batch_size: int = Field(default=128, ge=1)
-    max_steps: int | None = Field(default=None, ge=1)
+    epochs: Annotated[int, Field(ge=0, le=2**31 - 1)] = 1
+    batch_size: Count = 128
+    max_steps: Count | None = None
     optimizer: OptimizerSpec = OptimizerSpec()
     schedule: ScheduleSpec = ScheduleSpec()
-    accumulate: int = Field(default=1, ge=1)
-    workers: int = Field(default=1, ge=1)
+    accumulate: Count = 1
+    workers: int = Field(default=1, ge=1, le=WORKERS)
     autocast: Literal["none", "bf16"] = "none"
     channels_last: bool = False
     clip_norm: float | None = Field(default=None, gt=0)

@@ -1,3 +1,4 @@
+from .builder import find_device as find_device
 from .engine import Checked as Checked
 from .engine import Run as Run
 from .folder import claimed as claimed

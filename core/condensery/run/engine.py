@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from condensery.contract import DEFAULTS, STAGE_HOOKS, Registry
-from condensery.errors import NonFiniteNet, UsageError
+from condensery.errors import NonFiniteNet
 from condensery.measure import (
     Precision,
     counts,
@@ -26,7 +26,7 @@ from condensery.measure import (
 from condensery.nets import Reach, weights_of
 from condensery.recipe import Recipe, TrainSpec, check_conditions, holds, unroll, variables
 from condensery.run.base import Base
-from condensery.run.builder import Builder, Net
+from condensery.run.builder import Builder, Net, find_device
 from condensery.run.called import refuse_uncalled
 from condensery.run.cast import Cast, give_teachers
 from condensery.run.collapse import marks
@@ -92,13 +92,9 @@ class Run:
         checked: Checked | None = None,
         budget: Budget | None = None,
     ) -> None:
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        if device.startswith("cuda") and not torch.cuda.is_available():
-            raise UsageError(f"device {device!r}: no CUDA device here; say --device cpu")
         recipe, self._teachers_given = give_teachers(recipe, registry)
         self.registry, self.tier, self.dry = registry, tier, dry
-        self.device = torch.device("cpu" if dry else device)
+        self.device = torch.device("cpu") if dry else find_device(device)
         self.processes = ALONE if dry else Processes.joined()
         self.folder = RunFolder(Path(out), self.processes, resume=resume)
         self.show = show if show and self.processes.first else Progress(quiet=True)

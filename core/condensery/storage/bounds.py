@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.module import (
+    register_module_buffer_registration_hook,
+    register_module_parameter_registration_hook,
+)
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from condensery.errors import ArtifactError, CondenseryError
+from condensery.errors import ArtifactError, CondenseryError, UsageError
 from condensery.files import LIMIT, size_limit
+from condensery.nets import TENSORS
 
-TENSORS = 8_000
-"""That a net may be made of; each takes a while, however small it is, and the largest of timm has 3,000."""
 META = torch.device("meta")
 CAST = torch.ops.aten._to_copy.default
 """The operation that puts a net into another type: it makes each of its tensors anew."""
@@ -104,6 +108,41 @@ def bounded(where: str) -> Iterator[None]:
     finally:
         if counter.refusal is not None:
             raise counter.refusal
+
+
+@contextlib.contextmanager
+def in_memory(where: str) -> Iterator[None]:
+    """While a net of one's own is built: refuse one that fills more than half of the machine's memory.
+
+    There would be no room for its gradients, and a system that promises more memory than it has ends the process
+    without a word. Parameters and buffers are counted as modules get them, before they are filled: that costs next to
+    nothing, and what a builder makes besides is trusted.
+
+    :param where: for messages.
+    :raises UsageError: naming how much it needs, or that it has more than :data:`TENSORS` tensors.
+    """
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    tensors = size = 0
+
+    def count(module: nn.Module, name: str, value: Tensor | None) -> None:
+        nonlocal tensors, size
+        tensors, size = tensors + 1, size + (0 if value is None else size_of(value))
+        if size > memory // 2:
+            needs = f"needs {-(-size // 1_000_000):,} MB or more"
+            raise UsageError(f"{where}: {needs}, more than half of this machine's {memory // 1_000_000:,}")
+        if tensors > TENSORS:
+            raise UsageError(f"{where}: has more than {TENSORS:,} tensors")
+
+    hooks = [register_module_parameter_registration_hook(count), register_module_buffer_registration_hook(count)]
+    try:
+        yield
+    except RuntimeError as error:
+        if "allocate memory" not in str(error):
+            raise
+        raise UsageError(f"{where}: a tensor of it needs more memory than this machine has") from None
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def in_words(error: Exception, where: str) -> CondenseryError:

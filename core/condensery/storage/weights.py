@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ from condensery.nets import build_net
 from condensery.recipe import ModelSpec
 from condensery.storage.artifact import open_artifact
 from condensery.storage.artifact_file import MANIFEST
+from condensery.storage.bounds import in_memory
 from condensery.storage.checkpoint import attach_described, unfit
 from condensery.storage.structure import restructure
 from condensery.tasks import TaskFacts
@@ -111,7 +113,9 @@ def build_with_weights(spec: ModelSpec, facts: TaskFacts, registry: Registry, se
 
     :raises UsageError: for an unknown model, a setting that it doesn't have, or weights that don't fit.
     """
-    net = build_net(spec, facts, registry, seed)
+    # Published weights have the size that was published, and their loader makes tensors in ways of its own.
+    with nullcontext() if spec.weights == "hub" else in_memory(f"model {spec.key!r}"):
+        net = build_net(spec, facts, registry, seed)
     if spec.weights and spec.weights != "hub":
         load_weights(net, spec.weights, registry, spec.key)
     return net

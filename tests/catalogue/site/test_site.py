@@ -108,9 +108,10 @@ def test_figures_are_those_of_the_stored_results(read: Mapping[str, Read]) -> No
     expected: dict[tuple[str, str, str], list[float]] = {}
     for name, result in results.items():
         for comparison in result["comparisons"]:
-            claim = comparison["claim"]["id"]
-            if comparison["verdict"] and ":" not in claim:  # a claim of another card stands on the result's page
-                place = (f"m/{result['card']}.html", name, claim)
+            # A claim of another card stands on that one's page, with the result that answers it.
+            whose, _, claim = comparison["claim"]["id"].rpartition(":")
+            if comparison["verdict"]:
+                place = (f"m/{whose or result['card']}.html", name, claim)
                 expected.setdefault(place, []).append(comparison["measured"]["mean"])
     assert shown == expected
 

@@ -164,6 +164,33 @@ def test_wrong_values_are_one_line_with_the_place(data: dict[str, Any], message:
     assert len(str(caught.value)) < 200
 
 
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"seed": 2**32}, "seed: Input should be less than or equal to 4294967295 (got 4294967296)"),
+        ({"base": {"seed": 2**32}}, "base: seed: Input should be less than or equal to 4294967295"),
+        ({"train": {"epochs": 2**31}}, "train: epochs: Input should be less than or equal to 2147483647"),
+        ({"train": {"batch_size": 2**31}}, "train: batch_size: Input should be less than or equal to 2147483647"),
+        ({"train": {"max_steps": 10**20}}, "train: max_steps: Input should be less than or equal to 2147483647"),
+        ({"train": {"workers": 1025}}, "train: workers: Input should be less than or equal to 1024 (got 1025)"),
+        ({"data": {"subset": {"size": 2**31}}}, "data.subset.size: Input should be less than or equal to 2147483647"),
+    ],
+)
+def test_counts_that_nothing_can_count_to_are_named(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError) as error:
+        recipe("a", **fields)
+    assert message in str(error.value)
+
+
+def test_rounds_in_rounds_are_counted_before_they_are_unrolled() -> None:
+    """100 passes of 1,000 stages are just allowed; with one stage beside them there are too many."""
+    inner = {"repeat": 999, "stages": ["a"]}
+    rounds = {"repeat": 100, "stages": ["b", inner]}
+    assert len(list(flat(recipe(rounds).stages))) == 2
+    with pytest.raises(UsageError, match="its rounds come to 100,001 stages; 100,000 at most"):
+        recipe(rounds, "c")
+
+
 def test_no_mapping_is_no_recipe() -> None:
     with pytest.raises(UsageError, match="a recipe is a mapping with model, task and stages"):
         parse_recipe(["a"])

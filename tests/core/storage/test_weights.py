@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,38 @@ from condensery.storage import build_with_weights, load, load_weights
 from condensery_plugins.tasks.digits import Digits
 
 REGISTRY = Registry.open()
+
+
+@pytest.fixture
+def little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine of 200,000 bytes: 50 pages of 4,000."""
+    monkeypatch.setattr("os.sysconf", {"SC_PHYS_PAGES": 50, "SC_PAGE_SIZE": 4000}.__getitem__)
+
+
+def built(**settings: Any) -> nn.Module:
+    spec = ModelSpec.model_validate({"key": "mlp", **settings})
+    return build_with_weights(spec, Digits().facts, REGISTRY, 0)
+
+
+@pytest.mark.usefixtures("little_memory")
+def test_a_net_may_fill_half_of_the_memory() -> None:
+    """64-n-10 has 75 n + 10 numbers of 4 bytes: 333 units are 99,940 bytes, 334 are 100,240."""
+    assert sum(p.numel() * 4 for p in built(hidden=[333]).parameters()) == 99_940
+    with pytest.raises(UsageError, match=r"^model 'mlp': needs 1 MB or more, more than half of this machine's 0$"):
+        built(hidden=[334])
+    nn.Linear(100_000, 1)  # what is built elsewhere isn't looked at
+
+
+def test_a_tensor_that_no_memory_holds_is_one_line() -> None:
+    with pytest.raises(UsageError, match="model 'mlp': a tensor of it needs more memory than this machine has"):
+        built(hidden=[10**13])
+
+
+def test_a_net_has_so_many_tensors_at_most() -> None:
+    with pytest.raises(UsageError, match="model 'mlp': has more than 8,000 tensors"):
+        built(hidden=[1] * 4000)
+    with pytest.raises(UsageError, match="model 'vit': depth 8,001 is more than the 8,000 tensors that a net may have"):
+        built(key="vit", depth=8001)
 
 
 def net() -> nn.Sequential:
