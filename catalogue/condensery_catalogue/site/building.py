@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader
+from jinja2 import Environment, PackageLoader, StrictUndefined, Undefined
 from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 
@@ -142,6 +142,12 @@ UNNEEDED = re.compile(r"</(?:td|th|tr|li)>")
 """Tags that HTML lets go: the next cell, row or item ends the one before. They are a thirtieth of the site."""
 
 
+class Unsaid(Undefined):
+    """What isn't there: a template may ask whether it is, but not write it, for an empty word hides a wrong name."""
+
+    __str__ = StrictUndefined.__str__
+
+
 class Writer:
     """Fills templates.
 
@@ -150,7 +156,9 @@ class Writer:
 
     def __init__(self, shown: Mapping[str, Any]) -> None:
         loader = PackageLoader("condensery_catalogue.site")
-        self.environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+        self.environment = Environment(
+            loader=loader, undefined=Unsaid, autoescape=True, trim_blocks=True, lstrip_blocks=True
+        )
         own = (bibtex, inline, setting_words, chosen_words, mathml, dumbbell, curve, spread)
         self.environment.filters |= {filled.__name__: filled for filled in own}
         said = {"words": WORDS, "doubt": DOUBT, "version": version("condensery"), "commit": commit()}

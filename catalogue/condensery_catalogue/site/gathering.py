@@ -16,7 +16,7 @@ from condensery_catalogue.fitting import Partners
 from condensery_catalogue.matrix import stored_matrix
 from condensery_catalogue.points import comparable, lanes
 from condensery_catalogue.reproduction import load_reproduction
-from condensery_catalogue.results import all_results
+from condensery_catalogue.results import all_results, usual_tier
 from condensery_catalogue.showing import spelling
 from condensery_catalogue.site.answers import answered
 from condensery_catalogue.site.arms import arms_of, best_of, curves, ranking
@@ -58,7 +58,8 @@ def gather(registry: Registry) -> dict[str, Any]:
         entry["works_on"] = works_on(matrix, entry["key"])
         entry["source"] = source_of(registry, entry["key"])
         entry["terms"] = {mark: terms[mark] for mark in marks(entry) if mark in terms}
-        entry["plans"] = [plan for plan in plans.values() if plan.card == entry["key"]]
+        mine = [key for key, plan in plans.items() if plan.card == entry["key"]]
+        entry["reproduce"] = [f"condensery reproduce {key} --tier {usual_tier(registry, key)}" for key in mine]
         entry["cell"] = [other["key"] for other in methods if other is not entry and same_cell(entry, other)]
         entry["partners"] = partners.get(entry["key"])
     # A method of words that can't be known is in no table of them.
