@@ -28,6 +28,7 @@ class MLP(nn.Module):
     :param activation: of the hidden units, by its name in :data:`ACTIVATIONS`.
     :param output: activation of the last layer, or ``None``.
     :param batch_norm: normalize each hidden layer before its activation.
+    :param output_norm: normalize the last layer too, before its activation.
     """
 
     def __init__(
@@ -39,15 +40,16 @@ class MLP(nn.Module):
         output: str | None = None,
         *,
         batch_norm: bool = False,
+        output_norm: bool = False,
     ) -> None:
         super().__init__()
         self.depth = len(sizes) - 1
         for number, (before, after) in enumerate(itertools.pairwise(sizes), 1):
             self.add_module(f"fc{number}", nn.Linear(before, after))
-            if batch_norm and number < self.depth:
+            if output_norm if number == self.depth else batch_norm:
                 self.add_module(f"norm{number}", nn.BatchNorm1d(after))
 
-        self.batch_norm = batch_norm
+        self.batch_norm, self.output_norm = batch_norm, output_norm
         self.activation = ACTIVATIONS[activation]()
         self.output: nn.Module = nn.Identity() if output is None else ACTIVATIONS[output]()
         self.dropout, self.input_dropout = nn.Dropout(dropout), nn.Dropout(input_dropout)
@@ -62,7 +64,11 @@ class MLP(nn.Module):
             if self.batch_norm:
                 x = getattr(self, f"norm{number}")(x)
             x = self.dropout(self.activation(x))
-        return self.output(getattr(self, f"fc{self.depth}")(x))  # type: ignore[no-any-return]
+
+        x = getattr(self, f"fc{self.depth}")(x)
+        if self.output_norm:
+            x = getattr(self, f"norm{self.depth}")(x)
+        return self.output(x)  # type: ignore[no-any-return]
 
 
 @builder("image", "vector")
@@ -76,6 +82,7 @@ def build(
     activation: str = "relu",
     output: str | None = None,
     batch_norm: bool = False,
+    output_norm: bool = False,
     width: float = 1.0,
 ) -> nn.Module:
     """Build a net with the given hidden widths.
@@ -87,6 +94,8 @@ def build(
     :param activation: of the hidden units: relu, sigmoid, tanh, or hardtanh, whose sign is that of its input.
     :param output: of the output units; by default none.
     :param batch_norm: normalize each hidden layer before its activation, whose scales Network Slimming [16] prunes by.
+    :param output_norm: normalize the output units too, as BinaryConnect [25] and BNN [24] do: sums of signs are of the
+        size of the root of their number, far too large for a loss.
     """
     for unit in (activation, output):
         if unit is not None and unit not in ACTIVATIONS:
@@ -96,7 +105,7 @@ def build(
 
     inputs = facts.size if facts.kind == "vector" else facts.channels * facts.height * facts.width
     sizes = [inputs, *[scaled(width, h) for h in hidden], facts.outputs]
-    return MLP(sizes, dropout, input_dropout, activation, output, batch_norm=batch_norm)
+    return MLP(sizes, dropout, input_dropout, activation, output, batch_norm=batch_norm, output_norm=output_norm)
 
 
 @builder("image")

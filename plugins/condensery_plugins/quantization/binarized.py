@@ -17,9 +17,12 @@ from condensery_plugins.quantization.quantizer import Quantizer
 from condensery_plugins.quantization.signs import ScaledSign
 
 
-def input_signs() -> ScaledSign:
-    """Return what gives the signs of an input; gradients pass within -1 and 1."""
-    return ScaledSign(gradient="clip")
+def input_signs(stochastic: bool = False) -> ScaledSign:
+    """Return what gives the signs of an input; gradients pass within -1 and 1.
+
+    :param stochastic: see :class:`.signs.ScaledSign`.
+    """
+    return ScaledSign(gradient="clip", stochastic=stochastic)
 
 
 def attach_signs(

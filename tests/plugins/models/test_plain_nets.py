@@ -97,6 +97,19 @@ def test_mlp_activations_by_the_formula() -> None:
         mlp.build(MNIST, "mlp", activation="sigmoyd")
 
 
+def test_an_mlp_may_normalize_its_outputs_too() -> None:
+    """Three examples whose one output is 1000, 2000, 3000: mean 2000, deviation 1000 sqrt(2/3), so +-sqrt(3/2), 0."""
+    net = mlp.build(TaskFacts("vector", outputs=1, size=1), "mlp", hidden=[], output_norm=True)
+    torch.nn.init.constant_(net.get_parameter("fc1.weight"), 1000)
+    found = net(torch.tensor([[1.0], [2.0], [3.0]])).flatten().tolist()
+    assert found == pytest.approx([-(1.5**0.5), 0, 1.5**0.5], abs=1e-3)
+
+    plain = mlp.build(MNIST, "mlp", hidden=[5], batch_norm=True)
+    assert {n for n, m in plain.named_modules() if isinstance(m, nn.BatchNorm1d)} == {"norm1"}
+    whole = mlp.build(MNIST, "mlp", hidden=[5], batch_norm=True, output_norm=True)
+    assert {n for n, m in whole.named_modules() if isinstance(m, nn.BatchNorm1d)} == {"norm1", "norm2"}
+
+
 @pytest.mark.parametrize(("name", "published"), [("vgg16-bn", 14_728_266), ("vgg19-bn", 20_040_522)])
 def test_vgg_has_the_published_parameters_but_for_the_convolutions_biases(name: str, published: int) -> None:
     net = vgg.build(CIFAR, name)

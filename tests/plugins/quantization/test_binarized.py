@@ -65,6 +65,34 @@ def test_a_bnn_sees_signs_in_all_layers_but_the_first() -> None:
     assert seen.min() < 0  # what batch normalization gives; the sign comes after this look
 
 
+def test_a_bnns_neurons_may_be_drawn_in_training() -> None:
+    """An activation of 0.5 is 1 with probability 3/4, so that its mean is 0.5; out of training its sign is 1."""
+    stage = stage_of("mlp", hidden=[8, 8], activation="hardtanh")
+    BNN(neurons="stochastic").prepare(stage=stage)
+    sign = next(a.transform for a in attached(stage.student.module) if a.target == "fc2:input")
+    halves = torch.full((20_000,), 0.5)
+    drawn = sign.train()(halves)
+    assert set(drawn.tolist()) == {-1.0, 1.0}
+    assert float(drawn.mean()) == pytest.approx(0.5, abs=0.02)
+    assert bool((sign.eval()(halves) == 1).all())
+
+
+def test_normalized_outputs_let_a_bnns_loss_start_where_losses_do() -> None:
+    """A sum of 256 signs deviates by 16, so that the loss is about as large; each normalized output deviates by 1."""
+    losses = []
+    for output_norm in (False, True):
+        stage = stage_of("mlp", hidden=[256], batch_norm=True, output_norm=output_norm, activation="hardtanh")
+        BNN(restart=True).prepare(stage=stage)
+        batch = stage.sample(200)[0]
+        stage.student.module.train()
+        outputs = stage.task.outputs(stage.student.module, batch)
+        losses.append(stage.task.loss(outputs, batch).item())
+    assert outputs.mean(0).tolist() == pytest.approx([0] * 10, abs=1e-4)
+    assert outputs.std(0, correction=0).tolist() == pytest.approx([1] * 10, abs=1e-3)
+    assert losses[0] > 10
+    assert 2 < losses[1] < 4
+
+
 def test_an_activation_that_is_a_function_is_named() -> None:
     with pytest.raises(NotApplicable, match=r"the input of layer 'fc2' is never negative.*no ReLU module"):
         BNN().prepare(stage=own_stage(Called()))
