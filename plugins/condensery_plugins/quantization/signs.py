@@ -229,15 +229,15 @@ class ScaledTernary(Signed):
 
     :param axis: see :class:`Groups`.
     :param size: see :class:`Groups`.
-    :param factor: the threshold is as many times the mean absolute value; ``None``: the threshold that leaves the least
-        squared error, which is searched among all.
+    :param factor: the threshold is as many times the mean absolute value; 0 leaves signs, as nothing but zero is within;
+        ``None``: the threshold that leaves the least squared error, which is searched among all.
     """
 
     key = "scaled-ternary"
 
     def __init__(self, axis: int | None = None, size: int | None = None, factor: float | None = 0.7) -> None:
         super().__init__(axis, size)
-        self.factor, self.bits = factor, 2
+        self.factor, self.bits = factor, 1 if factor == 0 else 2
 
     def forward(self, value: Tensor) -> Tensor:
         """Return the values, of the tensor's shape."""

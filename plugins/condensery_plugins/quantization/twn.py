@@ -15,11 +15,12 @@ class TWN(FixedWidth):
     Li, Zhang, Liu: "Ternary Weight Networks", NeurIPS workshop 2016 [28]. A weight within the threshold, ``factor``
     times mean|W|, is zero; the scale is the mean size of those beyond it. ``threshold: exact`` searches the threshold
     that leaves the least squared error. One threshold and scale for each layer (first version, 0.7) or for each filter
-    (third version, 0.75).
+    (third version, 0.75). With ``factor: 0`` no weight is zero: signs times the mean size, the binary net (BPWN) that
+    the paper compares with.
 
     When: threshold and scale are found anew in each pass; gradients go to the latent weights as they are.
 
-    End: an artifact holds ternary codes, 1.6 bits each, and the scales.
+    End: an artifact holds ternary codes, 1.6 bits each, or signs of one bit where no weight is zero, and the scales.
 
     Raises NotApplicable where a layer is quantized already.
     """

@@ -129,6 +129,15 @@ def test_ternary_by_hand() -> None:
     assert gradient(ScaledTernary(), double(0.1, 5.0, -3.0), [1, 2, 3]) == [1, 2, 3]
 
 
+def test_without_a_threshold_ternary_weights_are_binary_ones() -> None:
+    """TWN's BPWN: the mean size of all is (0.5 + 2 + 1 + 0.5) / 4 = 1; the gradient passes beyond 1 too."""
+    made = ScaledTernary(factor=0.0)
+    value = double(0.5, -2.0, 1.0, -0.5)
+    assert made(value).tolist() == [[1, -1, 1, -1]]
+    assert gradient(made, value, [1, 2, 3, 4]) == [1, 2, 3, 4]
+    assert (made.bits, ScaledTernary().bits) == (1, 2)
+
+
 def test_the_exact_threshold_is_the_best_of_all() -> None:
     """Sizes 4, 3, 1: the squared error falls by 16, 49/2, 64/3; so two stay. And against every choice there is."""
     assert best_threshold(torch.tensor([[1.0, 4.0, 3.0]])).tolist() == [[3]]
@@ -172,6 +181,7 @@ def test_a_constant_tensor() -> None:
         (ScaledTernary(), 20),  # 96 codes, five to a byte
         (ScaledTernary(axis=1), 20),
         (ScaledTernary(size=7), 20),
+        (ScaledTernary(factor=0.0), 12),
     ],
 )
 def test_it_is_stored_at_its_width(transform: Transform, payload: int) -> None:
