@@ -9,7 +9,7 @@ from condensery import Method, NotApplicable, Stage, hookimpl
 from condensery.contract import Words
 from condensery.run import Bucket, Player
 from condensery_plugins.quantization.calibration import refuse_quantized
-from condensery_plugins.quantization.eight_bits import EightBits, Kind, decoded, encoded
+from condensery_plugins.quantization.eight_bits import OFFSET, EightBits, Kind, decoded, encoded
 
 
 @dataclass(eq=False, kw_only=True)
@@ -32,7 +32,7 @@ class Dettmers8Bit(Method):
     key = "dettmers-8bit"
 
     kind: Kind = "tree"
-    offset: int = 0
+    offset: int = OFFSET
     gradients: bool = True
     activations: bool = False
     weights: bool = False

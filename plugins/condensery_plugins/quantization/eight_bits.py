@@ -15,10 +15,12 @@ from condensery_plugins.codecs.palette import Palette
 Kind = Literal["tree", "linear", "mantissa", "static-tree"]
 DECADES = 8
 """Powers of ten that three bits tell apart."""
+OFFSET = 1
+"""The paper's power of ten of the largest decade, for numbers of about unit size: none of them is cut off at 1."""
 
 
 @functools.cache
-def table(kind: Kind, offset: int = 0) -> Tensor:
+def table(kind: Kind, offset: int = OFFSET) -> Tensor:
     """Return the numbers that the codes of a type stand for, ascending, with 0 among them; float32, 256 at most.
 
     ``tree``: as many bits as there are zeros behind the sign say the decade, and the rest part it evenly: 64 numbers
@@ -28,7 +30,8 @@ def table(kind: Kind, offset: int = 0) -> Tensor:
 
     Dettmers: "8-Bit Approximations for Parallelism in Deep Learning", ICLR 2016.
 
-    :param offset: power of ten of the largest decade of ``mantissa`` and ``static-tree``, which aren't scaled.
+    :param offset: power of ten of the largest decade of ``mantissa`` and ``static-tree``, which aren't scaled: with 1
+        they reach up to 15 and 9.7. The paper has 2 for numbers from N(0, 10^2).
     """
     if kind == "linear":
         return (torch.arange(-127, 128, dtype=torch.float64) / 127).float()
@@ -60,7 +63,7 @@ def _halfway(kind: Kind, offset: int) -> Tensor:
     return (numbers[1:] + numbers[:-1]) / 2
 
 
-def encoded(x: Tensor, kind: Kind, offset: int = 0) -> tuple[Tensor, Tensor]:
+def encoded(x: Tensor, kind: Kind, offset: int = OFFSET) -> tuple[Tensor, Tensor]:
     """Return the places of the nearest numbers in the table, uint8 of the shape of ``x``, and each row's scale.
 
     The types that are scaled take the largest absolute value of a row for 1; a row of zeros has the scale 0.
@@ -78,7 +81,7 @@ def encoded(x: Tensor, kind: Kind, offset: int = 0) -> tuple[Tensor, Tensor]:
     return torch.bucketize(shares, _halfway(kind, offset).to(x.device), out_int32=True).to(torch.uint8), scale
 
 
-def decoded(codes: Tensor, scale: Tensor, kind: Kind, offset: int = 0) -> Tensor:
+def decoded(codes: Tensor, scale: Tensor, kind: Kind, offset: int = OFFSET) -> Tensor:
     """Return what codes stand for, float32.
 
     :param codes: ``(rows, numbers)``; ``scale``: ``(rows, 1)``.
@@ -87,7 +90,7 @@ def decoded(codes: Tensor, scale: Tensor, kind: Kind, offset: int = 0) -> Tensor
     return numbers.index_select(0, codes.flatten().int()).view(codes.shape) * scale
 
 
-def rounded(x: Tensor, kind: Kind, offset: int = 0) -> Tensor:
+def rounded(x: Tensor, kind: Kind, offset: int = OFFSET) -> Tensor:
     """Return a tensor of any shape as it comes out of the codes, with one scale."""
     codes, scale = encoded(x.reshape(1, -1), kind, offset)
     return decoded(codes, scale, kind, offset).view(x.shape).to(x.dtype)
@@ -119,7 +122,7 @@ class EightBits(Transform):
     key = "eight-bits"
     rank = QUANTIZE
 
-    def __init__(self, kind: Kind = "tree", offset: int = 0, both_ways: bool = False) -> None:
+    def __init__(self, kind: Kind = "tree", offset: int = OFFSET, both_ways: bool = False) -> None:
         super().__init__()
         self.kind, self.offset, self.both_ways = kind, offset, both_ways
 

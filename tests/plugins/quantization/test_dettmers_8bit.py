@@ -40,11 +40,29 @@ def test_the_other_types() -> None:
     x = torch.tensor([0.2345678, -1.0])
     assert rounded(x, "linear").tolist() == pytest.approx([30 / 127, -1.0])  # 29.79 steps
     assert rounded(x, "mantissa").tolist() == pytest.approx([0.2, -1.0])  # the paper's worked example
-    # Part 2 of 16 of 0.1 to 1; nothing above the last middle.
+    # Part 2 of 16 of 0.1 to 1; -1 is nearer to the last middle below, 0.972, than to the first above, 1.28.
     assert rounded(x, "static-tree").tolist() == pytest.approx([0.1 + 2.5 * 0.9 / 16, -(1 - 0.45 / 16)])
     assert [len(table(kind)) for kind in ("linear", "static-tree")] == [255, 255]
     assert len(table("mantissa")) <= 256
     assert rounded(torch.tensor([17.0, 2000.0]), "mantissa", 2).tolist() == pytest.approx([15.0, 150.0])
+
+
+def test_types_without_a_scale_reach_beyond_the_largest_normal_numbers() -> None:
+    """By the paper's offset the largest decade is 1 to 10: fifteen ones, or 16 parts of 9/16 with their middles.
+
+    4.4 is next to 4, and in part 6 of 16, from 1 + 6 x 9/16 on; with no offset both types would end near 1.
+    """
+    x = torch.tensor([4.4, -4.4, 20.0])
+    assert rounded(x, "mantissa").tolist() == pytest.approx([4, -4, 15])
+    middle = 1 + 6.5 * 9 / 16
+    assert rounded(x, "static-tree").tolist() == pytest.approx([middle, -middle, 10 - 4.5 / 16])
+    assert rounded(x, "mantissa", 0).tolist() == pytest.approx([1.5, -1.5, 1.5])
+    assert Dettmers8Bit(kind="mantissa").offset == EightBits("mantissa").offset == 1
+
+    # Of normal numbers the paper's Table 2 prints 6.89 and 6.3 %; cut off at 1 the second would be 12.5 %.
+    x = torch.randn(10**6, generator=torch.Generator().manual_seed(0))
+    for kind in ("mantissa", "static-tree"):
+        assert float(((rounded(x, kind) - x).abs() / x.abs()).mean()) == pytest.approx(0.05, abs=0.002)
 
 
 def test_small_numbers_keep_their_digits_where_even_steps_lose_them() -> None:
