@@ -229,8 +229,8 @@ class ScaledTernary(Signed):
 
     :param axis: see :class:`Groups`.
     :param size: see :class:`Groups`.
-    :param factor: the threshold is as many times the mean absolute value; 0 leaves signs, as nothing but zero is within;
-        ``None``: the threshold that leaves the least squared error, which is searched among all.
+    :param factor: the threshold is as many times the mean absolute value; 0 leaves signs, as nothing but zero is
+        within; ``None``: the threshold that leaves the least squared error, which is searched among all.
     """
 
     key = "scaled-ternary"
