@@ -26,6 +26,17 @@ def test_activation_levels_by_hand() -> None:
     assert x.grad.tolist() == [0, 1, 1, 1, 0]
 
 
+def test_inputs_that_no_relu_has_seen_keep_their_negative_half() -> None:
+    """Two bits over -1 to 2 are the levels -1, 0, 1, 2, in an inner layer too; 5 is cut off."""
+    out = for_unit_input([torch.tensor([-1.0, 2.0])], 2)(torch.tensor([-1.0, -0.6, 0.4, 5.0]))
+    assert out.tolist() == pytest.approx([-1, -1, 0, 2])
+
+    stage = stage_of("mlp", hidden=[16, 16], batch_norm=True, activation="hardtanh")
+    DoReFaNet().prepare(stage=stage)
+    inner = {a.target: a.transform for a in attached(stage.student.module)}["fc2:input"]
+    assert inner(torch.tensor([-1.0, 1.0])).tolist() == pytest.approx([-1, 1], abs=0.4)
+
+
 def test_gradients_are_levels_between_each_examples_largest() -> None:
     """Two bits: -m, -m/3, m/3, m. The largest one is cut off at m or falls to the level below, by the noise."""
     gradient = torch.randn(6, 4, 5, 5, dtype=torch.float64)
