@@ -14,6 +14,7 @@ from condensery.nets import evaluating
 from condensery.run import Defaults, Player
 from condensery_plugins.quantization.calibration import SAMPLES, Plan
 from condensery_plugins.quantization.quantizer import Quantizer
+from condensery_plugins.quantization.rectifiers import MODULES as RECTIFIERS
 from condensery_plugins.quantization.signs import ScaledSign
 
 
@@ -43,7 +44,7 @@ def attach_signs(
 
 
 def unrectify(stage: Stage, method: str, paths: Sequence[str]) -> None:
-    """Take away the ReLU before each layer that sees no negative number: behind it all signs are the same.
+    """Take away the ReLU, or ReLU6, before each layer that sees no negative number: behind it all signs are the same.
 
     It is the one that a forward pass calls last before the layer, so that the sign comes right behind what stood before
     the ReLU, such as batch normalization. A shortcut that starts behind the same ReLU loses it too.
@@ -74,7 +75,7 @@ def _relus_before(stage: Stage, paths: Sequence[str]) -> dict[str, str | None]:
     handles = [
         module.register_forward_pre_hook(lambda _, given, path=path: last.__setitem__(0, path))
         for path, module in net.named_modules()
-        if isinstance(module, nn.ReLU)
+        if isinstance(module, RECTIFIERS)
     ]
     handles += [
         net.get_submodule(path).register_forward_pre_hook(lambda _, given, path=path: see(path, given[0]))

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from condensery import Weight
+from condensery_plugins.quantization.calibration import refuse_scattered_filters
 from condensery_plugins.quantization.quantizer import FixedWidth
 from condensery_plugins.quantization.signs import ScaledSign
 
@@ -22,7 +23,8 @@ class BWN(FixedWidth):
 
     End: an artifact holds signs, one bit each, and a scale for each filter.
 
-    Raises NotApplicable where a layer is quantized already, or the net has no layer between the first and the last.
+    Raises NotApplicable where a layer is quantized already or is a transposed convolution in groups, or the net has no
+    layer between the first and the last.
     """
 
     key = "bwn"
@@ -32,5 +34,6 @@ class BWN(FixedWidth):
 
     def weight_quantizer(self, weight: Weight, bits: int) -> ScaledSign:
         """Return what holds each filter at signs times its mean size."""
+        refuse_scattered_filters(self.key, weight)
         made = ScaledSign(scaled=True, axis=weight.axes[0], gradient=self.gradient, limited=True, centred=self.centred)
         return made.start(weight.latent)

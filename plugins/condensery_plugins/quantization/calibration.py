@@ -66,6 +66,18 @@ def refuse_quantized(method: str, weight: Weight) -> None:
         raise NotApplicable(method, f"layer {weight.path!r} has weights that are not finite")
 
 
+def refuse_scattered_filters(method: str, weight: Weight) -> None:
+    """Refuse a transposed convolution in groups, for what treats each filter by itself.
+
+    Its groups lie side by side along the inputs, so that an index of its outputs' dimension holds a filter of each.
+
+    :raises NotApplicable: naming the layer.
+    """
+    if weight.axes == (1, 0) and getattr(weight.module, "groups", 1) > 1:
+        why = "is a transposed convolution in groups, whose filters don't lie along one dimension"
+        raise NotApplicable(method, f"layer {weight.path!r} {why}")
+
+
 def quantize_layers(
     stage: Stage,
     method: str,

@@ -59,8 +59,8 @@ class DoReFaNet(BitQuantizer):
     Zhou, Wu, Ni, Zhou, Wen, Zou: "DoReFa-Net: Training Low Bitwidth Convolutional Neural Networks with Low Bitwidth
     Gradients", 2016 [27]. Weights are levels from -1 to 1 of their tanh, of one bit their sign times the layer's mean
     size; activations are levels from 0 to 1, cut off there, or over the range that was seen where that has negative
-    numbers, as behind no ReLU. The first and last layer stay float unless ``edge_bits``
-    is given. Batch normalization makes good for the size of the weights, so the net must have some.
+    numbers, as behind no ReLU. The first and last layer stay float unless ``edge_bits`` is given. Batch normalization
+    makes good for the size of the weights, so the net must have some.
 
     When: quantizers act from the start of the stage. In each backward pass the gradient that reaches the output of a
     quantized layer is rounded with noise, drawn by the run's seed; ``gradient_bits: null`` leaves it as it is.

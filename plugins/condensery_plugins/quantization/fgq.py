@@ -11,7 +11,7 @@ from condensery.nets import Coding
 from condensery_plugins.codecs.affine import Affine
 from condensery_plugins.codecs.moved import Moved, from_rows, rows_along
 from condensery_plugins.quantization.affine import Grid, signed_ends
-from condensery_plugins.quantization.calibration import Plan, Seen, flat
+from condensery_plugins.quantization.calibration import Plan, Seen, flat, refuse_scattered_filters
 from condensery_plugins.quantization.corrections import reestimate_norms
 from condensery_plugins.quantization.quantizer import Quantizer
 from condensery_plugins.quantization.signs import ScaledTernary
@@ -95,7 +95,8 @@ class FGQ(Quantizer):
     End: an artifact holds ternary codes, 1.6 bits each, and a byte for each group: in groups of 4 that makes 3.6 bits
     for a weight.
 
-    Raises NotApplicable where a layer is quantized already, or no example is there.
+    Raises NotApplicable where a layer is quantized already, where one other than the first is a transposed convolution
+    in groups, or no example is there.
     """
 
     key = "fgq"
@@ -121,6 +122,7 @@ class FGQ(Quantizer):
         """Return ternary groups, or of the first layer a fixed-point grid."""
         if weight.path == self.first_:
             return Uniform.on(fixed_point(weight.latent.detach().abs().amax(), bits, signed=True), bits)
+        refuse_scattered_filters(self.key, weight)
         return FineTernary(self.group, weight.axes[1])
 
     def input_quantizer(self, seen: Seen, bits: int) -> Uniform:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from condensery import Weight
+from condensery_plugins.quantization.calibration import refuse_scattered_filters
 from condensery_plugins.quantization.quantizer import Edges, FixedWidth
 from condensery_plugins.quantization.signs import ScaledTernary
 
@@ -22,7 +23,8 @@ class TWN(FixedWidth):
 
     End: an artifact holds ternary codes, 1.6 bits each, or signs of one bit where no weight is zero, and the scales.
 
-    Raises NotApplicable where a layer is quantized already.
+    Raises NotApplicable where a layer is quantized already, and with ``scope: filter`` where it is a transposed
+    convolution in groups.
     """
 
     key = "twn"
@@ -37,4 +39,7 @@ class TWN(FixedWidth):
     def weight_quantizer(self, weight: Weight, bits: int) -> ScaledTernary:
         """Return what holds the layer's weights, or each filter's, at ternary values."""
         factor = self.factor if self.threshold == "approximate" else None
-        return ScaledTernary(weight.axes[0] if self.scope == "filter" else None, factor=factor)
+        if self.scope == "layer":
+            return ScaledTernary(factor=factor)
+        refuse_scattered_filters(self.key, weight)
+        return ScaledTernary(weight.axes[0], factor=factor)

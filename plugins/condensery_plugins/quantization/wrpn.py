@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from condensery import Weight
-from condensery_plugins.quantization.calibration import Seen
+from condensery_plugins.quantization.calibration import Seen, refuse_scattered_filters
 from condensery_plugins.quantization.gradients import Estimator
 from condensery_plugins.quantization.observers import Scheme, mean_square
 from condensery_plugins.quantization.quantizer import BitQuantizer
@@ -45,6 +45,7 @@ class WRPN(BitQuantizer):
     def weight_quantizer(self, weight: Weight, bits: int) -> Uniform | ScaledSign:
         """Return levels from -1 to 1, to which the layer's weights are fitted first; of one bit, scaled signs."""
         if bits == 1:
+            refuse_scattered_filters(self.key, weight)
             return ScaledSign(scaled=True, axis=weight.axes[0], gradient=self.estimator)
 
         scheme, latent = Scheme(bits), weight.latent.data

@@ -19,8 +19,9 @@ class InputScaledConv2d(Layer, nn.Conv2d):
     """A convolution of its input's signs, whose output is scaled by the mean size of the input under the kernel.
 
     Rastegari et al. [26], section 3.2: the scales K are the mean over the channels of the input's absolute value,
-    through a convolution with a kernel of equal weights that add up to 1. Gradients pass through the signs where the
-    input is within -1 and 1; K has none.
+    through a convolution with a kernel of equal weights that add up to 1. Each group of a convolution has a K of its own
+    channels, those that its filters see. Gradients pass through the signs where the input is within -1 and 1; K has
+    none.
 
     :param geometry: the arguments of the plain layer, JSON data.
     """
@@ -35,16 +36,17 @@ class InputScaledConv2d(Layer, nn.Conv2d):
         return {"geometry": geometry_of(self)}
 
     def scales(self, x: Tensor) -> Tensor:
-        """Return K, ``(batch, 1, height, width)`` of the output, for an input ``(batch, channels, height, width)``."""
-        sizes = x.detach().abs().mean(1, keepdim=True)
-        kernel = sizes.new_full((1, 1, *self.kernel_size), 1 / (self.kernel_size[0] * self.kernel_size[1]))
-        return functional.conv2d(sizes, kernel, None, self.stride, self.padding, self.dilation)
+        """Return K, ``(batch, groups, height, width)`` of the output, for ``(batch, channels, height, width)``."""
+        sizes = x.detach().abs().unflatten(1, (self.groups, -1)).mean(2)
+        area = self.kernel_size[0] * self.kernel_size[1]
+        kernel = sizes.new_full((self.groups, 1, *self.kernel_size), 1 / area)
+        return functional.conv2d(sizes, kernel, None, self.stride, self.padding, self.dilation, self.groups)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the output, of the plain layer's shape."""
         signs = clipped(sign(x), x)
         out = functional.conv2d(signs, self.weight, None, self.stride, self.padding, self.dilation, self.groups)
-        out = out * self.scales(x)
+        out = out * self.scales(x).repeat_interleave(out.shape[1] // self.groups, 1)
         return out if self.bias is None else out + self.bias.view(-1, 1, 1)
 
     def stand_in(self) -> StandIn:
@@ -72,8 +74,9 @@ class XNORNet(BWN):
 
     End: an artifact holds the signs of the weights, one bit each, and a scale for each filter.
 
-    Raises NotApplicable where a layer is quantized already, where the net has no layer between the first and the last,
-    and where a layer's input is never negative although no ReLU module stands before it.
+    Raises NotApplicable where a layer is quantized already or is a transposed convolution in groups, where the net has
+    no layer between the first and the last, and where a layer's input is never negative although no ReLU module stands
+    before it.
     """
 
     key = "xnor-net"

@@ -20,9 +20,11 @@ from condensery.testing.runs import play
 from condensery_plugins.quantization.binaryconnect import BinaryConnect
 from condensery_plugins.quantization.bnn import BNN
 from condensery_plugins.quantization.bwn import BWN
+from condensery_plugins.quantization.fgq import FGQ
 from condensery_plugins.quantization.packed_layers import CodesLayer, Packed, SelectLayer, XnorLayer
 from condensery_plugins.quantization.ttq import TTQ, LearnedTernary
 from condensery_plugins.quantization.twn import TWN
+from condensery_plugins.quantization.wrpn import WRPN
 from condensery_plugins.quantization.xnor_net import InputScaledConv2d, XNORNet
 
 
@@ -198,6 +200,64 @@ def test_input_scales_by_hand() -> None:
     assert inside.grad is not None
     assert inside.grad[0, 0].flatten().tolist() == pytest.approx([0.875, 0.875, 0.875, 0])
     assert inside.grad[0, 1].flatten().tolist() == pytest.approx([-0.875, 0, 0, 0])  # 6 / 4 is beyond 1
+
+
+def test_each_group_of_a_convolution_has_the_scale_of_its_own_channels() -> None:
+    """Two groups of two channels, kernels of one place and weights of 1: sizes 3, 1 and 5, 7 have means 2 and 6.
+
+    Signs + - sum to 0 and - - to -2, in each of a group's two filters: 0, 0, -12, -12.
+    """
+    layer = InputScaledConv2d({"in_channels": 4, "out_channels": 4, "kernel_size": 1, "groups": 2, "bias": False})
+    torch.nn.init.ones_(layer.weight)
+    x = torch.tensor([3.0, -1, -5, -7]).view(1, 4, 1, 1)
+    assert layer.scales(x).flatten().tolist() == [2, 6]
+    assert layer(x).flatten().tolist() == [0, 0, -12, -12]
+
+
+class Mixed(nn.Module):
+    """A net with a ReLU and a ReLU6, which cuts off at 6."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers = nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU6(), nn.Linear(16, 16), nn.Linear(16, 10)
+        self.layers = nn.Sequential(nn.Flatten(), *layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.layers(x)
+        return out
+
+
+def test_a_relu6_before_a_sign_goes_too() -> None:
+    """Layers 3 and 5 see signs: both rectifiers before them go, and no other one in their place."""
+    stage = own_stage(Mixed())
+    XNORNet().prepare(stage=stage)
+    gone = [path for path, module in stage.student.module.named_modules() if isinstance(module, nn.Identity)]
+    assert gone == ["layers.2", "layers.4"]
+    assert {"layers.3:input", "layers.5:input"} <= targets(stage)
+
+
+class Raised(nn.Module):
+    """A transposed convolution in two groups between two layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(1, 4, 1)
+        self.raised = nn.ConvTranspose2d(4, 4, 2, groups=2)
+        self.last = nn.Linear(4, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.last(self.raised(self.first(x)).mean((2, 3)))
+        return out
+
+
+def test_filters_that_lie_along_no_dimension_are_refused() -> None:
+    """The weight is (4 inputs, 2 outputs of a group): filters 0 and 2 share an index, but not their mean size."""
+    for method in (BWN(), XNORNet(), TWN(scope="filter"), FGQ(samples=8), WRPN(weight_bits=1)):
+        with pytest.raises(NotApplicable, match="layer 'raised' is a transposed convolution in groups"):
+            method.prepare(stage=own_stage(Raised()))
+    stage = own_stage(Raised())
+    TWN().prepare(stage=stage)  # one scale for the layer
+    assert "raised.weight" in targets(stage)
 
 
 def test_bits_out_of_range_are_refused() -> None:
