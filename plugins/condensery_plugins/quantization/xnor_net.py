@@ -19,8 +19,8 @@ class InputScaledConv2d(Layer, nn.Conv2d):
     """A convolution of its input's signs, whose output is scaled by the mean size of the input under the kernel.
 
     Rastegari et al. [26], section 3.2: the scales K are the mean over the channels of the input's absolute value,
-    through a convolution with a kernel of equal weights that add up to 1. Each group of a convolution has a K of its own
-    channels, those that its filters see. Gradients pass through the signs where the input is within -1 and 1; K has
+    through a convolution with a kernel of equal weights that add up to 1. Each group of a convolution has a K of its
+    own channels, those that its filters see. Gradients pass through the signs where the input is within -1 and 1; K has
     none.
 
     :param geometry: the arguments of the plain layer, JSON data.
