@@ -141,6 +141,15 @@ def test_a_binary_weights_step_has_glorots_factor_and_no_decay() -> None:
     rest = by_parameter[id(first.module.bias)]
     assert (rest["lr"], rest["weight_decay"]) == (0.1, 0.2)
 
+    stage = own_stage(nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(144, 10)))
+    method = BinaryConnect()
+    method.prepare(stage=stage)
+    everything = list(stage.student.module.parameters())
+    groups = [{"params": everything, "lr": 0.1, "weight_decay": 0.2}]
+    made = method.optimizer(stage=stage, player=stage.student, groups=groups)
+    rates = {id(p): group["lr"] for group in made.param_groups for p in group["params"]}
+    assert rates[id(stage.weights().by_path["0"].latent)] == pytest.approx(0.1 * (45 / 1.5) ** 0.5)
+
     plain = BinaryConnect(glorot=False).optimizer(stage=stage, player=stage.student, groups=groups)
     assert {group["lr"] for group in plain.param_groups} == {0.1}
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 
 import pytest
 import torch
 from tests.plugins.quantization.helpers import REGISTRY, stage_of
-from torch import Tensor
+from torch import Tensor, nn
 
-from condensery import NotApplicable, UsageError
+from condensery import NotApplicable, Stage, UsageError
 from condensery.contract import build_method
-from condensery.nets import Coding, Dense, attached
+from condensery.nets import Coding, Dense, attached, clone
 from condensery.storage import Source, decode
 from condensery_plugins.quantization.fgq import FGQ, FineTernary, fixed_point
 from condensery_plugins.quantization.uniform import Uniform
@@ -123,6 +124,7 @@ def test_what_becomes_of_each_layer() -> None:
     stage = stage_of("resnet8", width=0.5)
     before = {w.path: w.latent.detach().clone() for w in stage.weights()}
     assert all(bool(latent.std() > 0) for latent in before.values())
+    seen = stage.record_inputs(list(before), 128)  # as many examples as ranges are set on
 
     method = FGQ(samples=64, activation_bits=4)
     method.prepare(stage=stage)
@@ -137,24 +139,54 @@ def test_what_becomes_of_each_layer() -> None:
     widths = {target: t.bits for target, t in inputs.items()}
     assert {widths.pop("conv1:input"), widths.pop("linear:input")} == {8}
     assert set(widths.values()) == {4}
-    for quantizer in inputs.values():
+    for target, quantizer in inputs.items():
         assert isinstance(quantizer, Uniform)
-        assert float(torch.frexp(quantizer.scale)[0]) == 0.5
+        largest, step = max(float(x.abs().max()) for x in seen[target.removesuffix(":input")]), float(quantizer.scale)
+        assert math.frexp(step)[0] == 0.5
+        assert step * quantizer.high / 2 < largest <= step * quantizer.high, target  # the smallest that reaches it
+        assert (quantizer.low < 0) == (target == "conv1:input")  # pictures alone have no ReLU before them
 
     report = method.report(stage=stage)
-    assert report["reestimated_norms_count"] > 5
-    assert report["reached_percent"] > 95
+    assert report["reestimated_norms_count"] == 7
+    held = sum(latent.numel() for latent in before.values())
+    assert report["reached_percent"] == pytest.approx(100 * held / sum(p.numel() for p in plain_parameters(stage)))
+
+
+def plain_parameters(stage: Stage) -> list[Tensor]:
+    """Return the net's own parameters; ternary groups and fixed grids bring none."""
+    return list(stage.student.module.parameters())
+
+
+def norm_inputs(stage: Stage, examples: int) -> dict[str, Tensor]:
+    """Return each norm's mean input by channel, the mean of batches, where norms take the batch's own statistics."""
+    net = clone(stage.student.module).eval()
+    norms = {path: module for path, module in net.named_modules() if isinstance(module, nn.BatchNorm2d)}
+    sums: dict[str, list[Tensor]] = {path: [] for path in norms}
+    for path, norm in norms.items():
+        norm.train()
+        norm.register_forward_pre_hook(lambda _, given, path=path: sums[path].append(given[0].mean((0, 2, 3))))
+    with torch.no_grad():
+        for batch in stage.sample(examples):
+            stage.task.outputs(net, batch)
+    return {path: torch.stack(means).mean(0) for path, means in sums.items()}
 
 
 def test_the_norms_follow_what_rounding_changed() -> None:
-    """On the same examples each norm's statistics are those of its rounded inputs, and they moved."""
-    means = []
-    for follow in (False, True):
-        stage = stage_of("resnet8", width=0.5)
-        FGQ(samples=64, reestimate_norms=follow).prepare(stage=stage)
-        means.append({n: b for n, b in stage.student.module.named_buffers() if n.endswith("running_mean")})
-    assert means[0]
-    assert all(not torch.equal(means[0][name], means[1][name]) for name in means[0])
+    """On the same examples each norm's statistics are those of its rounded inputs, and not those of its float ones."""
+    stage = stage_of("resnet8", width=0.5)
+    before = norm_inputs(stage, 64)
+    FGQ(samples=64).prepare(stage=stage)
+    rounded = norm_inputs(stage, 64)
+    assert len(rounded) == 7
+    for path, means in rounded.items():
+        held = stage.student.module.get_submodule(path).running_mean
+        torch.testing.assert_close(held, means, rtol=1e-3, atol=1e-5)
+        assert float((means - before[path]).abs().max()) > 1e-3
+
+    stage = stage_of("resnet8", width=0.5)
+    FGQ(samples=64, reestimate_norms=False).prepare(stage=stage)
+    means = [b for name, b in stage.student.module.named_buffers() if name.endswith("running_mean")]
+    assert not torch.cat(means).any()  # as the net was made
 
 
 def test_smaller_groups_are_nearer() -> None:

@@ -203,26 +203,32 @@ def recipe(optimizer: str, **settings: Any) -> Any:
 
 
 def test_curvatures_follow_adam() -> None:
-    """After a step the curvature is the root of the second moment, (1 - 0.999) g^2, and zero where no word was seen."""
+    """After a step the curvature is the root of the second moment, (1 - 0.999) g^2, and zero where no word was seen.
+
+    Nearly: Adam's divisor has 1e-8 more.
+    """
     stage = taught()
     method = TernaryBERT(weights="lat")
     method.prepare(stage=stage)
-    pooler = stage.weights().by_path["bert.pooler.dense"].latent
-    stage.student.optimizer = torch.optim.AdamW([w.latent for w in [*stage.weights(), *stage.weights(kinds=TABLES)]])
-    for weight in [*stage.weights(), *stage.weights(kinds=TABLES)]:
-        weight.latent.grad = torch.randn_like(weight.latent)
-    grad = pooler.grad
-    assert grad is not None
+    weights = [*stage.weights(), *stage.weights(kinds=TABLES)]
+    gradients = {weight.name: torch.randn_like(weight.latent) for weight in weights}
+    words = "bert.embeddings.word_embeddings.weight"
+    gradients[words][3] = 0
+
+    stage.student.optimizer = torch.optim.AdamW([weight.latent for weight in weights])
+    for weight in weights:
+        weight.latent.grad = gradients[weight.name].clone()
     stage.student.optimizer.step()
     method.after_step(stage=stage, player=stage.student)
 
-    found = {a.target: a.transform for a in attached(stage.student.module)}
-    own = found["bert.pooler.dense.weight"]
-    assert isinstance(own, LossAwareTernary)
-    torch.testing.assert_close(own.curvature, 0.001**0.5 * grad.abs(), rtol=1e-4, atol=1e-7)
-    words = found["bert.embeddings.word_embeddings.weight"]
-    assert isinstance(words, LossAwareTernary)
-    assert words.curvature.std() > 0
+    found = {a.target: a.transform for a in attached(stage.student.module) if ":" not in a.target}
+    assert len(found) == 1 + 2 * 6 + 1
+    for target, own in found.items():
+        assert isinstance(own, LossAwareTernary)
+        torch.testing.assert_close(own.curvature, 0.001**0.5 * gradients[target].abs() + 1e-8, rtol=1e-4, atol=1e-9)
+    table = found[words]
+    assert isinstance(table, LossAwareTernary)
+    assert table.curvature[3].tolist() == pytest.approx([1e-8] * 24)
 
 
 def test_the_artifact_is_ternary(tmp_path: Path) -> None:
