@@ -105,7 +105,7 @@ def _played(stage: Stage, player: Player, x: Tensor, g: Tensor, lr: float) -> St
     player.module.train()
     layer = player.module.get_submodule("inner")
     (latent,) = (w.latent for w in stage.weights() if w.path == "inner")
-    started, used = latent.detach().clone(), layer.weight.detach().clone()  # type: ignore[union-attr, operator]
+    started, used = latent.detach().clone(), layer.weight.detach().clone()  # type: ignore[operator]
     x.requires_grad_()
     outputs = layer(x)
     (outputs * g).sum().backward()
@@ -116,5 +116,5 @@ def _played(stage: Stage, player: Player, x: Tensor, g: Tensor, lr: float) -> St
     stage.update(player)
     after = latent.detach().clone()
     player.module.eval()
-    final = layer.weight.detach().clone()  # type: ignore[union-attr, operator]
+    final = layer.weight.detach().clone()  # type: ignore[operator]
     return Step(stage, used, outputs.detach(), back, gradient, started, after, final)

@@ -88,7 +88,9 @@ def test_normalized_outputs_let_a_bnns_loss_start_where_losses_do() -> None:
         batch = stage.sample(200)[0]
         stage.student.module.train()
         outputs = stage.task.outputs(stage.student.module, batch)
-        losses.append(stage.task.loss(outputs, batch).item())
+        loss = stage.task.loss(outputs, batch)
+        assert loss is not None
+        losses.append(loss.item())
     assert outputs.mean(0).tolist() == pytest.approx([0] * 10, abs=1e-4)
     assert outputs.std(0, correction=0).tolist() == pytest.approx([1] * 10, abs=1e-3)
     assert losses[0] > 10

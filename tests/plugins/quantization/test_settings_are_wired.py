@@ -61,13 +61,14 @@ def back(done: Step) -> Any:
 
 def spread(done: Step) -> Any:
     """Return the values that the second output takes over a batch, in order."""
-    return done.outputs[:, 1].unique().tolist()
+    return sorted(set(done.outputs[:, 1].tolist()))
 
 
 def drawn(done: Step) -> Any:
     """Return the values that a weight takes over passes in training."""
     layer = done.stage.student.module.train().get_submodule("inner")
-    return torch.stack([layer.weight.detach() for _ in range(40)]).unique().tolist()  # type: ignore[union-attr, operator]
+    passes = [layer.weight.detach() for _ in range(40)]  # type: ignore[operator]
+    return sorted(set(torch.stack(passes).flatten().tolist()))
 
 
 def layers(done: Step) -> Any:
