@@ -138,8 +138,8 @@ def _empty(value: Any) -> bool:
     return value in (None, "", {}) or (isinstance(value, list) and all(map(_empty, value)))
 
 
-UNNEEDED = re.compile(r"</(?:td|th|tr|li)>")
-"""Tags that HTML lets go: the next cell, row or item ends the one before. They are a thirtieth of the site."""
+UNNEEDED = re.compile(r"</(?:td|th|tr)>\s*|</li>")
+"""What HTML lets go: the next cell, row or item ends the one before. It is a thirtieth of the site."""
 
 
 class Unsaid(Undefined):
