@@ -92,6 +92,18 @@ def _same(outputs: Tensor) -> bool:
     return bool(spread <= TOLERANCE * outputs.abs().max())
 
 
+def started_alive(stage: Stage) -> Signs:
+    """Return how the student is when a stage starts.
+
+    :raises NonFiniteNet: naming what comes in infinite or not a number: a method may rank it as the smallest of all,
+        and take it out without a word.
+    """
+    before = look(stage)
+    if before.broken is not None:
+        raise NonFiniteNet(f"stage {stage.name!r}: {before.broken} of the net that comes in is not finite")
+    return before
+
+
 def collapsed(stage: Stage, before: Signs) -> list[str]:
     """Return what a stage that has ended took the life of: paths of layers, and whether the outputs became constant.
 

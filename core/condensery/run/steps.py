@@ -109,6 +109,12 @@ def shares(batch: Batch, parts: int) -> list[Batch]:
     return [batch.part(a, b) for a, b in itertools.pairwise(bounds)]
 
 
+def clip(parameters: Iterable[nn.Parameter], limit: float | None) -> None:
+    """Shorten the gradient of parameters together to a norm, if it is longer; ``None``: it may have any."""
+    if limit is not None:
+        nn.utils.clip_grad_norm_([p for p in parameters if p.requires_grad], limit)
+
+
 @contextlib.contextmanager
 def without_gradient(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
     """Keep parameters out of the graph that is made meanwhile."""

@@ -21,7 +21,7 @@ from condensery.recipe import StageSpec, TrainSpec
 from condensery.run.checks import check_exchanged, check_factor, check_terms, returned
 from condensery.run.players import ByPlayer, Outputs, Player
 from condensery.run.processes import ALONE, Processes
-from condensery.run.steps import rate_factor, shares, weighted, without_gradient
+from condensery.run.steps import clip, rate_factor, shares, weighted, without_gradient
 from condensery.run.workers import Exchanged, Gradients, Workers
 from condensery.tasks import Batch, Subset, Task, channels_last
 
@@ -267,6 +267,8 @@ class Training:
 
     def _laid_aside(self, player: Player) -> Gradients:
         """Take the gradients of one worker, flat, by parameter name, from the parameters."""
+        if self.calls("exchange", player.name):
+            clip(self._named(player).values(), self.train.clip_norm)  # what a method answers with is taken whole
         found = {}
         for name, parameter in self._named(player).items():
             if parameter.grad is not None:
@@ -303,8 +305,8 @@ class Training:
             told = [self._laid_aside(player)] if self.calls("exchange", player.name) else []
             self._agree(player, told)
 
-        if self.train.clip_norm is not None:
-            nn.utils.clip_grad_norm_([p for p in self._named(player).values() if p.requires_grad], self.train.clip_norm)
+        if not self.calls("exchange", player.name):
+            clip(self._named(player).values(), self.train.clip_norm)
         player.optimizer.step()
         player.optimizer.zero_grad(set_to_none=True)
 

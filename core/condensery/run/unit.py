@@ -12,7 +12,7 @@ from condensery.errors import MethodError
 from condensery.nets import broken_promises, detach_temporary, own_parameters
 from condensery.recipe import TrainSpec, Unit
 from condensery.run.checks import check_batches, check_report, refuse_silenced
-from condensery.run.collapse import collapsed, look
+from condensery.run.collapse import collapsed, started_alive
 from condensery.run.folder import PROGRESS, RunFolder
 from condensery.run.opening import Opener
 from condensery.run.players import Player
@@ -61,7 +61,7 @@ class UnitRunner:
         started = time.monotonic()
         stage = self.opener.open(unit, train, players, seed)
         stage.place = None if self.dry else self.folder.path / f"stage-{unit.id}"
-        before = None if self.dry else look(stage)
+        before = None if self.dry else started_alive(stage)
         self.opener.prepare(stage)
         self._compare(stage, unit)
 

@@ -48,16 +48,17 @@ def l2(filters: Tensor) -> Tensor:
 
 
 def geometric_median(filters: Tensor) -> Tensor:
-    """Return the sum of each filter's distances to all filters of its layer, ``(filters,)``.
+    """Return the sum of each filter's distances to all filters of its layer that are still there, ``(filters,)``.
 
     He, Liu, Wang, Hu, Yang: "Filter Pruning via Geometric Median for Deep Convolutional Neural Networks Acceleration",
     CVPR 2019 (FPGM): the sum is smallest next to the geometric median, and what lies there can be replaced by the
-    others.
+    others. Filters that were held at zero before, all of them at the origin, would pull it there.
 
-    :param filters: ``(filters, inputs, ...)``.
+    :param filters: ``(filters, inputs, ...)``, zero where they are gone.
     """
     flat = filters.flatten(1)
-    return torch.cdist(flat, flat, compute_mode="donot_use_mm_for_euclid_dist").sum(1)
+    there = flat[flat.any(1)]
+    return torch.cdist(flat, there, compute_mode="donot_use_mm_for_euclid_dist").sum(1)
 
 
 def apoz(values: Tensor) -> Tensor:

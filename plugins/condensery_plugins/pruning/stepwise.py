@@ -99,15 +99,20 @@ class Stepwise(InSteps):
         for weight in weights:
             mask(stage, weight, torch.ones_like(weight.latent, dtype=torch.bool))
 
-        dense, best = self._quality(stage), _copied(net)
+        dense, best, counts = self._quality(stage), _copied(net), self._counts()
         for gone in range(1, 1 + (min(most, 2) if stage.dry else most)):
             try:
                 self.prune(stage, weights, gone / numbers)
             except UsageError:
                 break
             if self._quality(stage) >= dense:
-                best = _copied(net)
+                best, counts = _copied(net), self._counts()
         net.load_state_dict(best)
+        vars(self).update(counts)
+
+    def _counts(self) -> dict[str, float]:
+        """Return what the method has counted of the net as it is, such as what its deletions were to cost."""
+        return {name: value for name, value in vars(self).items() if name.endswith("_") and isinstance(value, float)}
 
     def _quality(self, stage: Stage) -> float:
         """Return the task's main figure over the training examples, turned so that more is better."""

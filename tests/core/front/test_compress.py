@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import condensery
 from condensery import CondenseryError, Result, UsageError
+from condensery.errors import NonFiniteNet
 from condensery.run import Observer
 from condensery.tasks import Metric, given_task
 
@@ -141,6 +142,17 @@ def test_a_batch_size_below_the_loaders_plays_parts() -> None:
     assert seen[0]["steps"] == 8
     with pytest.raises(UsageError, match="batch_size 128, but the training data come in batches of 20"):
         condensery.compress(Plain(), "magnitude", train=train, train_settings={"batch_size": 128}, quiet=True)
+
+
+@pytest.mark.parametrize("line", ["magnitude", "obd(hessian=identity)"])
+def test_a_net_that_comes_in_broken_is_refused_before_a_method_hides_it(line: str) -> None:
+    """Without test data nothing is measured, and pruning would take what is no number for the smallest weight."""
+    net = Plain()
+    name, weight = next((name, p) for name, p in net.named_parameters() if p.dim() > 1)
+    with torch.no_grad():
+        weight.flatten()[0] = float("nan")
+    with pytest.raises(NonFiniteNet, match=f"{name} of the net that comes in is not finite"):
+        condensery.compress(net, line, train=loaders()[0], quiet=True)
 
 
 # ------------------------------------------------------------------ a size to reach

@@ -11,7 +11,7 @@ from torch.func import functional_call
 from condensery.nets import Weight
 from condensery.recipe import ModelSpec, StageSpec, TrainSpec
 from condensery.run import Player, Stage
-from condensery.tasks import Batch, Split, Task, TaskFacts
+from condensery.tasks import Answers, Batch, Split, Task, TaskFacts
 from condensery_plugins.pruning.curvature import unflatten
 from condensery_plugins.tasks.tensors import Stored, TensorTask
 
@@ -38,6 +38,16 @@ class Given(TensorTask):
         if not labels.is_floating_point():
             return nn.functional.cross_entropy(outputs, labels)
         return ((outputs - labels) ** 2).sum(1).mean() / 2
+
+
+class Signs(Given):
+    """Right where the output's sign is the target's."""
+
+    def meter(self) -> Answers:
+        return Answers(
+            lambda outputs, batch: (outputs.sign() == batch.labels.sign())[:, 0],
+            lambda outputs, batch: torch.zeros(()),
+        )
 
 
 def stage_of(net: nn.Module, task: Task, *, layer: str | None = None, **train: Any) -> Stage:

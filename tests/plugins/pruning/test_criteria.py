@@ -37,9 +37,19 @@ def test_norms_by_hand() -> None:
 
 
 def test_distances_to_the_geometric_median_by_hand() -> None:
-    """(3,-4), (0,0), (6,8): 5 to the origin, 10 from it to the last, sqrt(9 + 144) between the others."""
+    """(3,-4), (1,-4), (6,8): 2 between the first two, sqrt(9 + 144) and sqrt(25 + 144) from them to the last."""
+    filters = torch.tensor([[3.0, -4.0], [1.0, -4.0], [6.0, 8.0]]).view(3, 2, 1, 1)
     far = math.sqrt(153)
-    assert geometric_median(FILTERS).tolist() == pytest.approx([5 + far, 15.0, 10 + far])
+    assert geometric_median(filters).tolist() == pytest.approx([2 + far, 2 + 13, far + 13])
+
+
+def test_filters_that_are_gone_do_not_pull_the_median_to_the_origin() -> None:
+    """Three alike and one far off: with five zeros counted, that one would have the smallest sum, 18.5."""
+    there = torch.tensor([[3.0, 3.0], [3.0, 3.1], [3.1, 3.0], [-0.5, -0.5]])
+    filters = torch.cat([there, torch.zeros(5, 2)]).view(9, 2, 1, 1)
+    scores = geometric_median(filters)[:4]
+    assert int(scores.argmax()) == 3
+    assert float(scores[0]) == pytest.approx(0.1 + 0.1 + 3.5 * math.sqrt(2))
 
 
 def test_the_filter_in_the_middle_is_the_least_important_however_large() -> None:

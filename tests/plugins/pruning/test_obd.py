@@ -5,12 +5,11 @@ from typing import Any
 
 import pytest
 import torch
-from tests.plugins.pruning.stages import Given, stage_of
+from tests.plugins.pruning.stages import Given, Signs, stage_of
 from torch import Tensor
 
 from condensery import NotApplicable, Registry, Run
 from condensery.recipe import parse_recipe
-from condensery.tasks import Answers
 from condensery_plugins.models.mlp import MLP
 from condensery_plugins.pruning.masks import mask
 from condensery_plugins.pruning.obd import OptimalBrainDamage
@@ -151,16 +150,6 @@ def test_it_hurts_less_than_size_on_a_trained_net(
         report = run(tmp_path / way, stage, base={"epochs": 15, "batch_size": 16}, data={"subset": {"size": 300}})
         loss[way] = report["after"]["quality"]["loss"]
     assert loss[hessian] < loss["identity"]
-
-
-class Signs(Given):
-    """Right where the output's sign is the target's."""
-
-    def meter(self) -> Answers:
-        return Answers(
-            lambda outputs, batch: (outputs.sign() == batch.labels.sign())[:, 0],
-            lambda outputs, batch: torch.zeros(()),
-        )
 
 
 def test_hold_keeps_the_fewest_weights_that_will_do() -> None:

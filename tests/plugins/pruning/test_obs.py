@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.plugins.pruning.stages import Given, stage_of
+from tests.plugins.pruning.stages import Given, Signs, stage_of
 from torch import Tensor
 
 from condensery import Registry, Run
@@ -195,3 +195,21 @@ def test_weights_that_went_stay_at_zero_while_training_goes_on(tmp_path: Path) -
     assert report["before"]["parameters"] == 39  # 17-2-1 with biases, as the paper counts
     assert len(report["stages"]) == 2
     assert report["after"]["nonzeros"] == 19
+
+
+def test_hold_predicts_the_loss_of_what_it_kept_alone() -> None:
+    """x1 alone tells the sign: more is tried with a larger share, and taken back, which costs nothing."""
+    predicted = []
+    for share in (0.67, 0.99):
+        x = torch.tensor([[1.0, 1.0, -1.0], [-1.0, 1.0, 1.0], [2.0, -1.0, 1.0], [-2.0, -1.0, -1.0]])
+        net = MLP([3, 2, 1])
+        with torch.no_grad():
+            net.get_parameter("fc1.weight").copy_(torch.tensor([[3.0, 0.1, 0.2], [-3.0, 0.2, 0.1]]))
+            net.get_parameter("fc2.weight").copy_(torch.tensor([[1.0, -1.0]]))
+            for layer in ("fc1", "fc2"):
+                net.get_parameter(f"{layer}.bias").zero_()
+        stage = stage_of(net, Signs(x, x[:, :1]))
+        method = OptimalBrainSurgeon(hold=True, sparsity=share, biases=False, samples=4)
+        method.prepare(stage)
+        predicted.append((sum(int(w.alive.sum()) for w in stage.weights()), method.increase_))
+    assert predicted[0] == predicted[1]

@@ -42,7 +42,7 @@ class EFSignSGD(GradientCode):
     def combined(self, player: Player, bucket: Bucket, code: Code, place: str) -> Tensor:
         """Return the mean of what the workers sent, as a gradient: the optimizer multiplies it with the rate again."""
         rate: float = max(self.placed(player, bucket.name).group["lr"], SMALLEST_RATE)
-        given = rate * (bucket.values + self._decay(player, bucket)) + self.kept(place, bucket.values)
+        given = rate * (bucket.values + self.decay(player, bucket)) + self.kept(place, bucket.values)
 
         told, own = self.told(bucket, code, given)
         if self.feedback:
@@ -51,10 +51,4 @@ class EFSignSGD(GradientCode):
 
     def combined_floats(self, player: Player, bucket: Bucket, place: str) -> Tensor:
         """Return the mean gradient with weight decay."""
-        return bucket.mean(bucket.values) + self._decay(player, bucket)
-
-    def _decay(self, player: Player, bucket: Bucket) -> Tensor:
-        """Return the gradient of weight decay, ``(numbers,)``."""
-        place = self.placed(player, bucket.name)
-        decay: float = place.group.get("decay", 0.0)
-        return place.parameter.detach().flatten() * decay
+        return bucket.mean(bucket.values) + self.decay(player, bucket)

@@ -131,6 +131,12 @@ class GradientCode(Method):
             self._places[player.name] = {n: Place(p, groups.get(id(p), {})) for n, p in player.parameters().items()}
         return self._places[player.name][name]
 
+    def decay(self, player: Player, bucket: Bucket) -> Tensor:
+        """Return the gradient of weight decay, ``(numbers,)``, where the optimizer has left it to the method."""
+        place = self.placed(player, bucket.name)
+        share: float = place.group.get("decay", 0.0)
+        return place.parameter.detach().flatten() * share
+
     # ---------------------------------------------------------------- checkpoints
 
     def state(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from torch import Tensor
 from condensery import Stage, hookimpl
 from condensery.run import Bucket, Player, Workers
 from condensery_plugins.quantization.gradient_codes.codes import Code, ColumnMeans
-from condensery_plugins.quantization.gradient_codes.gradient_code import GradientCode
+from condensery_plugins.quantization.gradient_codes.gradient_code import GradientCode, without_decay
 
 EPS = 1e-8
 
@@ -22,7 +22,7 @@ class OneBitSGD(GradientCode):
     Training of Speech DNNs", Interspeech 2014 [37]. Each worker codes its gradient plus its residual; the sum of what
     they sent is scaled (AdaGrad, if asked) and takes momentum, both in float; plus a residual of its own it is coded a
     second time, and that is the step. So momentum is part of the method: the optimizer is plain SGD whatever the
-    recipe names, with the recipe's rate and weight decay.
+    recipe names, with the recipe's rate, and weight decay is part of the gradient.
 
     When: from ``cold_start``, a share of the stage, on. Tensors of one dimension stay float.
     """
@@ -41,8 +41,8 @@ class OneBitSGD(GradientCode):
 
     @hookimpl
     def optimizer(self, player: Player, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-        """Return plain SGD: what it gets has its momentum already."""
-        return torch.optim.SGD(groups)
+        """Return plain SGD: what it gets has its weight decay and momentum already."""
+        return torch.optim.SGD(without_decay(groups))
 
     @hookimpl
     def before_step(self, stage: Stage) -> None:
@@ -65,7 +65,7 @@ class OneBitSGD(GradientCode):
         self.kept_[place] = given - own
 
         # Who owns the sum codes it for all; here each worker does it alike, from the codes of all.
-        step = self._stepped(told.mean(0), place)[None]
+        step = self._stepped(told.mean(0) + self.decay(player, bucket), place)[None]
         step = step + self.common(f"{place}/residual", step)
         again = code.decode(code.encode(step, bucket.uniform), step.shape[1])
         self.common_[f"{place}/residual"] = step - again
@@ -73,7 +73,7 @@ class OneBitSGD(GradientCode):
 
     def combined_floats(self, player: Player, bucket: Bucket, place: str) -> Tensor:
         """Return the step of a tensor that isn't coded."""
-        return self._stepped(bucket.mean(bucket.values), place)
+        return self._stepped(bucket.mean(bucket.values) + self.decay(player, bucket), place)
 
     def _stepped(self, gradient: Tensor, place: str) -> Tensor:
         """Return a gradient after AdaGrad and momentum."""

@@ -217,6 +217,19 @@ def test_one_bit_adam_bounds_steps_once_it_is_frozen() -> None:
 # ---------------------------------------------------------------- in a run
 
 
+def test_one_bit_sgd_takes_momentum_of_weight_decay_too() -> None:
+    """Sent as floats, decay 0.1 of weights 2 joins gradients 1: 1.2, then 0.9 * 1.2 + 1.2; SGD does the same."""
+    net = Net(OneBitSGD(), 1)
+    net.method.coding_ = False  # type: ignore[attr-defined]
+    net.player.optimizer = net.method.optimizer(  # type: ignore[attr-defined]
+        player=net.player, groups=[{"params": [net.layer.weight], "lr": 0.5, "weight_decay": 0.1}]
+    )
+    torch.nn.init.constant_(net.layer.weight, 2.0)
+    torch.testing.assert_close(net.agreed(of(1.0)), of(1.2))
+    torch.testing.assert_close(net.agreed(of(1.0)), of(0.9 * 1.2 + 1.2))
+    assert net.player.optimizer.param_groups[0]["weight_decay"] == 0.0
+
+
 def played(stage: Any, out: Path, **changes: Any) -> tuple[Any, Watch]:
     """Return the report of a run, and what it left."""
     watch = Watch()
@@ -243,6 +256,24 @@ def test_bytes_that_a_worker_sends(tmp_path: Path) -> None:
     assert report["training"]["sent_ratio"] == plain / sent
     floats, _ = played({"name": "floats"}, tmp_path / "floats")
     assert floats["training"]["sent_bytes"] == plain
+
+
+def test_the_gradients_norm_is_limited_before_the_code(tmp_path: Path) -> None:
+    """What a code answers with is taken whole: shortened, 1-bit Adam's momentum would no longer be of one size."""
+    spans: list[float] = []
+
+    class Looks(Watch):
+        def epoch_ended(self, stage: Any, history: Any) -> None:
+            for state in stage.players["student"].optimizer.state.values():
+                sizes = state["momentum"].abs()
+                spans.append(float(sizes[sizes > 0].min() / sizes.max()))
+
+    train = {"epochs": 2, "batch_size": 16, "workers": 2, "clip_norm": 0.01, "optimizer": {"lr": 0.001}}
+    what = recipe([{"methods": [{"one-bit-adam": {"warmup": 0.5}}]}], model={"key": "mlp", "hidden": [16]}, train=train)
+    Run(what, registry(), out=tmp_path / "o", device="cpu", observer=Looks()).execute()
+    in_floats, coded = spans[:4], spans[4:]
+    assert max(in_floats) < 0.1
+    assert coded == pytest.approx([1.0] * 4)
 
 
 def test_players_keep_apart(tmp_path: Path) -> None:
