@@ -13,7 +13,7 @@ from condensery.run import Outputs, Player
 from condensery.tasks import Batch
 from condensery_plugins.distillation.adapters import aligned, unpadded
 from condensery_plugins.distillation.layer_maps import LayerMap, fitting, tapped_pairs, tapped_values
-from condensery_plugins.distillation.pairs import warnings_of
+from condensery_plugins.distillation.pairs import only_teacher, warnings_of
 
 BETA = 1000.0
 """The authors' weight of squared distances, and of distances times the number of positions."""
@@ -37,8 +37,8 @@ class AttentionTransfer(Method):
 
     When: at every step; by gradient each step differentiates twice.
 
-    Raises NotApplicable without a teacher, and without stages where no layers are named; by gradient without labels,
-    and where inputs are no tensor of floats.
+    Raises NotApplicable without a teacher or for several, and without stages where no layers are named; by gradient
+    without labels, and where inputs are no tensor of floats.
     """
 
     key = "attention-transfer"
@@ -60,6 +60,7 @@ class AttentionTransfer(Method):
             self._check_positions(*tapped_values(stage))
             return
 
+        only_teacher(stage, self.key)
         if not stage.labels:
             raise NotApplicable(self.key, "gradients of the task's loss need labels, which the stage's data hide")
         inputs = stage.task.example(2)

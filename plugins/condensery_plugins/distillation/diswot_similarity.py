@@ -10,6 +10,7 @@ from condensery import Batch, Method, NotApplicable, Stage, hookimpl
 from condensery.nets import resolve
 from condensery.run import Player
 from condensery_plugins.distillation.layer_maps import stages_of
+from condensery_plugins.distillation.pairs import only_teacher
 
 
 @dataclass(eq=False, kw_only=True)
@@ -29,8 +30,8 @@ class DisWOT(Method):
 
     When: once, in ``prepare``, over ``draws`` initialisations of both nets; what is reported is the mean.
 
-    Raises NotApplicable without a teacher, and where a net has no stages. There is no semantic term, and it isn't in
-    the score, where labels are hidden or both classifiers haven't as many inputs and classes.
+    Raises NotApplicable without a teacher or for several, and where a net has no stages. There is no semantic term, and
+    it isn't in the score, where labels are hidden or both classifiers haven't as many inputs and classes.
     """
 
     key = "diswot-similarity"
@@ -44,12 +45,13 @@ class DisWOT(Method):
     @hookimpl
     def prepare(self, stage: Stage) -> None:
         """Score the pair."""
+        teacher = only_teacher(stage, self.key)
         batch = stage.sample(self.examples)[0]
         relations, semantics = [], []
         for draw in range(self.draws):
             # Seeds of their own: two nets of one kind would otherwise be the same net.
             mine = self._looked(stage, stage.student, batch, 2 * draw)
-            theirs = self._looked(stage, stage.teachers[0], batch, 2 * draw + 1)
+            theirs = self._looked(stage, teacher, batch, 2 * draw + 1)
             relations.append(relation(mine[0], theirs[0]))
             if mine[1] is not None and theirs[1] is not None and mine[1].shape == theirs[1].shape:
                 semantics.append(semantic(mine[1], theirs[1]))

@@ -11,7 +11,7 @@ from condensery.contract import Words
 from condensery.run import Outputs, Player
 from condensery_plugins.distillation.adapters import Adapter, unpadded
 from condensery_plugins.distillation.layer_maps import fitting, stages_of, tapped_values
-from condensery_plugins.distillation.pairs import refuse_other_classes, warnings_of
+from condensery_plugins.distillation.pairs import only_teacher, refuse_other_classes, warnings_of
 from condensery_plugins.distillation.softened import divergence, softened
 
 
@@ -34,8 +34,8 @@ class FitNets(Method):
 
     End: the regressor is gone after ``hint``.
 
-    Raises NotApplicable without a teacher, without stages where no layers are named, and in ``distil`` without class
-    scores or where the teacher has other classes.
+    Raises NotApplicable without a teacher, in ``hint`` for several and without stages where no layers are named, and in
+    ``distil`` without class scores or where the teacher has other classes.
     """
 
     key = "fitnets"
@@ -60,7 +60,7 @@ class FitNets(Method):
             refuse_other_classes(stage, self.key)
             return
 
-        student, teacher = stage.student, stage.teachers[0]
+        student, teacher = stage.student, only_teacher(stage, self.key)
         self.guided_ = self.guided or _middle(stages_of(student, self.key))
         self.hint_ = self.hint or _middle(stages_of(teacher, self.key))
         student.tap(self.guided_)

@@ -30,8 +30,8 @@ class FSP(Method):
     When: a stage of its own, with a small rate and the student in train mode; a stage without a method, on the labels,
     follows it. What lies above the last layer, as the classifier, isn't touched.
 
-    Raises NotApplicable without a teacher, without stages where no layers are named, and where student and teacher
-    haven't as many channels.
+    Raises NotApplicable without a teacher or for several, without stages where no layers are named, and where student
+    and teacher haven't as many channels.
     """
 
     key = "fsp"

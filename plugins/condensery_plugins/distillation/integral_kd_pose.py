@@ -11,7 +11,7 @@ from condensery.run import Outputs, Player
 from condensery.tasks import head
 from condensery_plugins.distillation.adapters import Adapter
 from condensery_plugins.distillation.layer_maps import fitting, stages_of, tapped_pairs, tapped_values
-from condensery_plugins.distillation.pairs import warnings_of
+from condensery_plugins.distillation.pairs import only_teacher, warnings_of
 
 
 @dataclass(eq=False, kw_only=True)
@@ -32,8 +32,8 @@ class IntegralKDPose(Method):
 
     End: the convolution is gone after the stage.
 
-    Raises NotApplicable without a teacher, for outputs that are no heat maps or not as many and large as the teacher's,
-    and without stages where no layers are named.
+    Raises NotApplicable without a teacher or for several, for outputs that are no heat maps or not as many and large as
+    the teacher's, and without stages where no layers are named.
     """
 
     key = "integral-kd-pose"
@@ -48,7 +48,7 @@ class IntegralKDPose(Method):
     @hookimpl
     def prepare(self, stage: Stage) -> None:
         """Compare the heat maps, tap the features and make their regressors."""
-        student, teacher = stage.student, stage.teachers[0]
+        student, teacher = stage.student, only_teacher(stage, self.key)
         seen = stage.play(stage.sample(2)[0], [student, teacher])
         mine, theirs = (tuple(head(seen[player.name].tree).shape[1:]) for player in (student, teacher))
         if len(mine) != 3:

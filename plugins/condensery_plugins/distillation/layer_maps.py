@@ -9,6 +9,7 @@ from typing import Literal
 from condensery import NotApplicable, Stage, UsageError
 from condensery.nets import TapValues, resolve
 from condensery.run import Player
+from condensery_plugins.distillation.pairs import only_teacher
 
 LayerMap = Literal["one-to-one", "skip", "many-to-one"]
 """``one-to-one``: both have as many. ``skip``: each layer of the net with fewer meets the last of an equal share of the
@@ -61,15 +62,15 @@ def _up_to(number: int, these: int, those: int) -> int:
 
 
 def tapped_pairs(stage: Stage, key: str, chosen: Mapping[str, str], kind: LayerMap) -> list[tuple[str, str]]:
-    """Tap layers of the student and of the first teacher, and return their paths, in pairs.
+    """Tap layers of the student and of its one teacher, and return their paths, in pairs.
 
     :param key: of the method that asks.
     :param chosen: the teacher's path by the student's; where there is none, the stages of both nets are paired.
     :param kind: how they are.
-    :raises NotApplicable: if a net has no stages, or they can't be paired.
+    :raises NotApplicable: if there are several teachers, a net has no stages, or they can't be paired.
     :raises UnknownKey: for a path that a net doesn't have.
     """
-    teacher = stage.teachers[0]
+    teacher = only_teacher(stage, key)
     pairs = list(chosen.items())
     if not pairs:
         mine, theirs = stages_of(stage.student, key), stages_of(teacher, key)
@@ -83,7 +84,7 @@ def tapped_pairs(stage: Stage, key: str, chosen: Mapping[str, str], kind: LayerM
 
 
 def tapped_values(stage: Stage) -> tuple[TapValues, TapValues]:
-    """Return what the taps of the student and of the first teacher read on two examples; for their shapes."""
+    """Return what the taps of the student and of its teacher read on two examples; for their shapes."""
     student, teacher = stage.student, stage.teachers[0]
     outputs = stage.play(stage.sample(2)[0], [student, teacher])
     return outputs[student.name].taps, outputs[teacher.name].taps

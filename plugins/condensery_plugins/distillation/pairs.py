@@ -10,6 +10,21 @@ EXAMPLES = 256
 """How many training examples the students and teachers are compared on."""
 
 
+def only_teacher(stage: Stage, key: str) -> Player:
+    """Return the teacher of a method that can learn from one alone, in ``prepare``.
+
+    Outputs of several teachers have a mean; their layers, as of nets of other widths, and their values have none. To
+    learn from the first and be silent about the others would pass one teacher off as all of them.
+
+    :param key: the method's.
+    :raises NotApplicable: if the stage has several.
+    """
+    first, *others = stage.teachers
+    if others:
+        raise NotApplicable(key, f"it learns from one teacher, and the stage has {1 + len(others)}; keep one of them")
+    return first
+
+
 def refuse_other_classes(stage: Stage, key: str) -> None:
     """Refuse a teacher whose class scores aren't those of the student's classes, in ``prepare``; keep others' answers.
 

@@ -11,7 +11,7 @@ from condensery import Batch, Method, NotApplicable, Stage, hookimpl
 from condensery.contract import Words
 from condensery.nets import evaluating
 from condensery.run import Outputs, Player
-from condensery_plugins.distillation.pairs import refuse_other_classes, warnings_of
+from condensery_plugins.distillation.pairs import only_teacher, refuse_other_classes, warnings_of
 from condensery_plugins.distillation.replay import Replay
 from condensery_plugins.distillation.softened import divergence, softened
 from condensery_plugins.tasks.control import Control
@@ -27,8 +27,8 @@ class PolicyDistillation(Method):
     """Let a small net play as a DQN does, by a sharpened softmax of the values that the DQN gives to each action.
 
     Rusu et al.: "Policy Distillation", ICLR 2016 [68]. The phase ``distil`` has a student taught. Before it, the phase
-    ``dqn`` trains the teacher by playing: a stage of its own, or the recipe's base, ``base: {methods: [...]}``. Of
-    several teachers the first one teaches. A task that is no game is distilled on its own data.
+    ``dqn`` trains the teacher by playing: a stage of its own, or the recipe's base, ``base: {methods: [...]}``. A task
+    that is no game is distilled on its own data.
 
     Loss: in ``distil`` neither reward nor label; all are means over rows, where the paper has sums. ``kl`` is the
     divergence KL(softmax(q_teacher / T) || softmax(q_student)), in which the student's softmax has temperature 1;
@@ -42,8 +42,8 @@ class PolicyDistillation(Method):
     before each step; its epsilon falls from 1 in the first ``explore`` of the stage. An epoch has as many batches as
     one of the task's data.
 
-    Raises NotApplicable without a teacher or class scores, and where the teacher has other classes; in ``dqn`` on a
-    task that is no game.
+    Raises NotApplicable without a teacher or for several, without class scores, and where the teacher has other
+    classes; in ``dqn`` on a task that is no game.
     """
 
     key = "policy-distillation"
@@ -72,6 +72,7 @@ class PolicyDistillation(Method):
         """Make room for what is played; check the pair."""
         task = stage.task
         if self.phase == "distil":
+            only_teacher(stage, self.key)
             refuse_other_classes(stage, self.key)
         elif not isinstance(task, Control):
             raise NotApplicable(self.key, f"a DQN learns by playing, and task {task.key!r} is no game")

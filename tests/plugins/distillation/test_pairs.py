@@ -23,7 +23,7 @@ def report(
     folder: Path, student: Any, teacher: Any = "original", method: Any = "hinton-kd", **changes: Any
 ) -> dict[str, float]:
     stage = {"methods": [method], "student": student, "teacher": teacher, "epochs": 0}
-    given = recipe([stage], model={"key": "mlp", "hidden": [16]}, **changes)
+    given = recipe([stage], **{"model": {"key": "mlp", "hidden": [16]}, **changes})
     done = play(given, Registry.open([("seven", offering(models={"seven": seven}))]), folder)
     found: dict[str, float] = done.run.stages[-1]["report"]
     return found
@@ -34,6 +34,31 @@ def test_a_teacher_of_other_classes_is_refused(method: Any, tmp_path: Path) -> N
     with pytest.raises(NotApplicable, match="teacher tells 7 classes apart, the student 10"):
         report(tmp_path / "run", {"key": "mlp", "hidden": [8]}, {"key": "seven"}, method)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("method", "task", "net"),
+    [
+        ("attention-transfer", "digits", "resnet8"),
+        ({"attention-transfer": {"by": "gradient"}}, "digits", "resnet8"),
+        ("fsp", "digits", "resnet8"),
+        ("fitnets", "digits", "resnet8"),
+        ("diswot-similarity", "digits", "resnet8"),
+        ("policy-distillation", "digits", "resnet8"),
+        ("integral-kd-pose", "digits-keypoints", "heat-maps"),
+    ],
+    ids=str,
+)
+def test_further_teachers_are_refused_where_one_alone_would_teach(
+    method: Any, task: str, net: str, tmp_path: Path
+) -> None:
+    with pytest.raises(NotApplicable, match="learns from one teacher, and the stage has 2"):
+        report(tmp_path / "run", net, ["original", {"key": net, "seed": 1}], method, task=task, model={"key": net})
+
+
+def test_several_teachers_still_teach_together_by_their_outputs(tmp_path: Path) -> None:
+    net = {"key": "mlp", "hidden": [16]}
+    assert report(tmp_path / "run", net, ["original", {**net, "seed": 1}]) == {}
 
 
 def test_a_student_larger_than_its_teacher_is_told(tmp_path: Path) -> None:
