@@ -57,7 +57,7 @@ class Memory:
         :param ask: asks the net itself.
         """
         self.asked += 1
-        key = hash_tree(vars(batch))
+        key = hash_tree(batch.content())
         if key in self._answers:
             self.known += 1
             return map_tensors(lambda kept: kept.to(batch.device, copy=True), self._answers[key])

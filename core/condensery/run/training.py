@@ -111,7 +111,7 @@ class Training:
 
     def _shown(self, batch: Batch) -> Batch:
         """Return a batch as the stage's data show it: labels may be hidden."""
-        return batch if self.labels else batch.without_labels()
+        return batch if self.labels else batch.without_labels(self.task.ignore_index)
 
     # ---------------------------------------------------------------- losses
 

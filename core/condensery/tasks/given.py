@@ -15,8 +15,8 @@ from condensery.tasks.batches import Batch
 from condensery.tasks.draws import drawn_apart
 from condensery.tasks.metrics import Accumulated, Joined, Meter, Metric
 from condensery.tasks.splits import SEED, Split, Subset
-from condensery.tasks.tasks import Task, TaskFacts
-from condensery.tasks.trees import head
+from condensery.tasks.tasks import NO_LABEL, Task, TaskFacts
+from condensery.tasks.trees import head, tensors_in
 
 GIVEN = "given"
 """Key of a task, and of a model, that the user brought and no plugin offers."""
@@ -32,7 +32,8 @@ class GivenTask(Task):
     """A task on loaders: what they give are its batches, in their order and at their size.
 
     A batch is a pair of inputs and labels, or a mapping with ``labels``; a larger one than the recipe's comes in parts.
-    Whatever a loader draws depends on the run's seed: its shuffling, and the augmentation in its data set.
+    Whatever a loader draws depends on the run's seed: its shuffling, and the augmentation in its data set. Classes are
+    numbers from 0, and -100 is one that doesn't count, as in torch's own loss.
     """
 
     key = GIVEN
@@ -153,6 +154,8 @@ def given_task(
         given_loss = loss
         body["loss"] = lambda self, outputs, batch: None if batch.labels is None else given_loss(outputs, batch.labels)
         body["weight"] = lambda self, batch: float(batch.size)
+    elif any(not labels.is_floating_point() for labels in tensors_in(body["first"].labels)):
+        body["ignore_index"] = NO_LABEL
     if rows is not None:
         given_rows = rows
         body["rows"] = lambda self, outputs, batch: given_rows(outputs, batch.labels)

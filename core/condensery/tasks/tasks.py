@@ -26,7 +26,9 @@ from condensery.tasks.splits import Split, Subset
 from condensery.tasks.trees import full_precision, hash_tree, head, tensors_in
 
 NO_LABEL = -100
-"""What torch ignores unless it is told otherwise."""
+"""What torch ignores unless it is told otherwise: the label of what doesn't count in a user's own data."""
+NEVER = torch.iinfo(torch.int64).min
+"""A label that nothing has."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +82,7 @@ class Task(ABC):
     caches: ClassVar[bool] = True
     """Whether what was measured on it is kept for later runs: not where a file doesn't tell what it measures."""
     ignore_index: int | None = None
-    """Label of positions that don't count, such as padding; ``None``: all count."""
+    """Label of positions that don't count, such as padding; ``None``: all count, and -100 is an error as any other."""
     class_weights: Tensor | None = None
     """How much an example of each class counts, ``(classes,)``; ``None``: all alike."""
     default_model: ClassVar[str] = ""
@@ -145,7 +147,7 @@ class Task(ABC):
         if batch.labels is None:
             return None
         scores = head(outputs)
-        ignored = NO_LABEL if self.ignore_index is None else self.ignore_index
+        ignored = NEVER if self.ignore_index is None else self.ignore_index
         weights = None if self.class_weights is None else self.class_weights.to(scores)
         return nn.functional.cross_entropy(scores, head(batch.labels), weight=weights, ignore_index=ignored)
 
@@ -188,12 +190,15 @@ class Task(ABC):
         Only a task that ignores or weighs labels is asked for the batch's :meth:`weight`.
         """
         all_alike = self.ignore_index is None and self.class_weights is None and type(self).weight is Task.weight
-        return not all_alike and batch.labels is not None and self.weight(batch) == 0
+        known = batch.labels is not None or batch.counts is not None
+        return not all_alike and known and self.weight(batch) == 0
 
     def _counts(self, batch: Batch) -> Tensor | None:
-        """Tell which labels count, flat, ``None`` where all do."""
-        if self.ignore_index is None or batch.labels is None:
+        """Tell which labels count, flat, ``None`` where all do; of hidden ones too, as padding is no secret."""
+        if self.ignore_index is None:
             return None
+        if batch.labels is None:
+            return None if batch.counts is None else head(batch.counts).flatten()
         return head(batch.labels).flatten() != self.ignore_index
 
     # ---------------------------------------------------------------- quality
@@ -249,7 +254,7 @@ class Task(ABC):
         """
         parts, left = [], self.count(split)
         for batch in self.batches(split, batch_size=500):
-            parts.append(hash_tree(vars(batch)))
+            parts.append(hash_tree(batch.content()))
             left -= batch.size
             if left <= 0:  # as of a game that goes on for ever
                 break

@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,12 @@ from tests.core.helpers import Inputs, Watch, offering, recipe, registry
 from torch import Tensor, nn
 
 import condensery
-from condensery import Batch, Registry, Run, Stage, UsageError
+from condensery import Batch, Method, Registry, Run, Stage, UsageError, hookimpl
 from condensery.measure import Precision, evaluate
-from condensery.tasks import Subset, TaskFacts
+from condensery.run import Outputs
+from condensery.tasks import Subset, TaskFacts, given_task
+from condensery.testing import play
+from condensery_plugins.distillation.softened import divergence, softened
 from condensery_plugins.tasks.digits import Digits
 
 CPU = torch.device("cpu")
@@ -235,6 +239,64 @@ def test_an_epoch_with_a_batch_in_which_nothing_counts_is_distilled(tmp_path: Pa
     terms = report["stages"][-1]["history"][-1]["terms"]
     assert 0.1 * 1.5 < terms["student.task"] < 0.1 * 4  # a tenth of about log 10, not of half of it
     assert terms["student.hinton-kd.kd"] >= 0
+
+
+def test_hidden_labels_still_tell_what_counts() -> None:
+    """Of four pixels two count. KL((3/4, 1/4) || (1/2, 1/2)) is 0.130812 in one, 0 in the other: 0.065406 is the mean.
+
+    The border's teacher is certain, log 2 from the student each: with it the mean would be 0.379277.
+    """
+
+    class Pixels(Inputs):
+        ignore_index = 9
+
+    labels = torch.tensor([[[1, 0], [9, 9]]])
+    batch = Batch(torch.zeros(1, 1, 2, 2), labels).without_labels(9)
+    assert batch.labels is None
+    task = Pixels(torch.zeros)
+    teacher = torch.tensor([[[[math.log(3), 0.0], [90.0, 90.0]], [[0.0, 0.0], [0.0, 0.0]]]])
+    mine, theirs = Outputs(torch.zeros(1, 2, 2, 2), task, batch), Outputs(teacher, task, batch)
+    assert float(divergence(mine, softened(theirs.rows, 1.0), 1.0)) == pytest.approx(0.065406, abs=1e-6)
+    assert (task.weight(batch), task.loss(mine.tree, batch)) == (2, None)
+
+    # Everyone's part of a batch tells of its own positions, and one of padding alone is none.
+    two = Batch(torch.zeros(2, 3), torch.tensor([1, 9])).without_labels(9)
+    assert [task.is_empty(two.part(i, i + 1)) for i in range(2)] == [False, True]
+    assert task.weight(two.to("cpu")) == 1
+
+
+def test_a_stage_whose_labels_are_hidden_teaches_no_border(tmp_path: Path) -> None:
+    """16 images of 6 x 10 pixels, of which 4 x 8 count: 512 rows of a batch, not 960."""
+    rows = []
+
+    class Look(Method):
+        key = "look"
+
+        @hookimpl
+        def loss_terms(self, outputs: Any, player: Any) -> dict[str, Tensor]:
+            rows.append(len(outputs[player.name].rows))
+            return {"none": outputs[player.name].rows.sum() * 0}
+
+    installed = Registry.open([("mine", offering(methods={"look": Look}))])
+    stage = {"methods": ["look"], "data": {"labels": False, "subset": {"size": 16}}}
+    play(recipe([stage], task="brightest", model="pixel-classifier"), installed, tmp_path / "o")
+    assert set(rows) == {512, 256}  # the dry run looks at 8 images
+
+
+def test_what_torch_ignores_by_itself_counts_nowhere_in_given_data() -> None:
+    """The second token's label is -100: one row is left, and a batch of its own has the weight of one."""
+    net, labels = nn.Linear(3, 2), torch.tensor([1, -100])
+    task = given_task({"train": [(torch.zeros(2, 3), labels)]}, net)()
+    batch = Batch(torch.zeros(2, 3), labels)
+    scores = torch.tensor([[0.0, 1.0], [5.0, 0.0]])
+    rows = task.rows(scores, batch)
+    assert rows is not None
+    assert (rows.tolist(), task.weight(batch)) == ([[0.0, 1.0]], 1)
+
+
+def test_a_task_that_ignores_nothing_refuses_the_label_that_torch_would_ignore() -> None:
+    with pytest.raises(IndexError, match="-100 is out of bounds"):
+        Inputs(torch.zeros).loss(torch.zeros(2, 3), Batch(None, torch.tensor([0, -100])))
 
 
 def test_a_batch_in_which_nothing_counts_changes_no_figure() -> None:
