@@ -24,7 +24,8 @@ from condensery.tasks import full_precision, head
 class TapValues(Mapping[str, Any]):
     """What the taps of one player read in one forward pass.
 
-    A module path gives its output tensor, ``path:input`` its input; a role gives a list in the net's order. What is in
+    A module path gives its output tensor, ``path:input`` its input; a role gives a list in the net's order. Maps come
+    as ``(batch, channels, height, width)``, of nets too that say to have channels last, as timm's Swin does. What is in
     half precision, as autocast leaves it, comes as float32, and so is what is built or compared on it. Attention
     probabilities and scores have shape ``(batch, heads, queries, keys)``; scores are before the softmax, masks added.
     """
@@ -71,6 +72,7 @@ class Taps:
         self._paths: dict[str, list[str]] = {}
         self._handles: dict[str, Any] = {}
         self._read: dict[str, tuple[Tensor, int]] = {}
+        self._channels_last: set[str] = set()
         self._watch: AttentionWatch | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Taps:
@@ -99,6 +101,8 @@ class Taps:
                 )
             if path in self._handles:
                 continue
+            if gives_channels_last(modules, path):
+                self._channels_last.add(path)
             if path == name:
                 self._handles[path] = modules[name].register_forward_hook(partial(self._store, path))
             else:
@@ -113,6 +117,8 @@ class Taps:
 
     def _store(self, path: str, module: nn.Module, args: Any, output: Any) -> None:
         value = head(getattr(output, "last_hidden_state", output))
+        if path in self._channels_last and value.dim() == 4:
+            value = value.permute(0, 3, 1, 2)  # a view: what overwrites the value is still noticed
         self._read[path] = (value, value._version)
 
     @contextlib.contextmanager
@@ -158,7 +164,28 @@ class Taps:
             handle.remove()
         self._handles.clear()
         self._paths.clear()
+        self._channels_last.clear()
         self._watch = None
+
+
+def gives_channels_last(modules: Mapping[str, nn.Module], path: str) -> bool:
+    """Tell whether what a tap reads has its channels in the last dimension, where it is a map.
+
+    A net of timm says so by its ``output_fmt``: it holds for what is inside, but for torch's own layers on maps, which
+    want channels first, and for what the net itself is given.
+
+    :param modules: of the net, by path.
+    :param path: of one of them, or ``path:input``.
+    """
+    name = path.removesuffix(":input")
+    if isinstance(modules[name], CHANNELS_FIRST) or (name != path and hasattr(modules[name], "output_fmt")):
+        return False
+    while name and not hasattr(modules[name], "output_fmt"):
+        name = name.rpartition(".")[0]
+    return getattr(modules[name], "output_fmt", None) == "NHWC"
+
+
+CHANNELS_FIRST = (nn.Conv2d, nn.BatchNorm2d, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
 
 
 def remove_taps(module: nn.Module) -> None:

@@ -74,6 +74,49 @@ def test_taps_of_packed_and_named_outputs() -> None:
     assert torch.equal(values["1"], 2 * hidden)
 
 
+def test_maps_of_a_net_with_channels_last_come_with_channels_first() -> None:
+    """A map of 1 x 2 positions and 3 channels: position 0 holds 0, 1, 2, position 1 holds 3, 4, 5."""
+
+    class Last(nn.Module):
+        output_fmt = "NHWC"
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.stage = nn.Identity()
+            self.conv = nn.Conv2d(3, 3, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.conv(self.stage(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2))  # type: ignore[no-any-return]
+
+    taps = Taps(nn.Sequential(Last()))
+    for target in ("0.stage", "0.stage:input", "0.conv", "0.conv:input", "0:input"):
+        taps.add(target)
+    image = torch.tensor([[[[0.0, 3.0]], [[1.0, 4.0]], [[2.0, 5.0]]]])
+    with taps.reading():
+        taps.model(image)
+    read = taps.collect()
+    for target in ("0.stage", "0.stage:input", "0.conv:input", "0:input"):
+        assert torch.equal(read[target], image), target
+    assert read["0.conv"].shape == (1, 3, 1, 2)
+
+
+def test_a_swin_transformers_stages_come_as_maps() -> None:
+    """12 channels at 8 x 8 positions, then 24 at 4 x 4; as timm itself turns them."""
+    sizes = {"img_size": 16, "patch_size": 2, "window_size": 4, "embed_dim": 12, "depths": (1, 1), "num_heads": (2, 2)}
+    net = pytest.importorskip("timm").create_model("swin_tiny_patch4_window7_224", **sizes).eval()
+    taps, image = Taps(net), torch.randn(2, 3, 16, 16)
+    taps.add("stages")
+    taps.add("patch_embed.proj")
+    with torch.no_grad(), taps.reading():
+        net(image)
+    read = taps.collect()
+    assert [tuple(one.shape[1:]) for one in read["stages"]] == [(12, 8, 8), (24, 4, 4)]
+    assert read["patch_embed.proj"].shape[1:] == (12, 8, 8)
+    with torch.no_grad():
+        own = net.forward_intermediates(image, output_fmt="NCHW", intermediates_only=True)
+    torch.testing.assert_close(read["stages"], own)
+
+
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_attention_taps_agree_with_the_net(attention: str) -> None:
     from transformers import BertConfig, BertForSequenceClassification
