@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from condensery import UsageError
 from condensery.tasks import TaskFacts
 from condensery_plugins.models.resnet import Block, ResNet, build
 
@@ -49,6 +50,35 @@ def test_the_shortcut_takes_every_second_pixel_and_pads_channels(before: int, af
     assert out.shape == (1, after, 3, 3)
     assert torch.equal(out[:, first : first + before], x[:, :, ::2, ::2])
     assert out.count_nonzero() == before * 9
+
+
+def test_the_shortcut_projects_by_a_convolution() -> None:
+    """Weights 1 and 2 for two output channels of one input channel: every second pixel, once and twice."""
+    block = Block(1, 2, stride=2, shortcut="conv").eval()
+    with torch.no_grad():
+        for parameter in (*block.bn1.parameters(), *block.bn2.parameters()):
+            parameter.zero_()
+        block.get_parameter("projection.0.weight").copy_(torch.tensor([1.0, 2.0])[:, None, None, None])
+    x = torch.rand(1, 1, 4, 4) + 1
+    wanted = torch.cat([x[:, :, ::2, ::2], 2 * x[:, :, ::2, ::2]], 1)
+    torch.testing.assert_close(block(x), wanted / (1 + block.bn1.eps) ** 0.5)
+    assert Block(3, 3, stride=1, shortcut="conv").projection is None
+
+
+def test_a_wide_net_of_a_narrow_stem() -> None:
+    """Stages of 64, 128 and 256 channels behind 32, and 100 classes.
+
+    Convolutions have 864 + 9 (32 64 + 64 64 + 64 128 + 128 128 + 128 256 + 256 256) = 1,162,080 weights, those of
+    shortcuts 32 64 + 64 128 + 128 256 = 43,008, batch norms 2 (32 + 3 (64 + 128 + 256)) = 2,752, the classifier 25,700.
+    """
+    net = build(TaskFacts("image", outputs=100, channels=3, size=32), "resnet8", width=4.0, stem=32, shortcut="conv")
+    assert sum(p.numel() for p in net.parameters()) == 1_162_080 + 43_008 + 2_752 + 25_700
+
+
+@pytest.mark.parametrize("setting", [{"shortcut": "none"}, {"stem": -1}], ids=str)
+def test_a_shortcut_or_stem_that_there_is_not(setting: dict[str, object]) -> None:
+    with pytest.raises(UsageError, match=next(iter(setting))):
+        build(CIFAR, "resnet8", **setting)
 
 
 def test_a_block_of_one_size_adds_its_input() -> None:
