@@ -23,14 +23,16 @@ class IntegralKDPose(Method):
     reconstruction. Not to be confused with the inner knowledge distillation of [52], which is called IKD as well.
 
     Loss: task + ``maps`` times the squared distance of the heat maps, the mean over all their numbers, as the task has
-    it for hard ones; + ``features`` times the squared distance of the teacher's features from what a trained 1x1
-    convolution makes of the student's, the mean over all numbers; + ``structure`` times the squared distance of the
-    tables that hold, for each two points, the cosine of the angle between their heat maps, the mean over their entries
-    and the batch.
+    it for hard ones; + ``features`` times the squared distance of the teacher's features from what a trained
+    convolution makes of the student's, the mean over all their numbers; + ``structure`` times the squared distance of
+    the tables that hold, for each two points, the cosine of the angle between their heat maps, the mean over their
+    entries and the batch. The convolution is 1x1, behind average pooling where sizes differ, or as large as the surplus of a student's
+    map that is less than twice the teacher's.
 
-    When: at every step. The features are the last stage of both nets, or those of ``layers``.
+    When: at every step. The features are the last stage of both nets, or the layers of ``layers``, each pair with a
+    convolution of its own and the mean of their distances.
 
-    End: the convolution is gone after the stage.
+    End: the convolutions are gone after the stage.
 
     Raises NotApplicable without a teacher or for several, for outputs that are no heat maps or not as many and large as
     the teacher's, and without stages where no layers are named.

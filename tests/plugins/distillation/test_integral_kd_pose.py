@@ -61,6 +61,29 @@ def test_the_terms_by_hand() -> None:
     assert values == pytest.approx({"maps": 9 / 4, "features": 0.1 * 9, "structure": 0.1 * 2 / 4})
 
 
+def test_each_term_is_a_mean_over_the_batch_and_its_numbers() -> None:
+    """Beside the example above stands one that is right in all, which halves each term; features have six numbers."""
+    maps, wanted = torch.cat([ONE_POINT_EACH, SAME]), torch.cat([SAME, SAME])
+    features, goal = torch.ones(2, 3, 1, 2), torch.full((2, 3, 1, 2), 5.0)
+    goal[1] = 2.0
+    found = terms(maps, wanted, features, goal)
+    values = {name: float(term) for name, term in found.items()}
+    assert values == pytest.approx({"maps": 9 / 8, "features": 0.1 * 9 / 2, "structure": 0.1 * 1 / 4})
+
+
+def test_several_layers_have_the_mean_of_their_distances() -> None:
+    """Guesses of 2 against 5 in eight numbers, and against 3 in one: distances 9 and 1, whose mean is 5."""
+    made = []
+    for large, small in ((1.0, 1.0), (5.0, 3.0)):
+        made.append(answered(SAME))
+        made[-1].taps = {"large": torch.full((1, 2, 2, 2), large), "small": torch.full((1, 1, 1, 1), small)}  # type: ignore[assignment]
+    method = IntegralKDPose(features=1.0)
+    method.pairs_, method.first_ = [("large", "large"), ("small", "small")], 0
+    player: Any = SimpleNamespace(name="student", helpers={f"{KEY}-0": Twice(), f"{KEY}-1": Twice()})
+    found = method.loss_terms(stage=STAGE, outputs=dict(zip(("student", "teacher"), made, strict=True)), player=player)
+    assert float(found["features"]) == pytest.approx(5)
+
+
 def test_the_gradient_against_differences_in_float64() -> None:
     torch.manual_seed(0)
     mine, theirs = torch.rand(2, 2, 3, 2, 2, dtype=torch.float64).unbind()
