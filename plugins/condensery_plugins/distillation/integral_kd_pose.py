@@ -26,8 +26,8 @@ class IntegralKDPose(Method):
     it for hard ones; + ``features`` times the squared distance of the teacher's features from what a trained
     convolution makes of the student's, the mean over all their numbers; + ``structure`` times the squared distance of
     the tables that hold, for each two points, the cosine of the angle between their heat maps, the mean over their
-    entries and the batch. The convolution is 1x1, behind average pooling where sizes differ, or as large as the surplus of a student's
-    map that is less than twice the teacher's.
+    entries and the batch. The convolution is 1x1, behind average pooling where sizes differ, or as large as the surplus
+    of a student's map that is less than twice the teacher's.
 
     When: at every step. The features are the last stage of both nets, or the layers of ``layers``, each pair with a
     convolution of its own and the mean of their distances.

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import torch
 from tests.core.helpers import recipe
+from torch import Tensor
 
-from condensery import Registry
+from condensery import Registry, Stage
 from condensery.testing import play
 from condensery_plugins.distillation.diswot_similarity import relation, semantic
 
@@ -51,9 +52,44 @@ def scored(folder: Path, student: Any, **changes: Any) -> dict[str, float]:
 
 def test_both_terms_are_told_apart_and_depend_on_no_trained_weight(tmp_path: Path) -> None:
     one = scored(tmp_path / "one", HALF)
-    assert one["score"] == one["relation"] + one["semantic"]
     assert -4 < one["semantic"] < one["relation"] < 0
     assert scored(tmp_path / "trained", HALF, base={"epochs": 1, "batch_size": 16}) == one
+
+
+def looked(stage: Stage, player: str, seed: int) -> tuple[Tensor, Tensor]:
+    """Return what a fresh net's last stage gives, and the gradient of the mean cross entropy by its classifier.
+
+    The latter by its closed form: of each class the mean over examples of (probability - truth) times the features.
+    """
+    spec = stage.players[player].spec
+    net = stage.build(spec.model_copy(update={"weights": None, "seed": spec.seed + seed})).train()
+    given: list[Tensor] = []
+    net.get_submodule("layer3").register_forward_hook(lambda module, inputs, output: given.append(output))
+    batch = stage.sample(32)[0]
+    with torch.no_grad():
+        truth = torch.nn.functional.one_hot(batch.labels, 10)
+        error = net(batch.inputs).softmax(1) - truth
+    return given[0].flatten(1), error.T @ given[0].mean((2, 3)) / batch.size
+
+
+def test_the_score_of_a_pair_is_the_mean_over_fresh_nets(tmp_path: Path) -> None:
+    """Two draws, worked out from the nets themselves: student and teacher never have one seed."""
+    stage = {**STAGE, "methods": [{"diswot-similarity": {"draws": 2, "examples": 32}}], "student": HALF}
+    done = play(
+        recipe([stage], model={"key": "resnet20", "width": 0.5}, train={"batch_size": 32}),
+        Registry.open(),
+        tmp_path / "run",
+    )
+    terms = {"relation": 0.0, "semantic": 0.0}
+    for draw in (0, 1):
+        mine, theirs = looked(done.stage, "student", 2 * draw), looked(done.stage, "teacher", 2 * draw + 1)
+        rows = [(one @ one.T) / (one @ one.T).norm(dim=1, keepdim=True) for one in (mine[0], theirs[0])]
+        terms["relation"] -= float((rows[0] - rows[1]).square().sum()) / 32**2 / 2
+        maps = [torch.nn.functional.normalize(w[:, :, None] * w[:, None], dim=2) for w in (mine[1], theirs[1])]
+        terms["semantic"] -= float((maps[0] - maps[1]).square().sum()) / (10 * 32) / 2
+
+    found = done.report["reported"]["diswot-similarity"]
+    assert found == pytest.approx({**terms, "score": sum(terms.values())}, rel=1e-4)
 
 
 def test_a_net_of_the_teachers_kind_has_other_random_weights(tmp_path: Path) -> None:

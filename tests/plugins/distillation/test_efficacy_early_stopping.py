@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from tests.core.helpers import answered, recipe
+from tests.core.helpers import answered, offering, recipe
 
 import condensery_reproductions
-from condensery import Registry
+from condensery import Method, Registry, Stage, hookimpl
 from condensery.recipe import load_recipe, load_yaml, set_values
 from condensery.testing import different_tensors, play
 from condensery_plugins.distillation.efficacy_early_stopping import EfficacyEarlyStopping
@@ -41,6 +41,17 @@ def test_the_loss_before_and_after_by_hand(epoch: int, teaches: bool) -> None:
     assert method.task_weight(stage) == (0.25 if teaches else 1.0)
 
 
+@pytest.mark.parametrize(
+    ("stop", "epochs", "last"),
+    [(0.5, 5, 2), (0.07, 100, 6), (0.29, 100, 28), (0.0, 5, -1), (1.0, 5, 4)],
+)
+def test_the_share_is_rounded_up_to_whole_epochs(stop: float, epochs: int, last: int) -> None:
+    """2.5 epochs of five are three. In floats 0.07 of a hundred is a bit more than 7, and 0.29 a bit less than 29."""
+    method = EfficacyEarlyStopping(stop=stop)
+    teaching = [n for n in range(epochs) if method.distils(SimpleNamespace(epoch=n, epochs=epochs))]  # type: ignore[arg-type]
+    assert teaching == list(range(last + 1))
+
+
 def test_the_student_goes_on_with_the_labels_alone(tmp_path: Path) -> None:
     history = taught(tmp_path / "run", {"efficacy-early-stopping": {"stop": 0.5}}, 4).run.stages[-1]["history"]
     last = [set(epoch["terms"]) for epoch in history]
@@ -59,18 +70,30 @@ def test_stopped_at_the_end_it_is_plain_distillation(tmp_path: Path) -> None:
 
 
 def test_an_early_stopped_teacher_has_the_whole_schedule_of_rates(tmp_path: Path) -> None:
-    """In half of the epochs, down to a rate near 0: it is not the full teacher as it was half way."""
-    rates = {"epochs": 4, "batch_size": 16, "schedule": {"name": "cosine"}}
-    short = {**rates, "epochs": 2}
-    teachers = {
-        name: taught(tmp_path / name, {"hinton-kd": {}}, 0, base=base).stage.players["teacher"].module
-        for name, base in {"short": short, "full": rates}.items()
-    }
-    stages = [{"name": "t", "epochs": 4, "train": {"schedule": {"name": "cosine"}}}]
-    halfway = {"methods": ["hinton-kd"], "teacher": "stage:t@epoch=2", "student": "mlp", "epochs": 0}
-    half = play(recipe([*stages, halfway], **SMALL), Registry.open(), tmp_path / "half").stage.players["teacher"].module
-    assert different_tensors(teachers["short"], teachers["full"])
-    assert different_tensors(teachers["short"], half)
+    """Two epochs of two steps go down a cosine of four: 1, (1 + sqrt 1/2) / 2, 1/2, (1 - sqrt 1/2) / 2 of 0.1.
+
+    A teacher of four epochs is half way down by then: its rates are those of eight steps.
+    """
+    seen: list[float] = []
+
+    class Rates(Method):
+        key = "rates"
+
+        @hookimpl
+        def before_step(self, stage: Stage) -> None:
+            if not stage.dry:
+                assert stage.student.optimizer is not None
+                seen.append(stage.student.optimizer.param_groups[0]["lr"])
+
+    stage = {"methods": ["hinton-kd"], "teacher": "original", "student": {"key": "mlp", "hidden": [8]}, "epochs": 0}
+    base = {"methods": ["rates"], "batch_size": 16, "optimizer": {"lr": 0.1}, "schedule": {"name": "cosine"}}
+    registry = Registry.open([("mine", offering(methods={"rates": Rates}))])
+    for epochs in (2, 4):
+        play(recipe([stage], **SMALL, base={**base, "epochs": epochs}), registry, tmp_path / str(epochs))
+
+    root = math.sqrt(0.5)
+    assert seen[:4] == pytest.approx([0.1, 0.05 * (1 + root), 0.05, 0.05 * (1 - root)])
+    assert seen[4:] == pytest.approx([0.05 * (1 + math.cos(math.pi * step / 8)) for step in range(8)])
 
 
 def test_both_shares_can_be_searched() -> None:
