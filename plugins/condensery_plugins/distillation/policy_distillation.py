@@ -18,6 +18,8 @@ from condensery_plugins.tasks.control import Control
 
 TEACHER_TABLES, LEARNER_TABLES = 8, 4
 """Games of each kind that a teacher, or a net that learns by playing, plays side by side."""
+EXAMPLES = 256
+"""On how many states the report looks at the teacher's values."""
 FIRST_SEED = 3_000_000
 """Of the games that are played while training; the task's own splits have those below."""
 
@@ -35,7 +37,9 @@ class PolicyDistillation(Method):
     ``nll`` is minus the logarithm of the student's probability of the teacher's best action; ``mse`` the squared
     distance of the values, summed over actions. In ``dqn`` it is the task's own loss, of the value of the action that
     was taken against reward + discount * the best value of the next state. That one comes from a copy of the net, which
-    is renewed every ``sync`` steps.
+    is renewed every ``sync`` steps. With ``double`` the net itself says which action is best there, and the copy what
+    it is worth: van Hasselt, Guez, Silver, "Deep Reinforcement Learning with Double Q-learning", AAAI 2016. The largest
+    of some guessed values is mostly guessed too large; by it a net may unlearn late what it could.
 
     When: in ``distil`` the teacher plays ``moves`` more moves of each game before each epoch, epsilon-greedily. They go
     into the memory from which batches are drawn, each from one game in turn. In ``dqn`` the net itself plays four moves
@@ -56,6 +60,7 @@ class PolicyDistillation(Method):
     memory: int = 50_000
     sync: int = 200
     explore: float = 0.15
+    double: bool = False
 
     def words(self) -> Words:
         """Return what the phase needs."""
@@ -120,7 +125,10 @@ class PolicyDistillation(Method):
             )
 
             drawn = self.memories[game].draw(stage.train.batch_size, draw)
-            yield bellman(task, target, {name: values.to(stage.device) for name, values in drawn.items()})
+            moves = {name: values.to(stage.device) for name, values in drawn.items()}
+            with evaluating(net):
+                batch = bellman(task, target, moves, net if self.double else target)
+            yield batch
 
     @hookimpl
     def loss_terms(self, outputs: Mapping[str, Outputs], player: Player, stage: Stage) -> dict[str, Tensor]:
@@ -143,12 +151,32 @@ class PolicyDistillation(Method):
 
     @hookimpl
     def report(self, stage: Stage) -> dict[str, float]:
-        """Return by how much the teacher's best value is above its second, to choose T by; and what speaks against."""
+        """Return how far the teacher's best value is above its second at play, to choose T by; and what speaks against.
+
+        Of a teacher that hasn't played it isn't known.
+        """
         if self.phase == "dqn":
             return {}
+        met = self._met(stage)
+        if met is None:
+            return warnings_of(stage)
+
         teacher = stage.teachers[0]
-        best = stage.play(stage.sample(256)[0], [teacher])[teacher.name].rows.topk(2, 1).values
+        best = stage.play(met, [teacher])[teacher.name].rows.topk(2, 1).values
         return {"teacher_gap_value": float((best[:, 0] - best[:, 1]).mean())} | warnings_of(stage)
+
+    def _met(self, stage: Stage) -> Batch | None:
+        """Return states that the teacher met at play, as many of each game; of a task that is no game, its examples.
+
+        Those of the task's own data are a random player's: where a teacher never comes, its values may lie apart by
+        anything. Nothing where it hasn't played, as in a stage without epochs.
+        """
+        if not isinstance(stage.task, Control):
+            return stage.sample(EXAMPLES)[0]
+        if not all(len(memory) for memory in self.memories):
+            return None
+        each, draw = EXAMPLES // len(self.memories), _draws(stage)
+        return Batch(torch.cat([memory.draw(each, draw)["seen"] for memory in self.memories]).to(stage.device))
 
     def state(self) -> dict[str, Any]:
         """Return what was played."""
@@ -160,13 +188,16 @@ class PolicyDistillation(Method):
             memory.load(saved)
 
 
-def bellman(task: Control, target: nn.Module, moves: Mapping[str, Tensor]) -> Batch:
+def bellman(task: Control, target: nn.Module, moves: Mapping[str, Tensor], chooses: nn.Module) -> Batch:
     """Return moves as a batch of the task, whose labels are the actions and what the target net says they are worth.
 
     :param moves: ``seen`` and ``later``, ``(moves, size)``; ``action``, ``earned`` and ``lost``, ``(moves,)``.
+    :param chooses: the net by which the next action is the best one: the target net, or the one that learns.
     """
+    later = Batch(moves["later"])
     with torch.no_grad():
-        best = task.outputs(target, Batch(moves["later"])).amax(1)
+        action = task.outputs(chooses, later).argmax(1, keepdim=True)
+        best = task.outputs(target, later).gather(1, action)[:, 0]
     worth = moves["earned"] + task.discount * best * ~moves["lost"]
     return Batch(moves["seen"], torch.stack([moves["action"], worth], 1))
 

@@ -87,11 +87,15 @@ def test_the_gradient_against_differences_in_float64(loss: str) -> None:
 
 
 def test_what_a_move_is_worth_by_hand() -> None:
-    """1 + 0.99 * 5, the better of the next state's values; 1 where the game was lost."""
-    target = nn.Linear(4, 2)
+    """1 + 0.99 * 5, the better of the next state's values; 1 where the game was lost.
+
+    A net that finds the other action better there is told what that one is worth, 1 + 0.99 * -3.
+    """
+    target, other = nn.Linear(4, 2), nn.Linear(4, 2)
     with torch.no_grad():
-        target.weight.zero_()
-        target.bias.copy_(torch.tensor([5.0, -3.0]))
+        for net, values in ((target, [5.0, -3.0]), (other, [1.0, 2.0])):
+            net.weight.zero_()
+            net.bias.copy_(torch.tensor(values))
     moves = {
         "seen": torch.zeros(2, 4),
         "later": torch.ones(2, 4),
@@ -99,9 +103,26 @@ def test_what_a_move_is_worth_by_hand() -> None:
         "earned": torch.ones(2),
         "lost": torch.tensor([False, True]),
     }
-    batch = bellman(CartPole(64), target, moves)
+    batch = bellman(CartPole(64), target, moves, target)
     assert batch.labels[:, 0].tolist() == [1, 0]
     assert batch.labels[:, 1].tolist() == pytest.approx([1 + 0.99 * 5, 1])
+    double = bellman(CartPole(64), target, moves, other)
+    assert double.labels[:, 1].tolist() == pytest.approx([1 - 0.99 * 3, 1])
+
+
+@pytest.mark.parametrize("double", [False, True])
+def test_a_double_dqn_asks_the_net_itself_for_the_next_action(
+    double: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen: list[tuple[nn.Module, nn.Module]] = []
+
+    def noted(task: Any, target: nn.Module, moves: Any, chooses: nn.Module) -> Batch:
+        chosen.append((target, chooses))
+        return bellman(task, target, moves, chooses)
+
+    monkeypatch.setattr("condensery_plugins.distillation.policy_distillation.bellman", noted)
+    stage = played(tmp_path / "run", {"methods": [{KEY: {"phase": "dqn", "double": double}}], "epochs": 1}).stage
+    assert chosen[-1] == (stage.players["target"].module, stage.players["student" if double else "target"].module)
 
 
 def test_a_memory_forgets_the_oldest_and_goes_on_from_its_state() -> None:
@@ -131,11 +152,27 @@ def test_a_student_comes_to_play_as_its_teacher(tmp_path: Path) -> None:
     stage = {"methods": [{KEY: {"moves": 200}}], "teacher": "original", "student": student, "epochs": 15}
     done = played(tmp_path / "run", stage, model=teacher)
 
-    # The gap is twice the sum of angle and speed, the mean over some states.
     assert 0.1 < done.run.stages[-1]["report"][f"{KEY}.teacher_gap_value"] < 5
     task = CartPole()
     assert task.evaluate(done.stage.teachers[0].module, "test")["return"] > 100
     assert task.evaluate(done.student.eval(), "test")["return"] > 60, "at random it is 22"
+
+
+def test_the_gap_is_that_of_the_states_which_the_teacher_met() -> None:
+    """Values -s and s, s the sum of the last two numbers: 0.3 + 0.2 in each state that was met, a gap of 1."""
+    net = nn.Linear(4, 2)
+    with torch.no_grad():
+        net.weight.copy_(torch.tensor([[0.0, 0, -1, -1], [0, 0, 1, 1]]))
+        net.bias.zero_()
+
+    one = SimpleNamespace(name="teacher", module=net)
+    stage: Any = SimpleNamespace(task=CartPole(64), teachers=[one], student=one, labels=False, seed=0, epoch=0)
+    stage.device, stage.play = "cpu", lambda batch, players: {"teacher": answered(net(batch.inputs).detach())}
+    method = PolicyDistillation()
+    method.memories = [Replay(8)]
+    assert method.report(stage) == {}, "it hasn't played"
+    method.memories[0].add(seen=torch.tensor([[5.0, 5.0, 0.3, 0.2]]))
+    assert method.report(stage) == {"teacher_gap_value": pytest.approx(1.0)}
 
 
 def test_batches_are_what_the_teacher_met_without_labels_and_of_one_game(tmp_path: Path) -> None:
