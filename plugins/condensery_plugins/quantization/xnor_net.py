@@ -37,7 +37,7 @@ class InputScaledConv2d(Layer, nn.Conv2d):
 
     def scales(self, x: Tensor) -> Tensor:
         """Return K, ``(batch, groups, height, width)`` of the output, for ``(batch, channels, height, width)``."""
-        sizes = x.detach().abs().unflatten(1, (self.groups, -1)).mean(2)
+        sizes = x.detach().abs().reshape(len(x), self.groups, x.shape[1] // self.groups, *x.shape[2:]).mean(2)
         area = self.kernel_size[0] * self.kernel_size[1]
         kernel = sizes.new_full((self.groups, 1, *self.kernel_size), 1 / area)
         return functional.conv2d(sizes, kernel, None, self.stride, self.padding, self.dilation, self.groups)
