@@ -69,11 +69,14 @@ def test_stopped_at_the_end_it_is_plain_distillation(tmp_path: Path) -> None:
     assert different_tensors(plain, half)
 
 
-def test_an_early_stopped_teacher_has_the_whole_schedule_of_rates(tmp_path: Path) -> None:
+def test_an_early_stopped_teacher_has_the_whole_schedule_of_rates(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Two epochs of two steps go down a cosine of four: 1, (1 + sqrt 1/2) / 2, 1/2, (1 - sqrt 1/2) / 2 of 0.1.
 
     A teacher of four epochs is half way down by then: its rates are those of eight steps.
     """
+    monkeypatch.setenv("CONDENSERY_CACHE", str(tmp_path / "cache"))  # a teacher that is kept there trains no more
     seen: list[float] = []
 
     class Rates(Method):
