@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import importlib.metadata
+import traceback
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -13,7 +14,7 @@ import pluggy
 from condensery.contract.hookspecs import API, OFFERING_HOOKS, PROJECT, OfferingSpecs, check_marked
 from condensery.contract.named import load_named, named_plugins
 from condensery.contract.papers import ValidCard
-from condensery.errors import CondenseryError, PluginError, UnknownKey, UsageError
+from condensery.errors import CondenseryError, PluginError, UnknownKey, UsageError, in_line
 
 KINDS = tuple(name.removeprefix("register_") for name in OFFERING_HOOKS)
 SINGULAR = {"searches": "search"}
@@ -267,8 +268,17 @@ def _imported(target: str, what: str) -> Any:
     module, _, name = target.partition(":")
     try:
         return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise PluginError(f"{what} can't be loaded from {target}: {error}") from error
+    except Exception as error:  # whatever a plugin's own file does wrong is said of the plugin
+        kind = "" if isinstance(error, ImportError | AttributeError) else f"{type(error).__name__}: "
+        raise PluginError(f"{what} can't be loaded from {target}: {kind}{in_line(error)}{_line_of(error)}") from error
+
+
+def _line_of(error: Exception) -> str:
+    """Return where in a plugin's file an error arose, if it isn't in the error itself."""
+    if isinstance(error, SyntaxError | ImportError | AttributeError):
+        return ""
+    last = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.name == "<module>"][-1:]
+    return "".join(f" ({frame.filename}:{frame.lineno})" for frame in last)
 
 
 def _singular(kind: str) -> str:

@@ -20,7 +20,7 @@ from condensery.nets import Given, clone
 from condensery.recipe import merge_train, parse, parse_recipe
 from condensery.run import Observer, Progress, Run, Told
 from condensery.storage import load
-from condensery.tasks import GIVEN, Loader, Metric, Split, given_task
+from condensery.tasks import GIVEN, Loader, Metric, Split, generators_kept, given_task
 
 TRAIN: Mapping[str, Any] = {
     "optimizer": {"lr": 0.01, "options": {"momentum": 0.9}},
@@ -31,6 +31,7 @@ SHOWN = 0.1
 """Above 0 in a recipe, each epoch is measured on validation data; where there are some, none are held out for it."""
 
 
+@generators_kept()  # what the user draws afterwards doesn't depend on what was drawn here
 def compress(
     net: nn.Module,
     composition: str | Sequence[Mapping[str, Any]],
@@ -143,7 +144,12 @@ def given_recipe(
 
 @contextlib.contextmanager
 def run_folder(out: str | Path | None) -> Iterator[Path]:
-    """Give the folder of a run: the user's, or one of its own, which an error removes."""
+    """Give the folder of a run: the user's, or one of its own, which an error removes.
+
+    :raises UsageError: for an empty name, as of a variable that isn't set.
+    """
+    if out is not None and not str(out):
+        raise UsageError("out is empty: that would be the folder you are in; name one")
     if out is not None:
         yield Path(out)
         return
@@ -165,5 +171,7 @@ def settings(largest: int, epochs: int | None, own: Mapping[str, Any]) -> dict[s
     size = own.get("batch_size", largest)
     if isinstance(size, int) and size > largest:
         raise UsageError(f"train_settings: batch_size {size}, but the training data come in batches of {largest}")
+    if epochs is not None and "epochs" in own:
+        raise UsageError(f"epochs {epochs} and train_settings: epochs {own['epochs']!r} are one setting; say it once")
     train = merge_train({**TRAIN, "batch_size": largest}, own)
     return train if epochs is None else {**train, "epochs": epochs}

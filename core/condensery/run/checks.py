@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, SupportsFloat
@@ -158,6 +159,8 @@ def check_report(stage: Training, method: str, found: Any) -> dict[str, float]:
         single = value.numel() == 1 if isinstance(value, Tensor) else isinstance(value, SupportsFloat)
         if not single:
             raise returned(stage, method, f"report, {key!r}", "a number", value)
+        if not math.isfinite(float(value)):
+            raise returned(stage, method, f"report, {key!r}", "a finite number", float(value))
     return {key: float(value) for key, value in found.items()}
 
 

@@ -16,7 +16,7 @@ from torch.nn.utils import parametrize
 
 from condensery.contract import Registry
 from condensery.errors import ArtifactError, PluginError, in_line, short
-from condensery.nets import SITE_PREFIX, Layer, latent_of, replace
+from condensery.nets import SITE_PREFIX, Layer, latent_of, plain_name, replace
 from condensery.storage.manifest import LARGEST, numbers_in
 
 IDENTITY = "identity"
@@ -229,13 +229,14 @@ def _dtype_at(owner: nn.Module, tensor: str) -> torch.dtype:
 
 
 def _ties(model: nn.Module) -> list[list[str]]:
-    """Return the groups of names that share one parameter."""
+    """Return the groups of names that share one parameter, as if nothing were attached, sorted."""
     groups: dict[int, list[str]] = {}
     for path, module in model.named_modules(remove_duplicate=False):
         for name, value in module._parameters.items():
-            if value is not None:
-                groups.setdefault(id(value), []).append(_join(path, name))
-    return [names for names in groups.values() if len(names) > 1]
+            plain = plain_name(_join(path, name))
+            if value is not None and ".parametrizations." not in f".{plain}" and SITE_PREFIX not in plain:
+                groups.setdefault(id(value), []).append(plain)
+    return sorted(sorted(names) for names in groups.values() if len(names) > 1)
 
 
 def _has(model: nn.Module, name: str) -> bool:

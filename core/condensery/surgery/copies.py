@@ -24,8 +24,8 @@ def built(net: nn.Module, example: Any) -> list[Any]:
     """Return what channels hang together by, to be compared: modules, their settings, shapes, and indices."""
     found: list[Any] = []
     for path, module in net.named_modules():
-        # Private lists, such as an LSTM's, hold tensors, which stand below and can't be compared as settings.
-        public = {n: v for n, v in vars(module).items() if n[0] != "_"}
+        # Lists that hold tensors, as an LSTM's private ones, can't be compared; what is a parameter stands below.
+        public = {n: v for n, v in vars(module).items() if n[0] != "_" and not tensors_in(v)}
         settings = {n: v for n, v in public.items() if isinstance(v, int | float | str | tuple | list | Callable)}
         found.append((path, type(module), settings))
     for name, tensor in named_tensors(net).items():

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, default_collate
 
-from condensery.errors import UsageError
+from condensery.errors import UsageError, short
 from condensery.tasks.batches import Batch
 from condensery.tasks.draws import drawn_apart
 from condensery.tasks.metrics import Accumulated, Joined, Meter, Metric
@@ -60,16 +60,25 @@ class GivenTask(Task):
 
         :raises UsageError: for another kind of subset.
         """
-        left = self.count(split, subset)
+        left = count = self.count(split, subset)
         for batch in read(self.loaders[split], seed if subset is None else SEED):
-            for start in range(0, min(batch.size, left), batch_size):
-                yield batch.part(start, min(start + batch_size, batch.size, left)).to(device)
+            # In parts as equal as can be: a rest of one example is no batch to batch normalization.
+            size = min(batch.size, left)
+            parts = -(-size // batch_size)
+            for part in range(parts):
+                yield batch.part(size * part // parts, size * (part + 1) // parts).to(device)
             left -= batch.size
             if left <= 0:
-                break
+                return
+        raise UsageError(
+            f"{split}: a pass ended after {count - left} of {count} examples; give data that can be gone through again "
+            "and again, with as many each time"
+        )
 
     def count(self, split: Split, subset: Subset | None = None) -> int:
         """Return the number of examples in one pass over a split's loader."""
+        if not sum(self._batch_sizes(split)):
+            raise UsageError(f"{split}: the data give no batch")
         subset = subset or Subset()
         if subset != Subset(size=subset.size):
             raise UsageError("data.subset: of data of your own only a size; give a loader with the examples you want")
@@ -145,7 +154,9 @@ def given_task(
     :raises UsageError: for data that can be gone through only once, or that are no batches.
     """
     for split, loader in loaders.items():
-        if iter(loader) is loader:
+        if not isinstance(loader, Iterable):
+            raise UsageError(f"{split}: give a DataLoader, or a list of batches, not {short(loader)}")
+        if isinstance(loader, Iterator):
             raise UsageError(f"{split}: an iterator ends after one epoch; give a DataLoader, or a list of batches")
 
     body: dict[str, Any] = {"loaders": loaders, "splits": tuple(loaders), "sizes": {}, "__module__": __name__}
@@ -174,13 +185,27 @@ def given_task(
 
 
 def read(loader: Loader, seed: int) -> Iterator[Batch]:
-    """Yield the batches of one pass over a loader, all that it draws made from a seed."""
-    own = getattr(loader, "generator", None)
-    if isinstance(own, torch.Generator):
-        own.manual_seed(seed)
+    """Yield the batches of one pass over a loader, all that it draws made from a seed.
+
+    A loader's own generator is the user's: it is lent for each batch, and put back as it was.
+    """
+    given = getattr(loader, "generator", None)
+    own = given if isinstance(given, torch.Generator) else None
     nested = getattr(loader, "collate_fn", None) is default_collate
-    for given in drawn_apart(lambda: iter(loader), seed):
-        yield as_batch(given, nested=nested)
+    items, state = drawn_apart(lambda: iter(loader), seed), torch.Generator().manual_seed(seed).get_state()
+    while True:
+        before = None if own is None else own.get_state()
+        try:
+            if own is not None:
+                own.set_state(state)
+            item = next(items)
+        except StopIteration:
+            return
+        finally:
+            if own is not None and before is not None:
+                state = own.get_state()
+                own.set_state(before)
+        yield as_batch(item, nested=nested)
 
 
 def first_batch(loader: Loader) -> Batch:

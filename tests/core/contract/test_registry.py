@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -87,6 +88,24 @@ def test_what_is_no_class_is_refused_by_its_key_too(monkeypatch: pytest.MonkeyPa
         registry.load("methods", "three")
     with pytest.raises(PluginError, match="plugin 'a': method 'gone' can't be loaded from toys:gone: module"):
         registry.load("methods", "gone")
+
+
+def test_a_file_with_any_mistake_is_the_plugins_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    for name, text, says in (
+        ("wrong_syntax", "def f(:", "SyntaxError: invalid syntax"),
+        (
+            "wrong_field",
+            "import dataclasses\n@dataclasses.dataclass\nclass M:\n    a: list = []\n",
+            "ValueError: mutable default",
+        ),
+    ):
+        (tmp_path / f"{name}.py").write_text(text)
+        registry = opened(offering(methods={"mine": f"{name}:M"}))
+        with pytest.raises(PluginError, match=f"method 'mine' can't be loaded from {name}:M: {says}") as error:
+            registry.load("methods", "mine")
+        assert f"{name}.py" in str(error.value)
+        assert len(str(error.value).splitlines()) == 1
 
 
 # ---------------------------------------------------------------- plugins

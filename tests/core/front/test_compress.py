@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import copy
+import random
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tests.core.front.nets import SIDE, Once, Plain, loaders
 from tests.tasks_of_all_kinds.detector import AveragePrecision, Detection, Detector
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import condensery
 from condensery import CondenseryError, Result, UsageError
@@ -260,11 +263,106 @@ def test_a_detector_with_a_list_of_labels() -> None:
         ([], "give no batch"),
         ([(torch.zeros(2, 1, SIDE, SIDE),)], "a pair of inputs and labels.*a tuple of 1"),
         (["ab"], "a pair|neither a tensor"),
+        (None, "train: give a DataLoader, or a list of batches, not None"),
+        (loaders, "train: give a DataLoader, or a list of batches, not "),
     ],
 )
 def test_data_that_are_none(train: Any, said: str) -> None:
     with pytest.raises(UsageError, match=said):
         condensery.compress(Plain(), "magnitude", train=train, quiet=True)
+
+
+class Fewer:
+    """Gives a batch less each time that it is gone through, down to none."""
+
+    def __init__(self, batches: Any) -> None:
+        self.left = list(batches)
+
+    def __iter__(self) -> Iterator[Any]:
+        yield from self.left
+        self.left = self.left[:-1]
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_pass_over_less_than_the_pass_before_is_an_error(split: str) -> None:
+    """Figures of half of the examples, or of none, would be compared with those of all."""
+    data = dict(zip(("train", "test"), loaders(), strict=True))
+    data[split] = Fewer(data[split])  # type: ignore[assignment]
+    with pytest.raises(UsageError, match=rf"{split}: a pass ended after \d+ of \d+ examples; give data that can"):
+        condensery.compress(Plain(), "magnitude", **data, epochs=3, quiet=True)
+
+
+@pytest.mark.parametrize("split", ["test", "validation"])
+def test_a_split_without_examples_has_no_perfect_score(split: str) -> None:
+    with pytest.raises(UsageError, match=f"^{split}: the data give no batch$"):
+        condensery.compress(Plain(), "magnitude", train=loaders()[0], **{split: []}, quiet=True)  # type: ignore[arg-type]
+
+
+def test_settings_that_are_said_twice_or_are_empty() -> None:
+    train, _ = loaders()
+    with pytest.raises(UsageError, match="epochs 1 and train_settings: epochs 4 are one setting; say it once"):
+        condensery.compress(Plain(), "magnitude", train=train, epochs=1, train_settings={"epochs": 4})
+    with pytest.raises(UsageError, match="out is empty: that would be the folder you are in; name one"):
+        condensery.compress(Plain(), "magnitude", train=train, out="")
+
+
+def test_what_the_user_draws_afterwards_is_as_if_nothing_had_been_drawn() -> None:
+    own = torch.Generator().manual_seed(7)
+    train = DataLoader(TensorDataset(torch.randn(40, 1, SIDE, SIDE), torch.arange(40) % 3), 20, True, generator=own)
+    drawn = []
+    for compressing in (False, True):
+        torch.manual_seed(1)
+        np.random.seed(1)
+        random.seed(1)
+        own.manual_seed(7)
+        net = Plain(seed=3)
+        if compressing:
+            condensery.compress(net, "magnitude", train=train, quiet=True)
+        drawn.append((torch.rand(1), np.random.rand(), random.random(), torch.rand(1, generator=own)))
+    assert drawn[0] == drawn[1]
+
+
+# ------------------------------------------------------------------ nets of unusual make
+
+
+@pytest.mark.parametrize("line", ["magnitude(sparsity=0.5)", "lsq"])
+def test_a_layer_that_is_called_twice(line: str, tmp_path: Path) -> None:
+    """Its tensors have two names each; whatever is put on them, an artifact holds them so."""
+    twice = nn.Linear(16, 16)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(SIDE**2, 16), nn.ReLU(), twice, nn.ReLU(), twice, nn.Linear(16, 3))
+    train, test = loaders()
+    result = condensery.compress(net, line, train=train, test=test, quiet=True, out=tmp_path / "o")
+    again = condensery.load(result.artifact, into=net)
+    images = next(iter(test))[0]
+    assert torch.equal(again.eval()(images), result.net.eval()(images))
+    assert again[3] is again[5]
+
+
+def test_batches_of_nine_before_a_batch_norm_of_vectors() -> None:
+    """A dry run plays eight examples at most: nine are four and five, not eight and one."""
+    net = nn.Sequential(nn.Flatten(), nn.Linear(SIDE**2, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 3))
+    train, test = loaders(examples=54, batch_size=9)
+    condensery.compress(net, "magnitude(sparsity=0.5)", train=train, test=test, quiet=True)
+
+
+class Listing(nn.Module):
+    """Holds a tensor in a public list."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.plain, self.shift = Plain(), [torch.ones(3)]
+
+    def forward(self, images: Tensor) -> Tensor:
+        scores: Tensor = self.plain(images) + self.shift[0] + images.new_zeros(1)
+        return scores
+
+
+def test_a_list_of_tensors_and_zeros_of_a_tensors_type() -> None:
+    """As many MACs as without: 64 places of 9 x 8, 16 of 72 x 16, and 16 x 3."""
+    train, test = loaders()
+    result = condensery.compress(Listing(), "network-slimming(ratio=0.5)", train=train, test=test, quiet=True)
+    assert result.report["before"]["macs"] == 64 * 9 * 8 + 16 * 72 * 16 + 16 * 3
+    assert result.report["after"]["macs"] < result.report["before"]["macs"]
 
 
 def test_parts_of_data_of_ones_own() -> None:

@@ -191,6 +191,10 @@ MISTAKES = {
         acting(report=lambda self: {"n": "text"}),
         "stage 's', wrong, report, 'n': must return a number, got str 'text'" + HERE,
     ),
+    "a report of what is no number": (
+        acting(report=lambda self: {"n": float("nan")}),
+        "stage 's', wrong, report, 'n': must return a finite number, got float nan" + HERE,
+    ),
     "a need misspelt": (
         acting(needs=frozenset({"batchnorm"}), prepare=lambda self, stage: None),
         "wrong: needs: unknown word 'batchnorm'; did you mean 'batch-norm'",
