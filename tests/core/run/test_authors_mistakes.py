@@ -254,7 +254,7 @@ def test_a_mistake_is_one_line(mistake: str, tmp_path: Path, monkeypatch: pytest
     with pytest.raises(CondenseryError, match=f"^{says}") as caught:
         Run(recipe([{"name": "s", "methods": ["wrong"]}]), known, out=tmp_path / "o").execute()
     assert "\n" not in str(caught.value).strip()
-    assert caught.value.exit_code == (1 if "finite" in says else 2)
+    assert caught.value.exit_code == (1 if "not finite" in says else 2)
     assert not (tmp_path / "o").exists()
 
 
