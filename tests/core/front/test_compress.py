@@ -286,8 +286,8 @@ class Fewer:
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_a_pass_over_less_than_the_pass_before_is_an_error(split: str) -> None:
     """Figures of half of the examples, or of none, would be compared with those of all."""
-    data = dict(zip(("train", "test"), loaders(), strict=True))
-    data[split] = Fewer(data[split])  # type: ignore[assignment]
+    data: dict[str, Any] = dict(zip(("train", "test"), loaders(), strict=True))
+    data[split] = Fewer(data[split])
     with pytest.raises(UsageError, match=rf"{split}: a pass ended after \d+ of \d+ examples; give data that can"):
         condensery.compress(Plain(), "magnitude", **data, epochs=3, quiet=True)
 
@@ -335,7 +335,7 @@ def test_a_layer_that_is_called_twice(line: str, tmp_path: Path) -> None:
     again = condensery.load(result.artifact, into=net)
     images = next(iter(test))[0]
     assert torch.equal(again.eval()(images), result.net.eval()(images))
-    assert again[3] is again[5]
+    assert again.get_submodule("3") is again.get_submodule("5")
 
 
 def test_batches_of_nine_before_a_batch_norm_of_vectors() -> None:
