@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from condensery.contract import Registry
-from condensery.tasks import GIVEN
 from condensery_catalogue.app import waited_for
 from condensery_catalogue.listing import console, open_registry, table
 from condensery_catalogue.wording import collapses
@@ -25,6 +24,7 @@ def inspect_file(path: Path, *, as_json: bool) -> None:
     """
     with waited_for("reading"):
         from condensery.storage import open_artifact
+        from condensery.tasks import GIVEN
 
         registry = open_registry()
         found = describe(path, registry)
@@ -44,6 +44,7 @@ def describe(path: Path, registry: Registry) -> dict[str, Any]:
 
     from condensery.nets import Given
     from condensery.storage import ROOT, coding_of, cost_of, read
+    from condensery.tasks import GIVEN
 
     # A net of somebody's own isn't needed to tell its bytes: any stands for it.
     registry = registry.extended(GIVEN, Given(nn.Identity()))
