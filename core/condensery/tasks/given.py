@@ -154,7 +154,7 @@ def given_task(
     :raises UsageError: for data that can be gone through only once, or that are no batches.
     """
     for split, loader in loaders.items():
-        if not isinstance(loader, Iterable):
+        if not (isinstance(loader, Iterable) or hasattr(loader, "__getitem__")):
             raise UsageError(f"{split}: give a DataLoader, or a list of batches, not {short(loader)}")
         if isinstance(loader, Iterator):
             raise UsageError(f"{split}: an iterator ends after one epoch; give a DataLoader, or a list of batches")
