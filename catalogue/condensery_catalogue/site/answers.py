@@ -21,10 +21,12 @@ def answered(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _row(result: Mapping[str, Any], comparison: Mapping[str, Any]) -> dict[str, Any]:
+    """Return one answer: the claim in words, what was measured, and the words that it is filtered by."""
     claim, verdict = comparison["claim"], word(comparison)
     card, own = whose(result["card"], claim)
     words = (verdict, result["tier"], result["scale"], result["card"], claim["kind"])
     facets = {facet: [said] for facet, said in zip(FACETS, words, strict=False)}
+
     return {
         "page": page_name(result),
         "method": result["card"],

@@ -20,6 +20,9 @@ from condensery.nets.roles import MAP_ROLES, MODULE_ROLES, ROLES, is_attention, 
 from condensery.nets.transforms import first_argument
 from condensery.tasks import full_precision, head
 
+CHANNELS_FIRST = (nn.Conv2d, nn.BatchNorm2d, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
+"""Layers of torch whose maps have channels first, also in a net that says to have them last."""
+
 
 class TapValues(Mapping[str, Any]):
     """What the taps of one player read in one forward pass.
@@ -183,9 +186,6 @@ def gives_channels_last(modules: Mapping[str, nn.Module], path: str) -> bool:
     while name and not hasattr(modules[name], "output_fmt"):
         name = name.rpartition(".")[0]
     return getattr(modules[name], "output_fmt", None) == "NHWC"
-
-
-CHANNELS_FIRST = (nn.Conv2d, nn.BatchNorm2d, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
 
 
 def remove_taps(module: nn.Module) -> None:

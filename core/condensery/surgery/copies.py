@@ -24,9 +24,10 @@ def built(net: nn.Module, example: Any) -> list[Any]:
     """Return what channels hang together by, to be compared: modules, their settings, shapes, and indices."""
     found: list[Any] = []
     for path, module in net.named_modules():
-        # Lists that hold tensors, as an LSTM's private ones, can't be compared; what is a parameter stands below.
-        public = {n: v for n, v in vars(module).items() if n[0] != "_" and not tensors_in(v)}
+        public = {n: v for n, v in vars(module).items() if n[0] != "_"}
         settings = {n: v for n, v in public.items() if isinstance(v, int | float | str | tuple | list | Callable)}
+        # Lists that hold tensors can't be compared; what is a parameter stands below.
+        settings = {n: v for n, v in settings.items() if not tensors_in(v)}
         found.append((path, type(module), settings))
     for name, tensor in named_tensors(net).items():
         indices = tensor.tolist() if tensor.dim() and not tensor.is_floating_point() else None

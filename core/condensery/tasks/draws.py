@@ -40,31 +40,41 @@ def load_rng_state(state: Mapping[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def generators_kept() -> Iterator[None]:
-    """Let draws go on afterwards as if nothing had been drawn meanwhile."""
-    state = rng_state()
+def generators_kept(*others: torch.Generator) -> Iterator[None]:
+    """Let draws go on afterwards as if nothing had been drawn meanwhile.
+
+    :param others: that are kept besides the global ones.
+    """
+    state, theirs = rng_state(), [other.get_state() for other in others]
     try:
         yield
     finally:
         load_rng_state(state)
+        for other, its in zip(others, theirs, strict=True):
+            other.set_state(its)
 
 
-def drawn_apart(make: Callable[[], Iterator[Any]], seed: int) -> Iterator[Any]:
+def drawn_apart(make: Callable[[], Iterator[Any]], seed: int, *others: torch.Generator) -> Iterator[Any]:
     """Yield what an iterator gives, whose draws depend on a seed alone and leave no trace in the caller's own.
 
     :param make: returns the iterator; what it draws at once depends on the seed too.
+    :param others: generators that it draws from besides the global ones; they are the caller's as well.
     """
-    with generators_kept():
+    with generators_kept(*others):
         seed_generators(seed)
+        for other in others:
+            other.manual_seed(seed)
         iterator = make()
-        state = rng_state()
+        state, theirs = rng_state(), [other.get_state() for other in others]
 
     while True:
-        with generators_kept():
+        with generators_kept(*others):
             load_rng_state(state)
+            for other, its in zip(others, theirs, strict=True):
+                other.set_state(its)
             try:
                 item = next(iterator)
             except StopIteration:
                 return
-            state = rng_state()
+            state, theirs = rng_state(), [other.get_state() for other in others]
         yield item

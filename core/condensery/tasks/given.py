@@ -185,27 +185,12 @@ def given_task(
 
 
 def read(loader: Loader, seed: int) -> Iterator[Batch]:
-    """Yield the batches of one pass over a loader, all that it draws made from a seed.
-
-    A loader's own generator is the user's: it is lent for each batch, and put back as it was.
-    """
-    given = getattr(loader, "generator", None)
-    own = given if isinstance(given, torch.Generator) else None
+    """Yield the batches of one pass over a loader, all that it draws made from a seed; its generator is the user's."""
+    own = getattr(loader, "generator", None)
+    others = [own] if isinstance(own, torch.Generator) else []
     nested = getattr(loader, "collate_fn", None) is default_collate
-    items, state = drawn_apart(lambda: iter(loader), seed), torch.Generator().manual_seed(seed).get_state()
-    while True:
-        before = None if own is None else own.get_state()
-        try:
-            if own is not None:
-                own.set_state(state)
-            item = next(items)
-        except StopIteration:
-            return
-        finally:
-            if own is not None and before is not None:
-                state = own.get_state()
-                own.set_state(before)
-        yield as_batch(item, nested=nested)
+    for given in drawn_apart(lambda: iter(loader), seed, *others):
+        yield as_batch(given, nested=nested)
 
 
 def first_batch(loader: Loader) -> Batch:
