@@ -92,6 +92,7 @@ MODELS = (
     ("resnet8", "models.resnet:build"),
     ("timm/*", "models.timm_images:build"),
     ("transformer", "models.transformers_text:build_small"),
+    ("vgg-small", "models.vgg_small:build"),
     ("vgg16-bn", "models.vgg:build"),
     ("vgg19-bn", "models.vgg:build"),
     ("vit", "models.timm_images:build_vit"),

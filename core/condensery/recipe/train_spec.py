@@ -26,7 +26,7 @@ class Strict(BaseModel):
 class OptimizerSpec(Strict):
     """An optimizer of torch, by name. ``options`` go to its constructor, but those that are ``null``."""
 
-    name: Literal["sgd", "adam", "adamw", "rmsprop"] = "sgd"
+    name: Literal["sgd", "adam", "adamw", "adamax", "rmsprop"] = "sgd"
     lr: float = Field(default=0.1, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
     options: dict[str, Any] = {}
@@ -36,10 +36,11 @@ class ScheduleSpec(Strict):
     """A learning-rate factor over training time.
 
     :param milestones: shares of the stage's epochs, for ``step``.
+    :param gamma: what the rate is multiplied by at each milestone; for ``exponential``, evenly over the whole stage.
     :param warmup: share of the stage that rises linearly from 0.
     """
 
-    name: Literal["constant", "cosine", "step", "linear"] = "constant"
+    name: Literal["constant", "cosine", "step", "linear", "exponential"] = "constant"
     milestones: list[Annotated[float, Field(gt=0, lt=1)]] = [0.5, 0.75]
     gamma: float = Field(default=0.1, gt=0)
     warmup: float = Field(default=0.0, ge=0, lt=1)

@@ -23,6 +23,7 @@ OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
     "sgd": torch.optim.SGD,
     "adam": torch.optim.Adam,
     "adamw": torch.optim.AdamW,
+    "adamax": torch.optim.Adamax,
     "rmsprop": torch.optim.RMSprop,
 }
 
@@ -78,6 +79,8 @@ def rate_factor(schedule: ScheduleSpec, progress: float) -> float:
         return float(schedule.gamma ** sum(progress >= m for m in schedule.milestones))
 
     rest = (progress - schedule.warmup) / (1 - schedule.warmup)
+    if schedule.name == "exponential":
+        return float(schedule.gamma**rest)
     return 0.5 * (1 + math.cos(math.pi * rest)) if schedule.name == "cosine" else 1 - rest
 
 

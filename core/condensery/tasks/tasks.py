@@ -83,6 +83,8 @@ class Task(ABC):
     """Whether what was measured on it is kept for later runs: not where a file doesn't tell what it measures."""
     ignore_index: int | None = None
     """Label of positions that don't count, such as padding; ``None``: all count, and -100 is an error as any other."""
+    squared_hinge: bool = False
+    """Whether each class is told from the others by a margin, one against all, in place of the cross entropy."""
     class_weights: Tensor | None = None
     """How much an example of each class counts, ``(classes,)``; ``None``: all alike."""
     default_model: ClassVar[str] = ""
@@ -146,10 +148,12 @@ class Task(ABC):
         """Return the mean loss over the batch, or ``None`` without labels."""
         if batch.labels is None:
             return None
-        scores = head(outputs)
+        scores, labels = head(outputs), head(batch.labels)
         ignored = NEVER if self.ignore_index is None else self.ignore_index
         weights = None if self.class_weights is None else self.class_weights.to(scores)
-        return nn.functional.cross_entropy(scores, head(batch.labels), weight=weights, ignore_index=ignored)
+        if self.squared_hinge:
+            return squared_hinge(scores, labels, weights, ignored)
+        return nn.functional.cross_entropy(scores, labels, weight=weights, ignore_index=ignored)
 
     def rows(self, outputs: Any, batch: Batch) -> Tensor | None:
         """Return the class scores that can be softened, ``(rows, classes)``, or ``None`` where there are none.
@@ -259,6 +263,23 @@ class Task(ABC):
             if left <= 0:  # as of a game that goes on for ever
                 break
         return hash_tree(parts)
+
+
+def squared_hinge(scores: Tensor, labels: Tensor, weights: Tensor | None, ignored: int) -> Tensor:
+    """Return ``max(0, 1 - t s)^2``, the mean over decisions and classes: ``t`` is 1 for the class, -1 for the others.
+
+    The loss of an L2-SVM, one against all, as BinaryConnect and Binarized Neural Networks are trained.
+
+    :param scores: ``(batch, classes, ...)``; labels have its shape without the classes.
+    :param weights: how much a decision of each class counts, ``(classes,)``; ``None``: all alike.
+    :param ignored: the label of what doesn't count.
+    """
+    truths = labels.flatten()
+    counts = truths != ignored
+    rows, truths = scores.movedim(1, -1).flatten(0, -2)[counts], truths[counts]
+    signs = 2 * nn.functional.one_hot(truths, rows.shape[1]) - 1
+    each = (1 - signs * rows).clamp(min=0).square().mean(1)
+    return each.mean() if weights is None else (each * weights[truths]).sum() / weights[truths].sum()
 
 
 def build_task(spec: TaskSpec, registry: Registry) -> Task:

@@ -5,38 +5,67 @@ LeCun, Bottou, Bengio, Haffner: "Gradient-Based Learning Applied to Document Rec
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
+from condensery import UsageError
 from condensery.tasks import TaskFacts
 from condensery_plugins.models.facts import builder, scaled
 
+WIDTHS = (20, 50, 500)
+
 
 class LeNet5(nn.Module):
-    """Two 5x5 convolutions of 20 and 50 channels with max pooling, then 500 units with ReLU.
+    """Two 5x5 convolutions with max pooling, then one hidden linear layer with ReLU.
 
+    :param widths: channels of both convolutions, units of the hidden layer.
     :param rectified: a ReLU behind each convolution too, as in PyTorch's own example; Caffe's net has none.
+    :param batch_norm: normalize both convolutions and the hidden layer, before what stands behind them.
     """
 
-    def __init__(self, channels: int, height: int, width: int, classes: int, factor: float, rectified: bool) -> None:
+    def __init__(
+        self, facts: TaskFacts, widths: Sequence[int], *, rectified: bool = False, batch_norm: bool = False
+    ) -> None:
         super().__init__()
-        first, second, hidden = (scaled(factor, c) for c in (20, 50, 500))
-        rows, columns = (((side - 4) // 2 - 4) // 2 for side in (height, width))  # behind convolutions and poolings
-        self.conv1 = nn.Conv2d(channels, first, 5)
+        first, second, hidden = widths
+        rows, columns = (((side - 4) // 2 - 4) // 2 for side in (facts.height, facts.width))  # behind both poolings
+        self.conv1 = nn.Conv2d(facts.channels, first, 5)
         self.conv2 = nn.Conv2d(first, second, 5)
         self.relu1, self.relu2 = (nn.ReLU() if rectified else nn.Identity() for _ in range(2))
         self.ip1 = nn.Linear(second * rows * columns, hidden)
         self.relu = nn.ReLU()
-        self.ip2 = nn.Linear(hidden, classes)
+        self.ip2 = nn.Linear(hidden, facts.outputs)
+
+        self.norm1, self.norm2 = (nn.BatchNorm2d(c) if batch_norm else nn.Identity() for c in (first, second))
+        self.norm3 = nn.BatchNorm1d(hidden) if batch_norm else nn.Identity()
         self.roles = {"stages": ["conv1", "conv2", "ip1"], "logits": ["ip2"]}
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits ``(batch, classes)`` of images ``(batch, channels, height, width)``."""
-        x = nn.functional.max_pool2d(self.relu1(self.conv1(x)), 2)
-        x = nn.functional.max_pool2d(self.relu2(self.conv2(x)), 2)
-        return self.ip2(self.relu(self.ip1(x.flatten(1))))  # type: ignore[no-any-return]
+        x = nn.functional.max_pool2d(self.relu1(self.norm1(self.conv1(x))), 2)
+        x = nn.functional.max_pool2d(self.relu2(self.norm2(self.conv2(x))), 2)
+        return self.ip2(self.relu(self.norm3(self.ip1(x.flatten(1)))))  # type: ignore[no-any-return]
 
 
 @builder("image", least=16)
-def build(facts: TaskFacts, name: str, *, width: float = 1.0, rectified: bool = False) -> nn.Module:
-    """Build LeNet-5 for images of at least 16x16, with ``rectified`` with a ReLU behind each convolution."""
-    return LeNet5(facts.channels, facts.height, facts.width, facts.outputs, width, rectified)
+def build(
+    facts: TaskFacts,
+    name: str,
+    *,
+    width: float = 1.0,
+    widths: Sequence[int] = WIDTHS,
+    rectified: bool = False,
+    batch_norm: bool = False,
+) -> nn.Module:
+    """Build LeNet-5 for images of at least 16x16.
+
+    :param widths: channels of both convolutions and units of the hidden layer, before ``width``. Ternary Weight
+        Networks [28] have ``[32, 64, 512]``, with ``rectified`` and ``batch_norm``.
+    :param rectified: a ReLU behind each convolution too.
+    :param batch_norm: normalize all but the last layer.
+    """
+    if len(widths) != len(WIDTHS) or not all(isinstance(count, int) and count > 0 for count in widths):
+        raise UsageError(f"model {name!r}: widths is three whole numbers above 0, got {list(widths)}")
+    counts = [scaled(width, count) for count in widths]
+    return LeNet5(facts, counts, rectified=rectified, batch_norm=batch_norm)

@@ -14,6 +14,7 @@ from condensery import UsageError
 from condensery.tasks import Arrays, DataSet, Hub, Split, TaskFacts, check_sha256
 from condensery_plugins.tasks.images import IMAGENET_MEAN, IMAGENET_STD, StoredImages, sgd, unpack_png
 
+Normalization = Literal["own", "imagenet", "symmetric"]
 ZIPS: dict[Split, tuple[str, ...]] = {"train": ("train_0.zip", "train_1.zip"), "test": ("test.zip",)}
 REPACKED = "the hub's copy is the one to take; the local files are a repacking of it, lossless strips of WebP"
 
@@ -25,8 +26,9 @@ class CifarTask(StoredImages):
     of lossless WebP strips of 100 images each; they are pinned and decoded once, as the files of the hub's copy are.
 
     :param normalize: ``own`` takes the training set's mean and deviation; ``imagenet`` those of ImageNet, as many
-        published nets do.
+        published nets do; ``symmetric`` leaves pixels from -1 to 1, as BNN has them.
     :param augment: whether training images are cropped and flipped.
+    :param loss: ``cross-entropy``, or ``squared-hinge``.
     """
 
     hub_config: ClassVar[str]
@@ -43,12 +45,12 @@ class CifarTask(StoredImages):
         "channels_last": True,
     }
 
-    def __init__(self, outputs: int, normalize: Literal["own", "imagenet"], augment: bool) -> None:
-        if normalize not in ("own", "imagenet"):
-            raise UsageError(f"task {self.key}: normalize is 'own' or 'imagenet', got {normalize!r}")
-        mean, std = self.own if normalize == "own" else (IMAGENET_MEAN, IMAGENET_STD)
+    def __init__(self, outputs: int, normalize: Normalization, augment: bool, loss: str) -> None:
+        known = {"own": self.own, "imagenet": (IMAGENET_MEAN, IMAGENET_STD), "symmetric": ((0.5,) * 3, (0.5,) * 3)}
+        if normalize not in known:
+            raise UsageError(f"task {self.key}: normalize is 'own', 'imagenet' or 'symmetric', got {normalize!r}")
         facts = TaskFacts("image", outputs=outputs, channels=3, size=32)
-        super().__init__(facts, mean, std, pad=4 if augment else 0, flip=augment)
+        super().__init__(facts, *known[normalize], pad=4 if augment else 0, flip=augment, loss=loss)
 
     def read(self, folder: Path, split: Split) -> Arrays:
         """Decode one split of the local files."""
@@ -106,8 +108,8 @@ class Cifar10(CifarTask):
     default_model = "resnet20"
     own = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
-    def __init__(self, normalize: Literal["own", "imagenet"] = "own", augment: bool = True) -> None:
-        super().__init__(10, normalize, augment)
+    def __init__(self, normalize: Normalization = "own", augment: bool = True, loss: str = "cross-entropy") -> None:
+        super().__init__(10, normalize, augment, loss)
 
 
 class Cifar100(CifarTask):
@@ -136,8 +138,8 @@ class Cifar100(CifarTask):
     default_model = "resnet56"
     own = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
 
-    def __init__(self, normalize: Literal["own", "imagenet"] = "own", augment: bool = True) -> None:
-        super().__init__(100, normalize, augment)
+    def __init__(self, normalize: Normalization = "own", augment: bool = True, loss: str = "cross-entropy") -> None:
+        super().__init__(100, normalize, augment, loss)
 
     @staticmethod
     def hub_order(labels: NDArray[np.uint8]) -> NDArray[np.int64]:

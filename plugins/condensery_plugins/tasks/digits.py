@@ -24,6 +24,7 @@ class Digits(ImageTask):
     ships its test part of 1,797 images. The split is this project's own: stratified, always the same.
 
     :param size: side of the image in pixels; above 8 the images are enlarged, so that larger nets fit.
+    :param loss: ``cross-entropy``, or ``squared-hinge``.
     """
 
     key = "digits"
@@ -37,10 +38,10 @@ class Digits(ImageTask):
     sizes = {"train": TRAIN, "test": TEST}
     white = 240.0  # 16 levels above black, times 15: exact in uint8, and enlarged images keep their halftones
 
-    def __init__(self, size: int = 8) -> None:
+    def __init__(self, size: int = 8, loss: str = "cross-entropy") -> None:
         if not 8 <= size <= 256:
             raise UsageError(f"task {self.key}: size must be 8 to 256, got {size}")
-        super().__init__(TaskFacts("image", outputs=10, channels=1, size=size), (0.3048,), (0.3755,))
+        super().__init__(TaskFacts("image", outputs=10, channels=1, size=size), (0.3048,), (0.3755,), loss=loss)
 
     def load(self, split: Split) -> Stored:
         """Read the images that scikit-learn ships."""

@@ -13,9 +13,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from condensery import UnknownKey
 from condensery.tasks import Arrays, DataSet, Split, TaskFacts
 from condensery_plugins.tasks.tensors import Stored, TensorTask, local_or_hub
 
+LOSSES = ("cross-entropy", "squared-hinge")
+"""Of a classification; the second one is BinaryConnect's and BNN's."""
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -47,15 +50,26 @@ class ImageTask(TensorTask):
     :param std: per channel, of pixels in 0..1.
     :param pad: random crops out of the image with this many pixels of zeros around it; 0 turns crops off.
     :param flip: mirror half of the training images, left to right.
+    :param loss: one of :data:`LOSSES`.
     """
 
     white: ClassVar[float] = 255.0
     """The stored number that stands for 1."""
 
     def __init__(
-        self, facts: TaskFacts, mean: tuple[float, ...], std: tuple[float, ...], *, pad: int = 0, flip: bool = False
+        self,
+        facts: TaskFacts,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        *,
+        pad: int = 0,
+        flip: bool = False,
+        loss: str = LOSSES[0],
     ) -> None:
         super().__init__()
+        if loss not in LOSSES:
+            raise UnknownKey("loss", loss, LOSSES, where=f"task {self.key!r}")
+        self.squared_hinge = loss == "squared-hinge"
         self.facts, self.mean, self.std, self.pad, self.flip = facts, mean, std, pad, flip
 
     def noise(self, examples: int, generator: torch.Generator) -> dict[str, Tensor]:
@@ -83,7 +97,8 @@ class ImageTask(TensorTask):
 
     def describe(self) -> dict[str, Any]:
         """Return key and settings."""
-        return {"key": self.key, "size": self.facts.size, "mean": self.mean, "pad": self.pad, "flip": self.flip}
+        found = {"key": self.key, "size": self.facts.size, "mean": self.mean, "pad": self.pad, "flip": self.flip}
+        return {**found, "loss": LOSSES[self.squared_hinge]}
 
 
 class StoredImages(ImageTask):

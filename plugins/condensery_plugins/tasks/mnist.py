@@ -22,7 +22,8 @@ FILES: dict[Split, tuple[str, str]] = {
 class IdxTask(StoredImages):
     """60,000 + 10,000 images in four gzip'd IDX files, in ten classes.
 
-    Training images are shifted by up to ``jitter`` pixels, by default not at all.
+    Training images are shifted by up to ``jitter`` pixels, by default not at all. The ``loss`` is ``cross-entropy``, or
+    ``squared-hinge``.
 
     The files' *content* is pinned, so the authors' files, any repacking of them and the hub's copy are all right.
     """
@@ -37,10 +38,10 @@ class IdxTask(StoredImages):
         "schedule": {"name": "cosine"},
     }
 
-    def __init__(self, mean: float, std: float, jitter: int) -> None:
+    def __init__(self, mean: float, std: float, jitter: int, loss: str = "cross-entropy") -> None:
         if not 0 <= jitter <= 8:
             raise UsageError(f"task {self.key}: jitter must be 0 to 8 pixels, got {jitter}")
-        super().__init__(TaskFacts("image", outputs=10, channels=1, size=28), (mean,), (std,), pad=jitter)
+        super().__init__(TaskFacts("image", outputs=10, channels=1, size=28), (mean,), (std,), pad=jitter, loss=loss)
 
     def read(self, folder: Path, split: Split) -> Arrays:
         """Decode one split of the local files."""
@@ -87,8 +88,8 @@ class Mnist(IdxTask):
         source="the authors' four files, in any gzip packing",
     )
 
-    def __init__(self, jitter: int = 0, normalize: bool = True) -> None:
-        super().__init__(0.1307 if normalize else 0.0, 0.3081 if normalize else 1.0, jitter)
+    def __init__(self, jitter: int = 0, normalize: bool = True, loss: str = "cross-entropy") -> None:
+        super().__init__(0.1307 if normalize else 0.0, 0.3081 if normalize else 1.0, jitter, loss)
 
 
 class FashionMnist(IdxTask):
@@ -115,8 +116,8 @@ class FashionMnist(IdxTask):
         source="the authors' four files; Debian and Ubuntu: the package dataset-fashion-mnist",
     )
 
-    def __init__(self, jitter: int = 0) -> None:
-        super().__init__(0.2860, 0.3530, jitter)
+    def __init__(self, jitter: int = 0, loss: str = "cross-entropy") -> None:
+        super().__init__(0.2860, 0.3530, jitter, loss)
 
 
 def parse_idx(path: Path, content: bytes) -> NDArray[Any]:

@@ -34,6 +34,7 @@ def test_parts_of_a_stage_are_due_evenly_and_all_before_its_last_batch(parts: in
         ({"name": "cosine"}, [1, 0.8535534, 0.5, 0.1464466, 0]),  # half a cosine: (1 + cos 45 deg) / 2 after a quarter
         ({"name": "step", "milestones": [0.5, 0.75], "gamma": 0.1}, [1, 1, 0.1, 0.01, 0.01]),
         ({"name": "cosine", "warmup": 0.5}, [0.002, 0.5, 1, 0.5, 0]),
+        ({"name": "exponential", "gamma": 1e-4}, [1, 0.1, 0.01, 0.001, 0.0001]),  # BNN's 0.003 falls to 0.0000003
     ],
 )
 def test_rates_by_hand(schedule: dict[str, Any], factors: list[float]) -> None:

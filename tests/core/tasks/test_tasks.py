@@ -294,6 +294,34 @@ def test_what_torch_ignores_by_itself_counts_nowhere_in_given_data() -> None:
     assert (rows.tolist(), task.weight(batch)) == ([[0.0, 1.0]], 1)
 
 
+def test_the_squared_hinge_by_hand() -> None:
+    """Scores 0.5 and -2 of class 0: margins 0.5 and none, so (0.25 + 0) / 2; 0 and 0.25 of class 1: (1 + 0.5625) / 2.
+
+    Counted three times, the second one's share is 3/4; gradients are those of a half times the squares of the margins.
+    """
+    task = Inputs(torch.zeros)
+    task.squared_hinge, task.ignore_index = True, 7
+    scores = torch.tensor([[0.5, -2.0], [0.0, 0.25], [9.0, 9.0]], dtype=torch.float64, requires_grad=True)
+    batch = Batch(None, torch.tensor([0, 1, 7]))
+    loss = task.loss(scores, batch)
+    assert loss is not None
+    assert loss.item() == pytest.approx((0.125 + 0.78125) / 2)
+    loss.backward()
+    assert scores.grad is not None
+    assert scores.grad.flatten().tolist() == pytest.approx([-0.25, 0, 0.5, -0.375, 0, 0])
+    assert torch.autograd.gradcheck(lambda s: task.loss(s, batch), scores)
+
+    task.class_weights = torch.tensor([1.0, 3.0])
+    weighed = task.loss(scores, batch)
+    assert weighed is not None
+    assert weighed.item() == pytest.approx(0.125 / 4 + 0.78125 * 3 / 4)
+    pixels = scores.detach().T[None]  # one image of three pixels
+    assert task.loss(pixels, Batch(None, torch.tensor([[0, 1, 7]]))) == pytest.approx(weighed.item())
+    rows = task.rows(scores, batch)
+    assert rows is not None
+    assert torch.equal(rows, scores[:2])
+
+
 def test_a_task_that_ignores_nothing_refuses_the_label_that_torch_would_ignore() -> None:
     with pytest.raises(IndexError, match="-100 is out of bounds"):
         Inputs(torch.zeros).loss(torch.zeros(2, 3), Batch(None, torch.tensor([0, -100])))

@@ -11,7 +11,7 @@ from torch import nn
 
 from condensery.errors import UnknownKey, UsageError
 from condensery.tasks import TaskFacts
-from condensery_plugins.models import lenet, mlp, vgg
+from condensery_plugins.models import lenet, mlp, vgg, vgg_small
 
 MNIST = TaskFacts("image", outputs=10, channels=1, size=28)
 CIFAR = TaskFacts("image", outputs=10, channels=3, size=32)
@@ -43,6 +43,24 @@ def test_lenet_5_may_have_relus_behind_its_convolutions() -> None:
     expected = made.get_submodule("ip2")(made.get_submodule("ip1")(x.flatten(1)).relu())
     torch.testing.assert_close(made(inputs), expected)
     assert not torch.equal(plain(inputs), made(inputs))
+
+
+def test_lenet_5_of_ternary_weight_networks() -> None:
+    """[28]: 32C5-MP2-64C5-MP2-512FC-10, all but the last normalized, then rectified; a norm has two vectors."""
+    net = lenet.build(MNIST, "lenet-5", widths=[32, 64, 512], rectified=True, batch_norm=True).eval()
+    weights = 32 * 25 + 64 * 32 * 25 + 512 * 64 * 16 + 10 * 512
+    assert count(net) == weights + (32 + 64 + 512 + 10) + 2 * (32 + 64 + 512)
+
+    inputs = x = torch.randn(2, 1, 28, 28)
+    for number in (1, 2):
+        norm = net.get_submodule(f"norm{number}")
+        nn.init.constant_(norm.get_parameter("bias"), -0.1)
+        x = nn.functional.max_pool2d(norm(net.get_submodule(f"conv{number}")(x)).relu(), 2)
+    hidden = net.get_submodule("norm3")(net.get_submodule("ip1")(x.flatten(1))).relu()
+    torch.testing.assert_close(net(inputs), net.get_submodule("ip2")(hidden))
+
+    with pytest.raises(UsageError, match=r"widths is three whole numbers above 0, got \[32, 64\]"):
+        lenet.build(MNIST, "lenet-5", widths=[32, 64])
 
 
 @pytest.mark.parametrize(("size", "inputs"), [(16, 50), (28, 800), (32, 1250), (33, 1250)])
@@ -136,6 +154,39 @@ def test_vgg_with_channels_of_its_own() -> None:
     assert [m.out_channels for m in net.modules() if isinstance(m, nn.Conv2d)] == channels
     with pytest.raises(UsageError, match="channels has 2 numbers, the net 13 convolutions"):
         vgg.build(CIFAR, "vgg16-bn", channels=[3, 4])
+
+
+CONVOLUTIONS = 9 * (3 * 128 + 128 * 128 + 128 * 256 + 256 * 256 + 256 * 512 + 512 * 512)
+"""Weights of the six, 4,574,592; behind them are 512 x 4 x 4 positions."""
+
+
+@pytest.mark.parametrize(
+    ("hidden", "linear", "units"),
+    [
+        ([], 8192 * 10, 0),
+        ([1024], 8192 * 1024 + 1024 * 10, 1024),
+        ([1024, 1024], 8192 * 1024 + 1024 * 1024 + 1024 * 10, 2048),
+    ],
+)
+def test_small_vggs_have_the_weights_of_their_papers(hidden: list[int], linear: int, units: int) -> None:
+    """VGG-small has 4.66 million parameters, BinaryConnect's net 14.0 million weights; each norm has two vectors."""
+    net = vgg_small.build(CIFAR, "vgg-small", hidden=hidden)
+    assert count(net) == CONVOLUTIONS + linear + 10 + 2 * (2 * (128 + 256 + 512) + units)
+    assert net(torch.randn(2, 3, 32, 32)).shape == (2, 10)
+
+
+def test_a_small_vgg_pools_what_its_convolution_gives() -> None:
+    """A maximum of signs would be 1 nearly everywhere, so the norm and the activation stand behind the pooling."""
+    net = vgg_small.build(CIFAR, "vgg-small", width=0.05, activation="hardtanh", output_norm=True)
+    kinds = [type(m).__name__ for m in net.get_submodule("features").children()]
+    assert kinds[:7] == ["Conv2d", "BatchNorm2d", "Hardtanh", "Conv2d", "MaxPool2d", "BatchNorm2d", "Hardtanh"]
+    assert kinds == kinds[:7] * 3
+    logits = net(torch.randn(64, 3, 32, 32))
+    torch.testing.assert_close(logits.mean(0), torch.zeros(10), atol=1e-5, rtol=0)
+    with pytest.raises(UnknownKey, match="unknown activation 'hartanh'; did you mean 'hardtanh'"):
+        vgg_small.build(CIFAR, "vgg-small", activation="hartanh")
+    with pytest.raises(UsageError, match="hidden is a list of whole numbers above 0"):
+        vgg_small.build(CIFAR, "vgg-small", hidden=[0])
 
 
 def test_vgg_with_a_hidden_layer_is_the_net_of_filter_pruning() -> None:

@@ -83,10 +83,11 @@ def test_a_damaged_file_is_named(small: dict[str, NDArray[np.uint8]], own_places
 def test_normalization_and_augmentation_are_settings() -> None:
     assert Cifar10(normalize="imagenet").mean == (0.485, 0.456, 0.406)
     assert Cifar10().mean != Cifar100().mean
+    assert (Cifar10(normalize="symmetric").mean, Cifar10(normalize="symmetric").std) == ((0.5,) * 3, (0.5,) * 3)
     assert (Cifar10(augment=False).pad, Cifar10().pad, Cifar10().flip) == (0, 4, True)
-    settings: list[dict[str, Any]] = [{}, {"normalize": "imagenet"}, {"augment": False}]
-    assert len({str(Cifar10(**s).describe()) for s in settings}) == 3
-    with pytest.raises(UsageError, match="normalize is 'own' or 'imagenet', got 'none'"):
+    settings: list[dict[str, Any]] = [{}, {"normalize": "imagenet"}, {"augment": False}, {"loss": "squared-hinge"}]
+    assert len({str(Cifar10(**s).describe()) for s in settings}) == 4
+    with pytest.raises(UsageError, match="normalize is 'own', 'imagenet' or 'symmetric', got 'none'"):
         Cifar10(normalize="none")  # type: ignore[arg-type]
 
 
