@@ -196,9 +196,13 @@ def _said(claim: Mapping[str, Any], answer: Judgement) -> dict[str, Any]:
 
 
 def _cause(item: Comparison, answer: Judgement) -> dict[str, Any]:
-    """Return the cause of a verdict that wants one, ``None`` where nobody has tested it yet; noise explains itself."""
+    """Return the cause of a verdict that wants one, ``None`` where nobody has tested it yet.
+
+    Noise explains itself; where more was tried to find out what makes it, that is said too.
+    """
     wanted = answer.word in ("partly", "not") and not answer.explained
-    return {"cause": item.cause or None} if wanted else {}
+    told = answer.word == "inconclusive" and item.cause
+    return {"cause": item.cause or None} if wanted or told else {}
 
 
 def _values(reports: Reports, arm: str, metric: str) -> list[float]:

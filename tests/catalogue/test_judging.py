@@ -125,6 +125,15 @@ def test_a_verdict_that_is_not_as_claimed_tells_its_cause_or_that_nobody_tested_
         smaller = judge(made, made.tiers["smoke"], "smoke", CARD, reports)
         assert "cause" not in smaller["comparisons"][0]["verdict"]
 
+    noisy = {"plain": [6.0, 6.1, 6.2], "better": [2.0, 4.5, 7.0]}
+    reports = {arm: [report(0, error=e) for e in found] for arm, found in noisy.items()}
+    for cause, said in (("", "seeds would do"), ("one start is stuck", "seeds would do; cause: one start is stuck")):
+        made = plan(compare=[{**ERROR, "cause": cause}])
+        found = judge(made, made.tiers["paper"], "paper", CARD, reports)
+        told = answer(found, found["comparisons"][0])
+        assert told.startswith("inconclusive: ")
+        assert told.endswith(said)
+
 
 def test_a_stored_result_is_judged_again_by_todays_claims() -> None:
     """The paper's figure of 4.4 becomes 5.4: what was a gain of 1.6, as claimed, is now more than the claimed 0.6."""
