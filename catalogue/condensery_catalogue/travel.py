@@ -4,7 +4,7 @@ It packs the code of this checkout, and the data that the pending reproductions 
 carried. On the other machine, which needs Python with the packages of ``pyproject.toml`` and no network::
 
     sh unpack.sh                     # puts the parcels together: code/, data/, meta/
-    sh go.sh --budget 25m --jobs 4   # runs the queue there; again goes on where it stood
+    sh go.sh --budget 25m --jobs 4   # runs there what was packed; again goes on where it stood
     sh back.sh                       # packs what was finished into results.zip
 
 and here ``condensery results import results.zip runs/pending``. Nothing has to be installed there: ``meta/`` holds the
@@ -18,6 +18,7 @@ import importlib.metadata
 import io
 import json
 import os
+import shlex
 import subprocess
 import sys
 import tarfile
@@ -32,7 +33,7 @@ from condensery_catalogue.pending import pending_tiers
 SOURCES = ("core", "plugins", "catalogue", "reproductions")
 SCRIPTS = {
     "unpack.sh": "cat parcel-* | tar xf -\n",
-    "go.sh": 'exec python3 -m condensery_catalogue.cli reproduce --pending --out runs "$@"\n',
+    "go.sh": 'exec python3 -m condensery_catalogue.cli reproduce --pending {queue} --out runs "$@"\n',
     "back.sh": "exec python3 -m condensery_catalogue.cli results export runs results.zip\n",
 }
 HEAD = """#!/bin/sh
@@ -110,8 +111,10 @@ def pack(target: Path, keys: Sequence[str], tiers: Sequence[str], size: int, dat
             entry.size = len(text)
             packed.addfile(entry, io.BytesIO(text))
 
+    # What wasn't asked for has no data there: the queue is the one that was packed.
+    queue = [*keys, *(f"--tier={tier}" for tier in tiers if len(tiers) == 1)]
     for name, script in SCRIPTS.items():
-        (target / name).write_text(HEAD + script, encoding="utf-8")
+        (target / name).write_text(HEAD + script.replace("{queue}", shlex.join(queue)), encoding="utf-8")
     return parcels.count
 
 

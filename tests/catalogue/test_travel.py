@@ -55,6 +55,18 @@ def test_it_runs_there_without_being_installed(packed: Path) -> None:
     assert recipes.endswith("[]")
 
 
+def test_the_queue_there_is_what_was_packed(packed: Path, tmp_path: Path) -> None:
+    """Other reproductions lack a result too, but their data stayed here."""
+    shim = tmp_path / "bin" / "python3"
+    shim.parent.mkdir()
+    shim.write_text('#!/bin/sh\necho "$@"\n')
+    shim.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{shim.parent}:{os.environ['PATH']}"}
+    command = ["sh", "go.sh", "--budget", "25m"]
+    said = subprocess.run(command, cwd=packed, env=environment, capture_output=True, text=True, check=True).stdout
+    assert said.endswith("reproduce --pending hinton-kd --tier=paper --out runs --budget 25m\n")
+
+
 def test_a_folder_with_something_in_it_is_refused(packed: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(packed), "hinton-kd"]) == 2
     assert capsys.readouterr().err.startswith("error: ")
