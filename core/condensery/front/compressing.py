@@ -16,7 +16,7 @@ from condensery.contract import Registry
 from condensery.errors import UsageError
 from condensery.front.result import Result
 from condensery.front.targets import with_target
-from condensery.nets import Given, clone
+from condensery.nets import Given, clone, wrappers_in
 from condensery.recipe import merge_train, parse, parse_recipe
 from condensery.run import Observer, Progress, Run, Told
 from condensery.storage import load
@@ -54,6 +54,8 @@ def compress(
     registry: Registry | None = None,
 ) -> Result:
     """Compress a trained net; the net itself is not changed.
+
+    Of a net that was compiled, or is a ``DataParallel``, the one inside is compressed, and a plain net comes back.
 
     It is the engine of the command line: the same dry run before anything trains, folder, resume and report.
 
@@ -95,6 +97,10 @@ def compress(
         raise UsageError("resume: say out, the folder that holds the run")
 
     with Progress(quiet=quiet) as show, run_folder(out) as folder:
+        for path, kind in wrappers_in(net).items():
+            show.line(
+                f"{kind} around {f'layer {path!r}' if path else 'the net'} is taken off: what is inside comes back"
+            )
         if target is not None:
             recipe = with_target(recipe, target, registry, show)
         told = observer if isinstance(observer, Observer) else Told(observer)
@@ -130,14 +136,14 @@ def given_recipe(
     loaders: dict[Split, Loader] = {"train": train}
     loaders |= {} if validation is None else {"validation": validation}
     loaders |= {} if test is None else {"test": test}
-    task = given_task(loaders, clone(net), **how)
-    given = Given(net, task)
+    given = Given(net)
+    given.task = given_task(loaders, clone(given.net), **how)
     recipe = {
         "model": given.spec.model_dump(exclude_defaults=True),
         "task": GIVEN,
         "base": "none",
         "validation": 0.0 if validation is None else SHOWN,
-        "train": settings(task().largest, None, {}),
+        "train": settings(given.task().largest, None, {}),
     }
     return recipe, (registry or Registry.open()).extended(GIVEN, given)
 

@@ -19,6 +19,7 @@ from .codecs import Record as Record
 from .codecs import joined as joined
 from .codecs import to_bytes as to_bytes
 from .codecs import whole_numbers as whole_numbers
+from .foreign import wrappers_in as wrappers_in
 from .given import Given as Given
 from .given import fingerprint_of as fingerprint_of
 from .layers import Counted as Counted

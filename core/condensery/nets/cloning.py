@@ -10,10 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
-from torch.nn.utils.spectral_norm import SpectralNorm
-from torch.nn.utils.weight_norm import WeightNorm
 
-from condensery.errors import UsageError
+from condensery.nets.foreign import refuse_foreign
 from condensery.nets.taps import remove_taps
 from condensery.nets.transforms import Transform, attached, detach, parametrized, plain_name, stack_of
 from condensery.nets.twins import deep_copied
@@ -64,7 +62,7 @@ def _copied(model: nn.Module, shared: dict[int, Any]) -> nn.Module:
 
     :param shared: by identity, what the copy has in common with the net.
     """
-    _refuse_foreign(model)
+    refuse_foreign(model)
     # A recurrent layer holds its weights as it last computed them through transforms, which can't be copied. It gets
     # an empty list instead of them, and computes them anew in its next pass.
     computed = [m for m in model.modules() if isinstance(m, nn.RNNBase) and parametrize.is_parametrized(m)]
@@ -76,27 +74,6 @@ def _copied(model: nn.Module, shared: dict[int, Any]) -> nn.Module:
             module.inplace = False  # type: ignore[assignment]
         remove_taps(module)
     return twin
-
-
-def _refuse_foreign(model: nn.Module) -> None:
-    """Refuse what a weight is made of by others than Condensery: it would be lost where a transform is put on it.
-
-    :raises UsageError: naming the layer, and what to call before.
-    """
-    for path, module in model.named_modules():
-        stacks = module.parametrizations if parametrize.is_parametrized(module) else {}
-        for name in stacks:
-            if stack_of(module, name) is None:
-                kind = type(stacks[name][0]).__name__.lstrip("_")
-                call = f"torch.nn.utils.parametrize.remove_parametrizations(net.get_submodule({path!r}), {name!r})"
-                raise UsageError(f"layer {path!r}: its {name} is made by {kind}; call {call} before")
-        for hook in module._forward_pre_hooks.values():
-            if isinstance(hook, (WeightNorm, SpectralNorm)):
-                call = f"remove_{'weight' if isinstance(hook, WeightNorm) else 'spectral'}_norm"
-                raise UsageError(
-                    f"layer {path!r}: its {hook.name} is made by {type(hook).__name__}; "
-                    f"call torch.nn.utils.{call}(net.get_submodule({path!r}), {hook.name!r}) before"
-                )
 
 
 def _renew(module: nn.Module) -> None:

@@ -9,7 +9,8 @@ from torch import nn
 
 from condensery.contract import hookimpl
 from condensery.errors import UsageError
-from condensery.nets.cloning import clone
+from condensery.nets.cloning import clone, lent
+from condensery.nets.foreign import inside, refuse_foreign, unwrap_layers, wrappers_in
 from condensery.recipe import ModelSpec, fingerprint
 from condensery.tasks import GIVEN, Task, TaskFacts, hash_tree
 
@@ -17,14 +18,15 @@ from condensery.tasks import GIVEN, Task, TaskFacts, hash_tree
 class Given:
     """A plugin that offers one net, as the model ``given``; the net itself is never changed.
 
-    :param net: any module; its weights count as trained.
+    :param net: any module; its weights count as trained. Wrappers around it or inside are taken off.
     :param task: of the data that came with it, offered as the task ``given``.
     """
 
     condensery_api = 1
 
     def __init__(self, net: nn.Module, task: type[Task] | None = None) -> None:
-        self.net, self.task = net, task
+        refuse_foreign(net)
+        self.net, self.task = plain_inside(net), task
 
     @hookimpl
     def register_models(self, register: Callable[[str, Any], None]) -> None:
@@ -53,6 +55,16 @@ class Given:
             kind = type(self.net).__name__
             raise UsageError(f"this {kind} is not the net that it was made of: its layers or shapes are others")
         return clone(self.net)
+
+
+def plain_inside(net: nn.Module) -> nn.Module:
+    """Return what the wrappers around a net hold; where it has some inside, a copy without, in the net's own memory."""
+    net = inside(net)
+    if not wrappers_in(net):
+        return net
+    plain = lent(net)
+    unwrap_layers(plain)
+    return plain
 
 
 def fingerprint_of(net: nn.Module) -> str:

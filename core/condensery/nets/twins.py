@@ -9,40 +9,65 @@ from typing import Any
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
+from condensery.errors import CondenseryError, UsageError, in_line
+
 CONSTANTS = frozenset({int, float, bool, str, type(None)})
 EMPTY = frozenset({dict, OrderedDict, set, list})
 COPYING = ("__deepcopy__", "__reduce__", "__reduce_ex__", "__getstate__", "__setstate__")
 """What a class defines that wants to be copied in a way of its own."""
+
+COMPILED = "_compiled_call_impl"
+"""What ``net.compile()`` leaves: a copy that had it would call the original."""
 
 
 def deep_copied(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
     """Return a deep copy of a module.
 
     :param memo: as ``copy.deepcopy`` keeps it: by identity, what stands for an object in the copy.
+    :raises UsageError: naming what can't be copied.
     """
     if id(module) in memo:
         known: nn.Module = memo[id(module)]
         return known
     if not _is_plain(type(module)):
-        return copy.deepcopy(module, memo)
+        own: nn.Module = _own_copy(module, memo, f"the net's {type(module).__name__}")
+        return own
 
     twin = memo[id(module)] = type(module).__new__(type(module))
     state = vars(twin)
     for name, value in vars(module).items():
         kind = type(value)
+        if name == COMPILED:
+            continue
         if kind in CONSTANTS or (kind is tuple and CONSTANTS.issuperset(map(type, value))):
             state[name] = value
         elif kind in EMPTY and not value:
             state[name] = memo[id(value)] = kind()
         elif name in ("_modules", "_parameters", "_buffers") and kind is dict:
-            state[name] = memo[id(value)] = {key: _copied(item, memo) for key, item in value.items()}
+            state[name] = memo[id(value)] = {key: _copied(item, memo, module, key) for key, item in value.items()}
         else:
-            state[name] = copy.deepcopy(value, memo)
+            state[name] = _copied(value, memo, module, name)
     return twin
 
 
-def _copied(item: Any, memo: dict[int, Any]) -> Any:
-    return deep_copied(item, memo) if isinstance(item, nn.Module) else copy.deepcopy(item, memo)
+def _copied(item: Any, memo: dict[int, Any], owner: nn.Module, name: str) -> Any:
+    if isinstance(item, nn.Module):
+        return deep_copied(item, memo)
+    return _own_copy(item, memo, f"attribute {name!r} of the net's {type(owner).__name__}")
+
+
+def _own_copy(item: Any, memo: dict[int, Any], what: str) -> Any:
+    """Return what something's own way of being copied makes of it.
+
+    :param what: it is, for the message.
+    """
+    try:
+        return copy.deepcopy(item, memo)
+    except CondenseryError:
+        raise
+    except Exception as error:  # a lock, a file, a tensor that was computed: each fails in a way of its own
+        why = f"{type(error).__name__}: {in_line(error)}"
+        raise UsageError(f"{what} can't be copied, and only a copy of a net is changed ({why})") from error
 
 
 def _is_plain(cls: type[nn.Module]) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx import GraphModule
 from torch.nn.utils import parametrize
 
 from condensery.contract import Registry
@@ -64,8 +65,8 @@ def structure_of(model: nn.Module, fresh: nn.Module, registry: Registry) -> Stru
 
 def _compare(path: str, mine: nn.Module, fresh: nn.Module, registry: Registry, found: Structure) -> None:
     """Note how one module differs from the builder's, then look at its children."""
-    cls = parametrize.type_before_parametrizations(mine)
-    if cls is not type(fresh) or (isinstance(mine, Layer) and mine.config() != fresh.config()):  # type: ignore[operator]
+    cls = _class_of(mine)
+    if cls is not _class_of(fresh) or (isinstance(mine, Layer) and mine.config() != fresh.config()):  # type: ignore[operator]
         found.layers[path] = _layer(path, mine, registry)
         return
 
@@ -89,6 +90,12 @@ def _compare(path: str, mine: nn.Module, fresh: nn.Module, registry: Registry, f
             _compare(_join(path, name), child, other, registry, found)
         elif child is not other:
             raise PluginError(f"module {_join(path, name)!r} isn't one that the builder makes")
+
+
+def _class_of(module: nn.Module) -> type[nn.Module]:
+    """Return a module's class; of one that torch.fx traced the class that it has in common with its copies."""
+    cls: type[nn.Module] = parametrize.type_before_parametrizations(module)
+    return GraphModule if issubclass(cls, GraphModule) else cls
 
 
 def _layer(path: str, module: nn.Module, registry: Registry) -> dict[str, Any]:

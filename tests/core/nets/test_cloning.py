@@ -10,7 +10,7 @@ import pytest
 import torch
 from tests.core.helpers import Sign
 from torch import nn
-from torch.nn.utils import parametrizations
+from torch.nn.utils import parametrizations, prune
 
 from condensery.errors import UsageError
 from condensery.nets import attach, clone, detach, latent_of, plain, same_numbers
@@ -62,6 +62,7 @@ def test_a_recurrent_layer_is_cloned_with_its_transforms_and_without_them() -> N
         (parametrizations.spectral_norm, "parametrize.remove_parametrizations"),
         (parametrizations.orthogonal, "parametrize.remove_parametrizations"),
         (nn.utils.spectral_norm, "remove_spectral_norm"),
+        (lambda layer: prune.l1_unstructured(layer, "weight", 0.5), "prune.remove"),  # type: ignore[no-untyped-call]
     ],
 )
 def test_weights_that_others_make_are_refused_with_what_to_call(wrap: Any, call: str) -> None:
