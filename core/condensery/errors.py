@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 
 class CondenseryError(Exception):
@@ -101,6 +103,23 @@ def cut(text: str) -> str:
 def in_line(error: BaseException, most: int = 160) -> str:
     """Return what an error says in one line of limited length; its class where it says nothing."""
     return " ".join(str(error).split())[:most] or type(error).__name__
+
+
+def called(what: str, function: Callable[..., Any], *given: Any) -> Any:
+    """Call a function that a user gave, and return what it returns.
+
+    :param what: the user knows it as, for the message.
+    :raises UsageError: for whatever it raises, naming it and the line of its own file.
+    """
+    try:
+        return function(*given)
+    except CondenseryError:
+        raise
+    except Exception as error:
+        file = getattr(getattr(function, "__code__", None), "co_filename", None)
+        lines = [number for frame, number in traceback.walk_tb(error.__traceback__) if frame.f_code.co_filename == file]
+        place = f" ({file}:{lines[-1]})" if lines else ""
+        raise UsageError(f"{what}: {type(error).__name__}: {in_line(error)}{place}") from error
 
 
 SHOWN = 60

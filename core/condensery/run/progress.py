@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from condensery.errors import UsageError, short
+
 if TYPE_CHECKING:
     from condensery.run.stage import Stage
 
@@ -47,6 +49,10 @@ class Told(Observer):
     """
 
     def __init__(self, function: Callable[[dict[str, Any]], object] | None = None) -> None:
+        if isinstance(function, type) or not (function is None or callable(function)):
+            raise UsageError(
+                f"observer: give a function of a dict, or a condensery.run.Observer, not {short(function)}"
+            )
         self.function = function
 
     def epoch_ended(self, stage: Stage, history: Sequence[Mapping[str, Any]]) -> None:

@@ -13,10 +13,10 @@ from .draws import rng_state as rng_state
 from .draws import seed_generators as seed_generators
 from .given import GIVEN as GIVEN
 from .given import GivenTask as GivenTask
-from .given import Loader as Loader
 from .given import given_task as given_task
 from .hub import Hub as Hub
 from .hub import hub_reachable as hub_reachable
+from .loaders import Loader as Loader
 from .metrics import ACCURACY as ACCURACY
 from .metrics import Accumulated as Accumulated
 from .metrics import Answers as Answers

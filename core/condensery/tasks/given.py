@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar, cast
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, ClassVar, SupportsFloat, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset, default_collate
 
-from condensery.errors import UsageError, short
+from condensery.errors import UsageError, called, cut, in_line, short
 from condensery.tasks.batches import Batch
-from condensery.tasks.draws import drawn_apart
+from condensery.tasks.loaders import Loader, check_loader, first_batch, read, sizes_of
 from condensery.tasks.metrics import Accumulated, Joined, Meter, Metric
 from condensery.tasks.splits import SEED, Split, Subset
 from condensery.tasks.tasks import NO_LABEL, Task, TaskFacts
@@ -20,10 +20,6 @@ from condensery.tasks.trees import head, tensors_in
 
 GIVEN = "given"
 """Key of a task, and of a model, that the user brought and no plugin offers."""
-LABELS = ("labels", "label")
-"""Where a batch that is a mapping, as Hugging Face has them, keeps its labels."""
-
-Loader = Iterable[Any]
 Figure = Callable[[Any, Any], Any]
 """Takes outputs and labels of a batch."""
 
@@ -61,7 +57,9 @@ class GivenTask(Task):
         :raises UsageError: for another kind of subset.
         """
         left = count = self.count(split, subset)
-        for batch in read(self.loaders[split], seed if subset is None else SEED):
+        for batch in read(split, self.loaders[split], seed if subset is None else SEED):
+            if type(self).loss is Task.loss:
+                check_classes(split, batch.labels, self.facts.outputs)
             # In parts as equal as can be: a rest of one example is no batch to batch normalization.
             size = min(batch.size, left)
             parts = -(-size // batch_size)
@@ -114,7 +112,7 @@ class GivenTask(Task):
         """Return how many examples each batch of a split has; one pass tells where the loader doesn't."""
         if split not in self.sizes:
             loader = self.loaders[split]
-            self.sizes[split] = sizes_of(loader) or [batch.size for batch in read(loader, 0)]
+            self.sizes[split] = sizes_of(loader) or [batch.size for batch in read(split, loader, 0)]
         return self.sizes[split]
 
 
@@ -129,7 +127,10 @@ class Averaged:
         """Take one batch."""
         self.examples += batch.size
         for name, figure in self.figures.items():
-            self.sums[name] += batch.size * float(figure(outputs, batch.labels))
+            value = number(name, called(f"metrics: {name!r}", figure, outputs, batch.labels))
+            if not math.isfinite(value) and all(bool(tensor.isfinite().all()) for tensor in tensors_in(outputs)):
+                raise UsageError(f"metrics: {name!r} returns {value} for a batch whose outputs are finite")
+            self.sums[name] += batch.size * value
 
     def compute(self) -> dict[str, float]:
         """Return the means by name."""
@@ -154,26 +155,26 @@ def given_task(
     :raises UsageError: for data that can be gone through only once, or that are no batches.
     """
     for split, loader in loaders.items():
-        if not (isinstance(loader, Iterable) or hasattr(loader, "__getitem__")):
-            raise UsageError(f"{split}: give a DataLoader, or a list of batches, not {short(loader)}")
-        if isinstance(loader, Iterator):
-            raise UsageError(f"{split}: an iterator ends after one epoch; give a DataLoader, or a list of batches")
+        check_loader(split, loader)
+    for name, function in (("loss", loss), ("rows", rows)):
+        if function is not None and (not callable(function) or isinstance(function, type)):
+            raise UsageError(f"{name}: give a function of outputs and labels, not {short(function)}")
 
     body: dict[str, Any] = {"loaders": loaders, "splits": tuple(loaders), "sizes": {}, "__module__": __name__}
-    body["first"] = first_batch(loaders["train"])
+    body["first"] = first_batch("train", loaders["train"])
     if loss is not None:
-        given_loss = loss
-        body["loss"] = lambda self, outputs, batch: None if batch.labels is None else given_loss(outputs, batch.labels)
+        mean_loss = loss_of(loss)
+        body["loss"] = lambda self, outputs, batch: None if batch.labels is None else mean_loss(outputs, batch.labels)
         body["weight"] = lambda self, batch: float(batch.size)
     elif any(not labels.is_floating_point() for labels in tensors_in(body["first"].labels)):
         body["ignore_index"] = NO_LABEL
     if rows is not None:
         given_rows = rows
-        body["rows"] = lambda self, outputs, batch: given_rows(outputs, batch.labels)
+        body["rows"] = lambda self, outputs, batch: called("rows", given_rows, outputs, batch.labels)
     if metrics is None and loss is not None:
         metrics = {Metric("loss", "", False): loss}
     if metrics is not None:
-        named = {m if isinstance(m, Metric) else Metric(m, "", True): figure for m, figure in metrics.items()}
+        named = named_figures(metrics)
         body["metrics"], body["figures"] = tuple(named), {m.name: figure for m, figure in named.items()}
 
     made = cast("type[GivenTask]", type("GivenTask", (GivenTask,), body))
@@ -181,74 +182,136 @@ def given_task(
     return made
 
 
-# ------------------------------------------------------------------ what loaders give
+# ------------------------------------------------------------------ what a user's functions are, and what they return
 
 
-def read(loader: Loader, seed: int) -> Iterator[Batch]:
-    """Yield the batches of one pass over a loader, all that it draws made from a seed; its generator is the user's."""
-    own = getattr(loader, "generator", None)
-    others = [own] if isinstance(own, torch.Generator) else []
-    nested = getattr(loader, "collate_fn", None) is default_collate
-    for given in drawn_apart(lambda: iter(loader), seed, *others):
-        yield as_batch(given, nested=nested)
+def loss_of(function: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Tensor]:
+    """Return a user's loss that says so where it raises, or returns anything but a mean."""
+
+    def loss(outputs: Any, labels: Any) -> Tensor:
+        found = called("loss", function, outputs, labels)
+        if isinstance(found, Tensor) and found.numel() == 1:
+            return found.reshape(())
+        raise UsageError(f"loss: return the batch's mean loss, one number in a tensor, not {in_words(found)}")
+
+    return loss
 
 
-def first_batch(loader: Loader) -> Batch:
-    """Return the first batch of a loader.
+def number(name: str, found: Any) -> float:
+    """Return what a user's metric returned as a number.
 
-    :raises UsageError: if it gives none.
+    :raises UsageError: naming the metric.
     """
-    batch = next(read(loader, 0), None)
-    if batch is None or not batch.size:
-        raise UsageError("train: the data give no batch")
-    return batch
+    if isinstance(found, SupportsFloat) and not (isinstance(found, Tensor) and found.numel() != 1):
+        return float(found)
+    raise UsageError(f"metrics: {name!r} must return one number for a batch, not {in_words(found)}")
 
 
-def as_batch(given: Any, *, nested: bool = False) -> Batch:
-    """Return what a loader gave as a batch.
+def named_figures(metrics: object) -> dict[Metric, Any]:
+    """Return what a user gave as metrics by what is known of each.
 
-    :param nested: whether lists stand for tuples, as torch's own collating makes them of examples that are tuples.
-    :raises UsageError: for what is neither a pair nor a mapping.
+    :raises UsageError: saying what to give.
     """
-    if isinstance(given, Batch):
-        return given
-    if isinstance(given, Mapping):
-        named = dict(given)
-        answers = next((named.pop(name) for name in LABELS if name in named), None)
-        return Batch(named, answers)
-    if isinstance(given, Tensor):
-        return Batch(given)
-    if not isinstance(given, Sequence) or len(given) != 2:
-        kind = f"a {type(given).__name__}" + (f" of {len(given)}" if isinstance(given, Sequence) else "")
-        raise UsageError(f"a batch is a pair of inputs and labels, or a mapping with 'labels'; the data give {kind}")
-
-    inputs, labels = given
-    if nested:
-        inputs, labels = (tuple(part) if isinstance(part, list) else part for part in (inputs, labels))
-    elif isinstance(labels, tuple | list) and all(isinstance(label, Mapping) for label in labels):
-        # A detector's targets: one mapping for each example, and images of different sizes side by side.
-        labels = list(labels)
-        inputs = list(inputs) if isinstance(inputs, tuple) and len(inputs) == len(labels) else inputs
-    return Batch(inputs, labels)
+    if not isinstance(metrics, Mapping) or not metrics:
+        raise UsageError(f"metrics: give functions of outputs and labels by name, {{'mine': f}}, not {short(metrics)}")
+    named = {}
+    for metric, figure in metrics.items():
+        if not isinstance(metric, str | Metric):
+            raise UsageError(f"metrics: name each by a text or a condensery.tasks.Metric, not {short(metric)}")
+        known = metric if isinstance(metric, Metric) else Metric(metric, "", True)
+        if isinstance(figure, type) or not (callable(figure) or hasattr(figure, "compute")):
+            raise UsageError(f"metrics: {known.name!r} is no function of outputs and labels: {short(figure)}")
+        named[known] = figure
+    return named
 
 
-def sizes_of(loader: Loader) -> list[int]:
-    """Return how many examples each batch of a loader will have, nothing where only a pass could tell."""
-    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset) or not loader.batch_size:
-        return []
-    examples, size = len(cast("Any", loader.sampler)), loader.batch_size
-    rest = 0 if loader.drop_last else examples % size
-    return [size] * (examples // size) + [rest] * bool(rest)
+# ------------------------------------------------------------------ what the data are to a net
+
+
+def check_classes(split: Split, labels: Any, classes: int) -> None:
+    """Refuse labels that aren't numbers of classes, where no loss says what they are.
+
+    Class probabilities, floats, are for torch's cross entropy too: whether they fit, it says itself.
+
+    :param classes: that the net tells apart.
+    :raises UsageError: naming the split, and what to give.
+    """
+    if labels is None:
+        return
+    found = tensors_in(labels)
+    if not found:
+        raise UsageError(
+            f"{split}: labels are {in_words(labels)}, not a tensor; make one of them, torch.as_tensor(labels), with "
+            "classes numbered from 0"
+        )
+    numbers = found[0]
+    if numbers.is_floating_point():
+        return
+    if numbers.dtype not in (torch.int64, torch.uint8):
+        raise UsageError(f"{split}: labels are {in_words(numbers.dtype)}; give classes as int64, labels.long()")
+    if numbers.device.type == "cpu" and numbers.numel():  # elsewhere a look would wait for the device
+        low, high = map(int, numbers.aminmax())
+        if high >= classes or (low < 0 and bool(((numbers < 0) & (numbers != NO_LABEL)).any())):
+            wrong = high if high >= classes else low
+            raise UsageError(
+                f"{split}: label {wrong}, and the net tells {classes} classes apart, numbered from 0; "
+                f"{NO_LABEL} is what doesn't count"
+            )
+
+
+def check_shapes(scores: Tensor, labels: Any) -> None:
+    """Refuse labels whose shape doesn't go with the net's outputs, where no loss says how they do.
+
+    :raises UsageError: saying which shape would.
+    """
+    own = "; for labels or outputs of another kind give a loss, and metrics"
+    if scores.dim() < 2:
+        raise UsageError(f"the net's outputs of shape {tuple(scores.shape)} are no scores of classes{own}")
+    have, wanted = head(labels), (scores.shape[0], *scores.shape[2:])
+    fits = have.shape == scores.shape if have.is_floating_point() else have.shape == wanted
+    if not fits:
+        kind = f"{in_words(have.dtype)} labels of shape {tuple(have.shape)}"
+        raise UsageError(
+            f"train: {kind} don't go with outputs of shape {tuple(scores.shape)}, whose classes are int64 of shape "
+            f"{tuple(wanted)}{own}"
+        )
+
+
+def in_words(value: Any) -> str:
+    """Return in a few words of what types and shapes something is."""
+    if isinstance(value, torch.dtype):
+        return str(value).removeprefix("torch.")
+    if isinstance(value, Tensor):
+        return f"{in_words(value.dtype)} of shape {tuple(value.shape)}"
+    if isinstance(value, Mapping):
+        return "a mapping of " + ", ".join(f"{name}: {in_words(part)}" for name, part in value.items())
+    if isinstance(value, tuple | list) and value:
+        more = ", ..." if len(value) > 3 else ""
+        return f"{type(value).__name__} of {', '.join(map(in_words, value[:3]))}{more}"
+    return type(value).__name__
 
 
 def facts_of(net: nn.Module, task: GivenTask) -> TaskFacts:
     """Return what a model builder must know to build another net for the same data, as far as a batch tells.
 
     :param net: a copy, whose modes may change.
+    :raises UsageError: if the net can't take the inputs, or the labels don't go with what it gives.
     """
-    inputs = Batch(task.example()).to(next(net.parameters(), torch.empty(0)).device).inputs
-    with torch.no_grad():
-        answer = head(task.outputs(net.eval(), Batch(inputs)))
+    device = next(net.parameters(), torch.empty(0)).device
+    batch = task.first.part(0, min(2, task.first.size)).to(device)
+    inputs = batch.inputs
+    try:
+        with torch.no_grad():
+            given = task.outputs(net.eval(), batch)
+    except Exception as error:  # a net is anybody's code
+        why = f"{type(error).__name__}: {in_line(error)}"
+        raise UsageError(f"the net can't take what train gives, {cut(in_words(inputs))}: {why}") from error
+    answer = head(given)
+    if batch.labels is not None and type(task).loss is Task.loss:
+        check_classes("train", batch.labels, answer.shape[1] if answer.dim() > 1 else 1)
+        check_shapes(answer, batch.labels)
+        if head(batch.labels).is_floating_point() and not task.figures and task.splits != ("train",):
+            raise UsageError("train: labels are probabilities of classes, which no accuracy counts; give metrics too")
     outputs = answer.shape[1] if answer.dim() > 1 else 1
 
     if isinstance(inputs, Mapping) and "input_ids" in inputs:

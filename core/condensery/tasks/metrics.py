@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from condensery.errors import called
 from condensery.tasks.batches import Batch
 
 
@@ -52,8 +53,8 @@ class Accumulated:
     def update(self, outputs: Any, batch: Batch) -> None:
         """Hand answers and labels to each metric."""
         found = outputs if self.answers is None else self.answers(outputs)
-        for metric, _ in self.metrics.values():
-            metric.to(batch.device).update(found, batch.labels)
+        for name, (metric, _) in self.metrics.items():
+            called(f"metrics: {name!r}", metric.to(batch.device).update, found, batch.labels)
 
     def compute(self) -> dict[str, float]:
         """Return the figures by name."""
