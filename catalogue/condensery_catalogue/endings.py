@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import traceback
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, NoReturn
 
 import typer
 
-from condensery.errors import CondenseryError, UnknownKey
+from condensery.errors import CondenseryError, UnknownKey, UsageError
 
 
 def run_app(app: typer.Typer) -> NoReturn:
@@ -19,6 +22,7 @@ def run_app(app: typer.Typer) -> NoReturn:
     """
     usage: type[Any] = typer.BadParameter.__mro__[1]
     try:
+        refuse_empty(sys.argv)
         code = app(standalone_mode=False)
         if code == 130:  # what Typer makes of a Ctrl-C between the commands' own handlers, which say how to go on
             raise KeyboardInterrupt
@@ -41,6 +45,19 @@ def run_app(app: typer.Typer) -> NoReturn:
         print("stopped", file=sys.stderr)
         sys.exit(130)
     sys.exit(code or 0)
+
+
+def refuse_empty(words: Sequence[str]) -> None:
+    """Refuse an empty word, as a shell makes it of a variable that isn't set: as a path it is the folder one is in.
+
+    :param words: of the command line.
+    :raises UsageError: naming the option.
+    """
+    for before, word in pairwise(words):
+        option = before if not word else word[:-1]
+        if not word or re.fullmatch(r"--[\w-]+=", word):
+            named = option if option.startswith("-") else f"the word after {option!r}"
+            raise UsageError(f"{named} is empty; is a variable not set?")
 
 
 def how_to_bring(key: str) -> str:

@@ -12,10 +12,11 @@ from condensery.contract import Registry
 from condensery.errors import UsageError
 from condensery.front import figure
 from condensery.recipe import ModelSpec, TaskSpec, checked, parse_model, parse_task
+from condensery.run import check_device, find_device
 from condensery_catalogue.app import waited_for
 from condensery_catalogue.listing import console, open_registry, table
 from condensery_catalogue.metrics import BATCHED, FIGURES
-from condensery_catalogue.running import check_device, quiet_libraries
+from condensery_catalogue.running import quiet_libraries
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -65,7 +66,7 @@ def measure_target(
         # Here, because it loads torch, which a wrong name above doesn't need.
         from condensery.measure import measure
 
-        where = _device(device)
+        where = find_device(device)
         figures = measure(
             found.task,
             found.net.to(where),
@@ -121,16 +122,6 @@ def _of_artifact(target: str, task: TaskSpec | None, registry: Registry) -> Targ
 
     sizes = artifact.sizes
     return Target(artifact.net, build_task(task, registry), sizes.file, artifact.bits, trained=True, sizes=sizes.dump())
-
-
-def _device(name: str) -> Any:
-    import torch
-
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise UsageError(f"device {name!r}: no CUDA device here; say --device cpu")
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
 
 
 def layer_rows(target: Target) -> list[dict[str, Any]]:

@@ -21,7 +21,7 @@ from typing import get_args
 from condensery.contract import Registry
 from condensery.errors import CondenseryError, UnknownKey, UsageError
 from condensery.files import unwritable, write_json
-from condensery.run import find_device
+from condensery.run import check_device, find_device
 from condensery_catalogue.estimates import Estimates
 from condensery_catalogue.jobs import Job, Jobs
 from condensery_catalogue.judging import judge
@@ -29,7 +29,7 @@ from condensery_catalogue.listing import console, open_registry, table
 from condensery_catalogue.outgrown import outgrown
 from condensery_catalogue.reproduction import card_of, load_reproduction
 from condensery_catalogue.results import TierName, stored_results
-from condensery_catalogue.running import check_device, quiet_libraries
+from condensery_catalogue.running import quiet_libraries
 
 POLL_S, GRACE_S = 0.2, 20.0
 """How often the queue looks after its jobs, and how long it waits for one that it has interrupted."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from condensery.errors import UnknownKey
 from condensery.files import write_json
+from condensery.run import check_device
 from condensery_catalogue.app import waited_for
 from condensery_catalogue.drawing import save_drawing
 from condensery_catalogue.inputs import refuse_missing
@@ -18,7 +19,7 @@ from condensery_catalogue.listing import console, open_registry, table
 from condensery_catalogue.points import is_drawn
 from condensery_catalogue.reproduction import card_of, load_reproduction
 from condensery_catalogue.results import publishing_place, recipe_file, usual_tier
-from condensery_catalogue.running import RunOptions, check_device, quiet_libraries, stoppable
+from condensery_catalogue.running import RunOptions, quiet_libraries, stoppable
 from condensery_catalogue.wording import (
     EFFECT,
     answer,

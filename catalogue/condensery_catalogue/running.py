@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-import re
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from condensery.contract import Registry
-from condensery.errors import UnknownKey, UsageError
+from condensery.errors import UsageError
 from condensery.files import unwritable
 from condensery.front import figure, report_table
 from condensery.recipe import apply_overrides, load_yaml, parse, parse_model, parse_recipe
+from condensery.run import check_device
 from condensery_catalogue.app import waited_for
 from condensery_catalogue.launching import launch
 from condensery_catalogue.listing import console, open_registry
@@ -124,17 +124,6 @@ def _run(data: Mapping[str, Any], name: str, registry: Registry, options: RunOpt
         print(json.dumps(report, indent=1, default=str, allow_nan=False))
     else:
         print_report(report, folder)
-
-
-def check_device(device: str) -> None:
-    """Refuse a device that isn't one.
-
-    :raises UnknownKey: naming the nearest one.
-    """
-    if device.lower().startswith("gpu"):
-        raise UsageError(f"unknown device {device!r}; did you mean 'cuda'?")
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
-        raise UnknownKey("device", device, ("auto", "cpu", "cuda", "cuda:0"))
 
 
 @contextmanager

@@ -23,13 +23,13 @@ from condensery.recipe import (
     parse_recipe,
     set_values,
 )
+from condensery.run import check_device
 from condensery_catalogue.app import waited_for
 from condensery_catalogue.generated import write_text
 from condensery_catalogue.listing import console, open_registry, table
 from condensery_catalogue.metrics import measures
 from condensery_catalogue.running import (
     RunOptions,
-    check_device,
     free_folder,
     kept_if_used,
     quiet_libraries,

@@ -84,6 +84,9 @@ MISTAKES = [
     ("inspect nope.safetensors", "nope.safetensors"),
     ("compose 'hinton-kd{teacher=original, techer=x}' ...", "unknown stage field 'techer'; did you mean 'teacher'?"),
     ("nosuch", "No such command 'nosuch'"),
+    ("compose magnitude ... --out ''", "--out is empty; is a variable not set?"),
+    ("demo --out=", "--out is empty; is a variable not set?"),
+    ("results export r ''", "the word after 'r' is empty"),
 ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import tempfile
 import weakref
@@ -10,15 +11,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from condensery.contract import Registry
-from condensery.errors import UsageError
+from condensery.errors import UsageError, short
 from condensery.front.result import Result
-from condensery.front.targets import with_target
+from condensery.front.targets import check_target, with_target
 from condensery.nets import Given, clone, wrappers_in
 from condensery.recipe import merge_train, parse, parse_recipe
-from condensery.run import Observer, Progress, Run, Told
+from condensery.run import Observer, Progress, Run, Told, check_device
 from condensery.storage import load
 from condensery.tasks import GIVEN, Loader, Metric, Split, generators_kept, given_task
 
@@ -49,7 +51,7 @@ def compress(
     out: str | Path | None = None,
     resume: bool = False,
     seed: int = 0,
-    device: str = "auto",
+    device: str | torch.device = "auto",
     quiet: bool = False,
     registry: Registry | None = None,
 ) -> Result:
@@ -87,6 +89,11 @@ def compress(
     :param out: folder of the run, which ``resume=True`` goes on with; by default one that goes with the result.
     :raises CondenseryError: in one line that names the culprit; nothing was trained.
     """
+    check_device(device)
+    check_kinds(composition, train_settings, out, registry)
+    if target is not None:
+        check_target(target)
+    told = observer if isinstance(observer, Observer) else Told(observer)
     made, registry = given_recipe(
         net, registry, train=train, test=test, validation=validation, loss=loss, metrics=metrics, rows=rows
     )
@@ -103,7 +110,6 @@ def compress(
             )
         if target is not None:
             recipe = with_target(recipe, target, registry, show)
-        told = observer if isinstance(observer, Observer) else Told(observer)
         run = Run(recipe, registry, out=folder, device=device, resume=resume, show=show, observer=told)
         try:
             report = run.execute()
@@ -146,6 +152,27 @@ def given_recipe(
         "train": settings(given.task().largest, None, {}),
     }
     return recipe, (registry or Registry.open()).extended(GIVEN, given)
+
+
+def check_kinds(composition: object, train_settings: object, out: object, registry: object) -> None:
+    """Refuse arguments of :func:`compress` that are of another kind than it takes.
+
+    :raises UsageError: naming the first one, and saying what to give.
+    """
+    kinds: tuple[tuple[str, object, Any, str], ...] = (
+        (
+            "composition",
+            composition,
+            str | Sequence,
+            "a line, 'magnitude -> hinton-kd', or a list of a recipe's stages",
+        ),
+        ("train_settings", train_settings, Mapping | None, "fields of a recipe's train, {'optimizer': {'lr': 0.01}}"),
+        ("out", out, str | os.PathLike | None, "the name of a folder"),
+        ("registry", registry, Registry | None, "a condensery.Registry"),
+    )
+    for name, value, kind, words in kinds:
+        if not isinstance(value, kind):
+            raise UsageError(f"{name}: give {words}, not {short(value)}")
 
 
 @contextlib.contextmanager

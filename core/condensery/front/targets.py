@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from condensery.contract import Registry
-from condensery.errors import CondenseryError, UnknownKey, UsageError
+from condensery.errors import CondenseryError, UnknownKey, UsageError, short
 from condensery.recipe import MethodSpec, Recipe, flat
 from condensery.run import Progress, Run
 
@@ -33,42 +34,94 @@ class Amount(NamedTuple):
     more: bool
 
 
+def check_target(target: object) -> tuple[str, float]:
+    """Return which figure is aimed at, and how much of it there may be at most.
+
+    :raises UsageError: for anything but one of :data:`FIGURES` with a number above 0.
+    """
+    if not isinstance(target, Mapping) or len(target) != 1:
+        raise UsageError(f"target: give one figure and how much of it, such as {{'bytes': 0.1}}, not {short(target)}")
+    ((asked, most),) = target.items()
+    if asked not in FIGURES:
+        raise UnknownKey("target", str(asked), FIGURES)
+    if isinstance(most, bool) or not isinstance(most, (int, float)) or not most > 0:
+        raise UsageError(f"target: {asked} must be a number above 0, got {short(most)}")
+    return str(asked), most
+
+
 def with_target(recipe: Recipe, target: Mapping[str, float], registry: Registry, show: Progress) -> Recipe:
     """Return a recipe whose one amount is the smallest that reaches a target, as far as no training changes it.
 
     :param target: one of :data:`FIGURES`, and how much at most.
     :raises UsageError: if there is no such figure, not just one amount, or none that reaches the target.
+    :raises CondenseryError: what the run says of the composition if it refuses whatever the amount is.
     """
-    (asked, most), *others = target.items()
-    if others:
-        raise UsageError("target: one figure, such as {'bytes': 0.1}")
-    if asked not in FIGURES:
-        raise UnknownKey("target", asked, FIGURES)
-    if not most > 0:
-        raise UsageError(f"target: {asked} must be above 0, got {most}")
-
+    asked, most = check_target(target)
     recipe = recipe.model_copy(deep=True)
     amount = the_amount(recipe, registry)
-    figure = FIGURES[asked]
-
-    def reaches(value: float) -> bool:
-        """Tell whether a value is enough; one that the run refuses took too much, and so is."""
-        try:
-            report = tried(recipe, amount, value, registry)
-        except CondenseryError:
-            return True
-        after, before = report["after"][figure], report["before"][figure]
-        if after is None:
-            raise UsageError(f"target: the {asked} of this net are not known")
-        show.line(f"target: {amount.name} {value:g} gives {after:,} {figure} of {before:,}")
-        return bool(after <= (most * before if most <= 1 else most))
-
-    best = smallest(values(amount), reaches)
-    if best is None:
-        raise UsageError(f"target: no {amount.name} of {amount.method.key} brings {asked} to {most:g}")
+    search = Search(recipe, amount, asked, most, registry, show)
+    best = smallest(values(amount), search.reaches)
+    if best not in search.left:
+        raise search.unreached()
     amount.method.settings[amount.name] = best
     show.line(f"target: {amount.method.key} gets {amount.name} {best:g}")
     return recipe
+
+
+@dataclasses.dataclass
+class Search:
+    """Tries values of an amount, and keeps what each leaves.
+
+    :param left: by value, how much of the figure is left.
+    :param refused: by value, what the run says of it.
+    """
+
+    recipe: Recipe
+    amount: Amount
+    asked: str
+    most: float
+    registry: Registry
+    show: Progress
+    dense: float = 0.0
+    left: dict[float, float] = dataclasses.field(default_factory=dict)
+    refused: dict[float, CondenseryError] = dataclasses.field(default_factory=dict)
+
+    def reaches(self, value: float) -> bool:
+        """Tell whether a value is enough.
+
+        One that the run refuses took too much, and so is; unless one that takes more was let through: then it took too
+        little.
+        """
+        figure, more = FIGURES[self.asked], 1 if self.amount.more else -1
+        try:
+            report = tried(self.recipe, self.amount, value, self.registry)
+        except CondenseryError as error:
+            self.refused[value] = error
+            return not any(more * other > more * value for other in self.left)
+        after, before = report["after"][figure], report["before"][figure]
+        if after is None:
+            raise UsageError(f"target: the {self.asked} of this net are not known")
+        self.left[value], self.dense = after, before
+        self.show.line(f"target: {self.amount.name} {value:g} gives {after:,} {figure} of {before:,}")
+        return bool(after <= self.limit)
+
+    @property
+    def limit(self) -> float:
+        """How much may be left."""
+        return self.most * self.dense if self.most <= 1 else self.most
+
+    def unreached(self) -> CondenseryError:
+        """Return what to say of a target that no value reaches: how far the composition gets."""
+        if not self.left:
+            return next(iter(self.refused.values()))
+        value = min(self.left, key=lambda value: (self.left[value], value))
+        least, method = self.left[value], self.amount.method.key
+        if least >= self.dense:
+            why = f"{method} takes nothing off the {self.dense:,} of this net, whatever its {self.amount.name}"
+        else:
+            share = f"{least / self.dense:.2g} of the net's {self.dense:,}"
+            why = f"the least is {least:,}, {share}, which {method} gives with {self.amount.name} {value:g}"
+        return UsageError(f"target: {self.asked} {self.most:g} can't be reached: {why}")
 
 
 def the_amount(recipe: Recipe, registry: Registry) -> Amount:

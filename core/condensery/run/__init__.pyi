@@ -1,4 +1,5 @@
-from .builder import find_device as find_device
+from .devices import check_device as check_device
+from .devices import find_device as find_device
 from .engine import Checked as Checked
 from .engine import Run as Run
 from .folder import claimed as claimed

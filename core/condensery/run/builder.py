@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from condensery.contract import Registry
-from condensery.errors import UsageError
 from condensery.measure import code_of
 from condensery.nets import build_unfilled, hollow, lent
 from condensery.recipe import ModelSpec, fingerprint
@@ -40,18 +39,6 @@ class Net:
         player = Player("student", lent(self.module), spec=self.spec, trains=True)
         player.carried = self.optimizer
         return player
-
-
-def find_device(name: str) -> torch.device:
-    """Return the device of that name; ``auto`` is a GPU where there is one.
-
-    :raises UsageError: for a GPU where there is none.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise UsageError(f"device {name!r}: no CUDA device here; say --device cpu")
-    return torch.device(name)
 
 
 @dataclasses.dataclass(eq=False, repr=False)

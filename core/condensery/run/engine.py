@@ -26,10 +26,11 @@ from condensery.measure import (
 from condensery.nets import Reach, weights_of
 from condensery.recipe import Recipe, TrainSpec, check_conditions, holds, unroll, variables
 from condensery.run.base import Base
-from condensery.run.builder import Builder, Net, find_device
+from condensery.run.builder import Builder, Net
 from condensery.run.called import refuse_uncalled
 from condensery.run.cast import Cast, give_teachers
 from condensery.run.collapse import marks
+from condensery.run.devices import find_device
 from condensery.run.folder import ARTIFACT, NET, ORIGINAL, PROGRESS, RunFolder
 from condensery.run.opening import Opener, check_settings
 from condensery.run.processes import ALONE, Processes
@@ -83,7 +84,7 @@ class Run:
         registry: Registry,
         *,
         out: Path,
-        device: str = "auto",
+        device: str | torch.device = "auto",
         resume: bool = False,
         tier: str | None = None,
         show: Progress | None = None,

@@ -50,6 +50,9 @@ def read(path: Path, registry: Registry) -> tuple[dict[str, Any], dict[str, Tens
     :raises ArtifactError: for a file that is missing, damaged, or of another version.
     :raises PluginError: naming the package that offers what isn't installed.
     """
+    if path.is_dir():
+        inside = path / "artifact.safetensors"
+        raise ArtifactError(f"{path} is a folder" + (f"; its artifact is {inside}" if inside.is_file() else ""))
     if not path.is_file():
         raise ArtifactError(f"no such file: {path}")
     try:

@@ -67,7 +67,7 @@ def test_a_wrapper_inside_of_a_net_is_taken_off(wrap: Any) -> None:
     inner: Any = compressed(net).net.get_submodule("inner")
     assert type(inner) is Plain
     assert type(net.inner) is not Plain
-    assert [layer.out_channels for layer in (inner.body[0], inner.body[3])] == [4, 14]
+    assert [layer.out_channels for layer in (inner.body[0], inner.body[3])] == [7, 11]
 
 
 def test_a_copy_of_a_net_that_was_compiled_in_place_calls_itself() -> None:

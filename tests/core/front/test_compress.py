@@ -158,36 +158,6 @@ def test_a_net_that_comes_in_broken_is_refused_before_a_method_hides_it(line: st
         condensery.compress(net, line, train=loaders()[0], quiet=True)
 
 
-# ------------------------------------------------------------------ a size to reach
-
-
-@pytest.mark.parametrize("most", [0.5, 3000])
-def test_a_target_finds_the_ratio(most: float) -> None:
-    train, test = loaders()
-    result = condensery.compress(
-        Plain(), "l1-filter-pruning", train=train, test=test, target={"bytes": most}, quiet=True
-    )
-    before, after = result.report["before"]["bytes"], result.report["after"]["bytes"]
-    limit = most * before if most <= 1 else most
-    assert 0.5 * limit < after <= limit
-
-
-def test_a_target_needs_one_number() -> None:
-    train, _ = loaders()
-
-    def ask(line: str, **target: float) -> None:
-        condensery.compress(Plain(), line, train=train, target=target, quiet=True)
-
-    with pytest.raises(UsageError, match="magnitude's sparsity, kmeans-sharing's bits"):
-        ask("magnitude -> kmeans-sharing", bytes=0.5)
-    with pytest.raises(UsageError, match="none of its methods has one"):
-        ask("hinton-kd", bytes=0.5)
-    with pytest.raises(CondenseryError, match=r"'byte'.*'bytes'"):
-        ask("magnitude", byte=0.5)
-    with pytest.raises(UsageError, match="brings bytes to 1e-05"):
-        ask("kmeans-sharing", bytes=1e-5)
-
-
 # ------------------------------------------------------------------ other kinds of nets and data
 
 
@@ -298,12 +268,15 @@ def test_a_split_without_examples_has_no_perfect_score(split: str) -> None:
         condensery.compress(Plain(), "magnitude", train=loaders()[0], **{split: []}, quiet=True)  # type: ignore[arg-type]
 
 
-def test_settings_that_are_said_twice_or_are_empty() -> None:
-    train, _ = loaders()
-    with pytest.raises(UsageError, match="epochs 1 and train_settings: epochs 4 are one setting; say it once"):
-        condensery.compress(Plain(), "magnitude", train=train, epochs=1, train_settings={"epochs": 4})
-    with pytest.raises(UsageError, match="out is empty: that would be the folder you are in; name one"):
-        condensery.compress(Plain(), "magnitude", train=train, out="")
+def test_what_is_no_file_of_a_net(pruned: Any, tmp_path: Path) -> None:
+    for path in (None, 5, ""):
+        with pytest.raises(UsageError, match=f"^give the name of an artifact's file, not {path!r}$"):
+            condensery.load(path)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=f"^{tmp_path} is a folder$"):
+        condensery.load(tmp_path)
+    pruned[2].save(tmp_path / "artifact.safetensors")
+    with pytest.raises(UsageError, match=f"^{tmp_path} is a folder; its artifact is {tmp_path}/artifact.safetensors$"):
+        condensery.load(tmp_path)
 
 
 def test_what_the_user_draws_afterwards_is_as_if_nothing_had_been_drawn() -> None:
