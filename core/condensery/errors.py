@@ -94,6 +94,10 @@ class ArtifactError(UsageError):
     """A checkpoint or artifact can't be read: truncated, altered, or of another version."""
 
 
+CRASH = (Exception, SystemExit)
+"""What a plugin's code may raise: ``sys.exit()`` in it would end everything without a word."""
+
+
 def cut(text: str) -> str:
     """Return how messages show a name that may be of any length: as it is, in one line, cut after 60 characters."""
     line = " ".join(text.split())
@@ -115,7 +119,7 @@ def called(what: str, function: Callable[..., Any], *given: Any) -> Any:
         return function(*given)
     except CondenseryError:
         raise
-    except Exception as error:
+    except CRASH as error:
         file = getattr(getattr(function, "__code__", None), "co_filename", None)
         lines = [number for frame, number in traceback.walk_tb(error.__traceback__) if frame.f_code.co_filename == file]
         place = f" ({file}:{lines[-1]})" if lines else ""

@@ -20,7 +20,7 @@ from condensery.contract.hookspecs import (
     check_marked,
 )
 from condensery.contract.methods import Method
-from condensery.errors import CondenseryError, MethodError, Misuse, PluginError, UnknownKey
+from condensery.errors import CRASH, CondenseryError, MethodError, Misuse, PluginError, UnknownKey
 
 DEFAULTS = "core"
 
@@ -143,7 +143,7 @@ class StageManager:
                 result = caller(**arguments)
             except CondenseryError:
                 raise
-            except Exception as error:
+            except CRASH as error:
                 raise self.error(name, hook, error) from error
             finally:
                 self.acting = before
@@ -155,12 +155,12 @@ class StageManager:
 
         return call
 
-    def error(self, name: str, hook: str, error: Exception) -> MethodError:
+    def error(self, name: str, hook: str, error: BaseException) -> MethodError:
         """Return what to raise for an error in a method's hook: it says which, and the line that it came from."""
         said = str(error) if isinstance(error, Misuse) else f"{type(error).__name__}: {error}"
         return MethodError(f"stage {self.stage!r}, {name}, {hook}: {said}{self.line(name, hook, error)}")
 
-    def line(self, name: str, hook: str, error: Exception | None = None) -> str:
+    def line(self, name: str, hook: str, error: BaseException | None = None) -> str:
         """Return, for the end of a message, a line of a method's own package: of its hook, or where an error arose.
 
         :param error: went through the hook; the innermost line counts.

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
-from condensery.errors import PluginError, UsageError
+from condensery.errors import CRASH, PluginError, UsageError
 
 NAMED = "CONDENSERY_PLUGINS"
 """Environment variable: files, folders and modules, parted as in ``PATH``; processes that are started have it too."""
@@ -53,7 +53,7 @@ def load_named(word: str) -> Named:
         module = _module_of(Path(word)) if _is_file(word) else importlib.import_module(word)
     except UsageError:
         raise
-    except Exception as error:
+    except CRASH as error:
         # What stands innermost is the fault's own place: in the file itself, or in what it imports.
         frame = traceback.extract_tb(error.__traceback__)[-1]
         place = "" if isinstance(error, SyntaxError | ModuleNotFoundError) else f" ({frame.filename}:{frame.lineno})"

@@ -14,7 +14,7 @@ import pluggy
 from condensery.contract.hookspecs import API, OFFERING_HOOKS, PROJECT, OfferingSpecs, check_marked
 from condensery.contract.named import load_named, named_plugins
 from condensery.contract.papers import ValidCard
-from condensery.errors import CondenseryError, PluginError, UnknownKey, UsageError, in_line
+from condensery.errors import CRASH, CondenseryError, PluginError, UnknownKey, UsageError, in_line
 
 KINDS = tuple(name.removeprefix("register_") for name in OFFERING_HOOKS)
 SINGULAR = {"searches": "search"}
@@ -72,7 +72,7 @@ class Registry:
             source = f"{point.dist.name} {point.dist.version}" if point.dist else "unknown"
             try:
                 plugin = point.load()
-            except Exception as error:  # noqa: BLE001  A plugin's import may fail in any way; it is reported, not hidden.
+            except CRASH as error:  # A plugin's import may fail in any way; it is reported, not hidden.
                 registry._note(point.name, source, f"can't be imported: {type(error).__name__}: {error}")
             else:
                 registry.add(point.name, plugin, source)
@@ -118,7 +118,7 @@ class Registry:
             except ExceptionGroup as errors:
                 for one in errors.exceptions:
                     self._note(name, source, str(one))
-            except Exception as error:  # noqa: BLE001  Whatever a stranger's hook raises is reported with the plugin's name.
+            except CRASH as error:  # Whatever a stranger's hook raises is reported with the plugin's name.
                 self._note(name, source, f"register_{kind} failed: {type(error).__name__}: {error}")
 
     def _register(self, kind: str, plugin: str, source: str) -> Callable[[str, Any], None]:
@@ -268,12 +268,12 @@ def _imported(target: str, what: str) -> Any:
     module, _, name = target.partition(":")
     try:
         return getattr(importlib.import_module(module), name)
-    except Exception as error:  # whatever a plugin's own file does wrong is said of the plugin
+    except CRASH as error:  # whatever a plugin's own file does wrong is said of the plugin
         kind = "" if isinstance(error, ImportError | AttributeError) else f"{type(error).__name__}: "
         raise PluginError(f"{what} can't be loaded from {target}: {kind}{in_line(error)}{_line_of(error)}") from error
 
 
-def _line_of(error: Exception) -> str:
+def _line_of(error: BaseException) -> str:
     """Return where in a plugin's file an error arose, if it isn't in the error itself."""
     if isinstance(error, SyntaxError | ImportError | AttributeError):
         return ""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from condensery.contract import Registry
-from condensery.errors import UsageError
+from condensery.errors import PluginError, UsageError
 from condensery.nets.cloning import clone, lent, note_owners
 from condensery.nets.codecs import DTYPES
 from condensery.nets.roles import resolve
@@ -76,6 +76,8 @@ def _built(spec: ModelSpec, facts: TaskFacts, registry: Registry, seed: int) -> 
             model = builder(facts, name, **config)
         except TypeError as error:
             raise UsageError(f"model {spec.key!r}: {error}") from None
+        except SystemExit as error:
+            raise PluginError(f"model {spec.key!r}: its builder ends the process, SystemExit: {error}") from error
     assert isinstance(model, nn.Module)
     return model
 

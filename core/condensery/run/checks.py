@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from condensery.contract import DEFAULTS, STEP_HOOKS
-from condensery.errors import CondenseryError, PluginError, short
+from condensery.errors import CRASH, CondenseryError, PluginError, short
 from condensery.run.players import Player
 from condensery.tasks import Batch
 
@@ -128,7 +128,7 @@ def _drawn(stage: Training, method: str, found: Iterable[Any]) -> Iterator[Any]:
         yield from found
     except CondenseryError:
         raise
-    except Exception as error:
+    except CRASH as error:
         if method == DEFAULTS:
             raise
         raise stage.manager.error(method, "batches", error) from error

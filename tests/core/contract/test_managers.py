@@ -93,13 +93,16 @@ def test_recipe_order_is_call_order() -> None:
     assert manager.order("after_epoch") == ["a", "b", "c"]
 
 
-def test_an_error_names_stage_method_and_hook(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [RuntimeError, SystemExit])
+def test_an_error_names_stage_method_and_hook(kind: type[BaseException], tmp_path: Path) -> None:
+    """A ``sys.exit()`` too: it would end the process, and who had asked for it would not be known."""
+
     class Fails(Act):
         @hookimpl
         def after_epoch(self, stage: Stage) -> None:
-            raise RuntimeError("boom")
+            raise kind("boom")
 
-    with pytest.raises(MethodError, match="stage 'bad', fails, after_epoch: RuntimeError: boom"):
+    with pytest.raises(MethodError, match=f"stage 'bad', fails, after_epoch: {kind.__name__}: boom"):
         Run(recipe([{"name": "bad", "methods": ["fails"]}]), registry(fails=Fails), out=tmp_path / "o").execute()
     assert not (tmp_path / "o").exists()
 

@@ -72,6 +72,7 @@ def test_a_module_that_is_installed_is_there_once(named: Path) -> None:
     ("file", "text", "says"),
     [
         ("absent.py", None, r"^no such file: .*absent\.py$"),
+        ("exits.py", "raise SystemExit(3)", "can't be imported: SystemExit: 3"),
         ("wrong_import.py", "import nothing_of_that_name", "can't be imported: ModuleNotFoundError: No module named"),
         ("wrong_line.py", "\nx = 1 / 0", r"ZeroDivisionError: division by zero \(.*wrong_line\.py:2\)"),
         ("wrong_syntax.py", "def f(:", r"SyntaxError: .*wrong_syntax\.py, line 1"),

@@ -153,7 +153,8 @@ def test_a_target_is_a_class_or_its_name(target: object) -> None:
     assert registry.keys("layers") == ["mask"]
 
 
-def test_a_hook_that_fails_is_one_short_line_and_the_others_count() -> None:
+@pytest.mark.parametrize("kind", [RuntimeError, SystemExit])
+def test_a_hook_that_fails_is_one_short_line_and_the_others_count(kind: type[BaseException]) -> None:
     class Fails:
         condensery_api = 1
 
@@ -163,11 +164,12 @@ def test_a_hook_that_fails_is_one_short_line_and_the_others_count() -> None:
 
         @hookimpl
         def register_layers(self, register: Register) -> None:
-            raise RuntimeError("several\nlines " + "and many words " * 100)
+            raise kind("several\nlines " + "and many words " * 100)
 
     registry = opened(Fails())
     (problem,) = registry.problems
-    assert problem.startswith("plugin 'a' (given): register_layers failed: RuntimeError: several lines and many words")
+    said = f"plugin 'a' (given): register_layers failed: {kind.__name__}: several lines and many words"
+    assert problem.startswith(said)
     assert problem.endswith("many words and many words")
     assert len(problem) < 300
     assert registry.load("methods", "sums") is Sums
