@@ -143,6 +143,8 @@ def given_recipe(
     loaders |= {} if validation is None else {"validation": validation}
     loaders |= {} if test is None else {"test": test}
     given = Given(net)
+    if not any(parameter.numel() for parameter in given.net.parameters()):
+        raise UsageError(f"net: this {type(given.net).__name__} has no parameters: there is nothing to compress")
     given.task = given_task(loaders, clone(given.net), **how)
     recipe = {
         "model": given.spec.model_dump(exclude_defaults=True),

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from condensery.errors import NonFiniteNet
 from condensery.measure import used_tensors
@@ -90,6 +90,19 @@ def _same(outputs: Tensor) -> bool:
     """Tell whether all rows of a tensor are equal but for rounding."""
     spread = (outputs - outputs[:1]).abs().max()
     return bool(spread <= TOLERANCE * outputs.abs().max())
+
+
+def refuse_broken(net: nn.Module) -> None:
+    """Refuse a net that comes in with a number that is none, before a method makes something else of it.
+
+    A buffer may be infinite, as a mask of attention is.
+
+    :raises NonFiniteNet: naming the first tensor.
+    """
+    for name, value in net.state_dict(keep_vars=True).items():
+        parameter = isinstance(value, nn.Parameter)
+        if bool(value.isnan().any()) or (parameter and bool(value.isinf().any())):
+            raise NonFiniteNet(f"{name} of the net that comes in is not finite")
 
 
 def started_alive(stage: Stage) -> Signs:

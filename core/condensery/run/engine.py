@@ -29,7 +29,7 @@ from condensery.run.base import Base
 from condensery.run.builder import Builder, Net
 from condensery.run.called import refuse_uncalled
 from condensery.run.cast import Cast, give_teachers
-from condensery.run.collapse import marks
+from condensery.run.collapse import marks, refuse_broken
 from condensery.run.devices import find_device
 from condensery.run.folder import ARTIFACT, NET, ORIGINAL, PROGRESS, RunFolder
 from condensery.run.opening import Opener, check_settings
@@ -144,6 +144,7 @@ class Run:
         dry.builder.graphs = self.builder.graphs
         with generators_kept():
             dry.net = dry.builder.net(self.recipe.model)
+            refuse_broken(dry.net.module)
             dry.snapshots.keep("original", dry.net)
             dry._play()
             batches = [Batch(self.task.example(2)), *dry.runner.tried]

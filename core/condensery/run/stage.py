@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from condensery.contract import Registry
+from condensery.errors import NotApplicable
 from condensery.measure import evaluate
 from condensery.nets import (
     Layer,
@@ -243,8 +244,13 @@ class Stage(Training):
         return list(dict.fromkeys(path for path, _ in self._seen(net, paths, [example])))
 
     def edges(self, player: str = "student") -> tuple[str, str]:
-        """Return the paths of the first and the last layer that a forward pass calls."""
+        """Return the paths of the first and the last layer that a forward pass calls.
+
+        :raises NotApplicable: for the method that asks, if it calls none with weights.
+        """
         order = self.order(player)
+        if not order:
+            raise NotApplicable(self.manager.acting, "the net calls no layer that has weights")
         return order[0], order[-1]
 
     def sample(self, n: int) -> list[Batch]:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from condensery import Method, Stage, Transform, Weight, hookimpl
+from condensery import Method, NotApplicable, Stage, Transform, Weight, hookimpl
 from condensery.nets import QUANTIZE, Coding
 from condensery.recipe import derive_seed
 from condensery_plugins.codecs.palette import Palette
@@ -102,7 +102,7 @@ class KMeansSharing(Method):
 
     End: an artifact holds the codes and the values that occur.
 
-    Raises NotApplicable where a layer is quantized already.
+    Raises NotApplicable where a layer is quantized already, and for a net without layers that have weights.
     """
 
     key = "kmeans-sharing"
@@ -119,6 +119,8 @@ class KMeansSharing(Method):
     @hookimpl
     def prepare(self, stage: Stage) -> None:
         """Cluster each layer's weights and attach codes and centers."""
+        if not stage.weights():
+            raise NotApplicable(self.key, "the net has no layer that has weights")
         bits = stage.layers({"*": self.bits, **self.layer_bits}, f"{self.key}.layer_bits")
         self.centers_, self.error_, self.power_ = 0, 0.0, 0.0
         for weight in stage.weights():

@@ -12,7 +12,7 @@ from tests.core.front.nets import SIDE, Plain, loaders
 from torch import Tensor, nn
 
 import condensery
-from condensery import Result, UsageError
+from condensery import NotApplicable, Result, UsageError
 from condensery.nets import clone
 
 
@@ -128,6 +128,26 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "state": (lambda: Plain().state_dict(), "net: give a net, a torch.nn.Module, not OrderedDict"),
     "function": (lambda: len, "net: give a net, a torch.nn.Module, not <built-in function len>"),
 }
+
+
+class Scales(nn.Module):
+    """Has parameters, and none that is a layer's weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.scale = nn.BatchNorm2d(1), nn.Parameter(torch.ones(3))
+
+    def forward(self, images: Tensor) -> Tensor:
+        scores: Tensor = self.norm(images).mean((1, 2, 3))[:, None] * self.scale
+        return scores
+
+
+@pytest.mark.parametrize("method", ["lsq", "twn", "fgq", "ssl", "gradual-magnitude-pruning", "kmeans-sharing"])
+def test_a_net_without_a_layer_that_has_weights(method: str) -> None:
+    with pytest.raises(NotApplicable, match=f"^{method} is not applicable: the net .* no layer that has weights$"):
+        compressed(Scales(), method)
+    with pytest.raises(UsageError, match=r"^net: this Sequential has no parameters: there is nothing to compress$"):
+        compressed(nn.Sequential(nn.Flatten(), nn.AdaptiveAvgPool1d(3)), method)
 
 
 @pytest.mark.parametrize("kind", REFUSED)

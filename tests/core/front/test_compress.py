@@ -147,15 +147,24 @@ def test_a_batch_size_below_the_loaders_plays_parts() -> None:
         condensery.compress(Plain(), "magnitude", train=train, train_settings={"batch_size": 128}, quiet=True)
 
 
-@pytest.mark.parametrize("line", ["magnitude", "obd(hessian=identity)"])
+@pytest.mark.parametrize("line", ["magnitude", "obd(hessian=identity)", "l1-filter-pruning", "thinet", "lsq"])
 def test_a_net_that_comes_in_broken_is_refused_before_a_method_hides_it(line: str) -> None:
     """Without test data nothing is measured, and pruning would take what is no number for the smallest weight."""
     net = Plain()
     name, weight = next((name, p) for name, p in net.named_parameters() if p.dim() > 1)
     with torch.no_grad():
         weight.flatten()[0] = float("nan")
-    with pytest.raises(NonFiniteNet, match=f"{name} of the net that comes in is not finite"):
+    with pytest.raises(NonFiniteNet, match=f"^{name} of the net that comes in is not finite"):
         condensery.compress(net, line, train=loaders()[0], quiet=True)
+
+
+def test_statistics_that_are_no_numbers_are_refused_and_a_mask_may_be_infinite() -> None:
+    net = Plain()
+    net.register_buffer("mask", torch.full((3,), float("-inf")))
+    condensery.compress(net, "magnitude", train=loaders()[0], quiet=True)
+    net.get_submodule("body.1").running_var[0] = float("nan")  # type: ignore[index, operator]
+    with pytest.raises(NonFiniteNet, match=r"^body.1.running_var of the net that comes in is not finite"):
+        condensery.compress(net, "magnitude", train=loaders()[0], quiet=True)
 
 
 # ------------------------------------------------------------------ other kinds of nets and data
