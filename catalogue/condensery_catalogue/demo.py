@@ -29,11 +29,13 @@ def show_demo(out: Path) -> None:
         shutil.rmtree(out / TIER)  # an earlier demo's
     reproduce_paper(REPRODUCTION, TIER, None, RunOptions(device="cpu", out=out))
 
+    from condensery.storage import read
+
     registry, say = open_registry(), console()
     paths = [out / TIER / "seed0" / arm / "artifact.safetensors" for arm in SHOWN]
     for path in paths:
         say.print(run_again(path, registry), markup=False, highlight=False)
-    print_sizes(describe(paths[0], registry), paths[0])
+    print_sizes(describe(read(paths[0], registry), registry, paths[0]), paths[0])
 
     say.print("\nnext:", style="bold")
     for command, what in NEXT:

@@ -6,12 +6,15 @@ import json
 import math
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from condensery.contract import Registry
 from condensery_catalogue.app import waited_for
 from condensery_catalogue.listing import console, open_registry, table
 from condensery_catalogue.wording import collapses
+
+if TYPE_CHECKING:
+    from condensery.storage import Contents
 
 BAR = 16
 """Characters of a full bar."""
@@ -23,33 +26,31 @@ def inspect_file(path: Path, *, as_json: bool) -> None:
     :raises ArtifactError: for a file that is missing, damaged, no artifact, or that describes no net.
     """
     with waited_for("reading"):
-        from condensery.storage import open_artifact
+        from torch import nn
+
+        from condensery.nets import Given
+        from condensery.storage import built, read
         from condensery.tasks import GIVEN
 
-        registry = open_registry()
-        found = describe(path, registry)
-        if found["model"]["key"] == GIVEN:
+        # A net of somebody's own isn't needed to tell its bytes: any stands for it.
+        registry = open_registry().extended(GIVEN, Given(nn.Identity()))
+        contents = read(path, registry)
+        if contents.manifest["model"]["key"] == GIVEN:
             print("a net of somebody's own, which isn't here: its shapes aren't checked against it", file=sys.stderr)
         else:
-            open_artifact(path, registry)
+            built(contents, registry, str(path))
+        found = describe(contents, registry, path)
     if as_json:
         print(json.dumps(found, indent=1))
     else:
         print_sizes(found, path)
 
 
-def describe(path: Path, registry: Registry) -> dict[str, Any]:
-    """Return an artifact's tensors and sizes as plain data, checked but without building the net."""
-    from torch import nn
+def describe(contents: Contents, registry: Registry, path: Path) -> dict[str, Any]:
+    """Return the tensors and sizes of an artifact, which lies at a path, as plain data."""
+    from condensery.storage import ROOT, coding_of, cost_of
 
-    from condensery.nets import Given
-    from condensery.storage import ROOT, coding_of, cost_of, read
-    from condensery.tasks import GIVEN
-
-    # A net of somebody's own isn't needed to tell its bytes: any stands for it.
-    registry = registry.extended(GIVEN, Given(nn.Identity()))
-    manifest, _, sizes = read(path, registry)
-
+    manifest, _, sizes = contents
     tensors = []
     for module, parts in manifest["tensors"].items():
         for name, record in parts.items():

@@ -3,9 +3,11 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from tests.catalogue.commands import condensery
 from tests.core.storage.test_artifact import rewritten
 
@@ -13,7 +15,7 @@ from condensery import Registry
 from condensery.errors import ArtifactError
 from condensery.nets import Given, attach, build_net
 from condensery.recipe import ModelSpec, TaskSpec
-from condensery.storage import bake, save_artifact
+from condensery.storage import bake, read, save_artifact
 from condensery.tasks import GIVEN, TaskFacts, build_task
 from condensery_catalogue.inspecting import describe, inspect_file, print_sizes
 from condensery_plugins.codecs.entropy_coded import EntropyCoded
@@ -42,7 +44,8 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_each_tensor_with_its_chain_and_its_bytes(path: Path) -> None:
     """fc1: 1,280 codes of 3 bits are 480 bytes, and a scale; fc2: 20 floats, and gaps of 10 in 4 bits or less."""
-    found = describe(path, Registry.open())
+    registry = Registry.open()
+    found = describe(read(path, registry), registry, path)
     rows = {row["tensor"]: row for row in found["tensors"]}
     fc1, fc2 = rows["fc1.weight"], rows["fc2.weight"]
     assert (fc1["stored"], fc1["payload"], fc1["tables"]) == ("affine(3) | bitpack(3)", 480, 4)
@@ -68,6 +71,19 @@ def test_what_people_see(path: Path, capsys: pytest.CaptureFixture[str], monkeyp
     assert json.loads(capsys.readouterr().out)["model"]["key"] == "mlp"
 
 
+def test_a_file_is_read_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An artifact of gigabytes takes a while."""
+    opened = []
+
+    def counted(file: Path, framework: str) -> Any:
+        opened.append(file)
+        return safe_open(file, framework)
+
+    monkeypatch.setattr("condensery.storage.artifact_file.safe_open", counted)
+    inspect_file(path, as_json=True)
+    assert opened == [path]
+
+
 def test_a_manifest_that_describes_no_net_is_refused(path: Path, tmp_path: Path) -> None:
     """Shapes that the model of that name doesn't have are what a reader of the table would believe."""
     lying = tmp_path / "lying.safetensors"
@@ -90,7 +106,8 @@ def test_a_net_of_somebodys_own_is_shown_unchecked(tmp_path: Path, capsys: pytes
 
 
 def test_what_collapsed_is_shown(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found = describe(path, Registry.open())
+    registry = Registry.open()
+    found = describe(read(path, registry), registry, path)
     assert found["collapsed"] == []
     print_sizes(found | {"collapsed": [{"stage": "s", "methods": ["ssl"], "what": ["fc1", "fc2"]}]}, path)
     assert "collapsed in stage s (ssl): fc1, fc2" in capsys.readouterr().out.splitlines()

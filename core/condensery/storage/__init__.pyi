@@ -1,9 +1,11 @@
+from .artifact import built as built
 from .artifact import load as load
 from .artifact import open_artifact as open_artifact
 from .artifact import save_artifact as save_artifact
 from .artifact import split_name as split_name
 from .artifact_file import MANIFEST as MANIFEST
 from .artifact_file import ROOT as ROOT
+from .artifact_file import Contents as Contents
 from .artifact_file import read as read
 from .baking import Baked as Baked
 from .baking import bake as bake

@@ -21,7 +21,17 @@ from condensery.contract import Registry
 from condensery.errors import ArtifactError, UsageError, short
 from condensery.nets import SITE_PREFIX, Given, Record, build_unfilled
 from condensery.recipe import ModelSpec, TaskSpec
-from condensery.storage.artifact_file import ARTIFACT_FORMAT, MANIFEST, ROOT, Sizes, decoded, origins, read, sizes_of
+from condensery.storage.artifact_file import (
+    ARTIFACT_FORMAT,
+    MANIFEST,
+    ROOT,
+    Contents,
+    Sizes,
+    decoded,
+    origins,
+    read,
+    sizes_of,
+)
 from condensery.storage.baking import Baked, Stored, plain
 from condensery.storage.bounds import bounded, in_words
 from condensery.storage.checkpoint import (
@@ -169,8 +179,16 @@ def open_artifact(path: str | Path, registry: Registry | None = None) -> Artifac
         raise UsageError(f"give the name of an artifact's file, not {short(path)}")
     path = Path(path)
     registry = registry or Registry.open()
-    manifest, blobs, sizes = read(path, registry)
-    where = str(path)
+    return built(read(path, registry), registry, str(path))
+
+
+def built(contents: Contents, registry: Registry, where: str) -> Artifact:
+    """Return an artifact whose file was read, with its net.
+
+    :param where: it lies, for messages.
+    :raises ArtifactError: if its manifest describes no net, or another one than its bytes are of.
+    """
+    manifest, blobs, sizes = contents
     model, facts = stored_model(manifest, registry, where), stored_facts(manifest, where)
 
     try:

@@ -6,7 +6,7 @@ import dataclasses
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -44,8 +44,16 @@ class Sizes:
         return dataclasses.asdict(self) | {"kilobytes": (self.payload + self.tables) / 1000}
 
 
-def read(path: Path, registry: Registry) -> tuple[dict[str, Any], dict[str, Tensor], Sizes]:
-    """Return an artifact's manifest, its bytes by module, and where they are; all checked, no net built.
+class Contents(NamedTuple):
+    """What lies in an artifact: its manifest, its bytes by module, and where they are."""
+
+    manifest: dict[str, Any]
+    blobs: dict[str, Tensor]
+    sizes: Sizes
+
+
+def read(path: Path, registry: Registry) -> Contents:
+    """Return what lies in an artifact, all checked, no net built.
 
     :raises ArtifactError: for a file that is missing, damaged, or of another version.
     :raises PluginError: naming the package that offers what isn't installed.
@@ -91,7 +99,7 @@ def read(path: Path, registry: Registry) -> tuple[dict[str, Any], dict[str, Tens
         raise
     except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RuntimeError) as error:
         raise ArtifactError(f"{path}: damaged: its manifest can't be read ({in_line(error)})") from None
-    return manifest, blobs, sizes
+    return Contents(manifest, blobs, sizes)
 
 
 def check_offered(manifest: Mapping[str, Any], registry: Registry, path: Path) -> None:
