@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from condensery.errors import UsageError, short
 from condensery.files import write_atomic
 from condensery.front.table import as_html, as_text, report_table
 
@@ -30,7 +32,10 @@ class Result:
         """Write the artifact, which ``condensery.load(path, into=net)`` reads.
 
         :raises FileError: if it can't be written.
+        :raises UsageError: for what is no name of a file.
         """
+        if not isinstance(path, str | PathLike) or not str(path):
+            raise UsageError(f"give the name of a file to write, not {short(path)}")
         data = self.artifact.read_bytes()
         write_atomic(Path(path), lambda temporary: temporary.write_bytes(data))
         return Path(path)

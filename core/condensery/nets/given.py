@@ -20,12 +20,14 @@ class Given:
 
     :param net: any module; its weights count as trained. Wrappers around it or inside are taken off.
     :param task: of the data that came with it, offered as the task ``given``.
+    :raises UsageError: for a net that can't be treated.
     """
 
     condensery_api = 1
 
     def __init__(self, net: nn.Module, task: type[Task] | None = None) -> None:
         refuse_foreign(net)
+        refuse_unfilled(net)
         self.net, self.task = plain_inside(net), task
 
     @hookimpl
@@ -53,8 +55,19 @@ class Given:
         """
         if structure != fingerprint_of(self.net):
             kind = type(self.net).__name__
-            raise UsageError(f"this {kind} is not the net that it was made of: its layers or shapes are others")
+            what = "its layers, shapes or types of numbers are others"
+            raise UsageError(f"this {kind} is not the net that it was made of: {what}")
         return clone(self.net)
+
+
+def refuse_unfilled(net: nn.Module) -> None:
+    """Refuse a net without memory.
+
+    :raises UsageError: naming the first tensor that has none.
+    """
+    for name, tensor in (*net.named_parameters(), *net.named_buffers()):
+        if tensor.is_meta:
+            raise UsageError(f"net: {name} is on the meta device, without numbers; build the net on another device")
 
 
 def plain_inside(net: nn.Module) -> nn.Module:

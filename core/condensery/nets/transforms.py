@@ -239,7 +239,8 @@ def _refuse_tied(model: nn.Module, target: str, owner: nn.Module, tensor: str) -
         for other, value in module._parameters.items():
             if value is mine and (module is not owner or other != tensor):
                 raise UsageError(
-                    f"target {target!r} is shared with {path}.{other}: a transform would act on one end only"
+                    f"target {target!r} is shared with {path}.{other}: a transform would act on one end only; leave "
+                    "both out where the method has a skip, or give each a tensor of its own"
                 )
 
 

@@ -70,7 +70,8 @@ class RunFolder:
             return
 
         if not self.resume:
-            raise UsageError(f"{self.path} holds a run already; say --resume to go on with it, or another --out")
+            how = "say --resume (resume=True) to go on with it, or another --out"
+            raise UsageError(f"{self.path} holds a run already; {how}")
         other = read_json(known, self._again)
         if other != json.loads(json.dumps(recipe)):
             raise UsageError(f"{self.path} holds a run of another recipe; say another --out")

@@ -181,11 +181,14 @@ class Training:
 
         :param share: of this micro-batch in its step.
         :raises NonFiniteLoss: naming the term that is infinite or not a number.
-        :raises UsageError: if there is no term.
+        :raises UsageError: if there is no term, or none that depends on a parameter that trains.
         """
+        trains = f"stage {self.name!r}: player {player.name!r} trains"
         if not terms:
-            raise UsageError(f"stage {self.name!r}: player {player.name!r} trains, but nothing gives it a loss")
+            raise UsageError(f"{trains}, but nothing gives it a loss: no label, and no term of a method's")
         total = functools.reduce(torch.add, terms.values())
+        if not total.requires_grad:
+            raise UsageError(f"{trains}, but its loss carries no gradient: the net or the loss detaches it")
         self._waiting.add(player.name)
         (total if share == 1.0 else total * share).backward()  # type: ignore[no-untyped-call]
 

@@ -58,6 +58,8 @@ class GivenTask(Task):
         """
         left = count = self.count(split, subset)
         for batch in read(split, self.loaders[split], seed if subset is None else SEED):
+            if batch.labels is None and split != "train" and not self.figures:
+                raise UsageError(f"{split}: the batches have no labels, and without any there is no accuracy")
             if type(self).loss is Task.loss:
                 check_classes(split, batch.labels, self.facts.outputs)
             # In parts as equal as can be: a rest of one example is no batch to batch normalization.
@@ -306,6 +308,11 @@ def facts_of(net: nn.Module, task: GivenTask) -> TaskFacts:
     except Exception as error:  # a net is anybody's code
         why = f"{type(error).__name__}: {in_line(error)}"
         raise UsageError(f"the net can't take what train gives, {cut(in_words(inputs))}: {why}") from error
+    if not tensors_in(given):
+        raise UsageError(
+            f"the net returns {in_words(given)}: let it return a tensor, or a tuple or dict of tensors, of which the "
+            "first one counts, or 'logits'"
+        )
     answer = head(given)
     if batch.labels is not None and type(task).loss is Task.loss:
         check_classes("train", batch.labels, answer.shape[1] if answer.dim() > 1 else 1)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from numbers import Number
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
@@ -31,8 +32,19 @@ def check_loader(split: Split, loader: object) -> None:
         raise UsageError(f"{split}: a {type(loader).__name__} gives one example at a time, and {SEVERAL}")
     if not (isinstance(loader, Iterable) or hasattr(loader, "__getitem__")) or isinstance(loader, str | Mapping):
         raise UsageError(f"{split}: give a DataLoader, or a list of batches, not {short(loader)}")
+    if isinstance(loader, Tensor | np.ndarray) or _is_whole(loader):
+        raise UsageError(f"{split}: that is a whole data set: DataLoader(TensorDataset(inputs, labels), batch_size=32)")
     if isinstance(loader, Iterator):
         raise UsageError(f"{split}: an iterator ends after one epoch; give a DataLoader, or a list of batches")
+
+
+def _is_whole(loader: object) -> bool:
+    """Tell whether a pair in a loader's place is one of inputs and labels: two batches of inputs are of one type."""
+    if not isinstance(loader, tuple | list) or len(loader) != 2:
+        return False
+    one, two = loader
+    both = (isinstance(one, Tensor) and isinstance(two, Tensor)) or isinstance(two, np.ndarray)
+    return both and (one.dtype, one.shape[1:]) != (two.dtype, two.shape[1:])
 
 
 def read(split: Split, loader: Loader, seed: int) -> Iterator[Batch]:
@@ -52,7 +64,10 @@ def read(split: Split, loader: Loader, seed: int) -> Iterator[Batch]:
         except CondenseryError:
             raise
         except Exception as error:  # a data set is anybody's code
-            raise UsageError(f"{split}: the loader raises {type(error).__name__}: {in_line(error)}") from error
+            # Of what a worker raised, torch makes one text with the traceback before what was said.
+            said = str(error).strip().splitlines()[-1:] if "Original Traceback" in str(error) else []
+            why = said[0] if said else f"{type(error).__name__}: {in_line(error)}"
+            raise UsageError(f"{split}: the loader raises {why}") from error
         batch = as_batch(split, given, nested=nested)
         check_counts(split, batch)
         yield batch
@@ -107,6 +122,8 @@ def check_counts(split: Split, batch: Batch) -> None:
     :raises UsageError: naming the split.
     """
     labels = batch.labels
+    if isinstance(batch.inputs, np.ndarray):
+        raise UsageError(f"{split}: inputs are a numpy array; make a tensor of it, torch.as_tensor(inputs)")
     if isinstance(labels, Number) or (isinstance(labels, Tensor) and not labels.dim()):
         raise UsageError(f"{split}: it gives one example at a time, with label {short(labels)}, and {SEVERAL}")
     if isinstance(batch.inputs, Tensor) and isinstance(labels, Tensor):

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tests.core.front.nets import SIDE, Noisy, Plain, loaders
@@ -48,6 +49,17 @@ NO_LOADERS: dict[str, tuple[Any, str]] = {
     "a generator": ((batch for batch in TRAIN), "an iterator ends after one epoch"),
     "three": ([(1, 2, 3)], r"a batch is a pair .*a tuple of 3; several inputs are a tuple, \(\(one, two\), labels\)"),
     "files gone": (DataLoader(Missing(), batch_size=2), "the loader raises FileNotFoundError: 0.png"),
+    "a worker's": (
+        DataLoader(Missing(), batch_size=2, num_workers=1),
+        "the loader raises FileNotFoundError: 0.png$",
+    ),
+    "a pair": (
+        (torch.zeros(9, 1, 8, 8), torch.zeros(9).long()),
+        r"that is a whole data set: DataLoader\(TensorDataset",
+    ),
+    "arrays": ([np.zeros((9, 1, 8, 8)), np.zeros(9)], r"that is a whole data set: DataLoader\(TensorDataset"),
+    "a tensor": (torch.zeros(9, 1, 8, 8), r"that is a whole data set: DataLoader\(TensorDataset"),
+    "numpy": ([(np.zeros((9, 1, 8, 8)), torch.zeros(9).long())], r"inputs are a numpy array; .*torch.as_tensor\("),
     "not as many": (relabelled(lambda labels: labels[1:]), "a batch has 20 inputs and 19 labels"),
 }
 
@@ -76,7 +88,7 @@ def test_a_stream_of_whole_batches_is_taken(loader: Any) -> None:
     ("batch", "said"),
     [
         ((torch.zeros(4, 3, SIDE, SIDE), torch.zeros(4).long()), r"float32 of shape \(2, 3, 8, 8\): RuntimeError: .*"),
-        ((torch.zeros(4, 1, SIDE, SIDE).numpy(), torch.zeros(4).long()), "ndarray: TypeError: "),
+        (([*torch.zeros(4, 1, SIDE, SIDE)], torch.zeros(4).long()), "list of .*: TypeError: "),
         (
             {"images": torch.zeros(4, 1, SIDE, SIDE), "target": torch.zeros(4).long()},
             "a mapping of .*argument 'target'",
@@ -117,6 +129,20 @@ def test_labels_that_are_no_classes(change: Any, said: str) -> None:
 def test_each_batch_of_each_split_is_looked_at() -> None:
     with pytest.raises(UsageError, match=r"^test: label 7, and the net tells 3 classes apart"):
         ask(test=[*TEST, (TEST[0][0], torch.full((15,), 7))])
+
+
+@pytest.mark.parametrize("split", ["test", "validation"])
+@pytest.mark.parametrize("unlabelled", [[(TEST[0][0], None)], [TEST[0][0]]])
+def test_figures_of_classes_need_labels(split: str, unlabelled: Any) -> None:
+    with pytest.raises(UsageError, match=f"^{split}: the batches have no labels"):
+        ask(**{split: unlabelled})
+    ask(**{split: unlabelled}, metrics={"largest": lambda outputs, labels: outputs.max()})
+
+
+def test_two_batches_without_labels_are_no_pair() -> None:
+    """A student of a frozen teacher learns without."""
+    two = [images for images, _ in TRAIN[:2]]
+    condensery.compress(Plain(), "hinton-kd(alpha=1.0){teacher=original}", train=two, quiet=True)
 
 
 def test_labels_that_do_not_count_and_probabilities_are_taken() -> None:

@@ -124,6 +124,10 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "quantized": (quantized, "layer '1': Linear is quantized by torch already; give the net as it was before"),
     "locked": (Locked, "attribute 'lock' of the net's Locked can't be copied, .*TypeError: cannot pickle"),
+    "without memory": (
+        lambda: Plain().to("meta"),
+        "net: body.0.weight is on the meta device, without numbers; build the net on another device",
+    ),
     "class": (lambda: Plain, r"net: Plain is a class; give a net that was made of it, Plain\(...\)"),
     "state": (lambda: Plain().state_dict(), "net: give a net, a torch.nn.Module, not OrderedDict"),
     "function": (lambda: len, "net: give a net, a torch.nn.Module, not <built-in function len>"),
@@ -148,6 +152,31 @@ def test_a_net_without_a_layer_that_has_weights(method: str) -> None:
         compressed(Scales(), method)
     with pytest.raises(UsageError, match=r"^net: this Sequential has no parameters: there is nothing to compress$"):
         compressed(nn.Sequential(nn.Flatten(), nn.AdaptiveAvgPool1d(3)), method)
+
+
+class Lost(Plain):
+    """Gives its outputs without a gradient."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images).detach()
+
+
+class Wordy(Plain):
+    """Gives what holds no tensor."""
+
+    def forward(self, images: Tensor) -> Any:
+        return {"answer": str(super().forward(images))}
+
+
+def test_a_net_that_gives_nothing_to_learn_from() -> None:
+    said = "stage 'magnitude': player 'student' trains, but its loss carries no gradient: the net or the loss detaches"
+    with pytest.raises(UsageError, match=f"^{said}"):
+        compressed(Lost(), "magnitude")
+    compressed(Lost(), "magnitude", epochs=0)
+    with pytest.raises(
+        UsageError, match=r"^the net returns a mapping of answer: str: let it return a tensor, or a tup"
+    ):
+        compressed(Wordy(), "magnitude")
 
 
 @pytest.mark.parametrize("kind", REFUSED)

@@ -75,7 +75,7 @@ def test_what_was_saved_goes_into_a_net_like_it(pruned: Any, tmp_path: Path) -> 
     assert torch.isfinite(again(images)).all()
     assert all(torch.equal(held[name], value) for name, value in like.state_dict().items())
 
-    with pytest.raises(UsageError, match="its layers or shapes are others"):
+    with pytest.raises(UsageError, match="its layers, shapes or types of numbers are others"):
         condensery.load(path, into=nn.Linear(2, 2))
     with pytest.raises(CondenseryError, match=r"condensery.load\(path, into=net\)"):
         condensery.load(path)
@@ -278,6 +278,9 @@ def test_a_split_without_examples_has_no_perfect_score(split: str) -> None:
 
 
 def test_what_is_no_file_of_a_net(pruned: Any, tmp_path: Path) -> None:
+    for path in (None, ""):
+        with pytest.raises(UsageError, match=f"^give the name of a file to write, not {path!r}$"):
+            pruned[2].save(path)
     for path in (None, 5, ""):
         with pytest.raises(UsageError, match=f"^give the name of an artifact's file, not {path!r}$"):
             condensery.load(path)  # type: ignore[arg-type]
