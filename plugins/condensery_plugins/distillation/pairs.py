@@ -46,7 +46,7 @@ def warnings_of(stage: Stage) -> dict[str, float]:
 
     ``student_larger_times``: parameters of the student over those of its smallest teacher. ``teacher_worse_points``: by
     how much of the task's first metric the best teacher is behind the student, on some training examples, not
-    augmented; it isn't known where the stage's labels are hidden.
+    augmented; it isn't known where there are no labels, or the stage's are hidden.
     """
     if not stage.teachers:
         return {}
@@ -57,7 +57,7 @@ def warnings_of(stage: Stage) -> dict[str, float]:
     if times > 1:
         found["student_larger_times"] = times
 
-    quality = _quality(stage, [stage.student, *stage.teachers]) if stage.labels else []
+    quality = _quality(stage, [stage.student, *stage.teachers])
     if quality:
         behind = quality[0] - max(quality[1:])
         if behind > 0:
@@ -68,11 +68,13 @@ def warnings_of(stage: Stage) -> dict[str, float]:
 def _quality(stage: Stage, players: list[Player]) -> list[float]:
     """Return the task's first metric of some players, turned so that more is better.
 
-    Nothing where it isn't measured on batches, as in a game.
+    Nothing where there are no labels, and where it isn't measured on batches, as in a game.
     """
     metric = stage.task.metrics[0]
     meters = [stage.task.meter() for _ in players]
     for batch in stage.sample(EXAMPLES):
+        if batch.labels is None:
+            return []
         outputs = stage.play(batch, players)
         for meter, player in zip(meters, players, strict=True):
             meter.update(outputs[player.name].tree, batch)

@@ -281,9 +281,9 @@ def test_what_is_no_file_of_a_net(pruned: Any, tmp_path: Path) -> None:
     for path in (None, ""):
         with pytest.raises(UsageError, match=f"^give the name of a file to write, not {path!r}$"):
             pruned[2].save(path)
-    for path in (None, 5, ""):
-        with pytest.raises(UsageError, match=f"^give the name of an artifact's file, not {path!r}$"):
-            condensery.load(path)  # type: ignore[arg-type]
+    for name in (None, 5, ""):
+        with pytest.raises(UsageError, match=f"^give the name of an artifact's file, not {name!r}$"):
+            condensery.load(name)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match=f"^{tmp_path} is a folder$"):
         condensery.load(tmp_path)
     pruned[2].save(tmp_path / "artifact.safetensors")
