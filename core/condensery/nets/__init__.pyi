@@ -8,6 +8,7 @@ from .cloning import keep_owners as keep_owners
 from .cloning import lent as lent
 from .cloning import plain as plain
 from .cloning import same_numbers as same_numbers
+from .cloning import with_gradients as with_gradients
 from .codecs import BitPack as BitPack
 from .codecs import Branch as Branch
 from .codecs import Codec as Codec

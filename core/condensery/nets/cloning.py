@@ -126,6 +126,13 @@ def keep_owners(net: nn.Module) -> None:
             parameter.requires_grad_(False)
 
 
+def with_gradients(net: nn.Module, *, wanted: bool) -> None:
+    """Let a net's parameters have gradients, or none; whole numbers, such as an index, never have any."""
+    for parameter in net.parameters():
+        if parameter.is_floating_point() or parameter.is_complex():
+            parameter.requires_grad_(wanted)
+
+
 def frozen(model: nn.Module) -> nn.Module:
     """Put a net in eval mode without gradients and return it."""
     model.eval()

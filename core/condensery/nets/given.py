@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from condensery.contract import hookimpl
 from condensery.errors import UsageError
@@ -83,5 +83,6 @@ def plain_inside(net: nn.Module) -> nn.Module:
 def fingerprint_of(net: nn.Module) -> str:
     """Return a hash of what a net is made of: the class of each module, name, type and shape of each tensor."""
     classes = {path: type(module).__name__ for path, module in net.named_modules()}
-    shapes = {name: f"{value.dtype} {tuple(value.shape)}" for name, value in net.state_dict().items()}
+    state = net.state_dict().items()  # what a module adds to it as it likes needn't be a tensor
+    shapes = {name: f"{value.dtype} {tuple(value.shape)}" for name, value in state if isinstance(value, Tensor)}
     return fingerprint({"classes": classes, "shapes": shapes})

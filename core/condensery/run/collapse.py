@@ -99,7 +99,7 @@ def refuse_broken(net: nn.Module) -> None:
 
     :raises NonFiniteNet: naming the first tensor.
     """
-    for name, value in net.state_dict(keep_vars=True).items():
+    for name, value in (*net.named_parameters(), *net.named_buffers()):
         parameter = isinstance(value, nn.Parameter)
         if bool(value.isnan().any()) or (parameter and bool(value.isinf().any())):
             raise NonFiniteNet(f"{name} of the net that comes in is not finite")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from condensery.errors import Misuse, UnknownKey, UsageError
-from condensery.nets import EMPTY, Taps, TapValues, attached, keep_owners, plain_name
+from condensery.nets import EMPTY, Taps, TapValues, attached, keep_owners, plain_name, with_gradients
 from condensery.recipe import ModelSpec, OptimizerSpec
 from condensery.run.memory import Memory
 from condensery.tasks import Batch, Task, full_precision, lay_channels_last, map_tensors
@@ -169,8 +169,7 @@ class Player:
 
     def set_mode(self) -> None:
         """Train mode with gradients if it trains, else eval mode without; what is frozen stays so."""
-        for parameter in self.module.parameters():
-            parameter.requires_grad_(self.trains)
+        with_gradients(self.module, wanted=self.trains)
         self.start_epoch()
 
     def lay_channels_last(self) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from condensery.errors import CondenseryError, MethodError
-from condensery.nets import MASK, attached, lent, owner_of, plain, plain_name, put_stand_ins, stack_of
+from condensery.nets import MASK, attached, lent, owner_of, plain, plain_name, put_stand_ins, stack_of, with_gradients
 from condensery.surgery.left import Channels, Left
 from condensery.tasks import map_tensors, tensors_in
 
@@ -193,8 +193,9 @@ def _refuse_factors(cut: Cut, model: nn.Module) -> None:
 def _refuse_untying(cut: Cut, model: nn.Module) -> None:
     """Refuse a cut after which two layers that share a tensor would need different ones."""
     names: dict[int, list[str]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        names.setdefault(id(parameter), []).append(plain_name(name))
+    for path, module in model.named_modules():  # each once: by another name it is cut as well
+        for name, parameter in module.named_parameters(path, recurse=False):
+            names.setdefault(id(parameter), []).append(plain_name(name))
     for shared in names.values():
         kept = [cut.tensors[n].kept if n in cut.tensors else None for n in shared]
         for name, other in zip(shared, kept, strict=True):
@@ -324,7 +325,7 @@ def precise(model: nn.Module, example: Any, forward: Forward) -> Precise:
     for dtype in (torch.float64, torch.float32):
         net, inputs = plain(model).cpu().to(dtype).eval(), casted(example, dtype)
         renamed = put_stand_ins(net)
-        net.requires_grad_(True)
+        with_gradients(net, wanted=True)
 
         # Some nets cast inside their forward and fail in float64; what fails in float32 too is the net's own fault.
         try:

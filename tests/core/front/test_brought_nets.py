@@ -95,6 +95,36 @@ def test_a_net_that_torch_fx_traced(line: str) -> None:
     assert result.report["ratios"]["compression_rate"] > 1
 
 
+class Named(nn.Module):
+    """Has one net under two names, numbers that are no floats among its parameters, and a state of its own kind."""
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        self.one = self.two = Plain(seed)
+        self.order = nn.Parameter(torch.tensor([2, 0, 1]), requires_grad=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        scores: Tensor = self.two(images)[:, self.order]
+        return scores
+
+    def get_extra_state(self) -> Any:
+        return {"version": 2}
+
+    def set_extra_state(self, state: Any) -> None:
+        assert state == {"version": 2}
+
+
+@pytest.mark.parametrize("line", ["network-slimming(ratio=0.25)", "lsq(weight_bits=4)", "magnitude(sparsity=0.5)"])
+def test_two_names_whole_numbers_and_a_state_of_ones_own(line: str) -> None:
+    result = compressed(Named(), line)
+    again: Any = condensery.load(result.artifact, into=Named(seed=2))
+    images = next(iter(loaders()[1]))[0]
+    assert again.one is again.two
+    assert again.order.tolist() == [2, 0, 1]
+    assert torch.equal(again(images), result.net(images))
+    assert result.report["ratios"]["compression_rate"] > 1
+
+
 # ------------------------------------------------------------------ what is refused
 
 
