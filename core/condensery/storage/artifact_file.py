@@ -60,7 +60,9 @@ def read(path: Path, registry: Registry) -> Contents:
     """
     if path.is_dir():
         inside = path / "artifact.safetensors"
-        raise ArtifactError(f"{path} is a folder" + (f"; its artifact is {inside}" if inside.is_file() else ""))
+        raise ArtifactError(
+            f"{path} is a folder; " + (f"its artifact is {inside}" if inside.is_file() else "name a file")
+        )
     if not path.is_file():
         raise ArtifactError(f"no such file: {path}")
     try:

@@ -270,8 +270,7 @@ def gap(before: nn.Module, after: nn.Module, example: Any, forward: Forward) -> 
     :param forward: returns a tree, whose floats are all compared.
     :raises MethodError: if the outputs have different shapes.
     """
-    with torch.no_grad():
-        want, got = (_floats(forward(net, example)) for net in (before, after))
+    want, got = (_floats(_drawn_alike(net, example, forward)) for net in (before, after))
     shapes, left = ([tuple(t.shape) for t in outputs] for outputs in (want, got))
     if shapes != left:
         raise MethodError(f"the outputs have shapes {left} after the cut, {shapes} before")
@@ -279,6 +278,13 @@ def gap(before: nn.Module, after: nn.Module, example: Any, forward: Forward) -> 
     # Not the builtin max, which would pass over what is no number.
     gaps = [(w - g).abs().max() / w.abs().max().clamp_min(1.0) for w, g in zip(want, got, strict=True)]
     return float(torch.stack(gaps).max())
+
+
+def _drawn_alike(net: nn.Module, example: Any, forward: Forward) -> Any:
+    """Return a net's outputs; one that draws in eval mode too draws the same each time."""
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        return forward(net, example)
 
 
 def _floats(tree: Any) -> list[Tensor]:

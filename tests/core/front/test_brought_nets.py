@@ -95,6 +95,21 @@ def test_a_net_that_torch_fx_traced(line: str) -> None:
     assert result.report["ratios"]["compression_rate"] > 1
 
 
+class Noisy(Plain):
+    """Adds noise to its outputs, in eval mode too."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        scores: Tensor = super().forward(images)
+        return scores + 0.1 * torch.randn_like(scores)
+
+
+@pytest.mark.parametrize("line", ["network-slimming(ratio=0.25)", "l1-filter-pruning(ratio=0.5)"])
+def test_a_net_that_draws_can_be_cut(line: str) -> None:
+    """Whether a cut net does what the masked one did is seen where both draw the same."""
+    result = compressed(Noisy(), line)
+    assert result.report["after"]["parameters"] < result.report["before"]["parameters"]
+
+
 class Named(nn.Module):
     """Has one net under two names, numbers that are no floats among its parameters, and a state of its own kind."""
 

@@ -284,7 +284,7 @@ def test_what_is_no_file_of_a_net(pruned: Any, tmp_path: Path) -> None:
     for name in (None, 5, ""):
         with pytest.raises(UsageError, match=f"^give the name of an artifact's file, not {name!r}$"):
             condensery.load(name)  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match=f"^{tmp_path} is a folder$"):
+    with pytest.raises(UsageError, match=f"^{tmp_path} is a folder; name a file$"):
         condensery.load(tmp_path)
     pruned[2].save(tmp_path / "artifact.safetensors")
     with pytest.raises(UsageError, match=f"^{tmp_path} is a folder; its artifact is {tmp_path}/artifact.safetensors$"):
