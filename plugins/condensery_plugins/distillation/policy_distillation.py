@@ -44,7 +44,8 @@ class PolicyDistillation(Method):
     When: in ``distil`` the teacher plays ``moves`` more moves of each game before each epoch, epsilon-greedily. They go
     into the memory from which batches are drawn, each from one game in turn. In ``dqn`` the net itself plays four moves
     before each step; its epsilon falls from 1 in the first ``explore`` of the stage. An epoch has as many batches as
-    one of the task's data.
+    one of the task's data. Games begin anew with it: where it has fewer steps than the longest game has moves, none is
+    played to its end.
 
     Raises NotApplicable without a teacher or for several, without class scores, and where the teacher has other
     classes; in ``dqn`` on a task that is no game.
