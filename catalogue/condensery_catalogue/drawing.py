@@ -23,7 +23,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h")
 """As many as make 77 pairs with the colours before one comes again."""
 INK, GREY, LINES = "#222222", "#6e6e6e", "#dddddd"
-WIDTH, ROW = 9.0, 0.28
+WIDTH, ROW, LINE = 9.0, 0.28, 0.17
 """Inches."""
 MARGIN = 2.0
 """Points that an axis of a percentage may show below 0 and above 100, for half of a mark."""
@@ -180,9 +180,13 @@ def draw_rows(made: Figure, result: Mapping[str, Any]) -> None:
 def draw_claims(made: Figure, result: Mapping[str, Any]) -> None:
     """Draw a panel for each claim, as each has its own unit: the paper's figure joined to the one measured here."""
     found = comparable(result)
-    heights = [0.9 + ROW * len(lanes(comparison)) for comparison in found]
+    titles = [_title(result, comparison) for comparison in found]
+    heights = [
+        0.9 + ROW * len(lanes(comparison)) + LINE * title.count("\n")
+        for comparison, title in zip(found, titles, strict=True)
+    ]
     panels = made.subplots(len(found), squeeze=False, height_ratios=heights)[:, 0]
-    for comparison, axes in zip(found, panels, strict=True):
+    for comparison, title, axes in zip(found, titles, panels, strict=True):
         claim, shown = comparison["claim"], lanes(comparison)
         axes.set_xlabel(textwrap.fill(f"{claim['metric']} ({claim['unit']}), {claim['model']}, {claim['dataset']}", 80))
         for place, lane in enumerate(shown):
@@ -192,10 +196,15 @@ def draw_claims(made: Figure, result: Mapping[str, Any]) -> None:
         axes.set_ylim(-len(shown) + 0.4, 0.6)
         axes.margins(x=0.08)
         axes.grid(visible=True, axis="x")
-        verdict = f": {answer(result, comparison)}" if comparison["verdict"] else ""
-        axes.set_title(f"{claim['id']}{verdict}", loc="left", size=9, weight="bold")
+        axes.set_title(title, loc="left", size=9, weight="bold")
         _steady(axes, "x")
     _finish(made, result, sum(heights), "hollow grey: the paper says")
+
+
+def _title(result: Mapping[str, Any], comparison: Mapping[str, Any]) -> str:
+    """Return the claim and its verdict, in as many lines as they need: a cause may be a long sentence."""
+    verdict = f": {answer(result, comparison)}" if comparison["verdict"] else ""
+    return textwrap.fill(f"{comparison['claim']['id']}{verdict}", 110)
 
 
 def _draw_lane(axes: Axes, place: int, lane: Lane, claim: str) -> None:

@@ -167,7 +167,11 @@ def test_the_gap_is_that_of_the_states_which_the_teacher_met() -> None:
 
     one = SimpleNamespace(name="teacher", module=net)
     stage: Any = SimpleNamespace(task=CartPole(64), teachers=[one], student=one, labels=False, seed=0, epoch=0)
-    stage.device, stage.play = "cpu", lambda batch, players: {"teacher": answered(net(batch.inputs).detach())}
+    stage.device, stage.sample, stage.play = (
+        "cpu",
+        lambda number: [],
+        lambda batch, players: {"teacher": answered(net(batch.inputs).detach())},
+    )
     method = PolicyDistillation()
     method.memories = [Replay(8)]
     assert method.report(stage) == {}, "it hasn't played"
