@@ -204,7 +204,7 @@ def draw_claims(made: Figure, result: Mapping[str, Any]) -> None:
 def _title(result: Mapping[str, Any], comparison: Mapping[str, Any]) -> str:
     """Return the claim and its verdict, in as many lines as they need: a cause may be a long sentence."""
     verdict = f": {answer(result, comparison)}" if comparison["verdict"] else ""
-    return textwrap.fill(f"{comparison['claim']['id']}{verdict}", 110)
+    return textwrap.fill(f"{comparison['claim']['id']}{verdict}", 84)
 
 
 def _draw_lane(axes: Axes, place: int, lane: Lane, claim: str) -> None:
