@@ -20,7 +20,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, NoReturn
 
-from condensery.errors import ArtifactError, FileError, UsageError
+from condensery.errors import ArtifactError, FileError, UsageError, short
 
 LIMIT = "CONDENSERY_MAX_MB"
 """Environment variable: how many million bytes the tensors of a net from a file may have."""
@@ -36,6 +36,17 @@ def cache_dir() -> Path:
     if given:
         return Path(given)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "condensery"
+
+
+def named_path(path: object, what: str) -> Path:
+    """Return a path that a user gave.
+
+    :param what: it is to name.
+    :raises UsageError: for an empty name, as of a variable that isn't set, and for what is no name.
+    """
+    if not isinstance(path, str | os.PathLike) or not str(path):
+        raise UsageError(f"give the name of {what}, not {short(path)}")
+    return Path(path)
 
 
 # ---------------------------------------------------------------- limits

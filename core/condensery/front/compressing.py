@@ -146,6 +146,7 @@ def given_recipe(
     if not any(parameter.numel() for parameter in given.net.parameters()):
         raise UsageError(f"net: this {type(given.net).__name__} has no parameters: there is nothing to compress")
     given.task = given_task(loaders, clone(given.net), **how)
+
     recipe = {
         "model": given.spec.model_dump(exclude_defaults=True),
         "task": GIVEN,

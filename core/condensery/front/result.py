@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from condensery.errors import UsageError, short
-from condensery.files import write_atomic
+from condensery.files import named_path, write_atomic
 from condensery.front.table import as_html, as_text, report_table
 
 
@@ -34,11 +32,10 @@ class Result:
         :raises FileError: if it can't be written.
         :raises UsageError: for what is no name of a file.
         """
-        if not isinstance(path, str | PathLike) or not str(path):
-            raise UsageError(f"give the name of a file to write, not {short(path)}")
+        place = named_path(path, "a file to write")
         data = self.artifact.read_bytes()
-        write_atomic(Path(path), lambda temporary: temporary.write_bytes(data))
-        return Path(path)
+        write_atomic(place, lambda temporary: temporary.write_bytes(data))
+        return place
 
     def __str__(self) -> str:
         return as_text(report_table(self.report))

@@ -10,7 +10,6 @@ import dataclasses
 import json
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from condensery.contract import Registry
-from condensery.errors import ArtifactError, UsageError, short
+from condensery.errors import ArtifactError, short
+from condensery.files import named_path
 from condensery.nets import SITE_PREFIX, Given, Record, build_unfilled
 from condensery.recipe import ModelSpec, TaskSpec
 from condensery.storage.artifact_file import (
@@ -175,9 +175,7 @@ def _joined(parts: list[Tensor]) -> Tensor:
 
 def open_artifact(path: str | Path, registry: Registry | None = None) -> Artifact:
     """Read an artifact; see :func:`load`."""
-    if not isinstance(path, str | PathLike) or not str(path):
-        raise UsageError(f"give the name of an artifact's file, not {short(path)}")
-    path = Path(path)
+    path = named_path(path, "an artifact's file")
     registry = registry or Registry.open()
     return built(read(path, registry), registry, str(path))
 

@@ -15,7 +15,7 @@ from torch.nn.utils import parametrize
 from condensery.errors import CondenseryError, MethodError
 from condensery.nets import MASK, attached, lent, owner_of, plain, plain_name, put_stand_ins, stack_of, with_gradients
 from condensery.surgery.left import Channels, Left
-from condensery.tasks import map_tensors, tensors_in
+from condensery.tasks import generators_kept, map_tensors, seed_generators, tensors_in
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-9}
 """Largest difference of a cut net from the masked one, over the largest output where that is above 1."""
@@ -282,8 +282,8 @@ def gap(before: nn.Module, after: nn.Module, example: Any, forward: Forward) -> 
 
 def _drawn_alike(net: nn.Module, example: Any, forward: Forward) -> Any:
     """Return a net's outputs; one that draws in eval mode too draws the same each time."""
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(0)
+    with torch.no_grad(), generators_kept():
+        seed_generators(0)
         return forward(net, example)
 
 

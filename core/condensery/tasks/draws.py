@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -45,13 +45,11 @@ def generators_kept(*others: torch.Generator) -> Iterator[None]:
 
     :param others: that are kept besides the global ones.
     """
-    state, theirs = rng_state(), [other.get_state() for other in others]
+    noted = _noted(others)
     try:
         yield
     finally:
-        load_rng_state(state)
-        for other, its in zip(others, theirs, strict=True):
-            other.set_state(its)
+        _restore(noted, others)
 
 
 def drawn_apart(make: Callable[[], Iterator[Any]], seed: int, *others: torch.Generator) -> Iterator[Any]:
@@ -65,16 +63,27 @@ def drawn_apart(make: Callable[[], Iterator[Any]], seed: int, *others: torch.Gen
         for other in others:
             other.manual_seed(seed)
         iterator = make()
-        state, theirs = rng_state(), [other.get_state() for other in others]
+        noted = _noted(others)
 
     while True:
         with generators_kept(*others):
-            load_rng_state(state)
-            for other, its in zip(others, theirs, strict=True):
-                other.set_state(its)
+            _restore(noted, others)
             try:
                 item = next(iterator)
             except StopIteration:
                 return
-            state, theirs = rng_state(), [other.get_state() for other in others]
+            noted = _noted(others)
         yield item
+
+
+def _noted(others: Sequence[torch.Generator]) -> tuple[dict[str, Any], list[torch.Tensor]]:
+    """Return the states of the global generators and of others."""
+    return rng_state(), [other.get_state() for other in others]
+
+
+def _restore(noted: tuple[dict[str, Any], list[torch.Tensor]], others: Sequence[torch.Generator]) -> None:
+    """Restore all of them."""
+    state, theirs = noted
+    load_rng_state(state)
+    for other, its in zip(others, theirs, strict=True):
+        other.set_state(its)

@@ -246,11 +246,13 @@ def check_classes(split: Split, labels: Any, classes: int) -> None:
             f"{split}: labels are {in_words(labels)}, not a tensor; make one of them, torch.as_tensor(labels), with "
             "classes numbered from 0"
         )
+
     numbers = found[0]
     if numbers.is_floating_point():
         return
     if numbers.dtype not in (torch.int64, torch.uint8):
         raise UsageError(f"{split}: labels are {in_words(numbers.dtype)}; give classes as int64, labels.long()")
+
     if numbers.device.type == "cpu" and numbers.numel():  # elsewhere a look would wait for the device
         low, high = map(int, numbers.aminmax())
         if high >= classes or (low < 0 and bool(((numbers < 0) & (numbers != NO_LABEL)).any())):

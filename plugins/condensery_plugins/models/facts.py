@@ -77,6 +77,18 @@ def scaled(width: float, channels: int, *, multiple: int = 1) -> int:
     return max(1, round(channels * width / multiple)) * multiple
 
 
+def check_widths(name: str, setting: str, widths: Sequence[int], many: str = "a list of", count: int = 0) -> None:
+    """Refuse channels or units of a model's layers that aren't whole numbers above 0.
+
+    :param many: how many there must be, in words.
+    :param count: the same as a number; 0: any.
+    :raises UsageError: naming model and setting.
+    """
+    right = not count or len(widths) == count
+    if not right or not all(isinstance(width, int) and width > 0 for width in widths):
+        raise UsageError(f"model {name!r}: {setting} is {many} whole numbers above 0, got {list(widths)}")
+
+
 def shared(key: str, what: str, size: int, heads: int) -> int:
     """Return ``size`` if ``heads`` share it evenly.
 

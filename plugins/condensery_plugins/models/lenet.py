@@ -9,9 +9,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from condensery import UsageError
 from condensery.tasks import TaskFacts
-from condensery_plugins.models.facts import builder, scaled
+from condensery_plugins.models.facts import builder, check_widths, scaled
 
 WIDTHS = (20, 50, 500)
 
@@ -65,7 +64,6 @@ def build(
     :param rectified: a ReLU behind each convolution too.
     :param batch_norm: normalize all but the last layer.
     """
-    if len(widths) != len(WIDTHS) or not all(isinstance(count, int) and count > 0 for count in widths):
-        raise UsageError(f"model {name!r}: widths is three whole numbers above 0, got {list(widths)}")
+    check_widths(name, "widths", widths, "three", len(WIDTHS))
     counts = [scaled(width, count) for count in widths]
     return LeNet5(facts, counts, rectified=rectified, batch_norm=batch_norm)

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from condensery import UnknownKey, UsageError
+from condensery import UnknownKey
 from condensery.tasks import TaskFacts
-from condensery_plugins.models.facts import builder, scaled
+from condensery_plugins.models.facts import builder, check_widths, scaled
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "hardtanh": nn.Hardtanh,
@@ -71,6 +71,16 @@ class MLP(nn.Module):
         return self.output(x)  # type: ignore[no-any-return]
 
 
+def check_activations(name: str, *activations: str | None) -> None:
+    """Refuse an activation of a model that isn't one; ``None`` stands for none.
+
+    :raises UnknownKey: naming the nearest one.
+    """
+    for activation in activations:
+        if activation is not None and activation not in ACTIVATIONS:
+            raise UnknownKey("activation", str(activation), ACTIVATIONS, where=f"model {name!r}")
+
+
 @builder("image", "vector")
 def build(
     facts: TaskFacts,
@@ -97,11 +107,8 @@ def build(
     :param output_norm: normalize the output units too, as BinaryConnect [25] and BNN [24] do: sums of signs are of the
         size of the root of their number, far too large for a loss.
     """
-    for unit in (activation, output):
-        if unit is not None and unit not in ACTIVATIONS:
-            raise UnknownKey("activation", str(unit), ACTIVATIONS, where=f"model {name!r}")
-    if not all(isinstance(units, int) and units > 0 for units in hidden):
-        raise UsageError(f"model {name!r}: hidden is a list of whole numbers above 0, got {list(hidden)}")
+    check_activations(name, activation, output)
+    check_widths(name, "hidden", hidden)
 
     inputs = facts.size if facts.kind == "vector" else facts.channels * facts.height * facts.width
     sizes = [inputs, *[scaled(width, h) for h in hidden], facts.outputs]

@@ -50,14 +50,18 @@ class VGG(nn.Module):
             self.hidden = nn.Sequential(nn.Linear(before, hidden, bias=False), nn.BatchNorm1d(hidden), nn.ReLU())
         self.classifier = nn.Linear(hidden or before, classes)
         self.roles = {"stages": ends, "logits": ["classifier"]}
-
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out")
+        start_convolutions(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits ``(batch, classes)`` of images ``(batch, channels, height, width)``."""
         return self.classifier(self.hidden(self.features(x).mean((2, 3))))  # type: ignore[no-any-return]
+
+
+def start_convolutions(net: nn.Module) -> None:
+    """Draw the weights of convolutions by He's rule, over their outputs."""
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out")
 
 
 @builder("image", least=8)

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from condensery import UnknownKey, UsageError
 from condensery.tasks import TaskFacts
-from condensery_plugins.models.facts import builder, scaled
-from condensery_plugins.models.mlp import ACTIVATIONS
+from condensery_plugins.models.facts import builder, check_widths, scaled
+from condensery_plugins.models.mlp import ACTIVATIONS, check_activations
+from condensery_plugins.models.vgg import start_convolutions
 
 CHANNELS = (128, 256, 512)
 """Of each pair of convolutions."""
@@ -63,10 +63,7 @@ class VGGSmall(nn.Module):
         self.classifier = nn.Linear(before, facts.outputs)
         self.norm = nn.BatchNorm1d(facts.outputs) if output_norm else nn.Identity()
         self.roles = {"stages": ends, "logits": ["classifier"]}
-
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out")
+        start_convolutions(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits ``(batch, classes)`` of images ``(batch, channels, height, width)``."""
@@ -90,10 +87,8 @@ def build(
     :param activation: of all layers but the last: relu, sigmoid, tanh, or hardtanh, whose sign is that of its input.
     :param output_norm: normalize the last layer too, as BinaryConnect and BNN do.
     """
-    if activation not in ACTIVATIONS:
-        raise UnknownKey("activation", activation, ACTIVATIONS, where=f"model {name!r}")
-    if not all(isinstance(units, int) and units > 0 for units in hidden):
-        raise UsageError(f"model {name!r}: hidden is a list of whole numbers above 0, got {list(hidden)}")
+    check_activations(name, activation)
+    check_widths(name, "hidden", hidden)
     channels = [scaled(width, count) for count in CHANNELS]
     return VGGSmall(
         facts, channels, [scaled(width, units) for units in hidden], activation=activation, output_norm=output_norm
