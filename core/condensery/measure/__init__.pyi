@@ -6,7 +6,6 @@ from .footprint import without_transforms as without_transforms
 from .known import code_of as code_of
 from .known import digest as digest
 from .known import known_quality as known_quality
-from .measuring import Precision as Precision
 from .measuring import counts as counts
 from .measuring import evaluate as evaluate
 from .measuring import latency as latency
@@ -15,6 +14,8 @@ from .measuring import measure as measure
 from .measuring import quick as quick
 from .measuring import ratios as ratios
 from .measuring import used_tensors as used_tensors
+from .precision import Precision as Precision
+from .precision import computes_bf16 as computes_bf16
 from .report import environment as environment
 from .report import origin as origin
 from .report import versions as versions

@@ -16,7 +16,8 @@ import torch
 from torch import nn
 
 from condensery.files import cache_dir, cached_json, write_json
-from condensery.measure.measuring import AS_IT_IS, Precision, evaluate
+from condensery.measure.measuring import evaluate
+from condensery.measure.precision import AS_IT_IS, Precision
 from condensery.measure.report import origin
 from condensery.recipe import fingerprint
 from condensery.tasks import Task, hash_tree

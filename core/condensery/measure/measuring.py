@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import statistics
 import time
 from collections.abc import Iterator, Mapping
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from condensery.errors import UsageError
 from condensery.measure.footprint import peak_memory, without_transforms
+from condensery.measure.precision import AS_IT_IS, Precision
 from condensery.measure.work import count_work
 from condensery.nets import Layer, attached, own_parameters, owner_of
 from condensery.tasks import Batch, Split, Subset, Task, channels_last, lay_channels_last
@@ -24,21 +24,6 @@ RUNS, BATCH_RUNS = 15, 5
 WORK = ("macs", "effective_macs", "bitops", "moved_bytes")
 BATCH = 64
 _QUICK = ContextVar("quick", default=False)
-
-
-@dataclasses.dataclass(frozen=True)
-class Precision:
-    """How a net is evaluated: as the recipe trains it.
-
-    :param autocast: ``bf16``, or ``none``: as the net is.
-    :param channels_last: how images lie in memory.
-    """
-
-    autocast: str = "none"
-    channels_last: bool = False
-
-
-AS_IT_IS = Precision()
 
 
 def evaluate(
@@ -67,7 +52,7 @@ def evaluate(
 
     model.eval()
     try:
-        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=precision.autocast == "bf16"):
+        with torch.no_grad(), precision.applied(device):
             found = task.evaluate(model, split, batch_size=batch_size, subset=subset, device=device, limit=limit)
     finally:
         for handle in handles:

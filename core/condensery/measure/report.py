@@ -45,4 +45,6 @@ def origin(device: str) -> dict[str, str]:
     """Return what the last bits of a result depend on beside its recipe: versions, processor, threads, device."""
     here = environment()
     named = ("cpu", "threads") if device == "cpu" else ("cpu", "threads", "gpu")
+    # Processors of one name may differ in their instructions, and so in the last bits of what they compute.
+    here["cpu"] = " ".join([here["cpu"], *here["flags"]])
     return {**versions(), "device": device, **{name: str(here[name]) for name in named}}

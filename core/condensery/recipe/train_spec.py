@@ -53,6 +53,8 @@ class TrainSpec(Strict):
     :param accumulate: the batch is played in this many parts, gradients summed.
     :param workers: between which each batch is shared and gradients are exchanged: simulated one after another, or
         spread over the processes of the run.
+    :param autocast: ``bf16``: products are in it where the device has instructions for it, else in float32, and the run
+        says so.
     :param max_steps: stop an epoch after this many batches.
     :param in_turn: players are updated one after another, each seeing the updates before it.
     :param carry_optimizer: keep momentum from the stage before, by parameter name.

@@ -191,7 +191,7 @@ class Run:
     @property
     def _precision(self) -> Precision:
         """How the reported nets are evaluated."""
-        return precision_of(self._train)
+        return precision_of(self._train, self.device)
 
     @property
     def _train(self) -> TrainSpec:

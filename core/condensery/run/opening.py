@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import get_type_hints
 
@@ -237,12 +238,12 @@ def _give_memories(stage: Stage) -> None:
     for player in stage.players.values() if limit else ():
         if not player.constant or player.trains:
             continue
-        net, train = player.module, stage.train
+        net = player.module
         identity = {
             "task": stage.task.describe(),
             "code": code_of(type(stage.task), *{type(module) for module in net.modules()}),
             "net": [player.spec.model_dump(mode="json"), str(net), digest(net)],
-            "precision": [train.autocast, train.channels_last],
+            "precision": dataclasses.astuple(stage.precision),
             "origin": origin(stage.device.type),
         }
         player.memory = Memory(identity, limit)

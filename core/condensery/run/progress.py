@@ -77,6 +77,7 @@ class Progress:
         self._bar: Any = None
         self._preparing: Any = None
         self._task: Any = None
+        self._said: set[str] = set()
         self._started = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -132,6 +133,12 @@ class Progress:
             self._bar.update(self._task, note=note)
         elif epochs <= 10 or epoch * 10 // epochs > (epoch - 1) * 10 // epochs:
             self.line(f"{title}: epoch {epoch}/{epochs}  {note}  ({time.monotonic() - self._started:.0f} s)")
+
+    def once(self, text: str) -> None:
+        """Say one thing, and not again."""
+        if text not in self._said:
+            self._said.add(text)
+            self.line(text)
 
     def line(self, text: str) -> None:
         """Say one thing."""

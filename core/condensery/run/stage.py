@@ -33,7 +33,6 @@ from condensery.recipe import ModelSpec, StageSpec, TrainSpec
 from condensery.run.players import Player
 from condensery.run.processes import ALONE, Processes
 from condensery.run.training import Training
-from condensery.run.validation import precision_of
 from condensery.surgery import ChannelGraph, Surgeon
 from condensery.surgery.attention import KnownClasses
 from condensery.tasks import Batch, Subset, Task, tensors_in
@@ -284,7 +283,7 @@ class Stage(Training):
             "validation",
             batch_size=size,
             subset=None if "validation" in self.task.splits else Subset(held_out=self.held_out),
-            precision=precision_of(self.train),
+            precision=self.precision,
             limit=1 if self.dry else -(-examples // size),
         )
 

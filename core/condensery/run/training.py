@@ -22,6 +22,7 @@ from condensery.run.checks import check_exchanged, check_factor, check_terms, re
 from condensery.run.players import ByPlayer, Outputs, Player
 from condensery.run.processes import ALONE, Processes
 from condensery.run.steps import clip, rate_factor, shares, weighted, without_gradient
+from condensery.run.validation import precision_of
 from condensery.run.workers import Exchanged, Gradients, Workers
 from condensery.tasks import Batch, Subset, Task, channels_last
 
@@ -53,12 +54,13 @@ class Training:
         processes: Processes = ALONE,
     ) -> None:
         self.spec, self.task, self.train = spec, task, train
+        self.precision = precision_of(train, device)
         self.workers, self.exchanged = Workers(train.workers, processes), Exchanged()
         self.name, self.seed, self.device = spec.name, seed, device
         self.subset, self.labels = subset, labels
 
         self.epoch = self.step = self.started = 0
-        self.epochs = train.epochs
+        self.stepping, self.epochs = False, train.epochs
         self.players: dict[str, Player] = ByPlayer()
         self.manager = StageManager(spec.name, [])  # until the stage is opened with its methods
         self.sums: dict[str, Tensor] = {}
@@ -71,7 +73,6 @@ class Training:
         self._measuring: list[Player] = []
         self._step: tuple[str, Callable[..., Any]]
         self._before: dict[str, list[Tensor]]
-        self.stepping = False
         self.called: collections.Counter[tuple[str, str, str]] = collections.Counter()
 
     @property
@@ -145,8 +146,7 @@ class Training:
             batch = dataclasses.replace(batch, inputs=channels_last(batch.inputs))
 
         outputs = ByPlayer[Outputs]()
-        half = self.train.autocast == "bf16"
-        with torch.autocast(self.device.type, torch.bfloat16) if half else contextlib.nullcontext():
+        with self.precision.applied(self.device):
             for player in players:
                 with torch.set_grad_enabled(learning and (player.trains or to_input)):
                     outputs[player.name] = player.play(self.task, batch)

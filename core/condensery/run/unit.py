@@ -63,7 +63,7 @@ class UnitRunner:
         stage.place = None if self.dry else self.folder.path / f"stage-{unit.id}"
         before = None if self.dry else started_alive(stage)
         self.opener.prepare(stage)
-        self._compare(stage, unit)
+        self._tell(stage, unit)
 
         history = self._epochs(stage, unit)
         if self.dry:
@@ -82,8 +82,10 @@ class UnitRunner:
             self.observer.stage_ended(stage)
         return stage
 
-    def _compare(self, stage: Stage, unit: Unit) -> None:
-        """Say so where a student is larger than its teacher, which is rarely meant."""
+    def _tell(self, stage: Stage, unit: Unit) -> None:
+        """Say what is rarely meant: precision that the device doesn't have, a student larger than its teacher."""
+        if stage.precision.autocast != stage.train.autocast and not self.dry:
+            self.show.once(f"{self.opener.builder.device.type} has no instructions for bf16: products are in float32")
         sizes = {p.name: sum(w.numel() for w in own_parameters(p.module).values()) for p in stage.players.values()}
         for teacher in stage.teachers:
             if sizes["student"] > sizes[teacher.name]:

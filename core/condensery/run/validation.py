@@ -34,7 +34,7 @@ class Validation:
     def quality(self, net: nn.Module, train: TrainSpec) -> dict[str, float]:
         """Return the task's metrics, evaluated as a stage trains."""
         subset = Subset(held_out=self.share) if self.share else None
-        precision = precision_of(train)
+        precision = precision_of(train, self.device)
         return evaluate(
             self.task, net, self.device, "validation", subset=subset, precision=precision, limit=self.batches
         )
@@ -65,9 +65,9 @@ def held_out(recipe: Recipe, task: Task) -> float:
     return 0.0 if "validation" in task.splits else recipe.validation
 
 
-def precision_of(train: TrainSpec) -> Precision:
-    """Return how a net is evaluated that is trained so."""
-    return Precision(train.autocast, train.channels_last)
+def precision_of(train: TrainSpec, device: torch.device) -> Precision:
+    """Return how a device computes what is trained so, and evaluates it."""
+    return Precision(train.autocast, train.channels_last).on(device)
 
 
 def _asks_quality(items: Sequence[StageSpec | RoundSpec], metrics: Container[str]) -> bool:
