@@ -100,7 +100,9 @@ def pages(registry: Registry) -> dict[str, str]:
     matrix = Page.of(registry)
     write.page("matrix.html", "matrix.html", page=matrix)
 
-    methods = [{**{name: entry[name] for name in DATA}, "card": _said(entry["card"])} for entry in shown["methods"]]
+    methods = [
+        {**{name: entry[name] for name in DATA}, "card": _said(_card(entry["card"]))} for entry in shown["methods"]
+    ]
     results = [_said(_told(result)) for result in shown["results"]]
     whole = {"methods": methods, "results": results}
     data = json.dumps(whole, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
@@ -110,18 +112,36 @@ def pages(registry: Registry) -> dict[str, str]:
     return {**write.written, **as_files(known), **made, **static}
 
 
+def _card(card: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a card whose claims' baselines say of their source only what isn't said of the claim's value."""
+    claims = []
+    for claim in card["claims"]:
+        value, base = claim.get("value") or {}, claim.get("baseline") or {}
+        own = {name: said for name, said in base.items() if name == "value" or value.get(name) != said}
+        claims.append({**claim, "baseline": own})
+    return {**card, "claims": claims}
+
+
 def _told(result: Mapping[str, Any]) -> dict[str, Any]:
     """Return a result without what stands elsewhere: recipes on its page, points of a figure in arms, claims in cards.
 
-    A comparison names its claim, and whose it is if it is another card's.
+    A comparison names its claim, and whose it is if it is another card's. What all seeds of an arm share is told once.
     """
     arms = {
-        arm: {name: value for name, value in figures.items() if name != "figure"}
+        arm: {name: _once(value) for name, value in figures.items() if name != "figure"}
         for arm, figures in result["arms"].items()
     }
     comparisons = [{**comparison, "claim": comparison["claim"]["id"]} for comparison in result["comparisons"]]
     told = {name: value for name, value in result.items() if name != "recipes"}
     return {**told, "arms": arms, "comparisons": comparisons}
+
+
+def _once(value: Any) -> Any:
+    """Return a list of seeds' numbers as the one number that all of them are, if they are; also inside of a mapping."""
+    if isinstance(value, Mapping):
+        return {name: _once(each) for name, each in value.items()}
+    alike = isinstance(value, list) and len(value) > 1 and all(each == value[0] for each in value)
+    return value[0] if alike else value
 
 
 def _said(value: Any) -> Any:

@@ -16,6 +16,9 @@ ATTRIBUTES = {
 }
 """What an element of a formula may say of itself; an address or a style would reach beyond it."""
 
+CODE = re.compile("&#x([0-9A-F]+);")
+"""How the converter writes a letter: in eight bytes and more."""
+
 
 def mathml(formula: str, key: str) -> Markup:
     """Return each line of a card's formula as a block.
@@ -47,4 +50,10 @@ def _line(line: str, key: str) -> Markup:
         # What it doesn't know it hands on as it stands.
         if unknown := re.search(r"\\\w*", element.text or ""):
             raise UsageError(f"{key}: formula: no such command: {unknown[0]}")
-    return Markup(made.replace(' xmlns=""', ""))
+    return Markup(CODE.sub(_letter, made.replace(' xmlns=""', "")))
+
+
+def _letter(code: re.Match[str]) -> str:
+    """Return the letter of a code, or the code where the letter is a sign of HTML's own."""
+    letter = chr(int(code[1], 16))
+    return code[0] if letter in "<>&" else letter

@@ -144,7 +144,7 @@ def curve(shown: Curve) -> Markup:
 
     # What the picture is about lies above the others.
     drawn += [_dot(dot, "paper", x, y) for dot in shown.published]
-    drawn += [_other(dot, x, y) for dot in shown.dots if not dot.own]
+    drawn.append(_others([dot for dot in shown.dots if not dot.own], x, y))
     own = sorted((dot for dot in shown.dots if dot.own), key=lambda dot: dot.name)
     drawn += [_dot(dot, "own", x, y) for dot in own]
     drawn += _names([(dot.name, float(x(dot.x["mean"])), float(y(dot.y["mean"]))) for dot in shown.dots if dot.own])
@@ -196,9 +196,10 @@ def _dot(dot: Dot, kind: str, x: Axis, y: Axis) -> str:
     return f'<a class="{kind}" href="{escape(dot.href)}"><title>{words}</title>{inner}</a>'
 
 
-def _other(dot: Dot, x: Axis, y: Axis) -> str:
-    """Return an arm that the picture isn't about: a mark alone, as there are many; the result's page names them."""
-    return f'<circle class="other" cx="{x(dot.x["mean"])}" cy="{y(dot.y["mean"])}" r="3.5"/>'
+def _others(dots: Iterable[Dot], x: Axis, y: Axis) -> str:
+    """Return the arms that the picture isn't about, as one path of round points; the result's page names them."""
+    points = "".join(f"M{x(dot.x['mean'])} {y(dot.y['mean'])}h0" for dot in dots)
+    return f'<path class="other" d="{points}"/>' if points else ""
 
 
 def _names(dots: Sequence[tuple[str, float, float]]) -> list[str]:

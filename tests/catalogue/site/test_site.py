@@ -215,7 +215,7 @@ def test_accuracy_over_compression_colours_the_method_and_leads_to_results(site:
     for name in own:
         spoken = f"<title>{name}: {spread(result['arms'][name]['quality']['accuracy'])} at "
         assert f'<a class="own" href="../r/obs-paper.html#arms">{spoken}' in drawn
-    assert '<circle class="other"' in drawn
+    assert '<path class="other"' in drawn
     assert '<line class="dense"' in drawn
     assert 'id="curves"' not in site["m/bnn.html"]
 
@@ -357,6 +357,12 @@ def rounded(values: list[float | None] | None) -> Any:
     return None if values is None else [value if value is None else pytest.approx(value, rel=1e-5) for value in values]
 
 
+def told_once(values: list[float | None] | None) -> Any:
+    """Return each seed's figure to one in a million, or the one that several seeds share."""
+    alike = values is not None and len(values) > 1 and all(value == values[0] for value in values)
+    return rounded(values)[0] if alike else rounded(values)
+
+
 def test_the_file_with_everything_holds_cards_and_results(site: Mapping[str, str]) -> None:
     whole = json.loads(site["data/catalogue.json"])
     files = stored()
@@ -369,10 +375,11 @@ def test_the_file_with_everything_holds_cards_and_results(site: Mapping[str, str
         for arm, figures in own["arms"].items():
             told = result["arms"][arm]
             for metric, said in figures["quality"].items():
-                assert told["quality"][metric]["values"] == rounded(said["values"])
+                assert told["quality"][metric]["values"] == told_once(said["values"])
             for name in ("macs", "nonzeros", "wall_s"):
-                assert told.get(name) == rounded(figures.get(name))
-            assert told.get("storage") == figures.get("storage")
+                assert told.get(name) == told_once(figures.get(name))
+            storage = figures.get("storage") or {}
+            assert told.get("storage", {}) == {part: told_once(sizes) for part, sizes in storage.items()}
         for comparison in result.get("comparisons", []):
             whose, _, claim = comparison["claim"].rpartition(":")
             assert (whose or result["card"], claim) in claims
