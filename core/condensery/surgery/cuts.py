@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from condensery.errors import CondenseryError, MethodError
+from condensery.errors import CondenseryError, MethodError, UsageError
 from condensery.nets import MASK, attached, lent, owner_of, plain, plain_name, put_stand_ins, stack_of, with_gradients
 from condensery.surgery.left import Channels, Left
 from condensery.tasks import generators_kept, map_tensors, seed_generators, tensors_in
@@ -327,21 +327,27 @@ class Precise(NamedTuple):
 
 
 def precise(model: nn.Module, example: Any, forward: Forward) -> Precise:
-    """Return a plain copy in eval mode and inputs for it, in float64 where the net can run so."""
+    """Return a plain copy in eval mode and inputs for it, in float64 where the net can run so.
+
+    :raises UsageError: if it runs in float32 neither: a cut is proven in one of the two.
+    """
     for dtype in (torch.float64, torch.float32):
         net, inputs = plain(model).cpu().to(dtype).eval(), casted(example, dtype)
         renamed = put_stand_ins(net)
         with_gradients(net, wanted=True)
 
-        # Some nets cast inside their forward and fail in float64; what fails in float32 too is the net's own fault.
+        # Some nets cast inside their forward and fail in float64, those that compute in half precision in float32 too.
         try:
             with torch.no_grad():
                 forward(net, inputs)
         except CondenseryError:
             raise
-        except RuntimeError:
+        except RuntimeError as error:
             if dtype == torch.float32:
-                raise
+                why = str(error).partition("\n")[0]
+                raise UsageError(
+                    f"a cut is proven in float64 or float32, and the net runs in neither: {why}"
+                ) from error
         else:
             break
     return Precise(net, inputs, renamed)

@@ -23,7 +23,7 @@ class BucilaModelCompression(Method):
     mean of their probabilities is imitated.
 
     Loss: the squared distance of the student's probabilities from the teacher's, summed over classes and averaged over
-    rows; labels aren't used.
+    rows; labels aren't used, also where they would say which rows count: all pixels of a made-up image do.
 
     When: the pool is made once, from ``examples`` training inputs that aren't augmented: ``size`` of them by ``munge``,
     by ``random`` draws of each attribute alone, or, with ``pool: data``, the inputs themselves, which is the control

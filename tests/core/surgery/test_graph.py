@@ -25,6 +25,24 @@ def test_gradients_may_be_off_and_activations_in_place(enabled: bool) -> None:
     assert net[1].inplace
 
 
+class Halved(nn.Module):
+    """Computes half of itself in half precision: a cut of it can't be proven."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 3).to(torch.bfloat16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.second(self.first(x).to(torch.bfloat16))
+        return y.float()
+
+
+def test_a_net_that_computes_in_half_precision_is_refused() -> None:
+    Halved()(IMAGE)  # it runs as it is
+    with pytest.raises(UsageError, match=r"in float64 or float32, and the net runs in neither: .*BFloat16"):
+        ChannelGraph(Halved(), IMAGE)
+
+
 def test_residual_connections_couple() -> None:
     net = Residual()
     graph = ChannelGraph(net, IMAGE)
