@@ -15,7 +15,6 @@ from .measuring import quick as quick
 from .measuring import ratios as ratios
 from .measuring import used_tensors as used_tensors
 from .precision import Precision as Precision
-from .precision import computes_bf16 as computes_bf16
 from .report import environment as environment
 from .report import origin as origin
 from .report import versions as versions

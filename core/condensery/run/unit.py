@@ -85,7 +85,7 @@ class UnitRunner:
     def _tell(self, stage: Stage, unit: Unit) -> None:
         """Say what is rarely meant: precision that the device doesn't have, a student larger than its teacher."""
         if stage.precision.autocast != stage.train.autocast and not self.dry:
-            self.show.once(f"{self.opener.builder.device.type} has no instructions for bf16: products are in float32")
+            self.show.once(f"{stage.device.type} has no instructions for bf16: products are in float32")
         sizes = {p.name: sum(w.numel() for w in own_parameters(p.module).values()) for p in stage.players.values()}
         for teacher in stage.teachers:
             if sizes["student"] > sizes[teacher.name]:
