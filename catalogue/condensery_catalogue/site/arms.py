@@ -71,7 +71,7 @@ def _arm(result: Mapping[str, Any], name: str, mains: Mapping[str, Metric]) -> A
         tier=result["tier"],
         net=f"{_words(recipe['model'])} on {_words(recipe['task'])}",
         name=name,
-        methods=tuple(dict.fromkeys(methods_in(recipe["stages"]))),
+        methods=tuple(dict.fromkeys(methods_in(recipe.get("stages", [])))),
         seeds=len(result["seeds"]),
         metric=main.name,
         higher=main.higher_is_better,

@@ -128,6 +128,12 @@ def test_arms_are_ranked_on_one_net_behind_the_one_that_nothing_compresses() -> 
     assert ranked([arm for arm in every if not arm.methods]) == {}
 
 
+def test_an_arm_may_have_no_stage_as_a_net_that_base_training_alone_made() -> None:
+    bare = result()
+    del bare["recipes"]["dense"]["stages"]
+    assert arms_of([bare], own_registry())[0].methods == ()
+
+
 def test_a_curve_is_of_the_results_in_which_a_method_acts() -> None:
     every = arms()
     (shown,) = curves(every, "a")
