@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
-from collections.abc import Iterator
-from typing import Self
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Self
 
 import torch
 
@@ -42,11 +41,9 @@ class Precision:
         """Return how that is done on a device: in float32 where bf16 has no instructions, which is no less exact."""
         return self if computes_bf16(device.type) else dataclasses.replace(self, autocast="none")
 
-    @contextlib.contextmanager
-    def applied(self, device: torch.device) -> Iterator[None]:
-        """Compute in this precision for a while."""
-        with torch.autocast(device.type, torch.bfloat16) if self.autocast == "bf16" else contextlib.nullcontext():
-            yield
+    def applied(self, device: torch.device) -> AbstractContextManager[Any]:
+        """Return a context in which is computed so."""
+        return torch.autocast(device.type, torch.bfloat16) if self.autocast == "bf16" else nullcontext()
 
 
 AS_IT_IS = Precision()
