@@ -32,7 +32,7 @@ def nearest(value: Tensor, sizes: Sequence[int]) -> Tensor:
     """Return the nearest level of each entry, a size with a sign, of the entries' shape; halfway the smaller size."""
     known = torch.tensor(sizes, dtype=value.dtype, device=value.device)
     halfway = (known[1:] + known[:-1]) / 2
-    return known[torch.bucketize(value.abs(), halfway)] * sign(value)
+    return known[torch.bucketize(value.abs().contiguous(), halfway)] * sign(value)
 
 
 def project(value: Tensor, sizes: Sequence[int]) -> tuple[Tensor, Tensor]:

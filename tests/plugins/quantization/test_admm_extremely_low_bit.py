@@ -30,6 +30,11 @@ from condensery_plugins.quantization.packed_bits import packed_layer
 from condensery_plugins.quantization.packed_layers import ShiftLayer
 
 
+def test_nearest_levels_of_weights_that_lie_channels_last() -> None:
+    value = torch.randn(2, 3, 3, 3, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(nearest(value.to(memory_format=torch.channels_last), (0, 1, 2)), nearest(value, (0, 1, 2)))
+
+
 def test_nearest_levels_by_hand() -> None:
     """Parted halfway: 0, 1, 2, 4 at 1/2, 3/2 and 3, halfway going down; two levels at 0, which is +1."""
     value = torch.tensor([0.5, 0.51, -1.5, 1.51, -3.0, 3.01, -99.0, 0.0])
