@@ -30,10 +30,13 @@ class DataSpec(Strict):
     """Which data a stage sees.
 
     :param labels: ``false`` hides the labels: the task loss isn't computed.
+    :param augment: ``false`` shows training examples as they are stored, though the task augments them: of a student
+        whose teacher alone was trained on shifted images.
     """
 
     subset: SubsetSpec | None = None
     labels: bool = True
+    augment: bool = True
 
 
 class Keyed(BaseModel):

@@ -73,7 +73,7 @@ class Opener:
             subset = Subset(held_out=share)
         stage = Stage(
             unit.spec,
-            self.builder.task,
+            self.builder.task if data.augment else self.builder.task.as_stored(),
             train,
             seed=seed,
             device=self.builder.device,

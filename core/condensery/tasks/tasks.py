@@ -110,6 +110,13 @@ class Task(ABC):
         :param train: shuffle and augment; otherwise stored order, as is.
         """
 
+    def as_stored(self) -> Task:
+        """Return this task with none of its training examples augmented, whatever its settings say.
+
+        :raises UsageError: if the task can't do without, or can't tell.
+        """
+        raise UsageError(f"data.augment: task {self.key!r} can't show its training examples as they are stored")
+
     @abstractmethod
     def count(self, split: Split, subset: Subset | None = None) -> int:
         """Return the number of examples in a split."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -65,6 +66,7 @@ class TensorTask(Task):
     """Examples of each split, where these are known before they are read."""
 
     def __init__(self) -> None:
+        self._augments = True
         self._splits: dict[tuple[Split, str], Stored] = {}
         self._picks: dict[tuple[Split, Subset], Tensor] = {}
 
@@ -86,6 +88,12 @@ class TensorTask(Task):
     def noise(self, examples: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Draw what augments one epoch: tensors with the examples in dimension 0."""
         return {}
+
+    def as_stored(self) -> Self:
+        """Return this task without its noise; both share the splits that were read."""
+        plain = copy.copy(self)
+        plain._augments = False
+        return plain
 
     def split(self, name: Split, device: torch.device | str = "cpu") -> Stored:
         """Return one split on a device, reading it the first time."""
@@ -147,7 +155,8 @@ class TensorTask(Task):
         if train:
             generator = torch.Generator().manual_seed(seed)
             index = index[torch.randperm(len(index), generator=generator)]
-            noise = {k: v.to(device) for k, v in self.noise(len(index), generator).items()}
+            if self._augments:
+                noise = {k: v.to(device) for k, v in self.noise(len(index), generator).items()}
 
         index = index.to(device)
         starts = _starts(len(index), batch_size, train=train)

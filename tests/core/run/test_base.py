@@ -15,12 +15,13 @@ import torch
 from safetensors.torch import save_file
 from tests.core.helpers import Act, offering, recipe, registry
 
-from condensery import Registry, Run, hookimpl
+from condensery import Registry, Run, UsageError, hookimpl
 from condensery.measure import code_of, digest, evaluate, quick
 from condensery.nets import build_net
 from condensery.recipe import ModelSpec
 from condensery.run import Observer, Progress, Stage
 from condensery.storage import load_tree, save_tree
+from condensery.tasks import Subset
 from condensery_plugins.tasks.digits import Digits
 
 BASE = {"epochs": 1, "batch_size": 16, "max_steps": 2, "optimizer": {"lr": 0.1}}
@@ -92,6 +93,48 @@ def test_methods_of_the_base_act_and_make_it_another_net(tmp_path: Path, cache: 
     plain, halved = (job.baked.net.get_parameter("conv1.weight") for job in jobs if job.baked)
     assert float(plain.detach().abs().max()) > 0.1
     torch.testing.assert_close(halved, plain / 2)
+
+
+class Shifted(Digits):
+    """Digits that are shifted by up to two pixels, so that some columns and rows of an image go black."""
+
+    key = "shifted"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pad = 2
+
+
+def test_a_stage_sees_examples_as_stored_though_the_base_saw_them_augmented(tmp_path: Path) -> None:
+    """As a student whose teacher alone was trained on shifted images; the two see the same 32 examples."""
+    seen: dict[str, torch.Tensor] = {}
+
+    class Look(Act):
+        @hookimpl
+        def loss_terms(self, outputs: Any, batch: Any, stage: Stage) -> None:
+            seen[stage.name] = torch.cat([seen.get(stage.name, batch.inputs[:0]), batch.inputs])
+
+    stages = [
+        {"name": "stored", "methods": ["look"], "data": {"augment": False}},
+        {"name": "augmented", "methods": ["look"]},
+    ]
+    base = {**BASE, "methods": ["look"]}
+    tasks = Registry.open([("mine", offering(methods={"look": Look}, tasks={"shifted": Shifted}))])
+    Run(recipe(stages, task="shifted", base=base), tasks, out=tmp_path / "o").execute()
+
+    (whole,) = Digits().batches("train", batch_size=32, subset=Subset(size=32))
+    plain = {tuple(image.flatten().tolist()) for image in whole.inputs}
+    kept = {name: [tuple(i.flatten().tolist()) in plain for i in images] for name, images in seen.items()}
+    assert all(kept["stored"])
+    assert not all(kept["augmented"])
+    assert not all(kept["base"])
+
+
+def test_a_task_that_cannot_leave_augmentation_out_says_so(tmp_path: Path) -> None:
+    asked = recipe([{"data": {"augment": False}}], task="brightest", model="pixel-classifier")
+    with pytest.raises(UsageError, match="data.augment: task 'brightest' can't show its training examples as they are"):
+        Run(asked, registry(), out=tmp_path / "o").execute()
+    assert not (tmp_path / "o").exists()
 
 
 def test_the_quality_of_a_shared_base_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,6 +80,17 @@ def test_training_batches_are_augmented_and_others_are_not() -> None:
     assert bool((augmented[:, 1] == black[1]).any()), "no border has come in"
 
 
+def test_a_task_as_stored_has_the_same_order_and_no_noise() -> None:
+    task = Counted(pad=1, flip=True)
+
+    def shown(task: Counted) -> Tensor:
+        return torch.cat([b.inputs for b in task.batches("train", batch_size=5, seed=3, train=True)])
+
+    assert torch.equal(shown(task.as_stored()), shown(Counted()))
+    assert not torch.equal(shown(task), shown(Counted()))
+    assert task.as_stored()._splits is task._splits
+
+
 def test_crops_and_flips_are_drawn_evenly() -> None:
     drawn = Counted(pad=1, flip=True).noise(9000, torch.Generator().manual_seed(0))
     offsets = drawn["crop"] @ torch.tensor([3, 1])
