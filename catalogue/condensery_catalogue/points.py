@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -106,8 +106,13 @@ def _whose(claim: Mapping[str, Any]) -> str:
 
 def at_one_x(result: Mapping[str, Any]) -> bool:
     """Tell whether all arms, less the baseline, have almost the same x."""
-    x = [point.x["mean"] for point in points(result) if point.kind == "arm"]
-    return not x or max(x) - min(x) <= SAME_X * max(map(abs, x))
+    return alike(point.x["mean"] for point in points(result) if point.kind == "arm")
+
+
+def alike(places: Iterable[float]) -> bool:
+    """Tell whether numbers hardly differ: over them nothing can be drawn but noise."""
+    found = list(places)
+    return not found or max(found) - min(found) <= SAME_X * max(map(abs, found))
 
 
 def comparable(result: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -31,7 +31,7 @@ from condensery_catalogue.site.matrix_page import Page
 from condensery_catalogue.site.pictures import picture
 from condensery_catalogue.site.prose import guide, hooks, html, inline
 from condensery_catalogue.site.result_pages import WORDS, index, page_name, recipes, sections
-from condensery_catalogue.site.svg import curve, dumbbell
+from condensery_catalogue.site.svg import chart, dumbbell
 from condensery_catalogue.wording import DOUBT, EFFECT, EXPLAINED, VERDICTS, heading, spread
 
 STATIC = ("site.css", "site.js", "builder.css", "builder.js", "builder_page.js", "matrix.css", "matrix.js")
@@ -179,7 +179,7 @@ class Writer:
         self.environment = Environment(
             loader=loader, undefined=Unsaid, autoescape=True, trim_blocks=True, lstrip_blocks=True
         )
-        own = (bibtex, inline, setting_words, chosen_words, mathml, dumbbell, curve, spread)
+        own = (bibtex, inline, setting_words, chosen_words, mathml, dumbbell, chart, spread)
         self.environment.filters |= {filled.__name__: filled for filled in own}
         said = {"words": WORDS, "doubt": DOUBT, "version": version("condensery"), "commit": commit()}
         self.environment.globals |= {**shown, **said}

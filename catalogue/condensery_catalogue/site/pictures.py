@@ -7,8 +7,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from condensery_catalogue.points import Point, at_one_x, comparable, is_drawn, lanes, points
-from condensery_catalogue.site.svg import Curve, Dot, curve, dumbbell, rows
+from condensery_catalogue.points import Point, comparable, is_drawn, lanes, points
+from condensery_catalogue.site.svg import Curve, Dot, chart, dumbbell
 
 NOTE = Markup('<figcaption class="note">{}</figcaption>')
 SAID = "Hollow: the paper's figure. Filled: ours with its deviation; above the arm, below its baseline."
@@ -24,8 +24,8 @@ def picture(result: Mapping[str, Any]) -> Markup:
         drawn = Markup("\n").join(Markup("<p><code>{}</code>{}</p>").format(*each) for each in shown)
         return Markup('<figure class="claims">{}{}</figure>').format(drawn, NOTE.format(SAID))
 
-    spec, found = result["figure"], points(result)
-    drawn = rows(found, spec["y_label"]) if at_one_x(result) else curve(_over(result, found))
+    found = points(result)
+    drawn = chart(_over(result, found))
     published = [f"{p.height} at {p.x['mean']:g}: {p.label}" for p in found if p.kind == "published"]
     caption = NOTE.format(f"{PUBLISHED} {'; '.join(published)}.") if published else ""
     return Markup('<figure class="picture">{}{}</figure>').format(drawn, caption)

@@ -13,11 +13,15 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from condensery_catalogue.points import Lane, Point
+from condensery_catalogue.points import Lane, alike
 from condensery_catalogue.wording import spread
 
 Summary = Mapping[str, Any]
 """``mean``, ``std`` (``None`` of one seed) and ``values`` of a figure over the seeds."""
+Line = tuple[Any, Any, Any, Any]
+"""A straight line: x and y of one end, then of the other."""
+Words = tuple[Any, Any, str]
+"""A text at x and y."""
 STEPS = (1, 2, 5, 10)
 """What ticks lie apart, times a power of ten."""
 WIDTH, HEIGHT, LEFT, BOTTOM = 640, 260, 52, 34
@@ -102,19 +106,23 @@ def dumbbell(lanes: Sequence[Lane]) -> Markup:
     values = [value for lane in lanes for value in (*_ends(lane.here), *_claimed(lane))]
     x = Axis.over(values, 8, 212)
     height = LANE * len(lanes) + 16
-    drawn = [_line("axis", 8, height - 15, 212, height - 15)]
-    for tick in x.ticks(3):
-        drawn.append(_text(x(tick), height - 3, _short(tick), "middle"))
+    drawn = [_lines("axis", [(8, height - 15, 212, height - 15)])]
+    drawn.append(_texts("middle", [(x(tick), height - 3, _short(tick)) for tick in x.ticks(3)]))
 
     for row, lane in enumerate(lanes):
         y = LANE * row + LANE // 2
         here = lane.here["mean"]
-        drawn += [_line("apart", x(said), y, x(here), y) for said in _claimed(lane)]
-        drawn.append(_noise(lane.here, x, y))
+        drawn.append(_lines("apart", [(x(said), y, x(here), y) for said in _claimed(lane)]))
+        drawn.append(_lines("noise", _noise(lane.here, x, y)))
         drawn += [f'<circle class="paper" cx="{x(said)}" cy="{y}" r="5"/>' for said in _claimed(lane)]
         drawn.append(f'<circle class="{"here" if row == 0 else "base"}" cx="{x(here)}" cy="{y}" r="4"/>')
     words = "; ".join(f"{lane.name}: {lane.words}" for lane in lanes)
     return _svg("dumbbell", 220, height, f'role="img" aria-label="{escape(words)}"', drawn)
+
+
+def chart(shown: Curve) -> Markup:
+    """Return arms over what they share; as rows where all stand at one place, and over it only noise could be seen."""
+    return rows(shown) if alike(dot.x["mean"] for dot in shown.dots) else curve(shown)
 
 
 def curve(shown: Curve) -> Markup:
@@ -124,19 +132,17 @@ def curve(shown: Curve) -> Markup:
     heights = [*(dot.y for dot in everything), *shown.lines.values()]
     y = Axis.over([end for height in heights for end in _ends(height)], HEIGHT - BOTTOM, 8, least=least(shown.y_label))
 
-    drawn = []
-    for tick in y.ticks(5):
-        drawn += [
-            _line("grid", LEFT, y(tick), WIDTH, y(tick)),
-            _text(LEFT - 6, float(y(tick)) + 4, _short(tick), "end"),
-        ]
-    for tick in x.ticks(7):
-        drawn.append(_text(x(tick), HEIGHT - BOTTOM + 16, _short(tick), "middle"))
-    drawn += [_text(WIDTH - 12, HEIGHT - 3, shown.x_label, "end"), _text(LEFT + 4, 14, shown.y_label, "start")]
+    drawn = [
+        _lines("grid", [(LEFT, y(tick), WIDTH, y(tick)) for tick in y.ticks(5)]),
+        _texts("end", [(LEFT - 6, _below(y(tick), 4), _short(tick)) for tick in y.ticks(5)]),
+        _texts("middle", [(x(tick), HEIGHT - BOTTOM + 16, _short(tick)) for tick in x.ticks(7)]),
+        _texts("end", [(WIDTH - 12, HEIGHT - 3, shown.x_label)]),
+        _texts("start", [(LEFT + 4, 14, shown.y_label)]),
+    ]
 
-    for name, height in shown.lines.items():
-        drawn.append(_line("dense", LEFT, y(height["mean"]), WIDTH, y(height["mean"])))
-        drawn.append(_text(WIDTH - 12, float(y(height["mean"])) - 4, name, "end"))
+    levels = {name: y(height["mean"]) for name, height in shown.lines.items()}
+    drawn.append(_lines("dense", [(LEFT, level, WIDTH, level) for level in levels.values()]))
+    drawn.append(_texts("end", [(WIDTH - 12, _below(level, -4), name) for name, level in levels.items()]))
     for series in shown.joined:
         ends = sorted((dot.x["mean"], dot.y["mean"]) for dot in series)
         places = " ".join(f"{x(over)},{y(height)}" for over, height in ends)
@@ -152,30 +158,36 @@ def curve(shown: Curve) -> Markup:
     return _svg("curve", WIDTH, HEIGHT, f'role="group" aria-label="{words}"', drawn)
 
 
-def rows(found: Sequence[Point], label: str) -> Markup:
-    """Return one row for each arm and published figure, from left to right by what the others are compared in.
+def rows(shown: Curve) -> Markup:
+    """Return one row for each arm, best above, and then for each published figure, for arms which share their x.
 
-    :param label: of that; for arms which share what they would otherwise stand over.
+    They stand from left to right by what the curve would have upwards; the x that they share is said below.
     """
-    names = [point.label for point in found]
-    left = min(WIDTH // 2, 16 + LETTER * max(map(len, names)))
-    x = Axis.over([end for p in found for end in _ends(p.y)], left, WIDTH - ROOM, least=least(label))
+    nets = [Dot(name, False, height, height, "") for name, height in shown.lines.items()]
+    arms = sorted([*nets, *shown.dots], key=lambda dot: -dot.y["mean"])
+    found = [*arms, *shown.published]
+
+    left = min(WIDTH // 2, 16 + LETTER * max(len(dot.name) for dot in found))
+    ends = [end for dot in found for end in _ends(dot.y)]
+    x = Axis.over(ends, left, WIDTH - ROOM, least=least(shown.y_label))
     height = LANE * len(found) + BOTTOM
+    middles = [LANE * row + LANE // 2 for row in range(len(found))]
+    said = [spread(dot.y) for dot in arms] + [f"{dot.y['mean']:g}" for dot in shown.published]
+    kinds = ["here" if dot.own else "base" for dot in arms] + ["paper"] * len(shown.published)
 
-    drawn = []
-    for tick in x.ticks(5):
-        drawn.append(_line("grid", x(tick), 0, x(tick), height - BOTTOM))
-        drawn.append(_text(x(tick), height - BOTTOM + 14, _short(tick), "middle"))
-    drawn.append(_text(WIDTH - ROOM, height - 4, label, "end"))
-
-    for row, (name, point) in enumerate(zip(names, found, strict=True)):
-        y = LANE * row + LANE // 2
-        kind = {"arm": "here", "baseline": "base", "published": "paper"}[point.kind]
-        drawn += [_text(left - 8, y + 4, _fitting(name, left), "end"), _noise(point.y, x, y)]
-        drawn.append(f'<circle class="{kind}" cx="{x(point.y["mean"])}" cy="{y}" r="4.5"/>')
-        drawn.append(_text(WIDTH - ROOM + 8, y + 4, point.height, "start"))
-    words = escape("; ".join(f"{name}: {point.height}" for name, point in zip(names, found, strict=True)))
-    return _svg("rows", WIDTH, height, f'role="img" aria-label="{words}"', drawn)
+    drawn = [
+        _lines("grid", [(x(tick), 0, x(tick), height - BOTTOM) for tick in x.ticks(5)]),
+        _texts("middle", [(x(tick), height - BOTTOM + 14, _short(tick)) for tick in x.ticks(5)]),
+        _texts("end", [(WIDTH - ROOM, height - 4, f"{shown.y_label}{_shared(shown)}")]),
+        _texts("end", [(left - 8, y + 4, _fitting(dot.name, left)) for dot, y in zip(found, middles, strict=True)]),
+        _texts("start", [(WIDTH - ROOM + 8, y + 4, words) for words, y in zip(said, middles, strict=True)]),
+        _lines("noise", [bar for dot, y in zip(found, middles, strict=True) for bar in _noise(dot.y, x, y)]),
+    ]
+    for dot, kind, y in zip(found, kinds, middles, strict=True):
+        circle = f'<circle class="{kind}" cx="{x(dot.y["mean"])}" cy="{y}" r="4.5"/>'
+        drawn.append(_link("own", dot, circle) if dot.own else circle)
+    words = escape("; ".join(f"{dot.name}: {figure}" for dot, figure in zip(found, said, strict=True)))
+    return _svg("rows", WIDTH, height, f'role="group" aria-label="{words}"', drawn)
 
 
 def least(label: str) -> float:
@@ -189,11 +201,14 @@ def least(label: str) -> float:
 def _dot(dot: Dot, kind: str, x: Axis, y: Axis) -> str:
     """Return an arm with its noise both ways, as a link."""
     at = (x(dot.x["mean"]), y(dot.y["mean"]))
+    noise = _lines("noise", [*_noise(dot.x, x, at[1]), *_noise(dot.y, y, at[0], upright=True)])
+    return _link(kind, dot, f'{noise}<circle cx="{at[0]}" cy="{at[1]}" r="5"/>')
+
+
+def _link(kind: str, dot: Dot, drawn: str) -> str:
+    """Return what is drawn of an arm as a link that says in words where it stands."""
     words = escape(f"{dot.name}: {spread(dot.y)} at {spread(dot.x)}")
-    marks = [_noise(dot.x, x, at[1]), _noise(dot.y, y, at[0], upright=True)]
-    marks.append(f'<circle cx="{at[0]}" cy="{at[1]}" r="5"/>')
-    inner = "".join(marks)
-    return f'<a class="{kind}" href="{escape(dot.href)}"><title>{words}</title>{inner}</a>'
+    return f'<a class="{kind}" href="{escape(dot.href)}"><title>{words}</title>{drawn}</a>'
 
 
 def _others(dots: Iterable[Dot], x: Axis, y: Axis) -> str:
@@ -222,7 +237,7 @@ def _names(dots: Sequence[tuple[str, float, float]]) -> list[str]:
             inside = box[0] >= LEFT and box[2] <= WIDTH and box[3] <= HEIGHT - BOTTOM
             if inside and not any(_meet(box, other) for other in taken):
                 at = {"start": start, "end": start + wide, "middle": x}[anchor]
-                drawn.append(_text(round(at, 1), round(base, 1), name, anchor))
+                drawn.append(_texts(anchor, [(round(at, 1), round(base, 1), name)]))
                 taken.append(box)
                 break
     return drawn
@@ -239,17 +254,25 @@ def _fitting(name: str, wide: float) -> str:
     return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
-def _noise(summary: Summary, axis: Axis, at: Any, *, upright: bool = False) -> str:
-    """Return a bar from mean - deviation to mean + deviation; nothing where one seed tells none."""
+def _noise(summary: Summary, axis: Axis, at: Any, *, upright: bool = False) -> list[Line]:
+    """Return a bar from mean - deviation to mean + deviation; none where one seed tells none."""
     low, high = (axis(end) for end in _ends(summary))
     if low == high:
-        return ""
-    return _line("noise", at, low, at, high) if upright else _line("noise", low, at, high, at)
+        return []
+    return [(at, low, at, high) if upright else (low, at, high, at)]
 
 
 def _ends(summary: Summary) -> tuple[float, float]:
     deviation = summary["std"] or 0.0
     return summary["mean"] - deviation, summary["mean"] + deviation
+
+
+def _shared(shown: Curve) -> str:
+    """Return in words where the dots stand, which hardly differ; nothing where there are none."""
+    if not shown.dots:
+        return ""
+    ends = (find(dot.x["mean"] for dot in shown.dots) for find in (min, max))
+    return f" at {shown.x_label}: {' to '.join(dict.fromkeys(f'{end:.3g}' for end in ends))}"
 
 
 def _claimed(lane: Lane) -> list[float]:
@@ -260,12 +283,24 @@ def _short(value: float) -> str:
     return f"{value:.6g}"
 
 
-def _line(kind: str, *ends: Any) -> str:
-    return '<line class="{}" x1="{}" y1="{}" x2="{}" y2="{}"/>'.format(kind, *ends)
+def _below(pixel: str, by: int) -> str:
+    """Return a pixel that lies further down, to a tenth."""
+    return f"{float(pixel) + by:.1f}".removesuffix(".0")
 
 
-def _text(x: Any, y: Any, words: str, anchor: str) -> str:
-    return f'<text x="{x}" y="{y}" text-anchor="{anchor}">{escape(words)}</text>'
+def _lines(kind: str, lines: Iterable[Line]) -> str:
+    """Return straight lines of one kind as one path, along an axis or slanted."""
+    drawn = ""
+    for left, top, right, bottom in lines:
+        end = f"H{right}" if top == bottom else f"V{bottom}" if left == right else f"L{right} {bottom}"
+        drawn += f"M{left} {top}{end}"
+    return f'<path class="{kind}" d="{drawn}"/>' if drawn else ""
+
+
+def _texts(anchor: str, texts: Iterable[Words]) -> str:
+    """Return texts of which each starts, ends or has its middle at its place."""
+    drawn = [f'<text x="{x}" y="{y}">{escape(words)}</text>' for x, y, words in texts]
+    return f'<g text-anchor="{anchor}">{"".join(drawn)}</g>' if drawn else ""
 
 
 def _svg(kind: str, width: int, height: int, role: str, drawn: Iterable[str]) -> Markup:

@@ -216,7 +216,7 @@ def test_accuracy_over_compression_colours_the_method_and_leads_to_results(site:
         spoken = f"<title>{name}: {spread(result['arms'][name]['quality']['accuracy'])} at "
         assert f'<a class="own" href="../r/obs-paper.html#arms">{spoken}' in drawn
     assert '<path class="other"' in drawn
-    assert '<line class="dense"' in drawn
+    assert '<path class="dense"' in drawn
     assert 'id="curves"' not in site["m/bnn.html"]
 
 

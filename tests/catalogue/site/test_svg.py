@@ -1,14 +1,15 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from condensery_catalogue.listing import own_registry
-from condensery_catalogue.points import Lane, Point
+from condensery_catalogue.points import Lane
 from condensery_catalogue.site.arms import Arm, arms_of, curves, ranked
-from condensery_catalogue.site.svg import Axis, Curve, Dot, curve, dumbbell, least, rows
+from condensery_catalogue.site.svg import Axis, Curve, Dot, chart, curve, dumbbell, least, rows
 
 
 def summary(mean: float, std: float | None = None) -> dict[str, float | None]:
@@ -30,8 +31,8 @@ def test_a_claim_is_joined_to_what_was_measured_on_one_scale() -> None:
     x = Axis.over([0, 50, 70, 100], 8, 212)
     assert f'<circle class="paper" cx="{x(100)}" cy="11" r="5"/>' in drawn
     assert f'<circle class="here" cx="{x(60)}" cy="11" r="4"/>' in drawn
-    assert f'<line class="apart" x1="{x(100)}" y1="11" x2="{x(60)}" y2="11"/>' in drawn
-    assert f'<line class="noise" x1="{x(50)}" y1="11" x2="{x(70)}" y2="11"/>' in drawn
+    assert f'<path class="apart" d="M{x(100)} 11H{x(60)}"/>' in drawn
+    assert f'<path class="noise" d="M{x(50)} 11H{x(70)}"/>' in drawn
     assert f'<circle class="base" cx="{x(0)}" cy="33" r="4"/>' in drawn
     assert 'aria-label="arm: here 60.00 ± 10.00, paper 100; plain: here 0.00"' in drawn
 
@@ -47,7 +48,7 @@ def test_names_find_a_place_beside_their_dots() -> None:
     dots = [Dot(name, True, summary(x), summary(90), "#") for name, x in (("one", 1), ("two", 1.1), ("three", 9))]
     drawn = curve(Curve("x", "y", [*dots, Dot("<b>", False, summary(5), summary(5), "#")], {}))
     # On the right of one there is the other dot.
-    assert re.findall(r'(\w+)">(one|two|three)</text>', drawn) == [
+    assert re.findall(r'<g text-anchor="(\w+)"><text [^>]*>(one|two|three)</text>', drawn) == [
         ("end", "one"),
         ("start", "two"),
         ("start", "three"),
@@ -74,15 +75,30 @@ def test_a_series_is_joined_from_left_to_right_and_what_papers_say_is_hollow() -
 
 
 def test_rows_say_each_figure_beside_it() -> None:
-    arm = Point("arm", "arm", summary(2), summary(60, 10), collapsed="collapsed in 1 of 2 seeds")
-    base = Point("b" * 90, "baseline", summary(1), summary(90))
-    drawn = rows([base, arm, Point("paper", "published", summary(2), summary(93.5))], "accuracy (%)")
+    arm = Dot("arm, collapsed in 1 of 2 seeds", True, summary(2), summary(60, 10), "#")
+    paper = Dot("paper", False, summary(2), summary(93.5), "#")
+    drawn = rows(Curve("x", "accuracy (%)", [arm], {"b" * 90: summary(90)}, [paper]))
     x = Axis.over([50, 93.5], 320, 520)
     assert f'<circle class="base" cx="{x(90)}" cy="11" r="4.5"/>' in drawn
-    assert f'<line class="noise" x1="{x(50)}" y1="33" x2="{x(70)}" y2="33"/>' in drawn
+    assert f'<path class="noise" d="M{x(50)} 33H{x(70)}"/>' in drawn
     assert f'<circle class="paper" cx="{x(93.5)}" cy="55" r="4.5"/>' in drawn
     assert f"{'b' * 43}…</text>" in drawn
     assert f'aria-label="{"b" * 90}: 90.00; arm, collapsed in 1 of 2 seeds: 60.00 ± 10.00; paper: 93.5"' in drawn
+
+
+def test_arms_that_are_equally_small_stand_in_rows() -> None:
+    """Over 3.17642 and 3.17646 a curve would stretch what a file's header adds."""
+    one, two = (
+        Dot(name, own, summary(at, 1e-5), summary(80), "#")
+        for name, own, at in (("a", True, 3.17642), ("b", False, 3.17646))
+    )
+    drawn = chart(Curve("rate", "accuracy (%)", [one, two], {"plain": summary(81)}))
+    assert 'class="rows"' in drawn
+    assert "accuracy (%) at rate: 3.18</text>" in drawn
+    assert '<a class="own" href="#"><title>a: 80.00 at 3.1764 ± 0.0000</title>' in drawn
+    assert re.findall('circle class="([a-z]+)"', drawn) == ["base", "here", "base"]
+    assert 'aria-label="plain: 81.00; a: 80.00; b: 80.00"' in drawn
+    assert 'class="curve"' in chart(Curve("rate", "accuracy (%)", [one, replace(two, x=summary(3.4))], {}))
 
 
 def result(spread: float | None = 0.1) -> dict[str, Any]:

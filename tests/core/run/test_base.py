@@ -132,7 +132,9 @@ def test_a_stage_sees_examples_as_stored_though_the_base_saw_them_augmented(tmp_
 
 def test_a_task_that_cannot_leave_augmentation_out_says_so(tmp_path: Path) -> None:
     asked = recipe([{"data": {"augment": False}}], task="brightest", model="pixel-classifier")
-    with pytest.raises(UsageError, match="data.augment: task 'brightest' can't show its training examples as they are"):
+    with pytest.raises(
+        UsageError, match=r"data.augment: task 'brightest' can't show its training examples as they are"
+    ):
         Run(asked, registry(), out=tmp_path / "o").execute()
     assert not (tmp_path / "o").exists()
 
