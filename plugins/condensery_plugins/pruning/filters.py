@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from condensery import Method, NotApplicable, Stage, Weight, hookimpl
+from condensery import Method, NotApplicable, Stage, UsageError, Weight, hookimpl
 from condensery.nets import BATCH_NORMS, CONVS
 from condensery.surgery import is_depthwise
 from condensery_plugins.pruning.masks import mask
@@ -56,9 +56,10 @@ class FilterMethod(Method):
             raise NotApplicable(self.key, why)
 
         if self.coupled == "leave":
-            found = [w for w in found if is_free(stage, w.path)]
-            if not found:
-                raise NotApplicable(self.key, "shortcuts couple the filters of every convolution with other layers'")
+            free = [w for w in found if is_free(stage, w.path)]
+            if not free:
+                raise none_is_free(stage, self.key, found[0].path)
+            found = free
         return found
 
     def take_out(self, stage: Stage, gone: Mapping[str, Tensor]) -> None:
@@ -106,6 +107,30 @@ def is_free(stage: Stage, path: str) -> bool:
     """Tell whether a layer's channels can be cut, each for itself and without those of other layers."""
     group = stage.surgeon.group(path)
     return group is not None and group.reason is None and group.layers == (path,) and group.blocks == 1
+
+
+def why_not_free(stage: Stage, path: str) -> str:
+    """Return why a layer that isn't free can't lose channels by itself, in words that name it.
+
+    :raises UsageError: with the reason of the graph, if its channels can't be cut at all.
+    """
+    group = stage.surgeon.graph.group(path)
+    others = ", ".join(other for other in group.layers if other != path)
+    why = f"its channels go with those of {others}" if others else f"each of its {group.blocks} parts must lose as many"
+    return f"layer {path!r} can't lose filters by itself: {why}"
+
+
+def none_is_free(stage: Stage, method: str, path: str) -> NotApplicable:
+    """Return the refusal of a net none of whose convolutions is free, with the reason for one of them.
+
+    :param method: key of the method.
+    :param path: of that convolution.
+    """
+    try:
+        why = why_not_free(stage, path)
+    except UsageError as error:
+        why = str(error)
+    return NotApplicable(method, f"no convolution can lose filters by itself; {why}")
 
 
 def is_there(weight: Weight) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from condensery import Method, NotApplicable, Stage, UsageError, hookimpl
 from condensery.nets import CONVS
 from condensery_plugins.pruning.criteria import l1
-from condensery_plugins.pruning.filters import is_free, kept, need_filters
+from condensery_plugins.pruning.filters import is_free, kept, need_filters, none_is_free, why_not_free
 from condensery_plugins.pruning.weight_groups import living
 
 
@@ -79,7 +79,7 @@ class L1FilterPruning(Method):
         rates = self._rates(stage, [path for path in stage.order(kinds=CONVS) if path in weights])
         for path, rate in rates.items():
             if rate and not is_free(stage, path):
-                raise UsageError(f"{self.key}: {_shares(stage, path)}")
+                raise UsageError(f"{self.key}: {why_not_free(stage, path)}")
 
         # In the order of the forward pass: greedy scores ask which maps are gone when a layer's turn comes.
         removed: dict[str, list[int]] = {}
@@ -110,9 +110,7 @@ class L1FilterPruning(Method):
         if self.plan == "uniform":
             free = [path for path in order if is_free(stage, path)]
             if not free:
-                reasons = (g.reason for path in order if (g := stage.surgeon.group(path)) is not None and g.reason)
-                why = next(reasons, "shortcuts couple its filters with other layers'")
-                raise NotApplicable(self.key, f"no convolution can lose filters; {order[0]}: {why}")
+                raise none_is_free(stage, self.key, order[0])
             return dict.fromkeys(free, self.ratio)
 
         plan = PLANS[self.plan]
@@ -125,17 +123,6 @@ class L1FilterPruning(Method):
     def report(self, stage: Stage) -> dict[str, float]:
         """Return how many filters went, and of how many in the layers that were cut."""
         return {"filters_removed_count": self.gone_, "filters_removed_percent": 100 * self.share_}
-
-
-def _shares(stage: Stage, path: str) -> str:
-    """Return why a layer that isn't free can't lose filters by itself: a rate and a ranking are of one layer.
-
-    :raises UsageError: with the reason of the graph, if its channels can't be cut at all.
-    """
-    group = stage.surgeon.graph.group(path)
-    others = ", ".join(p for p in group.layers if p != path)
-    why = f"its channels go with those of {others}" if others else f"each of its {group.blocks} parts must lose as many"
-    return f"layer {path!r} can't lose filters by itself: {why}"
 
 
 def norms(filters: Tensor, gone: list[int]) -> Tensor:

@@ -62,7 +62,7 @@ class NetworkSlimming(Method):
         scales = stage.weights(kinds=BATCH_NORMS).by_path
         self.norms_ = [path for path in scales if self.coupled == "hold" or _is_alone(stage, path, scales)]
         if not self.norms_:
-            raise NotApplicable(self.key, "shortcuts couple the channels of every batch normalization with others")
+            raise NotApplicable(self.key, "every batch normalization's channels go together with other layers'")
 
         channels = [int(scales[path].alive.sum()) for path in self.norms_]
         refuse_nothing(stage, self.key, "ratio", self.ratio, channels, unit="channel", scope=self.scope)

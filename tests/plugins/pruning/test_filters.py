@@ -7,6 +7,8 @@ import pytest
 import torch
 from tests.core.helpers import untouched
 from tests.plugins.pruning.nets import run
+from tests.plugins.pruning.stages import stage_of
+from torch import Tensor, nn
 
 from condensery import NotApplicable
 from condensery.nets import BATCH_NORMS, CONVS
@@ -14,6 +16,7 @@ from condensery.run import Stage
 from condensery_plugins.pruning.filter_pruning import FilterPruning
 from condensery_plugins.pruning.filters import (
     hold_filters,
+    is_free,
     is_there,
     kept,
     norms_behind,
@@ -21,6 +24,8 @@ from condensery_plugins.pruning.filters import (
     smallest,
     zeroed,
 )
+from condensery_plugins.pruning.l1_filter_pruning import L1FilterPruning
+from condensery_plugins.tasks.digits import Digits
 
 RESNET = {"key": "resnet8", "width": 0.5}
 
@@ -160,3 +165,41 @@ def test_cutting_gives_the_outputs_of_holding(tmp_path: Path) -> None:
         run(path, [stage], RESNET, {"prepare": functools.partial(look, cut=cut)})
     torch.testing.assert_close(found[1], found[3])
     assert float(found[1].std()) > 0
+
+
+class Twice(nn.Module):
+    """A convolution that is called twice, so that what it reads and what it writes are equally wide."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.again = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.linear = nn.Linear(4, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(self.again(self.again(self.stem(x)).relu()).mean((2, 3)))  # type: ignore[no-any-return]
+
+
+class Alone(nn.Module):
+    """One convolution, which writes the net's outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 10, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x).flatten(1)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("net", "path", "why"),
+    [
+        (Twice(), "stem", "layer 'stem' can't lose filters by itself: its channels go with those of again"),
+        (Alone(), "conv", "layer 'conv' can't be cut: its channels are the net's outputs"),
+    ],
+)
+def test_a_refusal_says_what_the_filters_hang_together_with(net: nn.Module, path: str, why: str) -> None:
+    assert not is_free(stage_of(net, Digits()), path)
+    said = f"no convolution can lose filters by itself; {why}"
+    for method in (L1FilterPruning(ratio=0.5), FilterPruning(coupled="leave")):
+        with pytest.raises(NotApplicable, match=said):
+            method.prepare(stage_of(net, Digits()))
