@@ -71,7 +71,7 @@ def test_each_bad_card_is_named_and_the_right_one_stays(site: Path) -> None:
     done = condensery(site, "list", "--json")
     listed = {row["key"] for row in json.loads(done.stdout)}
     wrong = {
-        "nested_network": "network.0: Input should be 'CNN'",
+        "nested_network": "network.0: must be 'CNN'",
         "crossed_bounds": "hyperparameters.share: no number is >= 2 and <= 1",
         "unknown_bound": "hyperparameters.share: unknown field 'atleast'",
         "unknown_family": "family: unknown word 'prunning'; did you mean 'pruning'?",

@@ -1,5 +1,6 @@
 from .checking import Misplaced as Misplaced
 from .checking import checked as checked
+from .checking import complaint as complaint
 from .checking import derive_seed as derive_seed
 from .checking import fingerprint as fingerprint
 from .checking import merge as merge

@@ -3,17 +3,36 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
-from condensery.errors import UnknownKey, UsageError, short
+from condensery.errors import UnknownKey, UsageError, nearest, short
 from condensery.recipe.yaml_files import line_of
 
 SCHEMA = 1
 T = TypeVar("T", bound=BaseModel)
+MAPPING, LIST, WHOLE, NUMBER = "must be a mapping", "must be a list", "must be a whole number", "must be a number"
+PHRASES = {
+    "missing": "missing",
+    "bool_type": "must be true or false",
+    "bool_parsing": "must be true or false",
+    "string_type": "must be text",
+    "greater_than": "must be > {gt}",
+    "greater_than_equal": "must be >= {ge}",
+    "less_than": "must be < {lt}",
+    "less_than_equal": "must be <= {le}",
+    "literal_error": "must be {expected}",
+    **dict.fromkeys(("dict_type", "mapping_type", "model_type", "model_attributes_type", "dataclass_type"), MAPPING),
+    **dict.fromkeys(("list_type", "tuple_type"), LIST),
+    **dict.fromkeys(("int_type", "int_parsing", "int_parsing_size", "int_from_float"), WHOLE),
+    **dict.fromkeys(("float_type", "float_parsing"), NUMBER),
+}
+"""What is wrong, in this project's words, by pydantic's type of error; of others its own sentence is turned."""
 
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -55,10 +74,24 @@ def checked(model: type[T], data: Any, where: str, text: str | None = None) -> T
             *parents, name = place
             raise UnknownKey("field", str(name), _fields_at(model, parents), where=_at(where, parents)) from None
 
-        # A message of our own names the culprit itself; its input is the whole stage or recipe.
-        got = "" if first["type"] == "value_error" else f" (got {short(first['input'])})"
-        message = first["msg"].removeprefix("Value error, ")
-        raise UsageError(f"{_at(where, place)}: {message}{got}") from None
+        raise UsageError(f"{_at(where, place)}: {complaint(first)}") from None
+
+
+def complaint(error: ErrorDetails) -> str:
+    """Return what pydantic finds wrong as ``must be ..., got ...``, with the nearest word that would be right."""
+    if error["type"] == "value_error":  # A message of our own names the culprit itself; its input is a whole stage.
+        return error["msg"].removeprefix("Value error, ")
+
+    phrase = PHRASES.get(error["type"])
+    limits = {k: f"{v:g}" if isinstance(v, float) else v for k, v in error.get("ctx", {}).items()}
+    said = phrase.format(**limits) if phrase else re.sub(r"^\w+ should ", "must ", error["msg"])
+    if error["type"] == "missing" or "input" not in error:
+        return said
+
+    value = error["input"]
+    words = re.findall("'([^']*)'", said) if error["type"] == "literal_error" else []
+    near = nearest(value, words) if isinstance(value, str) else None
+    return f"{said}, got {short(value)}" + (f"; did you mean {near!r}?" if near else "")
 
 
 def _at(where: str, place: Sequence[int | str]) -> str:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from condensery.contract import Registry
 from condensery.errors import ArtifactError, short
 from condensery.nets import Record
-from condensery.recipe import ModelSpec, checked
+from condensery.recipe import ModelSpec, checked, complaint
 from condensery.tasks import TaskFacts
 
 LARGEST = 2**24
@@ -102,7 +102,7 @@ def check_manifest(manifest: Any, where: str) -> None:
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         place = ".".join(map(str, first["loc"]))
-        raise ArtifactError(f"{where}: damaged: its manifest's {place[:80]}: {first['msg'][:120]}") from None
+        raise ArtifactError(f"{where}: damaged: its manifest's {place[:80]}: {complaint(first)[:120]}") from None
 
 
 def stored_model(manifest: Mapping[str, Any], registry: Registry, where: str) -> ModelSpec:
@@ -134,7 +134,7 @@ def stored_facts(manifest: Mapping[str, Any], where: str) -> TaskFacts:
         facts = TaskFacts(**manifest["facts"])
         TypeAdapter(TaskFacts).validate_json(json.dumps(manifest["facts"]), strict=True)
     except (TypeError, ValidationError) as error:
-        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+        reason = complaint(error.errors(include_input=False)[0]) if isinstance(error, ValidationError) else str(error)
         raise ArtifactError(f"{where}: damaged: its task's facts: {reason[:120]}") from None
     for number in numbers_in(manifest["facts"]):
         if not 0 <= number <= LARGEST:

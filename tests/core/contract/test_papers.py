@@ -103,7 +103,7 @@ def test_a_card_is_found_by_its_key(write: Write) -> None:
 
 WRONG = {
     "misnamed.yaml": (text_of("sum-pruning"), "the file must be named after its key, 'sum-pruning'"),
-    "long.yaml": (text_of("x" * 999), "key: String should have at most 64 characters"),
+    "long.yaml": (text_of("x" * 999), "key: must have at most 64 characters"),
     "bounds.yaml": (
         text_of("bounds", hyperparameters={"x": {"type": "int", "default": None, "ge": 2, "le": 1, "meaning": "m"}}),
         "hyperparameters.x: no number is >= 2 and <= 1",
@@ -113,7 +113,7 @@ WRONG = {
         "hyperparameters.x: unknown field 'most'; did you mean 'amount'?",
     ),
     "family.yaml": (text_of("family", family="pruing"), "family: unknown word 'pruing'; did you mean 'pruning'?"),
-    "network.yaml": (text_of("network", network=[["CNN"]]), "network.0: Input should be 'CNN', 'ViT', "),
+    "network.yaml": (text_of("network", network=[["CNN"]]), "network.0: must be 'CNN', 'ViT', "),
     "mapping.yaml": ("- 1\n", "a card is a mapping"),
     "broken.yaml": ("key: broken\nname: [1, 2\n", "line 3: not plain YAML: "),
     "date.yaml": (text_of("date") + "composition: 2024-01-01\n", "not plain YAML: Object of type date"),
@@ -152,7 +152,7 @@ def test_a_long_message_keeps_its_beginning_and_its_end(write: Write) -> None:
     root = write({"long.yaml": text_of("long", hyperparameters={"r" * 600: 0.5})})
     (problem,) = opened().problems
     assert problem.startswith(f"plugin 'toys' (given): {root}"[:120])
-    assert problem.endswith("Input should be a valid dictionary or instance of Hyperparameter (got 0.5)")
+    assert problem.endswith("must be a mapping, got 0.5")
     assert len(problem) < 300
 
 

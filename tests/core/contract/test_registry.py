@@ -188,7 +188,7 @@ def test_two_plugins_of_one_name() -> None:
 @pytest.mark.parametrize(
     ("card", "says"),
     [
-        (changed("network", [["CNN"]]), "card 'sum-pruning': network.0: Input should be 'CNN', 'ViT', "),
+        (changed("network", [["CNN"]]), "card 'sum-pruning': network.0: must be 'CNN', 'ViT', "),
         (changed("family", "pruing"), "card 'sum-pruning': family: unknown word 'pruing'; did you mean 'pruning'?"),
         (changed("key", "sums"), "card 'sum-pruning': its own key is 'sums'"),
         (None, "card 'sum-pruning': a card is a mapping"),

@@ -133,9 +133,13 @@ def test_unknown_fields_are_named_with_the_nearest(data: dict[str, Any], message
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ({"seed": -1}, "recipe: seed: "),
+        ({"seed": -1}, "recipe: seed: must be >= 0, got -1"),
+        ({"seed": "one"}, "recipe: seed: must be a whole number, got 'one'"),
+        ({"train": {"clip_norm": "a"}}, "recipe: train: clip_norm: must be a number, got 'a'"),
+        ({"train": {"channels_last": "maybe"}}, "channels_last: must be true or false, got 'maybe'"),
+        ({"train": {"autocast": "bf61"}}, "must be 'none' or 'bf16', got 'bf61'; did you mean 'bf16'?"),
         ({"model": 3}, "recipe: model: "),
-        ({"model": {"width": 2}}, "recipe: model.key: Field required"),
+        ({"model": {"width": 2}}, "recipe: model.key: missing"),
         ({"model": {"key": "m", "width": 0}}, "recipe: model.width: "),
         ({"base": "nune"}, "recipe: base: "),
         ({"train": {"epochs": -1}}, "recipe: train: epochs: "),
@@ -151,7 +155,7 @@ def test_unknown_fields_are_named_with_the_nearest(data: dict[str, Any], message
             "recipe: stages.0.teacher: 'self' is not possible: one net can't be in train",
         ),
         ({"stages": [{"teacher": ["original", 3]}]}, "recipe: stages.0.teacher: a role is a word or a model, got 3"),
-        ({"stages": [{"teacher": {"width": 2}}]}, "recipe: stages.0.teacher.key: Field required"),
+        ({"stages": [{"teacher": {"width": 2}}]}, "recipe: stages.0.teacher.key: missing"),
         ({"stages": [{"student": None}]}, "recipe: stages.0.student: a role is a word or a model, got None"),
         ({"stages": [{"name": "x"}, {"stages": [{"name": "x"}]}]}, "recipe: two stages are named 'x'"),
     ],
@@ -167,13 +171,13 @@ def test_wrong_values_are_one_line_with_the_place(data: dict[str, Any], message:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"seed": 2**32}, "seed: Input should be less than or equal to 4294967295 (got 4294967296)"),
-        ({"base": {"seed": 2**32}}, "base: seed: Input should be less than or equal to 4294967295"),
-        ({"train": {"epochs": 2**31}}, "train: epochs: Input should be less than or equal to 2147483647"),
-        ({"train": {"batch_size": 2**31}}, "train: batch_size: Input should be less than or equal to 2147483647"),
-        ({"train": {"max_steps": 10**20}}, "train: max_steps: Input should be less than or equal to 2147483647"),
-        ({"train": {"workers": 1025}}, "train: workers: Input should be less than or equal to 1024 (got 1025)"),
-        ({"data": {"subset": {"size": 2**31}}}, "data.subset.size: Input should be less than or equal to 2147483647"),
+        ({"seed": 2**32}, "seed: must be <= 4294967295, got 4294967296"),
+        ({"base": {"seed": 2**32}}, "base: seed: must be <= 4294967295"),
+        ({"train": {"epochs": 2**31}}, "train: epochs: must be <= 2147483647"),
+        ({"train": {"batch_size": 2**31}}, "train: batch_size: must be <= 2147483647"),
+        ({"train": {"max_steps": 10**20}}, "train: max_steps: must be <= 2147483647"),
+        ({"train": {"workers": 1025}}, "train: workers: must be <= 1024, got 1025"),
+        ({"data": {"subset": {"size": 2**31}}}, "data.subset.size: must be <= 2147483647"),
     ],
 )
 def test_counts_that_nothing_can_count_to_are_named(fields: dict[str, Any], message: str) -> None:
@@ -198,7 +202,7 @@ def test_no_mapping_is_no_recipe() -> None:
 
 def test_checked_names_the_place() -> None:
     assert checked(TrainSpec, {"epochs": 3}, "here").epochs == 3
-    with pytest.raises(UsageError, match=r"^here: optimizer\.lr: .*\(got 0\)$"):
+    with pytest.raises(UsageError, match=r"^here: optimizer\.lr: must be > 0, got 0$"):
         checked(TrainSpec, {"optimizer": {"lr": 0}}, "here")
 
 
