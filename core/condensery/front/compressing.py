@@ -91,8 +91,7 @@ def compress(
     """
     check_device(device)
     check_kinds(composition, train_settings, out, registry)
-    if target is not None:
-        check_target(target)
+    aim = None if target is None else check_target(target)
     told = observer if isinstance(observer, Observer) else Told(observer)
     made, registry = given_recipe(
         net, registry, train=train, test=test, validation=validation, loss=loss, metrics=metrics, rows=rows
@@ -108,8 +107,8 @@ def compress(
             show.line(
                 f"{kind} around {f'layer {path!r}' if path else 'the net'} is taken off: what is inside comes back"
             )
-        if target is not None:
-            recipe = with_target(recipe, target, registry, show)
+        if aim is not None:
+            recipe = with_target(recipe, *aim, registry, show)
         run = Run(recipe, registry, out=folder, device=device, resume=resume, show=show, observer=told)
         try:
             report = run.execute()

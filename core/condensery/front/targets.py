@@ -49,14 +49,13 @@ def check_target(target: object) -> tuple[str, float]:
     return str(asked), most
 
 
-def with_target(recipe: Recipe, target: Mapping[str, float], registry: Registry, show: Progress) -> Recipe:
+def with_target(recipe: Recipe, asked: str, most: float, registry: Registry, show: Progress) -> Recipe:
     """Return a recipe whose one amount is the smallest that reaches a target, as far as no training changes it.
 
-    :param target: one of :data:`FIGURES`, and how much at most.
-    :raises UsageError: if there is no such figure, not just one amount, or none that reaches the target.
+    :param asked: one of :data:`FIGURES`, and ``most`` how much of it there may be; see :func:`check_target`.
+    :raises UsageError: if there is not just one amount, or none that reaches the target.
     :raises CondenseryError: what the run says of the composition if it refuses whatever the amount is.
     """
-    asked, most = check_target(target)
     recipe = recipe.model_copy(deep=True)
     amount = the_amount(recipe, registry)
     search = Search(recipe, amount, asked, most, registry, show)
