@@ -15,6 +15,9 @@ from condensery_plugins.codecs.affine import Affine
 from condensery_plugins.distillation.softened import divergence, softened
 from condensery_plugins.quantization.calibration import Plan, Seen, flat, levels_beyond, quantize_layers
 
+ALIKE = 1e-6
+"""Sizes that differ by less, as a share of the largest, are one size but for rounding."""
+
 
 class IntervalQuantizer(Transform):
     """A uniform quantizer of sizes between ``c - d`` and ``c + d``, both learned; smaller ones become 0.
@@ -38,9 +41,13 @@ class IntervalQuantizer(Transform):
         self.reach = nn.Parameter(torch.tensor(0.5))
 
     def start(self, value: Tensor) -> IntervalQuantizer:
-        """Let the interval reach from the smallest to the largest size, and return self."""
+        """Let the interval reach from the smallest to the largest size, and return self.
+
+        Sizes that are all alike leave no interval: it starts at 0 then, so that they are its upper end.
+        """
         sizes = value.abs() if self.signed else value.clamp_min(0)
         low, high = float(sizes.min()), float(sizes.max())
+        low = 0.0 if high - low <= ALIKE * high else low
         with torch.no_grad():
             self.center.fill_((high + low) / 2)
             self.reach.fill_(max((high - low) / 2, 1e-6))

@@ -40,6 +40,17 @@ def test_the_interval_starts_at_smallest_and_largest_size() -> None:
     assert float(made.reach.detach()) == pytest.approx(0.2)
 
 
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_sizes_that_are_all_alike_are_kept(bits: int) -> None:
+    """Of an interval from 0.2 to 0.2 every number would be the smallest, which becomes 0."""
+    signs = torch.tensor([1.0, -1.0, -1.0])
+    torch.testing.assert_close(IntervalQuantizer(bits).start(signs * 0.2)(signs * 0.2), signs * 0.2)
+    same = torch.full((3,), 0.3)
+    torch.testing.assert_close(IntervalQuantizer(bits, signed=False).start(same)(same), same)
+    assert not IntervalQuantizer(bits).start(torch.zeros(3))(torch.zeros(3)).any()
+    assert IntervalQuantizer(bits).start(torch.tensor([0.2, 0.3]))(torch.tensor([0.2, 0.3])).tolist()[0] == 0.0
+
+
 def test_gradients_reach_weights_and_interval() -> None:
     """Inside, t = (|w| - c + d) / 2d and the value is t (c + d): d/dw = (c + d) / 2d times sign."""
     made = quantizer(4, 0.6, 0.4)
