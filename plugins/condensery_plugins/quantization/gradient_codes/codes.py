@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from condensery import Weight
 from condensery_plugins.quantization.gradient_codes.words import packed, parted, unpacked, with_floats
 
 Draw = Callable[[], Tensor]
@@ -111,6 +112,32 @@ class ColumnMeans(Code):
         if self.across:
             return values.view(len(values), -1, self.columns)
         return values.view(len(values), self.columns, -1).transpose(1, 2)
+
+
+@dataclass(frozen=True)
+class ByOutput(Code):
+    """Another code for the numbers of a weight, laid row by row: first all that make its first output, and so on.
+
+    :param shape: of the weight, which may have its inputs first, as a transposed convolution's.
+    """
+
+    code: Code
+    weight: Weight
+    shape: torch.Size
+
+    def encode(self, values: Tensor, draw: Draw) -> Tensor:
+        """Return the bytes of the numbers as they are laid."""
+        return self.code.encode(torch.stack([self.weight.rows(v.view(self.shape)).flatten() for v in values]), draw)
+
+    def decode(self, words: Tensor, numbers: int) -> Tensor:
+        """Return numbers in the weight's own order."""
+        rows = self.weight.rows(torch.empty(self.shape)).shape
+        found = self.code.decode(words, numbers)
+        return torch.stack([self.weight.from_rows(row.view(rows)).flatten() for row in found])
+
+    def size(self, numbers: int) -> int:
+        """Return the bytes of one worker."""
+        return self.code.size(numbers)
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ class ECQSGD(GradientCode):
     norm: Literal["max", "l2"] = "max"
     bucket: int = 0
 
-    def code_of(self, bucket: Bucket) -> Code | None:
+    def code_of(self, player: Player, bucket: Bucket) -> Code | None:
         """Return the code, the same for each tensor."""
         return StochasticLevels(self.levels, self.bucket, self.norm)
 

@@ -35,7 +35,7 @@ class EFSignSGD(GradientCode):
         """Return plain SGD that leaves weight decay to :meth:`exchange`."""
         return torch.optim.SGD(without_decay(groups))
 
-    def code_of(self, bucket: Bucket) -> Code | None:
+    def code_of(self, player: Player, bucket: Bucket) -> Code | None:
         """Return the scaled sign, one scale a tensor."""
         return ScaledSign()
 

@@ -29,7 +29,7 @@ class GradientCode(Method):
     """Send gradients in codes; the workers are those of ``train: {workers: 4}``, or the processes of ``--launch``.
 
     A tensor for which a method has no code, or whose code would be no smaller than its floats, is sent as floats; the
-    second kind is named in the report.
+    second kind is named in the report. Codes, and what is kept of a coded tensor, are of float32, whatever the net is.
 
     :meth:`start` begins, so that a method also serves a net outside of a run (:class:`CommunicationHook`).
     """
@@ -37,7 +37,7 @@ class GradientCode(Method):
     acts_on = ("all",)
 
     @abstractmethod
-    def code_of(self, bucket: Bucket) -> Code | None:
+    def code_of(self, player: Player, bucket: Bucket) -> Code | None:
         """Return the code of a parameter; ``None``: its gradient is sent as floats."""
 
     @abstractmethod
@@ -75,16 +75,19 @@ class GradientCode(Method):
     def exchange(self, player: Player, bucket: Bucket) -> Tensor:
         """Return what the workers agree on for one parameter."""
         numbers, place = bucket.values.shape[1], f"{player.name}/{bucket.name}"
-        code = self.code_of(bucket)
-        if code is not None and code.size(numbers) >= 4 * numbers:
+        plain = numbers * bucket.values.element_size()
+        code = self.code_of(player, bucket)
+        if code is not None and code.size(numbers) >= plain:
             self.larger_[place] = code.size(numbers)
             code = None
 
         if code is None:
             agreed = self.combined_floats(player, bucket, place)
         else:
-            agreed = self.combined(player, bucket, code, place)
-        self.as_floats_ += bucket.sent if bucket.sent >= 4 * numbers else 0
+            single = Bucket(bucket.name, bucket.shape, bucket.values.float(), bucket.workers)
+            agreed = self.combined(player, single, code, place).to(bucket.values.dtype)
+            bucket.sent += single.sent
+        self.as_floats_ += bucket.sent if bucket.sent >= plain else 0
         return agreed
 
     @hookimpl
@@ -135,7 +138,7 @@ class GradientCode(Method):
         """Return the gradient of weight decay, ``(numbers,)``, where the optimizer has left it to the method."""
         place = self.placed(player, bucket.name)
         share: float = place.group.get("decay", 0.0)
-        return place.parameter.detach().flatten() * share
+        return place.parameter.detach().flatten().to(bucket.values.dtype) * share
 
     # ---------------------------------------------------------------- checkpoints
 

@@ -83,18 +83,18 @@ class OneBitAdam(GradientCode):
             for group in player.optimizer.param_groups:
                 group["frozen"] = frozen
 
-    def code_of(self, bucket: Bucket) -> Code | None:
-        """Return the scaled sign."""
-        return ScaledSign(self.scale)
+    def code_of(self, player: Player, bucket: Bucket) -> Code | None:
+        """Return the scaled sign, once the second moments stand still."""
+        at = self.placed(player, bucket.name)
+        assert player.optimizer is not None
+        begun = "momentum" in player.optimizer.state.get(at.parameter, {})
+        return ScaledSign(self.scale) if begun and at.group["frozen"] else None
 
     def combined(self, player: Player, bucket: Bucket, code: Code, place: str) -> Tensor:
         """Return the gradient after which the momentum is the second code."""
         at = self.placed(player, bucket.name)
         assert player.optimizer is not None
-        state = player.optimizer.state.get(at.parameter, {})
-        if "momentum" not in state or not at.group["frozen"]:
-            return self.combined_floats(player, bucket, place)
-
+        state = player.optimizer.state[at.parameter]
         before: Tensor = state["momentum"].flatten()
         given = self.beta1 * before + (1 - self.beta1) * bucket.values + self.kept(place, bucket.values)
         told, own = self.told(bucket, code, given)

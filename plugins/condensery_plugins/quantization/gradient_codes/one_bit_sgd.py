@@ -6,9 +6,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from condensery import Stage, hookimpl
+from condensery import Stage, Weight, hookimpl
+from condensery.nets import weights_of
 from condensery.run import Bucket, Player, Workers
-from condensery_plugins.quantization.gradient_codes.codes import Code, ColumnMeans
+from condensery_plugins.quantization.gradient_codes.codes import ByOutput, Code, ColumnMeans
 from condensery_plugins.quantization.gradient_codes.gradient_code import GradientCode, without_decay
 
 EPS = 1e-8
@@ -38,6 +39,13 @@ class OneBitSGD(GradientCode):
         """Start with codes, where no stage has a cold start."""
         super().start(workers)
         self.coding_ = True
+        self._weights: dict[str, dict[str, Weight]] = {}
+
+    @hookimpl
+    def prepare(self, stage: Stage) -> None:
+        """Find the outputs of all weights, those of classes that plugins offer among them."""
+        super().prepare(stage)
+        self._weights = {name: {w.name: w for w in stage.weights(name)} for name in stage.players}
 
     @hookimpl
     def optimizer(self, player: Player, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
@@ -49,14 +57,24 @@ class OneBitSGD(GradientCode):
         """Tell whether the cold start is over."""
         self.coding_ = stage.progress >= self.cold_start
 
-    def code_of(self, bucket: Bucket) -> Code | None:
+    def code_of(self, player: Player, bucket: Bucket) -> Code | None:
         """Return a code by the columns of y = W x: by inputs, or by outputs where they are meant."""
         if len(bucket.shape) < 2 or not self.coding_:
             return None
-        outputs = bucket.shape[0]
-        if self.column == "output":
-            return ColumnMeans(outputs, across=False)
-        return ColumnMeans(bucket.shape.numel() // outputs, across=True)
+        if player.name not in self._weights:  # outside of a run
+            self._weights[player.name] = {w.name: w for w in weights_of(player.module)}
+        weight = self._weights[player.name].get(bucket.name)
+
+        numbers = bucket.shape.numel()
+        if weight is None or weight.axes[0] == 0:
+            return self._means(bucket.shape[0], numbers)
+        outputs = len(weight.rows(torch.empty(bucket.shape)))
+        return ByOutput(self._means(outputs, numbers), weight, bucket.shape)
+
+    def _means(self, outputs: int, numbers: int) -> Code:
+        """Return the code of a matrix that lies row by row, one for each output."""
+        by_output = self.column == "output"
+        return ColumnMeans(outputs if by_output else numbers // outputs, across=not by_output)
 
     def combined(self, player: Player, bucket: Bucket, code: Code, place: str) -> Tensor:
         """Return the second code of the sum of all first ones."""

@@ -28,7 +28,7 @@ class QSGD(GradientCode):
     norm: Literal["max", "l2"] = "max"
     smallest: int = 256
 
-    def code_of(self, bucket: Bucket) -> Code | None:
+    def code_of(self, player: Player, bucket: Bucket) -> Code | None:
         """Return the code of a tensor that is large enough."""
         if bucket.shape.numel() < self.smallest:
             return None

@@ -65,7 +65,7 @@ class TernGrad(GradientCode):
         super().prepare(stage)
         self.floats_ = stage.layers(self.float_layers, f"{self.key}.float_layers")
 
-    def code_of(self, bucket: Bucket) -> Code | None:
+    def code_of(self, player: Player, bucket: Bucket) -> Code | None:
         """Return the code, where the layer isn't left float."""
         return None if bucket.name.rpartition(".")[0] in self.floats_ else Ternary()
 
@@ -74,8 +74,9 @@ class TernGrad(GradientCode):
         values, limit = bucket.values, None
         if self.clip is not None:
             limit = self.clip * values.std(1, correction=0, keepdim=True)
-            # Numbers that are all alike have no spread: they are kept.
-            limit = torch.where(limit > 0, limit, values.abs().amax(1, keepdim=True))
+            # Numbers that are all alike have no spread, but for what rounding makes of it: they are kept.
+            alike = values.amax(1, keepdim=True) == values.amin(1, keepdim=True)
+            limit = torch.where(alike, values.abs().amax(1, keepdim=True), limit)
             values = torch.maximum(torch.minimum(values, limit), -limit)
 
         own = values.abs().amax(1, keepdim=True) if limit is None or self.scale == "max" else limit

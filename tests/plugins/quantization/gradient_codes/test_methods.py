@@ -100,7 +100,7 @@ def test_qsgd_means_what_the_workers_sent() -> None:
     """4 bits are seven levels of each sign: 7 and -7 are the ends, 3 is a level, and all are exact."""
     net = Net(QSGD(bits=4, smallest=16, bucket=4), 2)
     assert torch.equal(net.agreed(of(7.0, 3.0, 0.0, -7.0), of(1.0, 1.0, 1.0, 1.0)), of(4.0, 2.0, 0.5, -3.0))
-    assert QSGD(smallest=17).code_of(Bucket("w", torch.Size([4, 4]), torch.zeros(1, 16))) is None
+    assert QSGD(smallest=17).code_of(net.player, Bucket("w", torch.Size([4, 4]), torch.zeros(1, 16))) is None
 
 
 def test_terngrad_shares_a_scale(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,6 +128,51 @@ def test_terngrad_clips_at_standard_deviations() -> None:
         assert net.agreed(values)[3].item() == pytest.approx(limit)
     assert torch.equal(Net(TernGrad(), 1).agreed(of(3.0)), of(3.0))
     assert torch.equal(Net(TernGrad(), 1).agreed(of(0.0)), of(0.0))
+
+
+@pytest.mark.parametrize("value", [0.3, 0.1, 1e-3])
+def test_terngrad_keeps_gradients_that_are_alike_whatever_rounding_makes_of_their_deviation(value: float) -> None:
+    values = torch.full((37,), value)
+    torch.testing.assert_close(Net(TernGrad(), 1, shape=(37, 1)).agreed(values), values)
+
+
+@pytest.mark.parametrize("column", ["input", "output"])
+def test_one_bit_sgd_knows_the_outputs_of_a_transposed_convolution(column: Any) -> None:
+    """Its weight is (inputs, outputs, kernel): turned, it is that of a convolution, and so is what is sent."""
+    turned, plain = nn.ConvTranspose2d(3, 5, 2, bias=False), nn.Conv2d(3, 5, 2, bias=False)
+    gradient = torch.randn(5, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+    sent = {}
+    for layer, given in ((plain, gradient), (turned, gradient.movedim(0, 1))):
+        method, net = OneBitSGD(column=column), nn.Sequential(layer)
+        player = Player("student", net, spec=ModelSpec(key="given"), trains=True)
+        player.optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+        method.start(Workers(1))
+        bucket = Bucket("0.weight", layer.weight.shape, given.reshape(1, -1))
+        sent[layer] = method.exchange(player=player, bucket=bucket).view(layer.weight.shape)
+    torch.testing.assert_close(sent[turned].movedim(0, 1), sent[plain])
+    columns = 12 if column == "input" else 5
+    assert len(sent[plain].unique()) == 2 * columns  # type: ignore[no-untyped-call]
+
+
+CODES: tuple[type[GradientCode], ...] = (ECQSGD, EFSignSGD, OneBitAdam, OneBitSGD, QSGD, TernGrad)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("method", CODES, ids=lambda method: method.key)
+def test_codes_of_other_floats_are_those_of_float32(method: type[GradientCode], dtype: torch.dtype) -> None:
+    """Gradients that bfloat16 holds: what is agreed on is that of float32, and of the net's own type."""
+    drawn = torch.randn(2, 20, 20, generator=torch.Generator().manual_seed(0)).bfloat16()
+    agreed = []
+    for kind in (torch.float32, dtype):
+        made = method(smallest=1) if method is QSGD else method(warmup=0.0) if method is OneBitAdam else method()
+        net = Net(made, 2, shape=(20, 20))
+        net.layer.to(kind)
+        torch.manual_seed(1)
+        told = net.agreed(*drawn.to(kind))
+        assert told.dtype == kind
+        agreed.append(told.float())
+    torch.testing.assert_close(agreed[1], agreed[0], rtol=1e-2, atol=1e-3)
+    assert agreed[0].any()
 
 
 def test_one_bit_sgd_codes_twice() -> None:
