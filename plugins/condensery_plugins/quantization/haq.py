@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from condensery import Batch, NotApplicable, Stage, Transform, Weight, hookimpl
+from condensery import Batch, NotApplicable, Stage, Transform, UsageError, Weight, hookimpl
 from condensery.files import read_json, write_json
 from condensery.nets import attach, clone
 from condensery.recipe import derive_seed
@@ -89,6 +89,8 @@ class HAQ(Quantizer):
     @hookimpl
     def prepare(self, stage: Stage) -> None:
         """Search, and attach the quantizers of the best trial."""
+        if self.min_bits > self.max_bits:
+            raise UsageError(f"{self.key}: min_bits {self.min_bits} is more than max_bits {self.max_bits}")
         examples = stage.sample(self.samples)
         made = {bits: self._made(stage, bits, examples) for bits in range(self.min_bits, self.max_bits + 1)}
         budget, rows = self._budget(stage, set(made[self.max_bits]))

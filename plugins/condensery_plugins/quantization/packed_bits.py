@@ -234,7 +234,7 @@ class PackedArithmetic(Method):
     End: the artifact holds layers on codes, stored at their width, masks and Huffman's code included. What has no such
     layer stays as it is, simulated in floats.
 
-    Raises NotApplicable where no weight is quantized.
+    Raises NotApplicable where no weight is quantized, or one isn't of float32.
     """
 
     key = "packed-bits"
@@ -249,6 +249,9 @@ class PackedArithmetic(Method):
             stack = weight.stack
             if stack is None or _quantizer(stack) is None:
                 continue
+            if weight.latent.dtype != torch.float32:
+                why = f"it computes in float32, and {weight.path!r} is {weight.latent.dtype}; build the net in float32"
+                raise NotApplicable(self.key, why)
             marked += 1
             if not any(isinstance(t, PackedBits) for t in stack.transforms.values()):
                 stage.attach(weight.name, self.key, PackedBits(self.prefer))

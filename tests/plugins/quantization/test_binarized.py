@@ -21,6 +21,7 @@ from condensery_plugins.quantization.binaryconnect import BinaryConnect
 from condensery_plugins.quantization.bnn import BNN
 from condensery_plugins.quantization.bwn import BWN
 from condensery_plugins.quantization.fgq import FGQ
+from condensery_plugins.quantization.packed_bits import PackedArithmetic
 from condensery_plugins.quantization.packed_layers import CodesLayer, Packed, SelectLayer, XnorLayer
 from condensery_plugins.quantization.ttq import TTQ, LearnedTernary
 from condensery_plugins.quantization.twn import TWN
@@ -276,6 +277,15 @@ def test_bits_out_of_range_are_refused() -> None:
         card = REGISTRY.card(key)
         with pytest.raises(Exception, match=r"must be (> 0 and < 1|>= 0 and < 1)"):
             build_method(key, REGISTRY.load("methods", key), settings, card)
+
+
+def test_a_net_of_doubles_does_not_compute_on_codes() -> None:
+    net = Called().double()
+    net.register_forward_pre_hook(lambda _, inputs: (inputs[0].double(),))
+    stage = own_stage(net)
+    TWN().prepare(stage)
+    with pytest.raises(NotApplicable, match=r"it computes in float32, and 'fc\d' is torch.float64"):
+        PackedArithmetic().prepare(stage)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 import torch
 from tests.plugins.quantization.helpers import REGISTRY, stage_of
 
-from condensery import NotApplicable
+from condensery import NotApplicable, UsageError
 from condensery.nets import attached
 from condensery.recipe import parse_recipe
 from condensery.run import Run, Space, TrialStore, run_search
@@ -180,6 +180,11 @@ def test_inputs_have_widths_where_they_cost_something(cost: Any, tmp_path: Path)
 def test_a_budget_that_no_widths_meet_is_refused(tmp_path: Path) -> None:
     with pytest.raises(NotApplicable, match=r"with 2 bits everywhere 0.2[0-9]* of the size is left"):
         HAQ(budget=0.1).prepare(stage=stage_with_validation(tmp_path))
+
+
+def test_fewest_bits_above_the_most_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="haq: min_bits 6 is more than max_bits 4"):
+        HAQ(min_bits=6, max_bits=4).prepare(stage=stage_with_validation(tmp_path))
 
 
 @pytest.mark.parametrize("kind", [PTQ, LSQ])
