@@ -50,6 +50,7 @@ class Group:
     :param norms: norms, depthwise convolutions and the like that hand them on.
     :param channels: how many there are.
     :param blocks: equal parts of them, in turn, that must each lose as many (grouped convolutions, GroupNorm).
+    :param outputs: whether they are the net's outputs, such as class scores.
     :param reason: why they can't be removed, or ``None``.
     """
 
@@ -57,6 +58,7 @@ class Group:
     norms: tuple[str, ...]
     channels: int
     blocks: int = 1
+    outputs: bool = False
     reason: str | None = None
 
 
@@ -154,7 +156,7 @@ class ChannelGraph:
         """
         layers, norms, reasons = [], [], []
         through: set[str] = set()
-        blocks = 1
+        blocks, outputs = 1, False
         for item in self._follow(root, range(width)):
             module, name = item.dep.target.module, self.names.get(item.dep.target.module)
             if has_one_slope(module):
@@ -163,6 +165,7 @@ class ChannelGraph:
             # An operation between layers, such as a concatenation, has no name: only its kind can be told.
             if name is None:
                 if item.dep.target.type == self.graph.ops.OPTYPE.OUTPUT:
+                    outputs = True
                     reasons.append("its channels are the net's outputs")
                 operation = item.dep.target.grad_fn.name()
                 if operation.startswith(MOVE_CHANNELS):
@@ -198,7 +201,7 @@ class ChannelGraph:
 
         self._through[root] = f" ({', '.join(sorted(through))})" if through else ""
         reason = reasons[0] + self._through[root] if reasons else None
-        return Group(tuple(layers), tuple(norms), width, blocks, reason)
+        return Group(tuple(layers), tuple(norms), width, blocks, outputs, reason)
 
     def _follow(self, path: str, indices: Iterable[int]) -> Any:
         """Return what torch-pruning would cut, layer by layer, to remove output channels of one layer."""

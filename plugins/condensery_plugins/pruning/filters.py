@@ -18,6 +18,10 @@ from condensery.nets import BATCH_NORMS, CONVS
 from condensery.surgery import is_depthwise
 from condensery_plugins.pruning.masks import mask
 
+NORMS = (*BATCH_NORMS, nn.GroupNorm)
+"""Norms with a scale and a shift for each channel, behind convolutions."""
+OUTPUTS = "its channels are the net's outputs"
+"""Why a layer's channels stay: at zero they would say the same of every input, which no training can mend."""
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 Coupled = Literal["hold", "leave"]
 """What becomes of filters that a residual connection couples with other layers', so that they can't be cut for
@@ -42,13 +46,14 @@ class FilterMethod(Method):
     def convolutions(self, stage: Stage) -> list[Weight]:
         """Return the convolutions whose filters may go, in the net's order.
 
-        A depthwise convolution isn't one: its channels go with those of the layer before it.
+        A depthwise convolution isn't one: its channels go with those of the layer before it. Nor is one that writes the
+        net's outputs: what it says of a class would be gone.
 
         :raises NotApplicable: if there is none, or only the one that cuts an image into a Transformer's patches.
         """
         whole = {w.path: w for w in stage.weights(kinds=CONVS) if not is_depthwise(w.module)}
         kept = stage.layers(self.skip, f"{self.key}.skip", among=whole)
-        found = [weight for path, weight in whole.items() if path not in kept]
+        found = [whole[path] for path in spare_outputs(stage, [path for path in whole if path not in kept])]
 
         need_filters(stage, self.key, found)
         if len(found) == 1 and embeds_patches(found[0].module):
@@ -84,7 +89,7 @@ class FilterMethod(Method):
 
 
 def need_filters(stage: Stage, method: str, found: Sequence[object]) -> None:
-    """Refuse a net without a convolution whose filters may go; transposed ones are named: they keep theirs.
+    """Refuse a net without a convolution whose filters may go; those that keep theirs are named.
 
     :param method: key of the method.
     :param found: the convolutions whose filters may go.
@@ -93,6 +98,8 @@ def need_filters(stage: Stage, method: str, found: Sequence[object]) -> None:
     transposed = stage.weights(kinds=TRANSPOSED).paths
     if not found:
         also = f"; {transposed[0]!r} is a transposed one, which keeps its filters" if transposed else ""
+        spared = [path for path, why in stage.left_out.items() if why == OUTPUTS]
+        also += f"; {spared[0]!r} writes the net's outputs" if spared else ""
         raise NotApplicable(method, f"the net has no convolution whose filters may go{also}")
     stage.left_out |= dict.fromkeys(transposed, "a transposed convolution keeps its filters")
 
@@ -101,6 +108,17 @@ def embeds_patches(module: nn.Module) -> bool:
     """Tell whether a convolution reads each pixel once: kernel as large as stride, above one."""
     kernel = getattr(module, "kernel_size", (1,))
     return math.prod(kernel) > 1 and kernel == getattr(module, "stride", None)
+
+
+def spare_outputs(stage: Stage, paths: Sequence[str]) -> list[str]:
+    """Return the layers or norms whose channels may go; those whose channels are the net's outputs are left out.
+
+    What isn't there to be seen, as of a net that can't be followed, may go.
+    """
+    groups = {path: stage.surgeon.group(path) for path in paths}
+    spared = [path for path, group in groups.items() if group is not None and group.outputs]
+    stage.left_out |= dict.fromkeys(spared, OUTPUTS)
+    return [path for path in paths if path not in spared]
 
 
 def is_free(stage: Stage, path: str) -> bool:
@@ -158,6 +176,16 @@ def norms_behind(stage: Stage, paths: Sequence[str], kinds: Sequence[type[nn.Mod
 
     :param kinds: of norms.
     """
+    read = read_by_norms(stage, paths, kinds)
+    return {path: norm for norm, written in read.items() for path in written if path is not None}
+
+
+def read_by_norms(stage: Stage, paths: Sequence[str], kinds: Sequence[type[nn.Module]]) -> dict[str, list[str | None]]:
+    """Return what each norm reads, call by call: exactly what one of some layers writes, or anything else, ``None``.
+
+    :param paths: of the layers.
+    :param kinds: of norms.
+    """
     net = stage.student.module
     wanted: tuple[type[nn.Module], ...] = tuple(kinds)
     norms = [path for path, module in net.named_modules() if isinstance(module, wanted)]
@@ -167,13 +195,12 @@ def norms_behind(stage: Stage, paths: Sequence[str], kinds: Sequence[type[nn.Mod
     # A norm reads a layer's output if both are the same memory in the same shape. All outputs are kept until here, so
     # that no two of them had the same memory one after the other.
     written = {out.data_ptr(): (path, out.shape) for path, outs in outputs.items() for out in outs}
-    behind: dict[str, str] = {}
+    found: dict[str, list[str | None]] = {norm: [] for norm in inputs}
     for norm, reads in inputs.items():
         for read in reads:
             path, shape = written.get(read.data_ptr(), ("", None))
-            if read.shape == shape:
-                behind[path] = norm
-    return behind
+            found[norm].append(path if read.shape == shape else None)
+    return found
 
 
 # ---------------------------------------------------------------- how many and which
@@ -278,19 +305,23 @@ def cut_channels(stage: Stage, gone: Mapping[str, Tensor]) -> None:
 
 
 def hold_filters(stage: Stage, gone: Mapping[str, Tensor]) -> None:
-    """Hold filters at zero by masks, with their biases, and with scale and shift of the norm behind them.
+    """Hold filters at zero by masks, with their biases, and with scale and shift of the norms behind them.
 
-    Without the norm's shift a zero filter would still give a constant map.
+    Without a norm's shift a zero filter would still give a constant map. A norm that reads several layers' channels, or
+    something else too, loses those that all of them lose.
 
     :param gone: bool of shape ``(filters,)`` by path of the convolution.
     """
-    behind = norms_behind(stage, list(gone))
+    read = read_by_norms(stage, list(gone), NORMS)
     for tensor in ("weight", "bias"):
         for weight in stage.weights(kinds=CONVS, tensor=tensor):
             if weight.path in gone:
                 keep = ~gone[weight.path].view(-1, *[1] * (weight.latent.dim() - 1))
                 mask(stage, weight, keep.expand(weight.latent.shape))
-    hold_norms(stage, {norm: gone[path] for path, norm in behind.items()})
+    whole = {
+        norm: [gone[path] for path in paths if path is not None] for norm, paths in read.items() if None not in paths
+    }
+    hold_norms(stage, {norm: torch.stack(lost).all(0) for norm, lost in whole.items() if lost})
 
 
 def hold_norms(stage: Stage, gone: Mapping[str, Tensor]) -> None:
@@ -299,6 +330,6 @@ def hold_norms(stage: Stage, gone: Mapping[str, Tensor]) -> None:
     :param gone: bool of shape ``(channels,)`` by path of the norm.
     """
     for tensor in ("weight", "bias"):
-        for weight in stage.weights(kinds=BATCH_NORMS, tensor=tensor):
+        for weight in stage.weights(kinds=NORMS, tensor=tensor):
             if weight.path in gone:
                 mask(stage, weight, ~gone[weight.path])

@@ -20,6 +20,7 @@ from condensery_plugins.pruning.filters import (
     is_free,
     is_on,
     smallest,
+    spare_outputs,
 )
 from condensery_plugins.pruning.masks import sizes
 from condensery_plugins.pruning.refusals import refuse_nothing
@@ -32,8 +33,8 @@ class NetworkSlimming(Method):
     Liu, Li, Shen, Huang, Yan, Zhang: "Learning Efficient Convolutional Networks through Network Slimming", ICCV 2017
     [16]. ``ratio`` is the share of all channels that go, ranked globally (section 3) or, for the MLP of Table 3, in
     each layer by itself (``scope``); ``max_share`` caps what a layer loses (section 4.6, the multi-pass scheme: half).
-    A layer keeps its largest channel. Both shares are of the channels still there: what an earlier pass switched off
-    neither counts nor is ranked.
+    A layer keeps its largest channel, and one that writes the net's outputs all of them. Both shares are of the
+    channels still there: what an earlier pass switched off neither counts nor is ranked.
 
     Loss: task + sparsity * sum |gamma| (eq. 1), by subgradient as in the authors' code.
 
@@ -60,7 +61,10 @@ class NetworkSlimming(Method):
     def prepare(self, stage: Stage) -> None:
         """Find the norms that take part, which no penalty changes; refuse shares with which no channel would go."""
         scales = stage.weights(kinds=BATCH_NORMS).by_path
-        self.norms_ = [path for path in scales if self.coupled == "hold" or _is_alone(stage, path, scales)]
+        spared = spare_outputs(stage, list(scales))
+        if not spared:
+            raise NotApplicable(self.key, "every batch normalization's channels are the net's outputs")
+        self.norms_ = [path for path in spared if self.coupled == "hold" or _is_alone(stage, path, scales)]
         if not self.norms_:
             raise NotApplicable(self.key, "every batch normalization's channels go together with other layers'")
 

@@ -11,6 +11,7 @@ from condensery import Method, NotApplicable, Stage, UnknownKey, UsageError, Wei
 from condensery.nets import CONVS
 from condensery.run import Player
 from condensery.surgery import is_depthwise
+from condensery_plugins.pruning.filters import spare_outputs
 from condensery_plugins.pruning.passages import Left, Passage, keep_alive, passages
 from condensery_plugins.pruning.refusals import refuse_empty
 from condensery_plugins.pruning.shortcuts import Shortcuts
@@ -23,9 +24,9 @@ class StructuredSparsityLearning(Method):
     """Drive whole groups of weights to zero by a group lasso, then take them out of the net.
 
     Wen, Wu, Wang, Chen, Li: "Learning Structured Sparsity in Deep Neural Networks", NIPS 2016 [18]. The kinds of groups
-    in ``granularity`` are ``filter`` (a linear layer's rows; not of the last layer), ``channel`` (columns), ``shape``
-    (one input channel and kernel position in all filters of a convolution) and ``depth`` (a whole layer around which a
-    shortcut leads).
+    in ``granularity`` are ``filter`` (a linear layer's rows; not those that make the outputs), ``channel`` (columns),
+    ``shape`` (one input channel and kernel position in all filters of a convolution) and ``depth`` (a whole layer
+    around which a shortcut leads).
 
     *Loss*: task + strength * sum ||group|| for each kind (eq. 3 to 6), without a factor for the group's size. By
     subgradient, which is zero at zero. ``strengths`` gives the strength by kind; ``factors`` multiplies it by layer.
@@ -85,7 +86,7 @@ class StructuredSparsityLearning(Method):
         weights = stage.weights().by_path
         if kind == "filter":
             last = stage.edges()[1]  # its rows are the classes
-            return [path for path in weights if path != last]
+            return spare_outputs(stage, [path for path in weights if path != last])
         if kind == "depth":
             return Shortcuts(stage).bypassed([path for path in stage.order() if path in weights])
 

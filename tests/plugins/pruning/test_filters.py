@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,6 @@ from condensery.run import Stage
 from condensery_plugins.pruning.filter_pruning import FilterPruning
 from condensery_plugins.pruning.filters import (
     hold_filters,
-    is_free,
     is_there,
     kept,
     norms_behind,
@@ -25,6 +25,8 @@ from condensery_plugins.pruning.filters import (
     zeroed,
 )
 from condensery_plugins.pruning.l1_filter_pruning import L1FilterPruning
+from condensery_plugins.pruning.network_slimming import NetworkSlimming
+from condensery_plugins.pruning.ssl import StructuredSparsityLearning
 from condensery_plugins.tasks.digits import Digits
 
 RESNET = {"key": "resnet8", "width": 0.5}
@@ -191,15 +193,72 @@ class Alone(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("net", "path", "why"),
+    ("net", "method", "why"),
     [
-        (Twice(), "stem", "layer 'stem' can't lose filters by itself: its channels go with those of again"),
-        (Alone(), "conv", "layer 'conv' can't be cut: its channels are the net's outputs"),
+        (Twice(), L1FilterPruning(), "layer 'stem' can't lose filters by itself: its channels go with those of again"),
+        (Twice(), FilterPruning(coupled="leave"), "its channels go with those of again"),
+        (Alone(), L1FilterPruning(), "layer 'conv' can't be cut: its channels are the net's outputs"),
+        (Alone(), FilterPruning(), "no convolution whose filters may go; 'conv' writes the net's outputs"),
     ],
 )
-def test_a_refusal_says_what_the_filters_hang_together_with(net: nn.Module, path: str, why: str) -> None:
-    assert not is_free(stage_of(net, Digits()), path)
-    said = f"no convolution can lose filters by itself; {why}"
-    for method in (L1FilterPruning(ratio=0.5), FilterPruning(coupled="leave")):
-        with pytest.raises(NotApplicable, match=said):
-            method.prepare(stage_of(net, Digits()))
+def test_a_refusal_says_why_filters_cannot_go(net: nn.Module, method: Any, why: str) -> None:
+    with pytest.raises(NotApplicable, match=why):
+        method.prepare(stage_of(net, Digits()))
+
+
+# ---------------------------------------------------------------- layers that write the net's outputs
+
+
+class Detecting(nn.Module):
+    """Two heads, each one convolution, on one body; the net answers with their means."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.classes = nn.Conv2d(1, 6, 3, padding=1), nn.Conv2d(6, 10, 1)
+        self.boxes = nn.Sequential(nn.Conv2d(6, 4, 1), nn.BatchNorm2d(4))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.body(x).relu()
+        return self.classes(x).mean((2, 3)), self.boxes(x)
+
+
+def test_filters_that_write_the_nets_outputs_stay() -> None:
+    """At zero the score of a class would be the same for every image, which no training can mend."""
+    stage = stage_of(Detecting(), Digits())
+    assert [w.path for w in FilterPruning().convolutions(stage)] == ["body"]
+    spared = {path: why for path, why in stage.left_out.items() if why == "its channels are the net's outputs"}
+    assert spared.keys() == {"classes", "boxes.0"}
+    with pytest.raises(NotApplicable, match="every batch normalization's channels are the net's outputs"):
+        NetworkSlimming().prepare(stage)
+
+    groups = StructuredSparsityLearning(granularity=["filter"])
+    groups.prepare(stage)
+    assert groups.layers_ == {"filter": ["body"]}
+
+
+# ---------------------------------------------------------------- norms behind held filters
+
+
+class SharedNorm(nn.Module):
+    """One norm behind two convolutions, two norms behind a third one that is called twice, and a norm over groups."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.both = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4)
+        self.again, self.n1, self.n2 = nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4), nn.BatchNorm2d(4)
+        self.c, self.grouped = nn.Conv2d(4, 4, 3, padding=1), nn.GroupNorm(2, 4)
+        self.linear = nn.Linear(4, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.both(self.a(x)) + self.both(self.b(x))
+        x = self.n2(self.again(self.n1(self.again(x)).relu()))
+        return self.linear(self.grouped(self.c(x)).relu().mean((2, 3)))  # type: ignore[no-any-return]
+
+
+def test_a_norm_loses_what_all_that_it_reads_lose() -> None:
+    stage = stage_of(SharedNorm(), Digits())
+    gone = {"a": [1, 1, 0, 0], "b": [1, 0, 1, 0], "again": [0, 1, 1, 0], "c": [0, 0, 1, 1]}
+    hold_filters(stage, {path: torch.tensor(off).bool() for path, off in gone.items()})
+    scales = stage.weights(kinds=(nn.BatchNorm2d, nn.GroupNorm))
+    on = {scale.path: (scale.value != 0).int().tolist() for scale in scales}
+    assert on == {"both": [0, 1, 1, 1], "n1": [1, 0, 0, 1], "n2": [1, 0, 0, 1], "grouped": [1, 1, 0, 0]}
