@@ -113,12 +113,16 @@ def pages(registry: Registry) -> dict[str, str]:
 
 
 def _card(card: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a card whose claims' baselines say of their source only what isn't said of the claim's value."""
+    """Return a card whose claims say only what isn't understood: who claims it where it isn't the authors.
+
+    Baselines say of their source what isn't said of the claim's value.
+    """
     claims = []
     for claim in card["claims"]:
         value, base = claim.get("value") or {}, claim.get("baseline") or {}
         own = {name: said for name, said in base.items() if name == "value" or value.get(name) != said}
-        claims.append({**claim, "baseline": own})
+        told = {name: said for name, said in claim.items() if (name, said) != ("by", "authors")}
+        claims.append({**told, "baseline": own})
     return {**card, "claims": claims}
 
 
