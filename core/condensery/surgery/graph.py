@@ -36,6 +36,7 @@ from condensery.surgery.copies import built, numbered, read_off, state
 from condensery.surgery.cuts import Cut, Forward, call, difference, precise, verify
 from condensery.surgery.left import Channels
 from condensery.surgery.trials import Trials
+from condensery.surgery.uses import is_used_once, uses
 from condensery.tasks import tensors_in
 
 Removed = Mapping[str, Sequence[int]]
@@ -108,7 +109,9 @@ class ChannelGraph:
 
     def _outputs_of(self, net: nn.Module, example: Any) -> list[Tensor]:
         # Times one: an output's node is then never a layer's own, and torch-pruning marks it as an output.
-        return [tensor * 1 for tensor in tensors_in(self.forward(net, example)) if tensor.requires_grad]
+        outputs = [tensor * 1 for tensor in tensors_in(self.forward(net, example)) if tensor.requires_grad]
+        self._uses = uses(outputs)
+        return outputs
 
     def close(self) -> None:
         """Let the copy of the net go at once: torch-pruning's nodes hold each other, and the layers."""
@@ -260,7 +263,8 @@ class ChannelGraph:
     def readers(self, path: str) -> list[str]:
         """Return the layers that read a norm's channels with nothing in between but what makes zeros of zeros.
 
-        Empty if anything else reads them too: then its zeros are not all that they see.
+        Empty if anything else reads them too, or one of the layers reads something else as well, by a second call or a
+        weight that it shares: then its zeros are not all that they see.
         """
         found: list[str] = []
         todo = self._outputs(path)
@@ -269,6 +273,8 @@ class ChannelGraph:
             name, kind = self.names.get(node.module), node.grad_fn.name()
 
             quiet = kind.startswith(KEEP_ZEROS) or (kind.startswith("IndexSelect") and self._selects(node.outputs))
+            if name is not None and not is_used_once(node.module, self.modules.values(), self._uses):
+                return []
             if name is not None and is_writer(node.module) and getattr(node.module, "groups", 1) == 1:
                 found.append(name)
             elif quiet and (name is None or isinstance(node.module, nn.PReLU)):

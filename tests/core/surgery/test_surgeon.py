@@ -112,6 +112,37 @@ def test_what_goes_through_a_norm_and_who_reads_it() -> None:
     assert surgeon.inputs_gone({"conv1": [1]})["conv2"] == [1]
 
 
+class ReadsTwice(nn.Module):
+    """A norm's layer that reads something else as well, or could: the image, its own outputs, what a tie reads."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.norm, self.conv, self.tied = nn.BatchNorm2d(1), nn.Conv2d(1, 1, 1), nn.Conv2d(1, 1, 1)
+        self.slope, self.head = nn.PReLU(1), nn.Linear(64, 10)
+        if kind in ("tied", "idle"):
+            self.tied.weight = self.conv.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(self.conv(x) if self.kind == "image" else x)
+        y = self.conv(self.slope(y) if self.kind == "slope" else torch.relu(y))
+        if self.kind == "own":
+            y = self.conv(y)
+        if self.kind in ("tied", "once"):
+            y = self.tied(y)
+        if self.kind == "slope":
+            y = self.tied(self.slope(y))
+        return self.head(y.flatten(1))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("kind", "readers"),
+    [("once", ["conv"]), ("image", []), ("own", []), ("tied", []), ("idle", []), ("slope", [])],
+)
+def test_a_layer_that_reads_something_else_too_is_no_reader(kind: str, readers: list[str]) -> None:
+    assert stage_of(ReadsTwice(kind)).surgeon.readers("norm") == readers
+
+
 def test_inputs_are_narrowed_behind_a_selection_twice() -> None:
     net = PreActivation()
     stage = stage_of(net)

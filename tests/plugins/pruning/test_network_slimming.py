@@ -179,6 +179,41 @@ def test_pre_activation_nets_get_channel_selections() -> None:
     torch.testing.assert_close(net(x), masked(x))
 
 
+class ReadAgain(nn.Module):
+    """A convolution reads a norm, and then its own outputs, or those are read by another one with its weight."""
+
+    def __init__(self, tied: bool) -> None:
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(1, 6, 3, padding=1), nn.BatchNorm2d(6)
+        self.conv = nn.Conv2d(6, 6, 3, padding=1)
+        self.again = nn.Conv2d(6, 6, 3, padding=1) if tied else self.conv
+        self.again.weight = self.conv.weight
+        self.head = nn.Linear(6, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(torch.relu(self.norm(self.stem(x))))
+        return self.head(torch.relu(self.again(torch.relu(x))).mean((2, 3)))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_layer_that_reads_something_else_too_keeps_its_inputs(tied: bool) -> None:
+    """Of six channels two go; they are held at zero, since what reads them reads six others as well."""
+    net = ReadAgain(tied).eval()
+    net.norm.get_parameter("weight").data[[1, 4]] = 0.1
+    net.norm.get_parameter("bias").data.normal_()
+    masked = ReadAgain(tied).eval()
+    masked.load_state_dict(net.state_dict())
+    for tensor in ("weight", "bias"):
+        masked.norm.get_parameter(tensor).data[[1, 4]] = 0.0
+
+    report = end_stage(net, ratio=2 / 6)
+    assert report["channels_off_percent"] == pytest.approx(100 * 2 / 6)
+    assert report["narrowed_layers_count"] == report["channels_cut_percent"] == 0
+    assert net.get_parameter("conv.weight").shape == (6, 6, 3, 3)
+    x = torch.randn(2, 1, 8, 8)
+    torch.testing.assert_close(net(x), masked(x))
+
+
 def test_each_pass_takes_half_of_what_the_one_before_left() -> None:
     """Norms of 6, 4, 6, 4 and 6 channels: 3, 2, 3, 2, 3 go; then of 3, 2, 3, 2, 3 one each.
 
