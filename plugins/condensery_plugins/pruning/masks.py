@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from condensery import Stage, Transform, Weight
-from condensery.nets import MASK, Coding
+from condensery.nets import MASK, Coding, attached, own_parameters
 from condensery_plugins.codecs.sparse import sparse
 
 
@@ -83,8 +83,19 @@ def sparsity(stage: Stage, weights: Sequence[Weight]) -> dict[str, float]:
 
     :param weights: that the method prunes.
     """
-    own, reached = sparsity_percent(weights), stage.reached(weights)
-    return {"sparsity_percent": own, "net_sparsity_percent": own * reached["reached_percent"] / 100, **reached}
+    own, whole = sparsity_percent(weights), net_sparsity_percent(stage.student.module)
+    return {"sparsity_percent": own, "net_sparsity_percent": whole, **stage.reached(weights)}
+
+
+def net_sparsity_percent(net: nn.Module) -> float:
+    """Return the percentage of a net's parameters that transforms hold at zero, whichever method put them there."""
+    held = 0
+    # Several transforms on one tensor may hold the same entries: each tensor counts once.
+    for target in {item.target for item in attached(net)}:
+        path, _, tensor = target.rpartition(".")
+        if ":" not in target:  # not an activation
+            held += int((~Weight(path, net.get_submodule(path), tensor).alive).sum())
+    return 100 * held / sum(p.numel() for p in own_parameters(net).values())
 
 
 def sizes(weight: Weight) -> Tensor:

@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tests.plugins.pruning.stages import Given, stage_of
 from torch import nn
 
 from condensery.nets import Weight, attach, broken_promises, latent_of
-from condensery_plugins.pruning.masks import Mask, keep_above, keep_largest
+from condensery_plugins.pruning.masks import Mask, keep_above, keep_largest, sparsity
 
 SCORES = {"a": torch.tensor([1.0, 2.0, 3.0, 4.0]), "b": torch.tensor([10.0, 0.5, 20.0, 30.0])}
 
@@ -48,6 +49,24 @@ def test_a_mask_holds_zeros_and_blocks_gradients() -> None:
     with torch.no_grad():
         net.parametrizations.weight.original.fill_(float("inf"))  # type: ignore[union-attr, operator]
     assert torch.equal(net.weight == 0, ~mask.keep)
+
+
+def test_zeros_of_the_whole_net_are_those_of_all_methods() -> None:
+    """Of 20 parameters 4 weights of the first layer and a bias went before; the method takes 1 of the second's 6."""
+    net = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 2))
+    gone = {"0.weight": 4, "0.bias": 1, "1.weight": 1}
+    for target, count in gone.items():
+        held = Mask(net.get_parameter(target).shape)
+        held.keep.flatten()[:count] = False
+        attach(net, target, "mask", held)
+
+    stage = stage_of(net, Given(torch.zeros(2, 3), torch.zeros(2, 2)))
+    found = sparsity(stage, [stage.weights().by_path["1"]])
+    assert found == {
+        "sparsity_percent": pytest.approx(100 / 6),
+        "net_sparsity_percent": pytest.approx(30.0),
+        "reached_percent": pytest.approx(30.0),
+    }
 
 
 def test_a_threshold_by_hand() -> None:
