@@ -23,8 +23,8 @@ class ResidualBlockPruning(Method):
     """Take whole residual blocks out of a net: those around which it may step with the least change.
 
     The survey's granularity layer (1.2.1); no paper of its own. A block can go if what it gets and what it returns have
-    equal shapes and a shortcut leads around it. In a CNN that is a module inside one of the net's stages, and an
-    identity takes its place. In an attention net it is a layer, and each stack keeps one.
+    equal shapes and a shortcut leads around it. In a CNN that is a module inside one of the stages, which the net names
+    in its ``roles``, and an identity takes its place. In an attention net it is a layer, and each stack keeps one.
 
     A block's score, on ``samples`` training examples, is the change of the net's output when it steps around that block
     alone (``output``), or the change that the block makes of what it gets (``block``): the square of the change over
@@ -34,7 +34,8 @@ class ResidualBlockPruning(Method):
     *When*: as the stage starts. Each cut is proven: the net that is left gives what the whole net gives when it steps
     around the same blocks.
 
-    *Raises* NotApplicable on a net that has no such block; a CNN whose blocks have all gone already stays as it is.
+    *Raises* NotApplicable on a net that has no such block or names no stages; a CNN whose blocks have all gone already
+    stays as it is.
     """
 
     key = "residual-block-pruning"
@@ -80,10 +81,17 @@ class ResidualBlockPruning(Method):
     def _blocks(self, stage: Stage, net: nn.Module, batch: Batch) -> list[str]:
         """Return the paths of a CNN's blocks.
 
-        :raises NotApplicable: if it has none, and none that an identity replaced.
+        :raises NotApplicable: if it names no stages, or has no block in them, and none that an identity replaced.
         """
+        stages = _stages(net)
+        if not stages:
+            how = 'it names them by module path, as in roles = {"stages": ["layer1", "layer2"]}'
+            raise NotApplicable(
+                self.key, f"the net doesn't say which modules its stages are, where blocks would be: {how}"
+            )
+
         found = residual_blocks(net, stage, batch)
-        replaced = any(isinstance(m, nn.Identity) for s in _stages(net) for m in net.get_submodule(s).children())
+        replaced = any(isinstance(m, nn.Identity) for s in stages for m in net.get_submodule(s).children())
         if not found and not replaced:
             raise NotApplicable(self.key, "the net has no residual block with equal shapes in and out in its stages")
         return found
@@ -197,7 +205,8 @@ def _keep(
 def _is_block(module: nn.Module) -> bool:
     """Tell whether a module is no layer and no list of modules, and has a convolution inside."""
     inner = any(isinstance(m, CONVS) for m in module.modules() if m is not module)
-    return inner and not isinstance(module, (nn.Sequential, nn.ModuleList))
+    # Many write a block as a Sequential whose forward adds a shortcut; only one that keeps its forward is a list.
+    return inner and type(module).forward is not nn.Sequential.forward
 
 
 def _hands_on(module: nn.Module, given: Tensor, made: Tensor) -> bool:

@@ -116,6 +116,36 @@ def test_only_blocks_with_a_shortcut_and_equal_shapes() -> None:
     assert residual_block_pruning.residual_blocks(line, stage, stage.sample(2)[0]) == ["stage.0", "stage.3.0"]
 
 
+class Listed(nn.Sequential):
+    """A list of modules under a name of its own."""
+
+
+class Around(nn.Sequential):
+    """A list of modules with a shortcut around them: a block."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + super().forward(x)  # type: ignore[no-untyped-call, no-any-return]
+
+
+def test_a_block_may_be_a_list_with_a_forward_of_its_own() -> None:
+    net = Line(Around(nn.Conv1d(1, 1, 1), nn.ReLU()), Listed(Add(1.0), Add(0.5)), Around(nn.ReLU()))
+    stage = stage_of(net, numbers())
+    assert residual_block_pruning.residual_blocks(net, stage, stage.sample(2)[0]) == [
+        "stage.0",
+        "stage.1.0",
+        "stage.1.1",
+    ]
+
+
+def test_a_net_that_names_no_stages_is_told_how() -> None:
+    net = Line(Add(0.5), Add(1.0), Add(0.1))
+    del net.roles
+    with pytest.raises(NotApplicable, match=r"doesn't say which modules its stages are.* roles = \{\"stages\": \["):
+        prune(net, numbers())
+    net.roles = {"stages": ["stage"]}
+    assert prune(net, numbers(), ratio=0.3)["blocks_removed_count"] == 1
+
+
 def test_behind_learned_steps_only_the_residual_block_is_found() -> None:
     """With its steps at zero a quantizer gives nan, which differs from itself."""
     line = Line(Add(0.5), Straight(2.0))
@@ -177,15 +207,9 @@ def test_optimizer_state_of_what_went_goes_too() -> None:
     }
 
 
-@pytest.mark.parametrize("make", ["vgg", "mlp"])
-def test_not_on_a_net_without_residual_blocks(make: str) -> None:
-    net = (
-        vgg.build(Digits().facts, "vgg16-bn", width=0.125)
-        if make == "vgg"
-        else nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
-    )
+def test_not_on_a_net_without_residual_blocks() -> None:
     with pytest.raises(NotApplicable, match="no residual block with equal shapes"):
-        prune(net)
+        prune(vgg.build(Digits().facts, "vgg16-bn", width=0.125))
 
 
 # ---------------------------------------------------------------- whole recipes
