@@ -123,7 +123,8 @@ class ActivationGradientPruningDBTD(Method):
 
     When: in every backward pass but the first ``window`` ones. The forward pass and the optimizer stay as they are.
 
-    End: nothing of it outlives the stage.
+    End: nothing of it outlives the stage. Where no pass came after the first ``window`` ones, nothing was pruned or
+    counted: the report has no figures of it, and the run names what was left out.
 
     Raises NotApplicable on a net without convolutions, or with only the one that embeds a Transformer's patches, unless
     ``linear`` is set.
@@ -169,31 +170,42 @@ class ActivationGradientPruningDBTD(Method):
         self._pruners[target] = pruner
 
     @hookimpl
+    def end_stage(self, stage: Stage) -> None:
+        """Say where nothing was pruned because the stage was too short."""
+        for target, pruner in self._pruners.items():
+            if pruner.rate and not pruner.entries:
+                passes = "1 backward pass" if self.window == 1 else f"{self.window} backward passes"
+                why = f"nothing was pruned: its threshold comes from {passes}, and none came after that"
+                stage.left_out[target] = why
+
+    @hookimpl
     def report(self, stage: Stage) -> dict[str, float]:
         """Return the share of non-zeros before and after, for each layer and overall, and the work of backward saved.
 
         The work is that of the products of weight and input gradients, against all of it dense; an entry of an output
-        gradient that is zero saves its share of both, and of the first layer's one.
+        gradient that is zero saves its share of both, and of the first layer's one. What was never counted is left out.
         """
-        pruning = {target: pruner for target, pruner in self._pruners.items() if pruner.rate}
-        report = {f"density_percent.{t.replace(':', '.')}": _density([p]) for t, p in pruning.items()}
-        report["density_percent"] = _density(list(pruning.values()))
-        report["density_before_percent"] = _density(list(pruning.values()), "before")
+        counted = {target: pruner for target, pruner in self._pruners.items() if pruner.rate and pruner.entries}
+        if not counted:
+            return {}
+        report = {f"density_percent.{t.replace(':', '.')}": _density([p]) for t, p in counted.items()}
+        report["density_percent"] = _density(list(counted.values()))
+        report["density_before_percent"] = _density(list(counted.values()), "before")
 
         work = {path: self._pruners[f"{path}:output"] for path in self._costs}
         dense = sum(self._costs[path] * float(pruner.entries) for path, pruner in work.items())
         left = sum(self._costs[path] * float(pruner.after) for path, pruner in work.items())
-        report["backward_macs_saved_percent"] = 100 * (1 - left / dense) if dense else 0.0
+        report["backward_macs_saved_percent"] = 100 * (1 - left / dense)
         return report
 
 
 def _density(pruners: list[GradientPruner], count: str = "after") -> float:
     """Return the share of non-zeros among the entries that some pruners counted, in percent.
 
+    :param pruners: that have counted some.
     :param count: ``after`` pruning or ``before`` it.
     """
-    entries = sum(float(p.entries) for p in pruners)
-    return 100 * sum(float(getattr(p, count)) for p in pruners) / entries if entries else 100.0
+    return 100 * sum(float(getattr(p, count)) for p in pruners) / sum(float(p.entries) for p in pruners)
 
 
 def products(weight: Weight, gradients: int) -> int:

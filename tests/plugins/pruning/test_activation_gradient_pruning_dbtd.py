@@ -173,11 +173,19 @@ def test_the_work_saved_by_hand(tmp_path: Path) -> None:
     }
 
 
-def test_before_the_queue_is_full_nothing_is_reported_as_pruned(tmp_path: Path) -> None:
-    report = run(tmp_path, [{"methods": [{DBTD: {"window": 50}}], "epochs": 1}], {"key": "resnet8", "width": 0.5})
-    numbers = report["stages"][0]["report"]
-    assert numbers[f"{DBTD}.density_percent"] == 100.0
-    assert numbers[f"{DBTD}.backward_macs_saved_percent"] == 0.0
+@pytest.mark.parametrize(("epochs", "pruned"), [(0, False), (1, False), (2, True)])
+def test_what_was_never_measured_is_left_out_and_named(epochs: int, pruned: bool, tmp_path: Path) -> None:
+    """An epoch has four steps: with a queue of four the first pass that prunes is the second epoch's first."""
+    stage = {"methods": [{DBTD: {"window": 4}}], "epochs": epochs}
+    (entry,) = run(tmp_path, [stage], "plain-cnn")["stages"]
+    assert (f"{DBTD}.density_percent" in entry["report"]) is pruned
+    if pruned:
+        assert entry["report"][f"{DBTD}.density_percent"] < entry["report"][f"{DBTD}.density_before_percent"]
+        assert "left_out" not in entry
+    else:
+        assert entry["report"] == {}
+        why = "nothing was pruned: its threshold comes from 4 backward passes, and none came after that"
+        assert entry["left_out"] == {"conv2:input": why}
 
 
 def test_the_gradient_that_both_products_use_is_the_pruned_one(tmp_path: Path) -> None:
