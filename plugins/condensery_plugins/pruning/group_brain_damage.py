@@ -33,7 +33,8 @@ class GroupBrainDamage(InSteps):
     *When*: once the stage has ended (``end``), when it starts (``start``), or in ``steps`` over it (``gradual``): step
     i of n, after i/n of the stage, reaches i/n. A convolution group keeps its largest group.
 
-    *End*: when the recipe ends, convolutions compute with the columns that are left.
+    *End*: when the recipe ends, convolutions over two dimensions compute with the columns that are left; those over one
+    or three stay masked, which saves storage and no time.
 
     *Raises* NotApplicable on a net without convolutions but depthwise ones, whose filters share no column.
     """

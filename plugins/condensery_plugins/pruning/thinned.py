@@ -126,7 +126,7 @@ class ThinnedConv2d(Layer):
 
 
 class ThinningMask(Mask):
-    """Holds whole columns of a convolution at zero, for all filters alike; whole filters too.
+    """Holds whole columns of a convolution over two dimensions at zero, for all filters alike; whole filters too.
 
     When the recipe ends the convolution becomes a :class:`ThinnedConv2d`, unless no column has gone, another method
     has masked single weights as well, or a quantizer holds the weights: then zeros are left out of the file.
@@ -151,7 +151,7 @@ class ThinningMask(Mask):
 
 
 def thin(stage: Stage, weight: Weight, keep: Tensor) -> None:
-    """Hold a weight of the student at zero where ``keep`` is false; a convolution gets a mask that can become thinner.
+    """Hold a weight of the student at zero where ``keep`` is false; a Conv2d gets a mask that can become thinner.
 
     It takes the place of a plain mask that is there, unless that one's indices have a set width.
 

@@ -13,7 +13,7 @@ from condensery import NotApplicable, Registry, Run, UnknownKey, UsageError
 from condensery.contract import StageManager
 from condensery.nets import attached, latent_of
 from condensery.run import Defaults, Stage
-from condensery.storage import open_artifact
+from condensery.storage import bake, open_artifact
 from condensery_plugins.pruning.group_brain_damage import GroupBrainDamage
 from condensery_plugins.pruning.thinned import ThinnedConv2d, thin
 
@@ -266,6 +266,17 @@ def test_earlier_masks_thin_too_where_they_hold_whole_filters(methods: list[Any]
 def test_rates_are_of_convolutions(name: str, says: str) -> None:
     with pytest.raises(UnknownKey, match=f"^group-brain-damage.rates: {says}"):
         stage_for(Net(), rates={name: 0.5})
+
+
+@pytest.mark.parametrize(("cls", "thinned"), [(nn.Conv1d, False), (nn.Conv2d, True), (nn.Conv3d, False)])
+def test_only_convolutions_over_two_dimensions_become_thin(cls: type[nn.Module], thinned: bool) -> None:
+    """Of two inputs at 3, 9 or 27 kernel positions half go, in all filters alike."""
+    net = nn.Sequential(cls(2, 4, 3))
+    stage, method = stage_for(net)
+    method.end_stage(stage)
+    (masked,) = stage.weights()
+    assert float((masked.value == 0).float().mean()) == 0.5
+    assert isinstance(bake(net, REGISTRY).net.get_submodule("0"), ThinnedConv2d) is thinned
 
 
 def test_rates_by_pattern_count_where_no_name_is_more_exact() -> None:
