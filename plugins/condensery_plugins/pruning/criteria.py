@@ -178,7 +178,9 @@ def _taylor_outputs(stage: Stage, layers: Sequence[Weight], samples: int) -> Sco
 
 def _saliencies(stage: Stage, layers: Sequence[Weight], samples: int) -> Scores:
     """With the Gauss-Newton diagonal, one sampled row for each example."""
-    diagonal = row_diagonal(stage, layers, stage.sample(samples), "sampled")
+    diagonal = row_diagonal(
+        stage, layers, stage.sample(samples), "sampled", method="criterion obd", instead="take another criterion"
+    )
     return {w.path: obd(w.latent.detach(), h) for w, h in zip(layers, diagonal, strict=True)}
 
 

@@ -22,6 +22,12 @@ from condensery.tasks import Task, full_precision, head, map_tensors, tensors_in
 Rows = Literal["gauss-newton", "sampled", "fisher"]
 MOST = 2**28
 """Second derivatives by outputs that are held at once."""
+FISHER = "say hessian 'fisher'"
+"""What methods with that setting offer where the loss has no second derivatives by the outputs."""
+
+
+class NoCurvature(UsageError):
+    """A method ranks by second derivatives of the loss by the net's outputs, and there are none."""
 
 
 @contextlib.contextmanager
@@ -89,8 +95,38 @@ def output_hessians(stage: Stage, outputs: Any, batch: Batch) -> Tensor:
             f"stage {stage.name!r}: {len(slope)} decisions of {slope.shape[1]} outputs each have too many second "
             "derivatives; say hessian 'fisher', which needs none"
         )
+    if not slope.requires_grad:  # it is the same whatever the outputs are
+        return slope.new_zeros(*slope.shape, slope.shape[1])
     each = (torch.autograd.grad(s.sum(), leaves, retain_graph=True, materialize_grads=True) for s in slope.unbind(1))
     return torch.stack([lay(row) for row in each], 1)
+
+
+def refuse_linear(stage: Stage, batches: Sequence[Batch], method: str, instead: str = FISHER) -> None:
+    """Refuse a loss that has no second derivatives by the net's outputs at any of some examples.
+
+    A loss may be straight at these alone, as a squared hinge is beyond its margin. So a dry run, which has few, refuses
+    only what has none where all outputs are zero either, and nothing where its weights stand in for trained ones; the
+    real stage comes here again.
+
+    :param batches: the examples; where there are none, nothing is refused.
+    :param method: key of the method that asks.
+    :param instead: what it offers for such a loss.
+    :raises NoCurvature: naming the method and what to do.
+    """
+    if not batches or stage.stands_in or (stage.dry and stage.step > 0):
+        return
+
+    net = stage.student.module
+    for batch in batches if stage.dry else ():
+        with evaluating(net):
+            outputs = map_tensors(lambda t: t * 0 if t.requires_grad else t, stage.task.outputs(net, batch))
+            if bool(output_hessians(stage, outputs, batch).any()):
+                return
+
+    raise NoCurvature(
+        f"{method}: the loss has no curvature by the net's outputs, as nll_loss has none by those of a log_softmax; "
+        f"{instead}, or let the net return scores"
+    )
 
 
 def roots(hessians: Tensor) -> Tensor:
@@ -105,14 +141,19 @@ def roots(hessians: Tensor) -> Tensor:
     return scaled.mT.to(hessians.dtype)
 
 
-def curvature_rows(stage: Stage, weights: Sequence[Weight], batches: Sequence[Batch], kind: Rows) -> Iterator[Tensor]:
+def curvature_rows(
+    stage: Stage, weights: Sequence[Weight], batches: Sequence[Batch], kind: Rows, *, method: str, instead: str = FISHER
+) -> Iterator[Tensor]:
     """Yield the rows of some examples, one after another; the sum of their outer products is not divided by anything.
 
     An example that counts twice as much as the mean one, as with twice as many tokens, has rows sqrt(2) times as long.
 
     :param kind: ``gauss-newton``: a row for each direction of the outputs; ``sampled``: one row, these summed with
         random signs, whose outer product is the same in the mean; ``fisher``: the gradient of the loss.
+    :param method: key of the method that asks, for messages.
+    :param instead: what it offers for a loss without second derivatives by the outputs.
     :returns: tensors of shape ``(numbers of all weights,)``, in the weights' order, zero where a mask holds a number.
+    :raises NoCurvature: if no example gives a row, as the loss has no second derivatives by the outputs.
     """
     net, latents = stage.student.module, [w.latent for w in weights]
     generator = torch.Generator().manual_seed(stage.seed)
@@ -120,13 +161,18 @@ def curvature_rows(stage: Stage, weights: Sequence[Weight], batches: Sequence[Ba
     there = counted(stage.task, examples)
     mean = sum(weight for _, weight in there) / len(examples)
 
+    curved = False
     with evaluating(net):
         for example, weight in there:
             outputs = full_precision(stage.task.outputs(net, example))
             for made, start in _starts(stage, outputs, example, kind, generator):
                 grads = torch.autograd.grad(made, latents, start, retain_graph=True, materialize_grads=True)
                 row = torch.cat([g.flatten() for g in grads])
+                curved = True
                 yield row if weight == mean else row * (weight / mean) ** 0.5
+
+    if not curved:
+        refuse_linear(stage, [example for example, _ in there], method, instead)
 
 
 def _starts(
@@ -154,13 +200,16 @@ def _starts(
         yield made, signed.movedim(1, 0)[kept.any(0)].sum(0)
 
 
-def row_diagonal(stage: Stage, weights: Sequence[Weight], batches: Sequence[Batch], kind: Rows) -> list[Tensor]:
+def row_diagonal(
+    stage: Stage, weights: Sequence[Weight], batches: Sequence[Batch], kind: Rows, *, method: str, instead: str = FISHER
+) -> list[Tensor]:
     """Return the diagonal of the Hessian that the rows of some examples give, for each weight of its shape.
 
-    That is the sum of the squared rows, over the number of examples.
+    That is the sum of the squared rows, over the number of examples. The parameters are those of
+    :func:`curvature_rows`.
     """
     total = torch.zeros(sum(w.latent.numel() for w in weights), dtype=torch.float64, device=stage.device)
-    for row in curvature_rows(stage, weights, batches, kind):
+    for row in curvature_rows(stage, weights, batches, kind, method=method, instead=instead):
         total += row.double() ** 2
     return unflatten(total / sum(b.size for b in batches), weights)
 

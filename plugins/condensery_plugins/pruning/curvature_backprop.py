@@ -19,7 +19,7 @@ from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 
 from condensery import Batch, NotApplicable, Stage, Weight
-from condensery_plugins.pruning.curvature import counted, evaluating, output_hessians, parted
+from condensery_plugins.pruning.curvature import counted, evaluating, output_hessians, parted, refuse_linear
 
 LAYERS = {"linear", "conv1d", "conv2d", "conv3d"}
 ELEMENTWISE = {"relu", "relu6", "leaky_relu", "elu", "sigmoid", "tanh", "silu", "gelu", "softplus", "batch_norm"}
@@ -127,12 +127,14 @@ def backprop_diagonal(
 
     :param method: key of the method that asks, for messages.
     :raises NotApplicable: naming the operation through which the rules above don't lead.
+    :raises NoCurvature: if the loss has no second derivatives by the outputs.
     """
     net = stage.student.module
     there = counted(stage.task, batches)
     whole = sum(weight for _, weight in there)
     total = [torch.zeros_like(w.latent, dtype=torch.float64) for w in weights]
 
+    curved = False
     for batch, weight in there:
         # Cached, so that the tensors that the layers use are the ones looked up here.
         with evaluating(net), parametrize.cached():
@@ -140,8 +142,12 @@ def backprop_diagonal(
             with mode:
                 outputs = stage.task.outputs(net, batch)
             start = torch.diagonal(output_hessians(stage, outputs, batch), dim1=1, dim2=2)
+            curved = curved or bool(start.any())
             parts, lay = parted(stage.task, outputs, batch)
             found = torch.autograd.grad(lay(parts), mode.sums, start, materialize_grads=True)
         for mine, part in zip(total, found, strict=True):
             mine += part.double() * (weight / batch.size) / whole
+
+    if not curved:
+        refuse_linear(stage, [batch for batch, _ in there], method)
     return total

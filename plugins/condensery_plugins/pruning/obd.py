@@ -28,8 +28,8 @@ class OptimalBrainDamage(Stepwise):
 
     *When*: as the stage starts. With ``steps`` above 1 also while it trains: step i of n reaches i/n of ``sparsity``.
 
-    *Raises* UsageError where no weight of a layer would be left, NotApplicable where ``backprop`` meets an operation
-    that it has no rule for.
+    *Raises* UsageError where no weight of a layer would be left, or where the loss has no second derivatives by the
+    net's outputs; NotApplicable where ``backprop`` meets an operation that it has no rule for.
     """
 
     key = "obd"
@@ -40,8 +40,12 @@ class OptimalBrainDamage(Stepwise):
 
     def prune(self, stage: Stage, weights: list[Weight], share: float) -> None:
         """Hold the least salient parameters at zero."""
+        diagonal = self.diagonal(stage, weights)
+        if stage.dry and not any(bool(h.any()) for h in diagonal):
+            return  # its few examples rank nothing; the real stage looks at all of them
+
         scores = {}
-        for weight, curvature in zip(weights, self.diagonal(stage, weights), strict=True):
+        for weight, curvature in zip(weights, diagonal, strict=True):
             # An estimate may come out negative, where the whole Hessian's entry may not be.
             saliency = curvature.abs() * weight.latent.detach().double() ** 2 / 2
             scores[weight.name] = torch.where(weight.alive, saliency, float("-inf"))
@@ -62,4 +66,4 @@ class OptimalBrainDamage(Stepwise):
             return hutchinson_diagonal(stage, weights, batches, self.probes)
         if self.hessian == "identity":
             return [torch.ones_like(w.latent) for w in weights]
-        return row_diagonal(stage, weights, batches, self.hessian)
+        return row_diagonal(stage, weights, batches, self.hessian, method=self.key)

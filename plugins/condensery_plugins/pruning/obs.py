@@ -30,7 +30,8 @@ class OptimalBrainSurgeon(Stepwise):
 
     *When*: as the stage starts. With ``steps`` above 1 also while it trains: step i of n reaches i/n of ``sparsity``.
 
-    *Raises* UsageError where no weight of a layer would be left.
+    *Raises* UsageError where no weight of a layer would be left, or where the loss has no second derivatives by the
+    net's outputs.
     """
 
     key = "obs"
@@ -97,7 +98,7 @@ class OptimalBrainSurgeon(Stepwise):
         """Return the parameters with the inverse Hessian at their present values."""
         sizes = self._sizes([w.latent.numel() for w in weights])
         inverse = InverseHessian(sizes, self.alpha, sum(b.size for b in batches), stage.device)
-        for row in curvature_rows(stage, weights, batches, self.hessian):
+        for row in curvature_rows(stage, weights, batches, self.hessian, method=self.key):
             inverse.add(row)
 
         latents = torch.cat([w.latent.detach().flatten() for w in weights])

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from condensery import Method, Stage, UsageError, Weight, hookimpl
 from condensery.measure import evaluate
 from condensery.run import due_steps
+from condensery_plugins.pruning.curvature import NoCurvature
 from condensery_plugins.pruning.masks import mask, sparsity
 from condensery_plugins.pruning.refusals import refuse_empty, refuse_nothing
 
@@ -103,6 +104,8 @@ class Stepwise(InSteps):
         for gone in range(1, 1 + (min(most, 2) if stage.dry else most)):
             try:
                 self.prune(stage, weights, gone / numbers)
+            except NoCurvature:
+                raise
             except UsageError:
                 break
             if self._quality(stage) >= dense:

@@ -8,9 +8,10 @@ import pytest
 import torch
 from tests.core.helpers import untouched
 from tests.plugins.pruning.nets import run
+from tests.plugins.pruning.stages import Given, draw, stage_of
 from torch import Tensor, nn
 
-from condensery import NotApplicable, UsageError
+from condensery import Batch, NotApplicable, UsageError
 from condensery.nets import BATCH_NORMS, CONVS
 from condensery.run import Stage
 from condensery_plugins.pruning.criteria import (
@@ -177,6 +178,20 @@ def test_what_a_criterion_cant_see_is_refused(tmp_path: Path) -> None:
         run_with(tmp_path, "norm-scale")
     with pytest.raises(UsageError, match="looks at the loss, and there are no labels"):
         run_with(tmp_path, "taylor-output", data={"labels": False})
+
+
+class Chances(Given):
+    """The negative log-likelihood: linear in a net's log-probabilities."""
+
+    def loss(self, outputs: Tensor, batch: Batch) -> Tensor | None:
+        return nn.functional.nll_loss(outputs, batch.labels)
+
+
+def test_second_derivatives_of_a_loss_that_has_none_are_refused() -> None:
+    net = nn.Sequential(nn.Conv2d(1, 3, 2), nn.Flatten(), nn.LogSoftmax(1)).double()
+    stage = stage_of(net, Chances(draw(6, 1, 2, 2), torch.arange(6) % 3))
+    with pytest.raises(UsageError, match=r"^criterion obd: the loss has no curvature .*; take another criterion, or"):
+        score(stage, stage.weights(kinds=CONVS), "obd", 6)
 
 
 def run_with(tmp_path: Path, criterion: Criterion, **stage: object) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from condensery import UsageError
 from condensery.nets import Weight
 from condensery.run import Stage
-from condensery.tasks import Batch, Task
+from condensery.tasks import Answers, Batch, Task
 from condensery_plugins.models.mlp import MLP
 from condensery_plugins.pruning.curvature import (
     curvature_rows,
@@ -23,6 +23,8 @@ from condensery_plugins.pruning.curvature import (
     row_diagonal,
 )
 from condensery_plugins.pruning.masks import mask
+from condensery_plugins.pruning.obd import OptimalBrainDamage
+from condensery_plugins.pruning.obs import OptimalBrainSurgeon
 
 torch.set_num_threads(1)
 
@@ -34,7 +36,7 @@ def net_of(outputs: int, seed: int = 1) -> MLP:
 
 def rows_product(stage: Stage, weights: list[Weight], kind: str) -> Tensor:
     batches = stage.sample(1000)
-    rows = torch.stack(list(curvature_rows(stage, weights, batches, kind)))  # type: ignore[arg-type]
+    rows = torch.stack(list(curvature_rows(stage, weights, batches, kind, method="m")))  # type: ignore[arg-type]
     return rows.T @ rows / sum(b.size for b in batches)
 
 
@@ -44,7 +46,9 @@ def test_gauss_newton_is_the_hessian_at_a_perfect_fit() -> None:
     weights = weights_in(stage)
     expected = whole_hessian(stage, weights)
     torch.testing.assert_close(rows_product(stage, weights, "gauss-newton"), expected)
-    diagonal = torch.cat([d.flatten() for d in row_diagonal(stage, weights, stage.sample(1000), "gauss-newton")])
+    diagonal = torch.cat(
+        [d.flatten() for d in row_diagonal(stage, weights, stage.sample(1000), "gauss-newton", method="m")]
+    )
     torch.testing.assert_close(diagonal, expected.diagonal())
 
 
@@ -74,7 +78,7 @@ def test_every_pixel_that_counts_is_a_decision() -> None:
     expected = whole_hessian(stage, weights)
     assert float(expected.diagonal().min()) > 0
     torch.testing.assert_close(rows_product(stage, weights, "gauss-newton"), expected, atol=1e-6, rtol=1e-5)
-    found = torch.cat([d.flatten() for d in row_diagonal(stage, weights, stage.sample(3), "gauss-newton")])
+    found = torch.cat([d.flatten() for d in row_diagonal(stage, weights, stage.sample(3), "gauss-newton", method="m")])
     torch.testing.assert_close(found, expected.diagonal().double(), atol=1e-6, rtol=1e-5)
     found = torch.cat([d.flatten() for d in hutchinson_diagonal(stage, weights, stage.sample(3), 3000)])
     torch.testing.assert_close(found, expected.diagonal(), atol=0.02, rtol=0)
@@ -110,8 +114,81 @@ def test_too_many_outputs_are_refused_with_the_way_out(monkeypatch: pytest.Monke
     monkeypatch.setattr("condensery_plugins.pruning.curvature.MOST", 8)
     stage = stage_of(MLP([3, 3]).double(), Given(draw(4, 3), torch.tensor([0, 1, 2, 0])))
     with pytest.raises(UsageError, match=r"1 decisions of 3 outputs each have too many .* say hessian 'fisher'"):
-        row_diagonal(stage, stage.weights(), stage.sample(4), "sampled")
-    assert bool(row_diagonal(stage, stage.weights(), stage.sample(4), "fisher")[0].any())
+        row_diagonal(stage, stage.weights(), stage.sample(4), "sampled", method="m")
+    assert bool(row_diagonal(stage, stage.weights(), stage.sample(4), "fisher", method="m")[0].any())
+
+
+class Chances(Given):
+    """The negative log-likelihood: linear in a net's log-probabilities."""
+
+    def loss(self, outputs: Tensor, batch: Batch) -> Tensor | None:
+        return nn.functional.nll_loss(outputs, batch.labels)
+
+    def meter(self) -> Answers:
+        return Answers(lambda outputs, batch: outputs.argmax(1) == batch.labels, lambda outputs, batch: torch.zeros(()))
+
+
+class Picked(Chances):
+    """The same by hand: torch keeps nothing of it that could have second derivatives."""
+
+    def loss(self, outputs: Tensor, batch: Batch) -> Tensor | None:
+        return -outputs.gather(1, batch.labels[:, None]).mean()
+
+
+@pytest.mark.parametrize("dry", [False, True], ids=["real", "dry"])
+@pytest.mark.parametrize("task", [Chances, Picked])
+@pytest.mark.parametrize("settings", [{}, {"hessian": "gauss-newton"}, {"hold": True}], ids=str)
+@pytest.mark.parametrize("method", [OptimalBrainDamage, OptimalBrainSurgeon])
+def test_a_loss_linear_in_the_outputs_is_refused_and_nothing_pruned(
+    method: type[OptimalBrainDamage | OptimalBrainSurgeon], settings: dict[str, Any], task: type[Given], dry: bool
+) -> None:
+    stage = stage_of(nn.Sequential(net_of(3), nn.LogSoftmax(1)), task(draw(9, 3), torch.arange(9) % 3))
+    stage.dry = dry
+    with pytest.raises(UsageError, match=rf"^{method.key}: the loss has no curvature .* say hessian 'fisher', or let"):
+        method(**settings).prepare(stage)
+    assert all(bool(w.alive.all()) for w in weights_in(stage))
+
+
+@pytest.mark.parametrize("method", [OptimalBrainDamage, OptimalBrainSurgeon])
+def test_fisher_needs_no_curvature_by_the_outputs(method: type[OptimalBrainDamage | OptimalBrainSurgeon]) -> None:
+    stage = stage_of(nn.Sequential(net_of(3), nn.LogSoftmax(1)), Chances(draw(9, 3), torch.arange(9) % 3))
+    method(hessian="fisher", sparsity=0.2, biases=False).prepare(stage)
+    assert sum(int((~w.alive).sum()) for w in stage.weights()) == 5  # of 24
+
+
+class Margins(Given):
+    """Squared hinge: straight beyond a margin of one."""
+
+    def loss(self, outputs: Tensor, batch: Batch) -> Tensor | None:
+        missing: Tensor = (1 - outputs * batch.labels).relu()
+        return missing.square().mean()
+
+
+def test_a_dry_run_lets_pass_what_only_its_examples_make_straight() -> None:
+    """Outputs of 3 x and labels of the sign of x: the eight examples first looked at are beyond the margin."""
+    net = nn.Linear(1, 1, bias=False).double()
+    nn.init.constant_(net.weight, 3.0)
+    x = torch.tensor([[1.0], [-1.0]]).double().repeat(5, 1)
+    stage = stage_of(net, Margins(x, x))
+    stage.dry = True
+    (found,) = row_diagonal(stage, stage.weights(), stage.sample(10), "sampled", method="m")
+    assert found.tolist() == [[0.0]]
+    OptimalBrainDamage(sparsity=0.5, biases=False).prune(stage, stage.weights(), 0.5)
+    assert bool(stage.weights()[0].alive.all())
+
+    stage.dry = False
+    with pytest.raises(UsageError, match=r"^m: the loss has no curvature by the net's outputs"):
+        row_diagonal(stage, stage.weights(), stage.sample(10), "sampled", method="m")
+
+
+def test_a_layer_without_curvature_is_no_reason_to_refuse() -> None:
+    """The first layer has none, as all its units are dead; the last one's bias has that of the output, 1."""
+    net = MLP([3, 4, 1]).double()
+    with torch.no_grad():
+        net.get_parameter("fc1.bias").fill_(-100)
+    stage = stage_of(net, Given(draw(10, 3), draw(10, 1)))
+    found = row_diagonal(stage, weights_in(stage), stage.sample(10), "gauss-newton", method="m")
+    assert [float(h.sum()) for h in found] == pytest.approx([0, 0, 0, 1])
 
 
 def test_sampled_rows_are_gauss_newton_with_one_output_and_in_the_mean() -> None:
@@ -123,7 +200,7 @@ def test_sampled_rows_are_gauss_newton_with_one_output_and_in_the_mean() -> None
     stage = stage_of(net, Given(draw(1, 3).expand(2000, 3).clone(), draw(1, 2).expand(2000, 2).clone()))
     weights = weights_in(stage)
     exact = rows_product(stage, weights, "gauss-newton")
-    assert len(list(curvature_rows(stage, weights, stage.sample(5), "sampled"))) == 5
+    assert len(list(curvature_rows(stage, weights, stage.sample(5), "sampled", method="m"))) == 5
     torch.testing.assert_close(rows_product(stage, weights, "sampled"), exact, atol=0.05 * float(exact.max()), rtol=0)
 
 
@@ -134,8 +211,12 @@ def test_fisher_by_hand() -> None:
         net.get_parameter("fc1.weight").fill_(2)
         net.get_parameter("fc1.bias").zero_()
     stage = stage_of(net, Given(torch.tensor([[1.0], [3.0]]).double(), torch.tensor([[1.0], [5.0]]).double()))
-    assert row_diagonal(stage, stage.weights(), stage.sample(2), "fisher")[0].tolist() == [[5.0]]
-    assert row_diagonal(stage, stage.weights(), stage.sample(2), "gauss-newton")[0].tolist() == [[5.0]]  # (1 + 9) / 2
+    fisher, newton = (
+        row_diagonal(stage, stage.weights(), stage.sample(2), kind, method="m")[0]
+        for kind in ("fisher", "gauss-newton")
+    )
+    assert fisher.tolist() == [[5.0]]
+    assert newton.tolist() == [[5.0]]  # (1 + 9) / 2
 
 
 def test_hutchinson_comes_near_the_whole_diagonal_far_from_a_fit() -> None:
@@ -146,7 +227,9 @@ def test_hutchinson_comes_near_the_whole_diagonal_far_from_a_fit() -> None:
     found = torch.cat([d.flatten() for d in hutchinson_diagonal(stage, weights, stage.sample(1000), 2000)])
     spread = (hessian.square().sum(1) - hessian.diagonal() ** 2).sqrt() / (2 * 2000) ** 0.5  # two batches, each drawn
     assert bool(((found - hessian.diagonal()).abs() < 5 * spread + 1e-9).all())
-    newton = torch.cat([d.flatten() for d in row_diagonal(stage, weights, stage.sample(1000), "gauss-newton")])
+    newton = torch.cat(
+        [d.flatten() for d in row_diagonal(stage, weights, stage.sample(1000), "gauss-newton", method="m")]
+    )
     assert float((newton - hessian.diagonal()).abs().max()) > 10 * float(spread.max())  # what Gauss-Newton drops
 
 
@@ -186,7 +269,7 @@ def test_masked_weights_have_no_curvature_and_modes_are_put_back() -> None:
     keep = torch.ones_like(first.latent, dtype=torch.bool)
     keep[1, 2] = False
     mask(stage, first, keep)
-    found = row_diagonal(stage, stage.weights(), stage.sample(10), "gauss-newton")[0]
+    found = row_diagonal(stage, stage.weights(), stage.sample(10), "gauss-newton", method="m")[0]
     assert found[1, 2] == 0
     assert bool((found[keep] > 0).all())
     assert net.training
@@ -201,8 +284,8 @@ def test_a_net_in_training_mode_is_looked_at_without_dropout() -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.9), nn.Linear(4, 1)).double().train()
     stage = stage_of(net, Given(draw(10, 3), draw(10, 1)))
-    once = row_diagonal(stage, stage.weights(), stage.sample(10), "fisher")
-    again = row_diagonal(stage, stage.weights(), stage.sample(10), "fisher")
+    once = row_diagonal(stage, stage.weights(), stage.sample(10), "fisher", method="m")
+    again = row_diagonal(stage, stage.weights(), stage.sample(10), "fisher", method="m")
     assert all(torch.equal(a, b) for a, b in zip(once, again, strict=True))
 
 

@@ -5,7 +5,7 @@ import torch
 from tests.plugins.pruning.stages import Given, draw, stage_of, weights_in, whole_hessian
 from torch import Tensor, nn
 
-from condensery import NotApplicable
+from condensery import Batch, NotApplicable, UsageError
 from condensery_plugins.models.mlp import MLP
 from condensery_plugins.pruning.curvature import row_diagonal
 from condensery_plugins.pruning.curvature_backprop import backprop_diagonal
@@ -65,7 +65,8 @@ def test_a_sum_over_positions_is_not_the_square_of_a_sum() -> None:
     nn.init.ones_(net.get_parameter("2.weight"))
     stage = stage_of(net, Given(torch.tensor([[[1.0, 2.0]]]).double(), torch.zeros(1, 1).double()))
     assert float(backprop_diagonal(stage, stage.weights(), stage.sample(1), method="m")[0]) == 5.0
-    assert float(row_diagonal(stage, stage.weights(), stage.sample(1), "gauss-newton")[0]) == pytest.approx(9.0)
+    newton = row_diagonal(stage, stage.weights(), stage.sample(1), "gauss-newton", method="m")
+    assert float(newton[0]) == pytest.approx(9.0)
 
 
 class Deep(nn.Module):
@@ -105,6 +106,19 @@ def test_a_cnn_by_the_rules_written_out() -> None:
     patches = nn.functional.unfold(x**2, 3, padding=1)  # (examples, 9, positions)
     conv1 = torch.einsum("nop,nkp->ok", at_conv1.flatten(2), patches) / 6
     torch.testing.assert_close(found["conv1"].flatten(1), conv1)
+
+
+class Sums(Given):
+    """The mean of all outputs: a loss without second derivatives."""
+
+    def loss(self, outputs: Tensor, batch: Batch) -> Tensor | None:
+        return outputs.mean()
+
+
+def test_a_loss_linear_in_the_outputs_is_refused() -> None:
+    stage = stage_of(MLP([3, 4, 2]).double(), Sums(draw(5, 3), draw(5, 2)))
+    with pytest.raises(UsageError, match=r"^m: the loss has no curvature by the net's outputs.*; say hessian 'fisher'"):
+        backprop_diagonal(stage, weights_in(stage), stage.sample(5), method="m")
 
 
 def test_masked_weights_pass_no_curvature_on() -> None:
