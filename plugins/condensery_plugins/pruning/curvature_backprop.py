@@ -26,7 +26,7 @@ ELEMENTWISE = {"relu", "relu6", "leaky_relu", "elu", "sigmoid", "tanh", "silu", 
 """Batch normalization counts among them: in eval mode it is a factor and a shift for each channel."""
 MOVES = {"flatten", "view", "reshape", "permute", "transpose", "contiguous", "squeeze", "unsqueeze", "cat", "pad"}
 CHOICES = {"__getitem__", "max_pool1d", "max_pool2d", "max_pool3d", "dropout"}
-LOOKS = {"float", "__get__", "size", "dim", "numel"}
+LOOKS = {"float", "__get__", "size", "dim", "numel", "is_floating_point"}
 SUMS = {"add", "__add__", "__radd__", "__iadd__"}
 SELECTIONS = MOVES | CHOICES | LOOKS | SUMS
 """Operations whose coefficients are 0 and 1, which squaring leaves as they are; dropout is one in eval mode."""

@@ -123,6 +123,13 @@ def test_the_papers_way_refuses_a_transformer_before_it_trains(tmp_path: Path) -
     assert not (tmp_path / "o").exists()
 
 
+def test_the_papers_way_takes_a_net_of_doubles(tmp_path: Path) -> None:
+    """Such a net asks for its parameters' type as it fits its inputs; half of 64-20-10's 1,510 numbers go."""
+    model = {"key": "mlp", "hidden": [20], "dtype": "float64"}
+    report = run(tmp_path, {"methods": [{"obd": {"hessian": "backprop"}}]}, model=model)
+    assert report["after"]["parameters"] - report["after"]["nonzeros"] == 755
+
+
 @pytest.mark.parametrize("hessian", ["backprop", "gauss-newton", "sampled", "fisher", "hutchinson"])
 def test_every_way_ranks_by_its_own_diagonal(hessian: Any) -> None:
     torch.manual_seed(0)
