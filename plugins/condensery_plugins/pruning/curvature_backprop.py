@@ -105,13 +105,17 @@ def _divides(x: Tensor, size: int | Sequence[int]) -> bool:
     return all(side % part == 0 for side, part in zip(x.shape[-2:], sizes, strict=True))
 
 
-def _elementwise(func: Callable[..., Tensor], x: Tensor, *rest: Any, **more: Any) -> Tensor:
-    """Run an operation on each number alone, with the square of its slope as its derivative."""
+def _elementwise(func: Callable[..., Tensor], x: Tensor, *rest: Any, inplace: bool = False, **more: Any) -> Tensor:
+    """Run an operation on each number alone, with the square of its slope as its derivative.
+
+    :param inplace: whether the result is written over ``x``, so that the net sees it there too.
+    """
     with torch.enable_grad():
         alone = x.detach().requires_grad_()
         value = func(alone, *rest, **more)
         (slope,) = torch.autograd.grad(value.sum(), alone)
-    return value.detach() + slope**2 * (x - x.detach())
+    found = value.detach() + slope**2 * (x - x.detach())
+    return x.copy_(found) if inplace else found
 
 
 def _mean(func: Callable[..., Tensor], x: Tensor, *rest: Any, **more: Any) -> Tensor:

@@ -121,6 +121,45 @@ def test_a_loss_linear_in_the_outputs_is_refused() -> None:
         backprop_diagonal(stage, weights_in(stage), stage.sample(5), method="m")
 
 
+class Written(nn.Module):
+    """Two layers with a ReLU between, that is written over its input; both are added up."""
+
+    def __init__(self, inplace: bool) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
+        self.relu = nn.ReLU(inplace)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        return self.last(self.relu(x) + x)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(("inplace", "expected"), [(True, [0.0, 0.0]), (False, [144.0, 64.0])])
+def test_a_relu_in_place_is_seen_by_what_reads_its_input_too(inplace: bool, expected: list[float]) -> None:
+    """Weights -2 and 3, x = 4: the sum is -8. In place both terms are 0, and no curvature passes.
+
+    Else the sum itself is the state: the last weight's h is 64, the first one's 9 * (0 + 1) * 16.
+    """
+    net = Written(inplace).double()
+    nn.init.constant_(net.first.weight, -2.0)
+    nn.init.constant_(net.last.weight, 3.0)
+    found = diagonal(net, torch.tensor([[4.0]]).double(), torch.tensor([[7.0]]).double())
+    assert [float(d) for d in found] == expected
+
+
+def test_functions_in_place_give_what_they_give_otherwise() -> None:
+    torch.manual_seed(3)
+    found = []
+    for inplace in (True, False):
+        units = [nn.ReLU(inplace), nn.LeakyReLU(0.1, inplace), nn.SiLU(inplace), nn.Dropout(0.5, inplace)]
+        net = nn.Sequential(*(m for unit in units for m in (nn.Linear(4, 4), unit)), nn.Linear(4, 2)).double()
+        for parameter, seed in zip(net.parameters(), range(99), strict=False):
+            parameter.data = draw(*parameter.shape, seed=seed)
+        found.append(torch.cat([d.flatten() for d in diagonal(net, draw(6, 4), draw(6, 2))]))
+    assert float(found[1].median()) > 0
+    torch.testing.assert_close(found[0], found[1])
+
+
 def test_masked_weights_pass_no_curvature_on() -> None:
     """1-2-1 linear: the masked second unit passes nothing to its input's weight."""
     net = nn.Sequential(nn.Linear(1, 2, bias=False), nn.Linear(2, 1, bias=False)).double()
