@@ -6,16 +6,18 @@ output at a filter is that of the norm behind the layer, if there is one. A ReLU
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from condensery import NotApplicable, Stage, UsageError, Weight
 from condensery.nets import BATCH_NORMS
 from condensery_plugins.pruning.curvature import evaluating, row_diagonal
-from condensery_plugins.pruning.filters import norms_behind, watching
+from condensery_plugins.pruning.filters import norms_behind
 from condensery_plugins.pruning.weight_groups import living
 
 Criterion = Literal[
@@ -114,12 +116,12 @@ class Look(NamedTuple):
     """What some layers did on one batch of sampled examples.
 
     :param loss: mean over the batch; ``None`` without labels.
-    :param outputs: of the modules that were asked for, in that order; each ``(batch, channels, ...)``.
+    :param outputs: of the layers that were asked for, by path: ``(batch, channels, ...)`` for each call of the layer.
     :param size: examples in the batch.
     """
 
     loss: Tensor | None
-    outputs: list[Tensor]
+    outputs: dict[str, list[Tensor]]
     size: int
 
 
@@ -130,7 +132,10 @@ def score(stage: Stage, layers: Sequence[Weight], criterion: Criterion, samples:
     :raises NotApplicable: if the criterion sees none of the layers.
     :raises UsageError: for a criterion that looks at the loss where there are no labels.
     """
-    return CRITERIA[criterion](stage, layers, samples)
+    found = CRITERIA[criterion](stage, layers, samples)
+    if not found:
+        raise NotApplicable(f"criterion {criterion}", "the net calls none of the layers whose outputs it looks at")
+    return found
 
 
 def _of_weights(rate: Callable[[Tensor], Tensor]) -> Callable[[Stage, Sequence[Weight], int], Scores]:
@@ -166,11 +171,25 @@ def _taylor_weights(stage: Stage, layers: Sequence[Weight], samples: int) -> Sco
 
 
 def _taylor_outputs(stage: Stage, layers: Sequence[Weight], samples: int) -> Scores:
-    """With the paper's rescaling: each layer's scores have norm one, so that layers can be ranked together."""
+    """With the paper's rescaling: each layer's scores have norm one, so that layers can be ranked together.
 
-    def rate(look: Look) -> list[Tensor]:
-        gradients = torch.autograd.grad(_given(look.loss, stage) * look.size, look.outputs)
-        return [taylor_output(v.detach(), g) for v, g in zip(look.outputs, gradients, strict=True)]
+    Without a filter all calls of its layer change: the positions of all calls are in the mean of equation 8, before the
+    absolute value. An output that the loss doesn't depend on has gradients of zero.
+    """
+
+    def rate(look: Look) -> Scores:
+        outputs = [value for calls in look.outputs.values() for value in calls]
+        loss = _given(look.loss, stage) * look.size
+        gradients = iter(torch.autograd.grad(loss, outputs, materialize_grads=True))
+
+        found: Scores = {}
+        for path, calls in look.outputs.items():
+            mine = [next(gradients) for _ in calls]
+            # Calls on unlike batches can't be added up by examples: of those, each size of batch counts by itself.
+            sizes = {len(value) for value in calls}
+            apart = [taylor_output(_positions(calls, n).detach(), _positions(mine, n)) for n in sizes]
+            found[path] = torch.stack(apart).sum(0)
+        return found
 
     found = _of_outputs(stage, layers, samples, rate)
     return {path: s / s.norm().clamp_min(1e-12) for path, s in found.items()}
@@ -185,8 +204,16 @@ def _saliencies(stage: Stage, layers: Sequence[Weight], samples: int) -> Scores:
 
 
 def _activity(stage: Stage, layers: Sequence[Weight], samples: int) -> Scores:
-    """One minus APoZ: a filter that is often zero matters little."""
-    return _of_outputs(stage, layers, samples, lambda look: [1 - apoz(v.detach()) for v in look.outputs])
+    """One minus APoZ, over all calls of a layer: a filter that is often zero matters little."""
+
+    def rate(look: Look) -> Scores:
+        together = {
+            path: torch.cat([value.detach().transpose(0, 1).flatten(1) for value in calls], 1)
+            for path, calls in look.outputs.items()
+        }
+        return {path: 1 - apoz(values[None]) for path, values in together.items()}
+
+    return _of_outputs(stage, layers, samples, rate)
 
 
 def _random(stage: Stage, layers: Sequence[Weight], samples: int) -> Scores:
@@ -208,18 +235,23 @@ CRITERIA: Mapping[Criterion, Callable[[Stage, Sequence[Weight], int], Scores]] =
 }
 
 
-def _of_outputs(stage: Stage, layers: Sequence[Weight], samples: int, rate: Callable[[Look], list[Tensor]]) -> Scores:
-    """Return the mean over examples of what ``rate`` says of the layers' outputs on one batch."""
-    behind = norms_behind(stage, [w.path for w in layers])
-    at = {w.path: behind.get(w.path, w.path) for w in layers}
+def _of_outputs(stage: Stage, layers: Sequence[Weight], samples: int, rate: Callable[[Look], Scores]) -> Scores:
+    """Return the mean over examples of what ``rate`` says of the layers' outputs on one batch.
 
+    A layer that the net never calls is left out.
+    """
     sums: Scores = {}
-    seen = 0
-    for look in _looks(stage, list(at.values()), samples):
-        for path, found in zip(at, rate(look), strict=True):
+    seen: dict[str, int] = {}
+    for look in _looks(stage, [w.path for w in layers], samples):
+        for path, found in rate(look).items() if look.outputs else ():
             sums[path] = sums[path] + found * look.size if path in sums else found * look.size
-        seen += look.size
-    return {path: s / seen for path, s in sums.items()}
+            seen[path] = seen.get(path, 0) + look.size
+    return {path: s / seen[path] for path, s in sums.items()}
+
+
+def _positions(calls: Sequence[Tensor], size: int) -> Tensor:
+    """Return the positions of all calls on a batch of some size beside one another, ``(size, channels, positions)``."""
+    return torch.cat([value.flatten(2) for value in calls if len(value) == size], 2)
 
 
 def _given(loss: Tensor | None, stage: Stage) -> Tensor:
@@ -235,10 +267,46 @@ def _given(loss: Tensor | None, stage: Stage) -> Tensor:
 def _looks(stage: Stage, paths: Sequence[str], samples: int) -> Iterator[Look]:
     """Look at batches of sampled examples, one after the other.
 
-    :param paths: of the modules whose outputs are wanted.
+    :param paths: of the layers whose outputs are wanted; those that aren't called have none.
     """
     net = stage.student.module
     for batch in (batch for batch in stage.sample(samples) if not stage.task.is_empty(batch)):
-        with evaluating(net), watching(net, paths) as calls:
+        with evaluating(net), _behind_norms(net, paths) as calls:
             loss = stage.task.loss(stage.task.outputs(net, batch), batch)
-        yield Look(loss, [calls[path][-1] for path in paths], batch.size)
+        yield Look(loss, {path: [call.seen for call in made] for path, made in calls.items() if made}, batch.size)
+
+
+@dataclasses.dataclass
+class Call:
+    """One call of a layer.
+
+    :param written: its output.
+    :param seen: that of the norm behind, where one has read ``written``; else ``written``.
+    """
+
+    written: Tensor
+    seen: Tensor
+
+
+@contextlib.contextmanager
+def _behind_norms(net: nn.Module, paths: Sequence[str]) -> Iterator[dict[str, list[Call]]]:
+    """Collect the calls of some layers, by path; one layer may have another norm behind each call, or share one."""
+    calls: dict[str, list[Call]] = {path: [] for path in paths}
+
+    def keep(path: str, output: Tensor) -> None:
+        calls[path].append(Call(output, output))
+
+    def follow(read: Tensor, output: Tensor) -> None:
+        # As all outputs are kept, the same memory in the same shape is the same output.
+        for call in (call for made in calls.values() for call in made):
+            if call.written.data_ptr() == read.data_ptr() and call.written.shape == read.shape:
+                call.seen = output
+
+    with contextlib.ExitStack() as hooks:
+        for path in paths:
+            handle = net.get_submodule(path).register_forward_hook(lambda m, args, out, path=path: keep(path, out))
+            hooks.callback(handle.remove)
+        for norm in (module for module in net.modules() if isinstance(module, BATCH_NORMS)):
+            handle = norm.register_forward_hook(lambda m, args, out: follow(args[0], out) if args else None)
+            hooks.callback(handle.remove)
+        yield calls

@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -192,6 +193,104 @@ def test_second_derivatives_of_a_loss_that_has_none_are_refused() -> None:
     stage = stage_of(net, Chances(draw(6, 1, 2, 2), torch.arange(6) % 3))
     with pytest.raises(UsageError, match=r"^criterion obd: the loss has no curvature .*; take another criterion, or"):
         score(stage, stage.weights(kinds=CONVS), "obd", 6)
+
+
+class Means(Given):
+    """The mean of the first output: the gradient of each example's is what the net multiplies with."""
+
+    def loss(self, outputs: Any, batch: Batch) -> Tensor | None:
+        total: Tensor = outputs[0] if isinstance(outputs, tuple) else outputs
+        return total.mean()
+
+
+class Calls(nn.Module):
+    """A 1x1 convolution of two filters 1 and ``second``, that is called twice, and one that never is.
+
+    Its calls' outputs are multiplied with (2, 1) and (-3, 1) and added up over filters and positions.
+
+    :param part: what of the input the second call reads.
+    """
+
+    def __init__(self, part: tuple[slice, ...] = (), second: float = 1.0) -> None:
+        super().__init__()
+        self.part = part
+        self.conv, self.idle = nn.Conv2d(1, 2, 1, bias=False), nn.Conv2d(1, 3, 1)
+        self.conv.weight.data = torch.tensor([1.0, second]).view(2, 1, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        total = (self.conv(x).sum((2, 3)) * torch.tensor([2.0, 1.0])).sum(1)
+        again = (self.conv(x[self.part]).sum((2, 3)) * torch.tensor([-3.0, 1.0])).sum(1)
+        return total + nn.functional.pad(again, (0, len(total) - len(again)))  # type: ignore[no-any-return]
+
+
+def scores_of(net: nn.Module, criterion: Criterion) -> dict[str, list[float]]:
+    """Return the scores on two images of 1, -1, 2."""
+    x = torch.tensor([1.0, -1.0, 2.0]).view(1, 1, 1, 3).repeat(2, 1, 1, 1)
+    stage = stage_of(net, Means(x, torch.zeros(2, 1)))
+    return {path: found.tolist() for path, found in score(stage, stage.weights(kinds=CONVS), criterion, 2).items()}
+
+
+FIRST_PIXEL = (slice(None), slice(None), slice(None), slice(1))
+
+
+def test_zeros_are_counted_over_all_calls_and_idle_layers_left_out() -> None:
+    """Filter 1 is positive at 2 of 3 and 1 of 1 positions, filter -1 at 1 of 3 and none."""
+    assert scores_of(Calls(FIRST_PIXEL, second=-1.0), "apoz") == {"conv": [0.75, 0.25]}
+
+
+def test_taylor_of_outputs_adds_calls_up_before_the_absolute_value() -> None:
+    """Sums of g * a: 2 * (1 - 1 + 2) - 3 * 1 = 1 and 1 * 2 + 1 * 1 = 3, over 4 positions; rescaled to norm one."""
+    found = scores_of(Calls(FIRST_PIXEL), "taylor-output")
+    assert found == {"conv": pytest.approx([1 / 10**0.5, 3 / 10**0.5])}
+
+
+def test_calls_on_unlike_batches_are_scored_apart() -> None:
+    """First call, mean of two examples: 4 / 3 and 2 / 3; second, of one example: 6 / 3 and 2 / 3. Together 5 to 2."""
+    found = scores_of(Calls((slice(1),)), "taylor-output")
+    assert found == {"conv": pytest.approx([5 / 29**0.5, 2 / 29**0.5])}
+
+
+class Normed(nn.Module):
+    """A convolution that is called twice, with a norm of its own behind each call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.first, self.last = nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2), nn.BatchNorm2d(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.first(self.conv(x)) + self.last(self.conv(x))).sum((1, 2, 3))  # type: ignore[no-any-return]
+
+
+def test_each_call_is_seen_behind_its_own_norm() -> None:
+    """The norms shift by (9, -9) and (9, 9): always on, and on in half of the calls."""
+    net = Normed()
+    net.first.bias.data, net.last.bias.data = torch.tensor([9.0, -9.0]), torch.tensor([9.0, 9.0])
+    assert scores_of(net, "apoz") == {"conv": [1.0, 0.5]}
+
+
+class Aside(nn.Module):
+    """Two convolutions, the second of which feeds an output that has no loss."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.aside = nn.Conv2d(1, 2, 1, bias=False), nn.Conv2d(1, 2, 1)
+        self.conv.weight.data = torch.tensor([3.0, -4.0]).view(2, 1, 1, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.conv(x).sum((1, 2, 3)), self.aside(x)
+
+
+def test_filters_that_only_feed_an_output_without_loss_score_zero() -> None:
+    found = scores_of(Aside(), "taylor-output")
+    assert found == {"conv": pytest.approx([0.6, 0.8]), "aside": [0.0, 0.0]}
+
+
+@pytest.mark.parametrize("criterion", ["apoz", "taylor-output"])
+def test_a_net_that_calls_no_convolution_is_refused(criterion: Criterion) -> None:
+    net = Calls()
+    net.forward = lambda x: x.sum((1, 2, 3)) * net.idle.bias[0]  # type: ignore[method-assign, index]
+    with pytest.raises(NotApplicable, match=f"criterion {criterion} .*: the net calls none of the layers"):
+        scores_of(net, criterion)
 
 
 def run_with(tmp_path: Path, criterion: Criterion, **stage: object) -> None:
