@@ -128,14 +128,15 @@ def is_free(stage: Stage, path: str) -> bool:
 
 
 def why_not_free(stage: Stage, path: str) -> str:
-    """Return why a layer that isn't free can't lose channels by itself, in words that name it.
+    """Return why a layer that isn't free can't lose channels by itself.
 
     :raises UsageError: with the reason of the graph, if its channels can't be cut at all.
     """
     group = stage.surgeon.graph.group(path)
     others = ", ".join(other for other in group.layers if other != path)
-    why = f"its channels go with those of {others}" if others else f"each of its {group.blocks} parts must lose as many"
-    return f"layer {path!r} can't lose filters by itself: {why}"
+    return (
+        f"its channels go with those of {others}" if others else f"each of its {group.blocks} parts must lose as many"
+    )
 
 
 def none_is_free(stage: Stage, method: str, path: str) -> NotApplicable:
@@ -145,7 +146,7 @@ def none_is_free(stage: Stage, method: str, path: str) -> NotApplicable:
     :param path: of that convolution.
     """
     try:
-        why = why_not_free(stage, path)
+        why = f"{path}: {why_not_free(stage, path)}"
     except UsageError as error:
         why = str(error)
     return NotApplicable(method, f"no convolution can lose filters by itself; {why}")

@@ -79,7 +79,8 @@ class L1FilterPruning(Method):
         rates = self._rates(stage, [path for path in stage.order(kinds=CONVS) if path in weights])
         for path, rate in rates.items():
             if rate and not is_free(stage, path):
-                raise UsageError(f"{self.key}: {why_not_free(stage, path)}")
+                why = why_not_free(stage, path)
+                raise UsageError(f"{self.key}: layer {path!r} can't lose filters by itself: {why}")
 
         # In the order of the forward pass: greedy scores ask which maps are gone when a layer's turn comes.
         removed: dict[str, list[int]] = {}

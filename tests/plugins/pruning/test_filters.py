@@ -195,7 +195,11 @@ class Alone(nn.Module):
 @pytest.mark.parametrize(
     ("net", "method", "why"),
     [
-        (Twice(), L1FilterPruning(), "layer 'stem' can't lose filters by itself: its channels go with those of again"),
+        (
+            Twice(),
+            L1FilterPruning(),
+            "no convolution can lose filters by itself; stem: its channels go with those of again",
+        ),
         (Twice(), FilterPruning(coupled="leave"), "its channels go with those of again"),
         (Alone(), L1FilterPruning(), "layer 'conv' can't be cut: its channels are the net's outputs"),
         (Alone(), FilterPruning(), "no convolution whose filters may go; 'conv' writes the net's outputs"),
