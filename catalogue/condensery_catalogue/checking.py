@@ -76,7 +76,8 @@ def ending(wrong: int, missing: int) -> str:
     if wrong:
         return "something is wrong"
     if missing:
-        return f"nothing is wrong; {missing} things are missing before it is fit to be published"
+        what = "1 thing is" if missing == 1 else f"{missing} things are"
+        return f"nothing is wrong; {what} missing before it is fit to be published"
     return "all is as it should be"
 
 

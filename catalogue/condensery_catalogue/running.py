@@ -97,6 +97,8 @@ def _run(data: Mapping[str, Any], name: str, registry: Registry, options: RunOpt
         changed["seed"] = options.seed
     recipe = parse_recipe(changed)
     check_device(options.device)
+    if options.resume and not options.out:
+        raise UsageError("--resume: say --out, the folder that holds the run")
     quiet_libraries()
 
     folder = options.out or free_folder(Path("runs"), recipe.name or name)

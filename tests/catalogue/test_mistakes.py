@@ -47,6 +47,7 @@ MISTAKES = [
     ("compose magnitude ... --out file", "file can't be written"),
     ("compose magnitude ... --device gpu", "unknown device 'gpu'; did you mean 'cuda'?"),
     ("compose magnitude ... --device cuda:99", "cuda:99"),
+    ("compose magnitude ... --resume", "--resume: say --out, the folder that holds the run"),
     ("compose magnitude ... --seed -1", "Invalid value for '--seed'"),
     ("compose magnitude ... --nosuch", "No such option: --nosuch"),
     ("compose magnitude ... --set stages.0.magnitde.sparsity=0.3", "did you mean 'magnitude'"),

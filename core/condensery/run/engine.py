@@ -41,7 +41,7 @@ from condensery.run.stage import Stage
 from condensery.run.trials import try_artifact, try_metrics
 from condensery.run.unit import UnitRunner, reported
 from condensery.run.validation import Validation, held_out, methods_ask, precision_of, with_validation
-from condensery.storage import Baked, bake, save_artifact
+from condensery.storage import Baked, bake, read, save_artifact
 from condensery.tasks import Batch, build_task, generators_kept
 
 SIZES = ("sparsity", "parameters", "nonzeros")
@@ -161,10 +161,12 @@ class Run:
         """Run the recipe and return the report, which is also ``report.json`` in the out folder.
 
         :raises CondenseryError: with one line; the folder keeps what is done, and nothing if the recipe was wrong.
+        :raises ArtifactError: of a run that has ended, if its artifact is gone or damaged.
         """
         self.folder.check(self.recipe.dump())
         done = self.folder.report()
         if done is not None:
+            read(self.folder.path / done["artifact"], self.builder.registry)  # what was lost since then is named
             return done
 
         self._started = time.monotonic()

@@ -70,10 +70,12 @@ def need(facts: TaskFacts, name: str, kinds: Sequence[str], *, least: int = 0) -
 def scaled(width: float, channels: int, *, multiple: int = 1) -> int:
     """Return a number of channels times a width, rounded to a multiple, at least one multiple.
 
-    :raises UsageError: if the width is not positive.
+    :raises UsageError: if the width or the number is not positive.
     """
     if width <= 0:
         raise UsageError(f"width must be positive, got {width}")
+    if channels <= 0:
+        raise UsageError(f"a layer has at least one channel or unit, got {channels}")
     return max(1, round(channels * width / multiple)) * multiple
 
 

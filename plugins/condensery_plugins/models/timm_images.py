@@ -105,6 +105,9 @@ def build_vit(
 
     side = min(facts.height, facts.width)
     small, huge = side < 28, side >= 128
+    for setting, given in (("patch_size", patch_size), ("dim", dim), ("depth", depth)):
+        if given is not None and given < 1:
+            raise UsageError(f"model {name!r}: {setting} must be at least 1, got {given}")
     patch = patch_size or (max(2, side // 4) if small else 16 if huge else 4)
     for size in (facts.height, facts.width):
         if patch < 1 or size % patch:

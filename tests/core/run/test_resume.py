@@ -14,7 +14,7 @@ from tests.core.helpers import Act, Sign, offering, recipe, registry
 from torch import Tensor, nn
 
 from condensery import Registry, Run, hookimpl
-from condensery.errors import PluginError
+from condensery.errors import ArtifactError, PluginError
 from condensery.nets import attached
 from condensery.run import Player, Stage
 from condensery.run.folder import RunFolder
@@ -183,3 +183,17 @@ def test_settings_of_an_instance_are_kept_when_a_net_is_described(tmp_path: Path
     (item,) = attached(watch.student)
     assert item.transform.settings == {"lr_scale": 0.1, "weight_decay": 0.5}
     assert dict(item.transform.named_parameters())["scale"].detach() != 1.0
+
+
+def test_a_run_whose_artifact_is_lost_or_damaged_has_not_just_ended(tmp_path: Path) -> None:
+    asked, out = recipe([{"epochs": 0}]), tmp_path / "o"
+    report = Run(asked, registry(), out=out).execute()
+    assert Run(asked, registry(), out=out, resume=True).execute() == report
+
+    artifact = out / report["artifact"]
+    artifact.write_bytes(artifact.read_bytes()[:-1000])
+    with pytest.raises(ArtifactError, match=r"artifact.safetensors: not an artifact, or damaged"):
+        Run(asked, registry(), out=out, resume=True).execute()
+    artifact.unlink()
+    with pytest.raises(ArtifactError, match=r"no such file: .*artifact.safetensors"):
+        Run(asked, registry(), out=out, resume=True).execute()

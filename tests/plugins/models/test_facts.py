@@ -64,3 +64,9 @@ def test_heads_share_evenly(size: int, heads: int) -> None:
     assert shared("x", "dim", 24, 3) == 24
     with pytest.raises(UsageError, match=f"model 'x': dim {size} is not a multiple of {heads} heads"):
         shared("x", "dim", size, heads)
+
+
+def test_a_layer_without_channels_is_refused() -> None:
+    assert scaled(0.01, 10) == 1
+    with pytest.raises(UsageError, match="a layer has at least one channel or unit, got -1"):
+        scaled(1.0, -1)

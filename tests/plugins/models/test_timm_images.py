@@ -12,6 +12,8 @@ from condensery_plugins.models.timm_images import build, build_vit
 
 CIFAR = TaskFacts("image", outputs=10, channels=3, size=32)
 
+NOTHING = [({name: 0}, f"{name} must be at least 1, got 0") for name in ("patch_size", "dim", "depth")]
+
 
 def image(size: int) -> TaskFacts:
     return TaskFacts("image", outputs=6, channels=1, size=size)
@@ -37,7 +39,11 @@ def test_vit_settings() -> None:
     net = build_vit(image(8), "vit", dim=30, depth=3, heads=5, patch_size=4, mlp_ratio=2.0, width=0.5)
     assert net.get_parameter("blocks.2.mlp.fc1.weight").shape == (30, 15)
     assert sum(m.num_heads == 5 for m in net.modules() if hasattr(m, "num_heads")) == 3
-    for config, says in (({"patch_size": 3}, "patch_size 3 doesn't divide the image size 8"), ({"dim": 31}, "dim 31")):
+    for config, says in (
+        ({"patch_size": 3}, "patch_size 3 doesn't divide the image size 8"),
+        ({"dim": 31}, "dim 31"),
+        *NOTHING,
+    ):
         with pytest.raises(UsageError, match=says):
             build_vit(image(8), "vit", **config)
 
