@@ -8,10 +8,10 @@ import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from condensery.contract import KINDS, Entry, Registry, name_plugin
-from condensery.errors import PluginError, UnknownKey
+from condensery.errors import PluginError, UnknownKey, UsageError
 from condensery.front import console_table
 from condensery_catalogue.wording import DOUBT, reference
 
@@ -101,6 +101,7 @@ def rows(registry: Registry, chosen: Mapping[str, str | None] | None = None) -> 
 
     :param chosen: words by facet, see :data:`FACETS`; only rows that have all of them are returned.
     :raises UnknownKey: for a word that no row has.
+    :raises UsageError: if no row has all of them.
     """
     found = []
     for key in sorted({*registry.keys("papers"), *registry.keys("methods")}):
@@ -123,25 +124,43 @@ def rows(registry: Registry, chosen: Mapping[str, str | None] | None = None) -> 
         }
         found.append(row)
 
-    for facet, word in (chosen or {}).items():
-        if word is not None:
-            found = _having(found, facet, word)
-    return found
+    asked = {facet: word for facet, word in (chosen or {}).items() if word is not None}
+    having = [_having(found, facet, word) for facet, word in asked.items()]
+    kept = [row for row in found if all(row in some for some in having)]
+    if asked and not kept:
+        raise UsageError(
+            f"no entry has all of these: {', '.join(f'{facet} {word!r}' for facet, word in asked.items())}"
+        )
+    return kept
 
 
 def _having(found: Sequence[Mapping[str, Any]], facet: str, word: str) -> list[Any]:
-    """Return the rows that have a word of a facet.
+    """Return the rows that have a word of a facet; none where it is a word of the taxonomy that no row has yet.
 
-    :raises UnknownKey: if none has, naming the nearest word that one has.
+    :raises UnknownKey: for another word, naming the nearest one that a row has.
     """
     first, dash, last = word.partition("-")
     if facet == "year" and first.isdigit() and (last if dash else first).isdigit():
         kept = [row for row in found if row["year"] and int(first) <= row["year"] <= int(last if dash else first)]
     else:
         kept = [row for row in found if word in words_of(row, facet)]
-    if not kept:
+    if not kept and word not in _taxonomy_words(facet):
         raise UnknownKey(facet.replace("-", " "), word, {w for row in found for w in words_of(row, facet)})
     return kept
+
+
+def _taxonomy_words(facet: str) -> set[str]:
+    """Return the words that a card may say of a facet; none where any will do."""
+    from condensery.contract import Card, Taxonomy
+
+    field = {**Card.model_fields, **Taxonomy.model_fields}.get(facet.replace("-", "_"))
+    found: set[str] = set()
+    todo: list[Any] = [] if field is None else [field.annotation]
+    while todo:
+        hint = todo.pop()
+        found |= {hint} if isinstance(hint, str) else set()
+        todo += get_args(hint)
+    return found
 
 
 def words_of(row: Mapping[str, Any], facet: str) -> list[str]:

@@ -47,6 +47,13 @@ MISTAKES = [
     ("compose magnitude ... --out file", "file can't be written"),
     ("compose magnitude ... --device gpu", "unknown device 'gpu'; did you mean 'cuda'?"),
     ("compose magnitude ... --device cuda:99", "cuda:99"),
+    ("list --status reproduced", "no entry has all of these: status 'reproduced'"),
+    (
+        "list --family distillation --knowledge relation --scheme online",
+        "no entry has all of these: family 'distillation', knowledge 'relation', scheme 'online'",
+    ),
+    ("list --scheme onlin", "unknown scheme 'onlin'; did you mean 'online'?"),
+    ("compose takd ...", "'takd' is made of several methods; it is spelt: hinton-kd"),
     ("compose magnitude ... --resume", "--resume: say --out, the folder that holds the run"),
     ("compose magnitude ... --seed -1", "Invalid value for '--seed'"),
     ("compose magnitude ... --nosuch", "No such option: --nosuch"),

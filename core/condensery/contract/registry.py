@@ -172,11 +172,15 @@ class Registry:
         """Return one entry; ``timm/resnet18`` finds the family ``timm/*``.
 
         :raises UnknownKey: naming the nearest known key.
+        :raises UsageError: for what is a composition of methods, saying how it is spelt.
         """
         entries = self.entries[kind]
         family, slash, _ = key.partition("/")
         found = entries.get(key) or entries.get(f"{family}{slash}*")
         if found is None:
+            spelt = (self.card(key) or {}).get("composition") if kind == "methods" else None
+            if spelt:
+                raise UsageError(f"{key!r} is made of several methods; it is spelt: {spelt}")
             raise UnknownKey(_singular(kind), key, entries)
         return found
 
