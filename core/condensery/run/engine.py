@@ -166,7 +166,8 @@ class Run:
         self.folder.check(self.recipe.dump())
         done = self.folder.report()
         if done is not None:
-            read(self.folder.path / done["artifact"], self.builder.registry)  # what was lost since then is named
+            if "artifact" in done:  # not of a trial that diverged; what was lost since then is named
+                read(self.folder.path / done["artifact"], self.builder.registry)
             return done
 
         self._started = time.monotonic()
