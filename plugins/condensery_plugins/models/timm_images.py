@@ -110,7 +110,7 @@ def build_vit(
             raise UsageError(f"model {name!r}: {setting} must be at least 1, got {given}")
     patch = patch_size or (max(2, side // 4) if small else 16 if huge else 4)
     for size in (facts.height, facts.width):
-        if patch < 1 or size % patch:
+        if size % patch:
             raise UsageError(f"model {name!r}: patch_size {patch} doesn't divide the image size {size}")
 
     dim = shared(name, "dim", dim or (48 if small else 192), heads)

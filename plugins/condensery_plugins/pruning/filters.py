@@ -115,8 +115,8 @@ def spare_outputs(stage: Stage, paths: Sequence[str]) -> list[str]:
 
     What isn't there to be seen, as of a net that can't be followed, may go.
     """
-    groups = {path: stage.surgeon.group(path) for path in paths}
-    spared = [path for path, group in groups.items() if group is not None and group.outputs]
+    known = stage.surgeon.graph.by_path
+    spared = [path for path in paths if path in known and known[path].outputs]
     stage.left_out |= dict.fromkeys(spared, OUTPUTS)
     return [path for path in paths if path not in spared]
 

@@ -61,10 +61,10 @@ class NetworkSlimming(Method):
     def prepare(self, stage: Stage) -> None:
         """Find the norms that take part, which no penalty changes; refuse shares with which no channel would go."""
         scales = stage.weights(kinds=BATCH_NORMS).by_path
-        spared = spare_outputs(stage, list(scales))
-        if not spared:
+        inner = spare_outputs(stage, list(scales))
+        if not inner:
             raise NotApplicable(self.key, "every batch normalization's channels are the net's outputs")
-        self.norms_ = [path for path in spared if self.coupled == "hold" or _is_alone(stage, path, scales)]
+        self.norms_ = [path for path in inner if self.coupled == "hold" or _is_alone(stage, path, scales)]
         if not self.norms_:
             raise NotApplicable(self.key, "every batch normalization's channels go together with other layers'")
 

@@ -119,11 +119,13 @@ class ByOutput(Code):
     """Another code for the numbers of a weight, laid row by row: first all that make its first output, and so on.
 
     :param shape: of the weight, which may have its inputs first, as a transposed convolution's.
+    :param rows: its shape as it is laid, outputs first.
     """
 
     code: Code
     weight: Weight
     shape: torch.Size
+    rows: torch.Size
 
     def encode(self, values: Tensor, draw: Draw) -> Tensor:
         """Return the bytes of the numbers as they are laid."""
@@ -131,9 +133,8 @@ class ByOutput(Code):
 
     def decode(self, words: Tensor, numbers: int) -> Tensor:
         """Return numbers in the weight's own order."""
-        rows = self.weight.rows(torch.empty(self.shape)).shape
         found = self.code.decode(words, numbers)
-        return torch.stack([self.weight.from_rows(row.view(rows)).flatten() for row in found])
+        return torch.stack([self.weight.from_rows(row.view(self.rows)).flatten() for row in found])
 
     def size(self, numbers: int) -> int:
         """Return the bytes of one worker."""

@@ -68,8 +68,8 @@ class OneBitSGD(GradientCode):
         numbers = bucket.shape.numel()
         if weight is None or weight.axes[0] == 0:
             return self._means(bucket.shape[0], numbers)
-        outputs = len(weight.rows(torch.empty(bucket.shape)))
-        return ByOutput(self._means(outputs, numbers), weight, bucket.shape)
+        rows = weight.rows(torch.empty(bucket.shape, device="meta")).shape
+        return ByOutput(self._means(rows[0], numbers), weight, bucket.shape, rows)
 
     def _means(self, outputs: int, numbers: int) -> Code:
         """Return the code of a matrix that lies row by row, one for each output."""
